@@ -1,0 +1,156 @@
+//! From the command line to a command and back to an exit code.
+//!
+//! Owns the arguments, the choice of the executable's face, and how errors look: one line on
+//! standard error, and with `--json` one object on standard output. Exit codes: 0 done, 1 failed,
+//! 2 wrong usage, 130 interrupted.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::{demo, deploy, fetch, output, publish, status, verify};
+
+/// The command's name in what it says.
+pub(crate) const PROGRAM: &str = "shoal";
+
+/// Puts a build on every machine of a fleet.
+///
+/// New here? Run: shoal demo
+#[derive(Debug, Parser)]
+#[command(name = "shoal", version)]
+struct Args {
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "SHOAL_LOG_LEVEL",
+        value_parser = command_line::log_filter,
+        default_value = "warn",
+        global = true
+    )]
+    log_level: EnvFilter,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole system at work on this machine
+    Demo(demo::Args),
+    /// Cut a file or a directory into a build and put it into a store
+    Publish(publish::Args),
+    /// Make a build the goal of an app: every host switches to it
+    Deploy(deploy::DeployArgs),
+    /// Make the previous build the goal of an app again
+    Rollback(deploy::RollbackArgs),
+    /// Show which build every host runs
+    Status(status::Args),
+    /// Download a build into a directory
+    Fetch(fetch::Args),
+    /// Check that files are a build, byte for byte
+    Verify(verify::Args),
+    /// Run a seeder, as shoal-seeder does
+    #[command(hide = true, disable_help_flag = true)]
+    Seeder,
+    /// Run an agent, as shoal-agent does
+    #[command(hide = true, disable_help_flag = true)]
+    Agent,
+}
+
+/// How a command ended that did not fail with an error of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It did what was asked.
+    Done,
+    /// It said itself, in its output, that the answer is no.
+    Negative,
+    /// A signal ended it.
+    Interrupted,
+}
+
+/// Runs the face of the executable that `arguments` ask for; the first is the program's name.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let program = arguments.first().map(Path::new).and_then(Path::file_name);
+    if program == Some(OsStr::new(demo_service::PROGRAM)) {
+        return match demo_service::run(arguments.into_iter().skip(1)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => command_line::fail(demo_service::PROGRAM, &error),
+        };
+    }
+    if let Err(error) = demo::end_with_parent() {
+        return command_line::fail(PROGRAM, &error);
+    }
+    // Before the parser below: a daemon's arguments, environment and log are its own.
+    match arguments.get(1).and_then(|name| name.to_str()) {
+        Some("seeder") => seeder::cli::main("shoal seeder", arguments.into_iter().skip(2)),
+        Some("agent") => node_agent::cli::main("shoal agent", arguments.into_iter().skip(2)),
+        _ => command(arguments),
+    }
+}
+
+fn command(arguments: Vec<OsString>) -> ExitCode {
+    let args: Args = match command_line::parse(PROGRAM, arguments.into_iter().skip(1)) {
+        Ok(args) => args,
+        Err(exit) => return exit,
+    };
+    command_line::start_log(args.log_level);
+    let wants_json = args.command.wants_json();
+    match args.command.run() {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Negative) => ExitCode::FAILURE,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            if wants_json {
+                // Standard output may be what failed; the line below is then all there is.
+                drop(output::json(&json!({ "error": command_line::describe(&error) })));
+            }
+            command_line::fail(PROGRAM, &error)
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Demo(args) => demo::run(args),
+            Self::Publish(args) => publish::run(&args),
+            Self::Deploy(args) => deploy::deploy(&args),
+            Self::Rollback(args) => deploy::rollback(&args),
+            Self::Status(args) => status::run(&args),
+            Self::Fetch(args) => fetch::run(&args),
+            Self::Verify(args) => verify::run(&args),
+            // Only reached with a flag in front of the name.
+            Self::Seeder | Self::Agent => {
+                anyhow::bail!("write the daemon's name first: shoal seeder ..., shoal agent ...")
+            }
+        }
+    }
+
+    const fn wants_json(&self) -> bool {
+        match self {
+            Self::Publish(args) => args.json,
+            Self::Deploy(args) => args.json,
+            Self::Rollback(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Fetch(args) => args.json,
+            Self::Verify(args) => args.json,
+            Self::Demo(_) | Self::Seeder | Self::Agent => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn parser_is_consistent() {
+        Args::command().debug_assert();
+    }
+}

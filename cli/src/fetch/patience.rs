@@ -1,0 +1,96 @@
+//! When to give up on a download.
+//!
+//! Pure. Only time in which the network is waited for counts: reading a large build back takes as
+//! long as the disk needs.
+
+use std::time::{Duration, Instant};
+
+use p2p_net::{Phase, Progress};
+
+/// Time since the last progress, and how much of it is too much.
+#[derive(Debug)]
+pub(super) struct Patience {
+    timeout: Duration,
+    seen: Option<(Phase, u64)>,
+    since: Instant,
+}
+
+impl Patience {
+    /// Starts to wait at `now`.
+    pub(super) const fn new(timeout: Duration, now: Instant) -> Self {
+        Self { timeout, seen: None, since: now }
+    }
+
+    /// When to look again at the latest. Always ahead after [`Self::is_over`] said no, so that a
+    /// driver that waits for it does not spin.
+    pub(super) fn deadline(&self) -> Instant {
+        self.since + self.timeout
+    }
+
+    /// Takes note of where the download is at `now`; whether nothing has changed for too long.
+    pub(super) fn is_over(&mut self, now: Instant, progress: &Progress) -> bool {
+        let seen = (progress.phase, progress.bytes_done);
+        let waits_for_network = matches!(progress.phase, Phase::Locating | Phase::Downloading);
+        // The first look is no progress: a download that never gets anywhere has used its time
+        // from the start.
+        let is_progress = self.seen.is_some_and(|before| before != seen);
+        self.seen = Some(seen);
+        if is_progress || !waits_for_network {
+            self.since = now;
+        }
+        now >= self.deadline()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_mins(1);
+
+    fn at(phase: Phase, bytes_done: u64) -> Progress {
+        let mut progress = Progress::default();
+        progress.phase = phase;
+        progress.bytes_done = bytes_done;
+        progress
+    }
+
+    #[test]
+    fn silence_ends_a_download_and_progress_does_not() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut patience = Patience::new(TIMEOUT, start);
+        let steps = [
+            (0, at(Phase::Locating, 0), false),
+            (59, at(Phase::Locating, 0), false),
+            (59, at(Phase::Downloading, 0), false),
+            (118, at(Phase::Downloading, 0), false),
+            (118, at(Phase::Downloading, 9), false),
+            (177, at(Phase::Downloading, 9), false),
+            (178, at(Phase::Downloading, 9), true),
+        ];
+        for (seconds, progress, expected) in steps {
+            assert_eq!(patience.is_over(after(seconds), &progress), expected, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn nobody_at_all_ends_it_after_the_timeout() {
+        let start = Instant::now();
+        let mut patience = Patience::new(TIMEOUT, start);
+        assert_eq!(patience.deadline(), start + TIMEOUT);
+        assert!(patience.is_over(start + TIMEOUT, &at(Phase::Locating, 0)));
+    }
+
+    #[test]
+    fn work_of_the_disk_takes_as_long_as_it_takes() {
+        for phase in [Phase::Resuming, Phase::Verifying, Phase::Serving] {
+            let start = Instant::now();
+            let mut patience = Patience::new(TIMEOUT, start);
+            let later = start + TIMEOUT * 10;
+            assert!(!patience.is_over(later, &at(phase, 0)));
+            assert!(!patience.is_over(later + TIMEOUT / 2, &at(phase, 0)));
+            assert!(patience.deadline() > later, "the driver would spin");
+        }
+    }
+}

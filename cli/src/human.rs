@@ -1,0 +1,122 @@
+//! Amounts as people read them. Pure, integers only.
+
+use std::time::Duration;
+
+/// Bytes with one decimal and a binary unit: `64.0 MiB`. Rounds down.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1_024 {
+        return format!("{count} B");
+    }
+    let mut scaled = u128::from(count) * 10 / 1_024;
+    let mut unit = 0;
+    while scaled >= 10_240 && unit + 1 < UNITS.len() {
+        scaled /= 1_024;
+        unit += 1;
+    }
+    format!("{}.{} {}", scaled / 10, scaled % 10, UNITS[unit])
+}
+
+/// Bytes in MiB with one decimal and no unit, for columns. Rounds down.
+pub(crate) fn mebibytes(count: u64) -> String {
+    let tenths = u128::from(count) * 10 / (1 << 20);
+    format!("{}.{}", tenths / 10, tenths % 10)
+}
+
+/// Seconds with one decimal below ten seconds and none above: `0.4 s`, `73 s`.
+pub(crate) fn seconds(span: Duration) -> String {
+    let tenths = span.as_millis() / 100;
+    if tenths < 100 {
+        format!("{}.{} s", tenths / 10, tenths % 10)
+    } else {
+        format!("{} s", tenths / 10)
+    }
+}
+
+/// How long ago something was, in its largest unit: `3 s`, `5 min`, `2 h`, `9 d`.
+pub(crate) fn age(span: Duration) -> String {
+    match span.as_secs() {
+        seconds @ 0..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Bytes per second over `span`; 0 for an empty span.
+pub(crate) fn rate(count: u64, span: Duration) -> u64 {
+    let nanos = span.as_nanos().max(1);
+    u64::try_from(u128::from(count) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
+}
+
+/// `part` of `whole` in percent, rounded down; 100 of nothing, which is complete.
+pub(crate) fn percent(part: u64, whole: u64) -> u64 {
+    if whole == 0 {
+        return 100;
+    }
+    u64::try_from(u128::from(part) * 100 / u128::from(whole)).unwrap_or(u64::MAX)
+}
+
+/// `part / whole` with two decimals, rounded to nearest; `-` for a whole of nothing.
+pub(crate) fn ratio(part: u128, whole: u128) -> String {
+    if whole == 0 {
+        return "-".to_owned();
+    }
+    let hundredths = (part * 200 + whole) / (whole * 2);
+    format!("{}.{:02}", hundredths / 100, hundredths % 100)
+}
+
+/// A number of things: `1 host`, `5 hosts`.
+pub(crate) fn counted(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
+/// Text of others without control characters, which could otherwise rewrite the screen.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_rounded_as_stated() {
+        let cases = [
+            (0, "0 B"),
+            (1_023, "1023 B"),
+            (1_024, "1.0 KiB"),
+            (64 << 20, "64.0 MiB"),
+            ((1 << 30) - 1, "1023.9 MiB"),
+            (u64::MAX, "15.9 EiB"),
+        ];
+        for (count, expected) in cases {
+            assert_eq!(bytes(count), expected);
+        }
+        assert_eq!(mebibytes(1_572_864), "1.5");
+        assert_eq!(mebibytes(1_000), "0.0");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let cases =
+            [(0, "0.0 s"), (449, "0.4 s"), (9_999, "9.9 s"), (10_000, "10 s"), (73_900, "73 s")];
+        for (millis, expected) in cases {
+            assert_eq!(seconds(Duration::from_millis(millis)), expected);
+        }
+        let cases = [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7_200, "2 h"), (200_000, "2 d")];
+        for (seconds, expected) in cases {
+            assert_eq!(age(Duration::from_secs(seconds)), expected);
+        }
+    }
+
+    #[test]
+    fn shares_and_rates_survive_their_limits() {
+        assert_eq!([percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)], [33, 100, 100]);
+        assert_eq!([ratio(4, 3), ratio(2, 3), ratio(1, 0)], ["1.33", "0.67", "-"]);
+        assert_eq!(rate(10, Duration::from_millis(500)), 20);
+        assert_eq!(rate(u64::MAX, Duration::ZERO), u64::MAX);
+        assert_eq!([counted(0, "host"), counted(1, "host")], ["0 hosts", "1 host"]);
+        assert_eq!(printable("a\u{1b}[2Jb\n"), "a [2Jb ");
+    }
+}

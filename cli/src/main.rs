@@ -1,0 +1,27 @@
+//! `shoal`: the operator's command.
+//!
+//! One executable with three faces: the command itself, the daemons behind `shoal seeder` and
+//! `shoal agent`, and, under the name `demo-service`, the service that `shoal demo` deploys. The
+//! demo thus needs nothing but this one file. Everything is in the modules.
+
+mod app;
+mod bars;
+mod clock;
+mod demo;
+mod deploy;
+mod fetch;
+mod history;
+mod human;
+mod output;
+mod publish;
+mod rollout;
+mod signals;
+mod status;
+mod status_table;
+mod verify;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    app::main(std::env::args_os().collect())
+}

@@ -1,0 +1,38 @@
+//! What a command says: results on standard output, everything else on standard error.
+//!
+//! The one place that prints results. Standard output is for scripts and pipes and must carry results only.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+pub(crate) use command_line::note;
+use serde::Serialize;
+
+/// Prints a result.
+///
+/// # Errors
+///
+/// If standard output is closed or full: a script must not take a cut-off result for a whole one.
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    raw(&format!("{text}\n"))
+}
+
+/// Prints a result as it is, such as a screen.
+///
+/// # Errors
+///
+/// As [`line()`].
+pub(crate) fn raw(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.context("cannot write to standard output; is the reader still there?")
+}
+
+/// Prints a result for scripts, in one line.
+///
+/// # Errors
+///
+/// As [`line()`].
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    line(&serde_json::to_string(value).context("cannot encode the result as JSON")?)
+}

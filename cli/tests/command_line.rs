@@ -1,0 +1,111 @@
+//! Arguments, exit codes and the shape of errors.
+
+use std::process::{Command, Output};
+
+const BUILD: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+fn shoal(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
+    // What the person who runs the tests has set must not decide about them.
+    for name in ["SHOAL_GOAL", "SHOAL_STORE", "SHOAL_SEEDERS", "SHOAL_LISTEN", "SHOAL_LOG_LEVEL"] {
+        command.env_remove(name);
+    }
+    command.args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Checks exit code and that standard error is one line with `parts`; standard output stays empty.
+fn check_refused(arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = shoal(arguments);
+    let error = text(&output.stderr);
+    let name = match arguments {
+        [daemon @ ("seeder" | "agent"), ..] => format!("shoal {daemon}: error: "),
+        _ => "shoal: error: ".to_owned(),
+    };
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+    assert!(error.starts_with(&name), "{arguments:?}: {error}");
+    assert_eq!(error.lines().count(), 1, "{arguments:?}: {error}");
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is missing: {error}");
+    }
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+}
+
+#[test]
+fn wrong_usage_is_one_line_and_exit_code_2() {
+    let seeder = "127.0.0.1:7400";
+    let cases: [(&[&str], &[&str]); 13] = [
+        (&["frobnicate"], &["frobnicate", "shoal --help"]),
+        (&["publish", "x"], &["--app", "--store", "shoal publish --help"]),
+        (&["publish", "x", "--app", "a", "--store", "s", "--fast"], &["--fast"]),
+        (&["deploy", "web"], &["<BUILD>", "--goal"]),
+        (&["deploy", "web", "12", "--goal", "file:///g"], &["64 hexadecimal digits"]),
+        (&["rollback"], &["<APP>", "--goal", "shoal rollback --help"]),
+        (&["status"], &["--goal"]),
+        (&["status", "--log-level", "a=b=c"], &["--log-level", "not a log filter"]),
+        (&["status", "--goal", "nonsense"], &["nonsense", "is not a goal store"]),
+        (&["fetch", BUILD, "--out", "d"], &["--seeder"]),
+        (&["fetch", BUILD, "--out", "d", "--seeder", seeder], &["/udp/PORT/quic-v1/p2p/"]),
+        (&["verify", "x", BUILD, "--timeout", "5"], &["--timeout"]),
+        (&["demo", "--hosts", "0"], &["1..=50"]),
+    ];
+    for (arguments, parts) in cases {
+        check_refused(arguments, 2, parts);
+    }
+}
+
+#[test]
+fn amounts_with_unknown_units_are_refused() {
+    let address =
+        "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
+    let fetch = ["fetch", BUILD, "--out", "d", "--seeder", address];
+    let with = |more: &[&'static str]| [&fetch[..], more].concat();
+    check_refused(&with(&["--upload-limit", "10mb"]), 2, &["--upload-limit", "10mb", "MiB"]);
+    check_refused(&with(&["--timeout", "soon"]), 2, &["--timeout", "soon"]);
+    check_refused(&with(&["--listen", "localhost:1"]), 2, &["--listen"]);
+}
+
+#[test]
+fn bare_command_and_help_tell_what_there_is() {
+    let bare = shoal(&[]);
+    assert_eq!(bare.status.code(), Some(2));
+    let help = shoal(&["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    for overview in [text(&bare.stderr), text(&help.stdout)] {
+        let commands = ["demo", "publish", "deploy", "rollback", "status", "fetch", "verify"];
+        for command in commands {
+            assert!(overview.contains(command), "{command} is missing in\n{overview}");
+        }
+        assert!(!overview.contains("seeder "), "hidden commands stay hidden\n{overview}");
+    }
+    assert_eq!(shoal(&["--version"]).status.code(), Some(0));
+}
+
+#[test]
+fn daemons_have_their_own_arguments() {
+    let seeder = shoal(&["seeder", "--help"]);
+    assert_eq!(seeder.status.code(), Some(0));
+    assert!(text(&seeder.stdout).contains("--upload-limit"), "{}", text(&seeder.stdout));
+    check_refused(&["seeder"], 2, &["--store", "--listen", "--state", "run: shoal seeder --help"]);
+    check_refused(&["agent", "--gaol", "x"], 2, &["'--gaol'", "run: shoal agent --help"]);
+    check_refused(&["agent", "--set", "zone"], 2, &["KEY=VALUE"]);
+}
+
+#[test]
+fn failure_is_one_line_and_with_json_an_object_too() {
+    let missing = "/nonexistent/store";
+    check_refused(&["verify", "/tmp", BUILD, "--store", missing], 1, &[missing, "check --store"]);
+    check_refused(&["demo", "--path", "/nonexistent/mine"], 1, &["/nonexistent/mine", "--path"]);
+
+    let output = shoal(&["verify", "/tmp", BUILD, "--store", missing, "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let line = text(&output.stderr);
+    assert_eq!(
+        Some(line.trim_end()),
+        json["error"].as_str().map(|error| format!("shoal: error: {error}")).as_deref()
+    );
+}

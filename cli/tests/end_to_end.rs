@@ -1,0 +1,10 @@
+//! The whole system as its users see it: real processes on loopback, real files, a real etcd.
+//!
+//! Each test has a folder and daemons of its own. Nothing here looks inside the processes: what
+//! counts is what `shoal status` says, what lies on disk and what programs answer.
+
+mod demo;
+mod deploys;
+mod fetching;
+mod programs;
+mod refusals;

@@ -1,0 +1,50 @@
+//! How a program says that it failed.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+/// An error with its causes in one line. A cause that only repeats the text before it is left out:
+/// libraries wrap what the system said in errors that say it again.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut texts: Vec<String> = vec![];
+    for cause in error.chain() {
+        let text = one_line(&cause.to_string());
+        if texts.last().is_none_or(|last| !last.ends_with(&text)) {
+            texts.push(text);
+        }
+    }
+    texts.join(": ")
+}
+
+/// Reports the error that ended `program`; the exit code for it.
+pub fn fail(program: &str, error: &anyhow::Error) -> ExitCode {
+    complain(program, &describe(error));
+    ExitCode::FAILURE
+}
+
+/// Reports what is wrong.
+pub fn complain(program: &str, text: &str) {
+    note(&format!("{program}: error: {text}"));
+}
+
+/// Tells the person at the terminal something.
+pub fn note(text: &str) {
+    // If standard error is gone there is nowhere left to say so.
+    drop(writeln!(io::stderr(), "{text}"));
+}
+
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn described_error_is_one_line_that_says_things_once() {
+        let cause = io::Error::other(io::Error::other("port in\nuse"));
+        let error = anyhow::Error::from(cause).context("cannot listen").context("cannot start");
+        assert_eq!(describe(&error), "cannot start: cannot listen: port in use");
+    }
+}

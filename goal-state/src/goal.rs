@@ -1,0 +1,412 @@
+//! The goal document: which build an app should run, and which it ran before.
+//!
+//! Owns the rules by which one goal follows another ([`Goal::next`], [`Goal::rolled_back`]) and
+//! what makes a document valid. Invariant: generations strictly rise from the oldest past goal to
+//! the goal. Pure: no clock, no IO; the stores bring both.
+
+use p2p_core::BuildId;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::AppName;
+
+/// Most past goals in a document. Enough to go back through several days of one app's deploys, and
+/// small enough that a document is read and written whole.
+pub const HISTORY_MAX: usize = 20;
+
+/// What an app should run everywhere.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Goal {
+    /// The app.
+    pub app: AppName,
+    /// Raised by one with each change; hosts never go back to a lower one. Never zero.
+    #[serde(deserialize_with = "positive")]
+    pub generation: u64,
+    /// The wanted build.
+    pub build: BuildId,
+    /// When the goal was set, in milliseconds since 1970.
+    pub set_at_ms: u64,
+    /// Earlier goals, newest first, at most [`HISTORY_MAX`]: where `rollback` goes.
+    #[serde(default)]
+    pub history: Vec<PastGoal>,
+}
+
+/// A goal that was replaced.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PastGoal {
+    /// Its generation.
+    #[serde(deserialize_with = "positive")]
+    pub generation: u64,
+    /// Its build.
+    pub build: BuildId,
+    /// When it was set, in milliseconds since 1970.
+    pub set_at_ms: u64,
+    /// Whether a rollback went past it. It stays here for people to read, but no rollback returns
+    /// to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rolled_back: bool,
+}
+
+/// Why a goal cannot be followed by another.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoalChangeError {
+    /// No past goal has another build that was not rolled back.
+    #[error("there is no earlier build to go back to")]
+    NoHistory,
+    /// The generation is the largest number there is, which only a hand-written document has.
+    #[error("generation {generation} is the last one")]
+    LastGeneration {
+        /// The generation of the goal.
+        generation: u64,
+    },
+}
+
+/// Why bytes are not a goal document.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GoalDocumentError {
+    /// Nothing was written, or everything was lost.
+    #[error("it is empty")]
+    Empty,
+    /// Not JSON, or not the fields of a goal. The source names line and column.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The document is another app's: a file that was copied or renamed.
+    #[error("its field `app` is {actual}, expected {expected}")]
+    OtherApp {
+        /// The app that the document names.
+        actual: AppName,
+        /// The app whose document this should be.
+        expected: AppName,
+    },
+    /// More past goals than any version of Shoal writes.
+    #[error("its field `history` has {actual} entries, the limit is {HISTORY_MAX}")]
+    HistoryTooLong {
+        /// Entries found.
+        actual: usize,
+    },
+    /// The history is out of order, so it is not known what came before what.
+    #[error(
+        "its field `history` has generation {older} after generation {newer}, expected the newest \
+         first"
+    )]
+    HistoryOutOfOrder {
+        /// The generation that comes first and must be the higher one.
+        newer: u64,
+        /// The generation that follows it.
+        older: u64,
+    },
+}
+
+impl Goal {
+    /// The first goal of an app.
+    pub fn first(now_ms: u64, app: AppName, build: BuildId) -> Self {
+        Self { app, generation: 1, build, set_at_ms: now_ms, history: Vec::new() }
+    }
+
+    /// The goal that makes `build` follow this one; `build` may be the same again.
+    ///
+    /// # Errors
+    ///
+    /// [`GoalChangeError::LastGeneration`].
+    pub fn next(&self, now_ms: u64, build: BuildId) -> Result<Self, GoalChangeError> {
+        self.replaced(now_ms, build, false)
+    }
+
+    /// The goal that brings back the build that was deployed before this one, under a new
+    /// generation.
+    ///
+    /// Rollbacks do not take turns between two builds. After deploys of A, B and C, one rollback
+    /// leads to B, a second one to A, and a third is an error: what a rollback left is marked
+    /// ([`PastGoal::rolled_back`]) and skipped from then on. A deploy after a rollback starts from
+    /// there, so that the rollback of D in A, B, C, rollback, D leads to B.
+    ///
+    /// # Errors
+    ///
+    /// The goal has no such build, or [`GoalChangeError::LastGeneration`].
+    pub fn rolled_back(&self, now_ms: u64) -> Result<Self, GoalChangeError> {
+        let target = self
+            .history
+            .iter()
+            .position(|past| !past.rolled_back && past.build != self.build)
+            .ok_or(GoalChangeError::NoHistory)?;
+        let mut goal = self.replaced(now_ms, self.history[target].build, true)?;
+        // The history has one entry more in front now, this goal's, which moved `target` by one.
+        let left_behind = (target + 1).min(goal.history.len());
+        for past in &mut goal.history[..left_behind] {
+            past.rolled_back = true;
+        }
+        Ok(goal)
+    }
+
+    fn replaced(
+        &self,
+        now_ms: u64,
+        build: BuildId,
+        rolled_back: bool,
+    ) -> Result<Self, GoalChangeError> {
+        let Self { generation, set_at_ms, .. } = *self;
+        let next =
+            generation.checked_add(1).ok_or(GoalChangeError::LastGeneration { generation })?;
+        let this = PastGoal { generation, build: self.build, set_at_ms, rolled_back };
+        let mut history = vec![this];
+        history.extend(self.history.iter().take(HISTORY_MAX - 1));
+        Ok(Self { app: self.app.clone(), generation: next, build, set_at_ms: now_ms, history })
+    }
+
+    /// Reads and checks the document of `app`.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not valid JSON, have missing or unknown fields, or break a rule of this file.
+    pub fn from_json(app: &AppName, bytes: &[u8]) -> Result<Self, GoalDocumentError> {
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Err(GoalDocumentError::Empty);
+        }
+        let goal: Self = serde_json::from_slice(bytes)?;
+        if goal.app != *app {
+            return Err(GoalDocumentError::OtherApp { actual: goal.app, expected: app.clone() });
+        }
+        if goal.history.len() > HISTORY_MAX {
+            return Err(GoalDocumentError::HistoryTooLong { actual: goal.history.len() });
+        }
+        let mut newer = goal.generation;
+        for past in &goal.history {
+            let older = past.generation;
+            if older >= newer {
+                return Err(GoalDocumentError::HistoryOutOfOrder { newer, older });
+            }
+            newer = older;
+        }
+        Ok(goal)
+    }
+
+    /// The document, laid out for people, with a line feed at the end.
+    #[expect(clippy::missing_panics_doc, reason = "the text of the expect is the proof")]
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut bytes =
+            serde_json::to_vec_pretty(self).expect("a goal has only text, numbers and lists");
+        bytes.push(b'\n');
+        bytes
+    }
+}
+
+/// Refuses zero while the parser still knows line and column.
+fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(deserializer)?;
+    if number == 0 {
+        return Err(serde::de::Error::custom("generation is 0, expected 1 or more"));
+    }
+    Ok(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn build(name: char) -> BuildId {
+        BuildId::of_manifest(name.to_string().as_bytes())
+    }
+
+    fn app() -> AppName {
+        "web".parse().unwrap()
+    }
+
+    /// Follows a script: a letter deploys that build, `<` rolls back. Returns the build after each
+    /// step as a letter, `!` where a rollback was refused.
+    fn follow(script: &str) -> (String, Option<Goal>) {
+        let mut goal: Option<Goal> = None;
+        let mut trace = String::new();
+        for (step, now_ms) in script.chars().zip(1..) {
+            let changed = match (&goal, step) {
+                (None, '<') => Err(GoalChangeError::NoHistory),
+                (None, name) => Ok(Goal::first(now_ms, app(), build(name))),
+                (Some(goal), '<') => goal.rolled_back(now_ms),
+                (Some(goal), name) => goal.next(now_ms, build(name)),
+            };
+            match changed {
+                Ok(next) => {
+                    let name = ('A'..='Z').find(|name| build(*name) == next.build).unwrap();
+                    trace.push(name);
+                    goal = Some(next);
+                }
+                Err(error) => {
+                    assert_eq!(error, GoalChangeError::NoHistory);
+                    trace.push('!');
+                }
+            }
+        }
+        (trace, goal)
+    }
+
+    #[test]
+    fn rollbacks_go_back_in_deploy_order() {
+        let cases = [
+            ("only one build", "A<", "A!"),
+            ("the same build again is no earlier build", "AA<", "AA!"),
+            ("one step back", "AB<", "ABA"),
+            ("a second rollback does not flip back", "AB<<", "ABA!"),
+            ("three builds", "ABC<<<", "ABCBA!"),
+            ("a deploy after a rollback starts from there", "ABC<D<<<", "ABCBDBA!"),
+            ("a build that was rolled back can be deployed again", "AB<B<", "ABABA"),
+            ("deployed again on purpose, it is what ran before", "ABA<<<", "ABABA!"),
+            ("a repeated build counts once", "ABBC<<", "ABBCBA"),
+            ("two bad builds in a row", "AB<C<<", "ABACA!"),
+        ];
+        for (name, script, expected) in cases {
+            assert_eq!(follow(script).0, expected, "{name}: {script}");
+        }
+    }
+
+    #[test]
+    fn rollback_keeps_what_it_left_in_the_history() {
+        let (_, goal) = follow("ABC<");
+        let goal = goal.unwrap();
+        let history: Vec<_> = goal
+            .history
+            .iter()
+            .map(|past| (past.generation, past.build, past.set_at_ms, past.rolled_back))
+            .collect();
+        assert_eq!(goal.generation, 4);
+        let expected =
+            [(3, build('C'), 3, true), (2, build('B'), 2, false), (1, build('A'), 1, false)];
+        assert_eq!(history, expected);
+    }
+
+    #[test]
+    fn history_keeps_the_newest_entries() {
+        let (_, goal) = follow("ABCDEFGHIJKLMNOPQRSTUVW");
+        let goal = goal.unwrap();
+        assert_eq!(goal.generation, 23);
+        assert_eq!(goal.history.len(), HISTORY_MAX);
+        assert_eq!(goal.history[0].build, build('V'));
+        assert_eq!(goal.history[HISTORY_MAX - 1].build, build('C'));
+    }
+
+    #[test]
+    fn rollback_to_the_oldest_entry_of_a_full_history_is_the_last() {
+        let (_, goal) = follow("ABBBBBBBBBBBBBBBBBBBB");
+        let goal = goal.unwrap();
+        assert_eq!(goal.history.len(), HISTORY_MAX);
+        let back = goal.rolled_back(99).unwrap();
+        assert_eq!((back.build, back.history.len()), (build('A'), HISTORY_MAX));
+        assert!(back.history.iter().all(|past| past.rolled_back), "{back:?}");
+        assert_eq!(back.rolled_back(100), Err(GoalChangeError::NoHistory));
+    }
+
+    #[test]
+    fn last_generation_is_refused() {
+        let mut goal = Goal::first(1, app(), build('A'));
+        goal.generation = u64::MAX;
+        let expected = Err(GoalChangeError::LastGeneration { generation: u64::MAX });
+        assert_eq!(goal.next(2, build('B')), expected);
+    }
+
+    #[test]
+    fn documents_round_trip() {
+        let (_, goal) = follow("ABC<");
+        let goal = goal.unwrap();
+        assert_eq!(Goal::from_json(&app(), &goal.to_json()).unwrap(), goal);
+        let text = String::from_utf8(goal.to_json()).unwrap();
+        assert!(text.starts_with("{\n  \"app\": \"web\",\n") && text.ends_with("}\n"), "{text}");
+    }
+
+    #[test]
+    fn document_without_history_is_read() {
+        let text =
+            format!(r#"{{"app":"web","generation":1,"build":"{}","set_at_ms":5}}"#, build('A'));
+        let goal = Goal::from_json(&app(), text.as_bytes()).unwrap();
+        assert_eq!(goal, Goal::first(5, app(), build('A')));
+    }
+
+    #[test]
+    fn damaged_documents_are_refused_with_the_place() {
+        let whole = String::from_utf8(follow("ABC").1.unwrap().to_json()).unwrap();
+        let hex = build('C').to_string();
+        let history_start = whole.find("\"history\"").unwrap();
+        let long: Vec<_> = (1..=21).rev().map(past_json).collect();
+        let long = format!("{}\"history\": [{}]}}", &whole[..history_start], long.join(","))
+            .replace("\"generation\": 3", "\"generation\": 30");
+        let cases = [
+            ("empty", String::new(), "it is empty"),
+            ("white space", " \n\n".into(), "it is empty"),
+            ("zeros", "\0\0\0\0".into(), "line 1 column 1"),
+            ("truncated", whole[..whole.len() / 2].into(), "at line"),
+            ("two documents", format!("{whole}{whole}"), "trailing characters at line"),
+            ("other app", whole.replace("web", "api"), "`app` is api, expected web"),
+            ("no app name", whole.replace("web", "../w"), "not an app name"),
+            ("unknown field", whole.replace("set_at_ms", "set_at"), "unknown field `set_at`"),
+            ("generation 0", whole.replace(": 3,", ": 0,"), "expected 1 or more at line 3"),
+            ("negative", whole.replace(": 3,", ": -3,"), "invalid value"),
+            ("fraction", whole.replace(": 3,", ": 3.5,"), "invalid type"),
+            ("short build", whole.replace(&hex, &hex[..63]), "found 63 characters at line 4"),
+            ("upper case build", whole.replace(&hex, &hex.to_uppercase()), "lower-case"),
+            (
+                "history out of order",
+                whole.replace(": 1,", ": 2,"),
+                "generation 2 after generation 2",
+            ),
+            ("past generation 0", whole.replace(": 1,", ": 0,"), "expected 1 or more"),
+            ("history of the future", whole.replace(": 3,", ": 1,"), "after generation 1"),
+            ("history too long", long, "has 21 entries, the limit is 20"),
+            ("a list", "[]".into(), "at line 1"),
+        ];
+        for (name, text, expected) in cases {
+            let error = Goal::from_json(&app(), text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{name}: {error}\n{text}");
+        }
+    }
+
+    fn past_json(generation: u64) -> String {
+        let build = build('A');
+        format!(r#"{{"generation": {generation}, "build": "{build}", "set_at_ms": 1}}"#)
+    }
+
+    proptest! {
+        #[test]
+        fn generations_rise_by_one_and_documents_stay_valid(steps in "[A-E<]{1,60}") {
+            let mut goal: Option<Goal> = None;
+            for step in steps.chars() {
+                let next = match (&goal, step) {
+                    (None, '<') => continue,
+                    (None, name) => Goal::first(0, app(), build(name)),
+                    (Some(now), '<') => {
+                        let Ok(next) = now.rolled_back(0) else { continue };
+                        prop_assert_ne!(next.build, now.build);
+                        next
+                    }
+                    (Some(now), name) => now.next(0, build(name)).unwrap(),
+                };
+                let before = goal.as_ref().map_or(0, |goal| goal.generation);
+                prop_assert_eq!(next.generation, before + 1);
+                let read = Goal::from_json(&app(), &next.to_json());
+                prop_assert_eq!(read.ok(), Some(next.clone()));
+                goal = Some(next);
+            }
+        }
+
+        #[test]
+        fn repeated_rollbacks_end(deploys in "[A-E]{1,30}") {
+            let mut goal = follow(&deploys).1.unwrap();
+            for _ in 0..=HISTORY_MAX {
+                match goal.rolled_back(0) {
+                    Ok(next) => goal = next,
+                    Err(error) => {
+                        prop_assert_eq!(error, GoalChangeError::NoHistory);
+                        return Ok(());
+                    }
+                }
+            }
+            prop_assert!(false, "still going back: {:?}", goal);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(Goal::from_json(&app(), &bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What holds for every kind of goal store. Each test runs once per kind.
+
+use std::collections::BTreeSet;
+
+use goal_state::testing::EtcdServer;
+use goal_state::{GoalStore, GoalStoreError, GoalUrl, STATUS_ROWS_MAX};
+
+use crate::rig::{app, build, next, next_goal, row};
+
+/// A store with nothing in it that lives as long as this does.
+enum Fixture {
+    File(tempfile::TempDir),
+    Etcd(EtcdServer),
+}
+
+impl Fixture {
+    fn file() -> Self {
+        Self::File(tempfile::tempdir().unwrap())
+    }
+
+    async fn etcd() -> Self {
+        Self::Etcd(EtcdServer::start().await)
+    }
+
+    fn store(&self) -> GoalStore {
+        GoalStore::new(&match self {
+            Self::File(directory) => GoalUrl::File { directory: directory.path().to_owned() },
+            Self::Etcd(server) => server.url("shoal/test"),
+        })
+    }
+}
+
+/// Makes a test of each function for each kind of store.
+macro_rules! for_each_kind {
+    ($($test:ident),* $(,)?) => {
+        mod in_files {
+            $(#[tokio::test] async fn $test() { super::$test(super::Fixture::file()).await; })*
+        }
+        mod in_etcd {
+            $(#[tokio::test] async fn $test() { super::$test(super::Fixture::etcd().await).await; })*
+        }
+    };
+}
+
+for_each_kind!(
+    deploys_and_rollbacks_follow_each_other,
+    concurrent_deploys_get_distinct_generations,
+    goals_of_all_apps_are_listed_in_order,
+    status_of_all_writers_is_merged,
+    wrong_status_documents_are_refused,
+    many_full_status_documents_are_read,
+    watch_tells_the_state_and_then_each_change,
+    cancelled_wait_loses_no_update,
+    clones_and_new_stores_see_the_same,
+);
+
+async fn deploys_and_rollbacks_follow_each_other(fixture: Fixture) {
+    let store = fixture.store();
+    let web = app("web");
+    assert_eq!(store.goal(&web).await.unwrap(), None);
+    let error = store.rollback(&web).await.unwrap_err();
+    assert!(matches!(error, GoalStoreError::NoGoal { .. }), "{error:?}");
+
+    for (generation, name) in (1..).zip(["A", "B", "C"]) {
+        let goal = store.deploy(&web, build(name)).await.unwrap();
+        assert_eq!((goal.generation, goal.build), (generation, build(name)));
+        assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
+    }
+    for (generation, name) in [(4, "B"), (5, "A")] {
+        let goal = store.rollback(&web).await.unwrap();
+        assert_eq!((goal.generation, goal.build), (generation, build(name)));
+        assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
+    }
+    let error = store.rollback(&web).await.unwrap_err();
+    assert!(matches!(error, GoalStoreError::NoHistory { .. }), "{error:?}");
+    assert_eq!(store.goal(&web).await.unwrap().unwrap().generation, 5);
+}
+
+/// Goal: no two deploys get one generation, and none is lost.
+/// Method: eight tasks with stores of their own deploy the same build four times each.
+async fn concurrent_deploys_get_distinct_generations(fixture: Fixture) {
+    let deploys = (0..8).map(|_| {
+        let store = fixture.store();
+        tokio::spawn(async move {
+            let mut generations = Vec::new();
+            for _ in 0..4 {
+                generations.push(store.deploy(&app("web"), build("A")).await.unwrap().generation);
+            }
+            generations
+        })
+    });
+    let deploys: Vec<_> = deploys.collect();
+    let mut generations = BTreeSet::new();
+    for deploy in deploys {
+        generations.extend(deploy.await.unwrap());
+    }
+    assert_eq!(generations, (1..=32).collect());
+    assert_eq!(fixture.store().goal(&app("web")).await.unwrap().unwrap().generation, 32);
+}
+
+async fn goals_of_all_apps_are_listed_in_order(fixture: Fixture) {
+    let store = fixture.store();
+    assert_eq!(store.goals().await.unwrap().goals, []);
+    let names: Vec<_> = (0..20).map(|number| format!("app-{number:02}")).collect();
+    for name in names.iter().rev() {
+        store.deploy(&app(name), build(name)).await.unwrap();
+    }
+    let goals = store.goals().await.unwrap().goals;
+    let listed: Vec<_> = goals.iter().map(|goal| goal.app.as_str()).collect();
+    assert_eq!(listed, names);
+}
+
+async fn status_of_all_writers_is_merged(fixture: Fixture) {
+    let store = fixture.store();
+    assert_eq!(store.statuses().await.unwrap(), []);
+    store.put_status("h1", &[row("h1", "web", 5), row("h1", "api", 5)]).await.unwrap();
+    store.put_status("12D3KooW/0", &[row("h2", "web", 7), row("h1", "web", 4)]).await.unwrap();
+    store.put_status("12D3KooW/1", &[row("h3", "web", 1)]).await.unwrap();
+    let expected =
+        [row("h1", "api", 5), row("h1", "web", 5), row("h2", "web", 7), row("h3", "web", 1)];
+    assert_eq!(store.statuses().await.unwrap(), expected);
+
+    // A writer's document is replaced as a whole.
+    store.put_status("h1", &[row("h1", "web", 9)]).await.unwrap();
+    store.put_status("12D3KooW/1", &[]).await.unwrap();
+    assert_eq!(store.statuses().await.unwrap(), [row("h1", "web", 9), row("h2", "web", 7)]);
+    assert_eq!(store.goals().await.unwrap().goals, []);
+}
+
+async fn wrong_status_documents_are_refused(fixture: Fixture) {
+    let store = fixture.store();
+    for writer in ["", "../goals/web", "a/b/c", ".hidden"] {
+        let error = store.put_status(writer, &[]).await.unwrap_err();
+        assert!(matches!(error, GoalStoreError::WriterName(_)), "{writer}: {error:?}");
+    }
+    let rows: Vec<_> = (0..=STATUS_ROWS_MAX).map(|host| row(&host.to_string(), "web", 1)).collect();
+    store.put_status("seeder/0", &rows[1..]).await.unwrap();
+    let error = store.put_status("seeder/0", &rows).await.unwrap_err().to_string();
+    assert!(error.contains("seeder/0 has 1001 rows, the limit is 1000"), "{error}");
+    assert_eq!(store.statuses().await.unwrap().len(), STATUS_ROWS_MAX);
+}
+
+/// Goal: a list that is larger than one answer of etcd may be is read whole.
+async fn many_full_status_documents_are_read(fixture: Fixture) {
+    let store = fixture.store();
+    for shard in 0..20 {
+        let hosts = (0..STATUS_ROWS_MAX).map(|host| format!("h{shard:02}-{host:04}"));
+        let mut rows: Vec<_> = hosts.map(|host| row(&host, "web", 1)).collect();
+        for row in &mut rows {
+            row.message = Some("m".repeat(1_000));
+        }
+        store.put_status(&format!("seeder/{shard}"), &rows).await.unwrap();
+    }
+    let rows = store.statuses().await.unwrap();
+    assert_eq!(rows.len(), 20 * STATUS_ROWS_MAX);
+    assert_eq!(rows[0].host, "h00-0000");
+    assert_eq!(rows.last().unwrap().host, "h19-0999");
+}
+
+async fn watch_tells_the_state_and_then_each_change(fixture: Fixture) {
+    let store = fixture.store();
+    let (web, api) = (app("web"), app("api"));
+    store.deploy(&web, build("A")).await.unwrap();
+    let mut watch = fixture.store().watch(vec![web.clone(), api.clone(), web.clone()]);
+
+    let mut states = [next(&mut watch).await, next(&mut watch).await];
+    states.sort_by(|a, b| a.app.cmp(&b.app));
+    let [first, second] = states;
+    assert_eq!((first.app, first.goal), (api.clone(), Ok(None)));
+    assert_eq!(second.goal.unwrap().unwrap().build, build("A"));
+
+    // A goal that is not watched, then one that is: only the second is told.
+    store.deploy(&app("other"), build("X")).await.unwrap();
+    let goal = store.deploy(&api, build("B")).await.unwrap();
+    let update = next(&mut watch).await;
+    assert_eq!((update.app, update.goal), (api, Ok(Some(goal))));
+
+    for name in ["B", "C", "B"] {
+        let goal = store.deploy(&web, build(name)).await.unwrap();
+        assert_eq!(next_goal(&mut watch).await, Some(goal));
+    }
+    let goal = store.rollback(&web).await.unwrap();
+    assert_eq!(next_goal(&mut watch).await, Some(goal));
+}
+
+/// Goal: `next` may be one arm of a `select!`.
+/// Method: polls it once and drops it, over and over, while goals change.
+async fn cancelled_wait_loses_no_update(fixture: Fixture) {
+    let store = fixture.store();
+    let mut watch = store.watch(vec![app("web")]);
+    assert_eq!(next_goal(&mut watch).await, None);
+    for name in ["A", "B", "C"] {
+        let goal = store.deploy(&app("web"), build(name)).await.unwrap();
+        let told = tokio::time::timeout(crate::rig::DEADLINE, async {
+            loop {
+                tokio::select! {
+                    biased;
+                    update = watch.next() => break update,
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+        });
+        assert_eq!(told.await.expect("an update comes").goal, Ok(Some(goal)));
+    }
+}
+
+async fn clones_and_new_stores_see_the_same(fixture: Fixture) {
+    let store = fixture.store();
+    let goal = store.clone().deploy(&app("web"), build("A")).await.unwrap();
+    assert_eq!(store.goal(&app("web")).await.unwrap(), Some(goal.clone()));
+    assert_eq!(fixture.store().goals().await.unwrap().goals, [goal]);
+    let is_directory = matches!(fixture, Fixture::File(_));
+    assert_eq!(store.takes_host_status(), is_directory);
+    assert_eq!(store.url().to_string().parse(), Ok(store.url().clone()));
+}

@@ -1,0 +1,373 @@
+//! One agent: its state directory, its node, the loops of its apps, and the status reports.
+//!
+//! Invariant: a goal is durable in `goal.json` before an app's loop hears of it. Loops share
+//! nothing but the node: an app that fails does not hold up another.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
+use p2p_net::{Identity, Node, NodeConfig};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, info, info_span, warn};
+
+use crate::app::{App, AppSettings, AppTimings, GoalView};
+use crate::config::{AppConfig, Config};
+use crate::goals::{AcceptError, AcceptedGoals};
+use crate::launch::Launch;
+use crate::state::StateDir;
+use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
+
+/// Wait before a goal that could not be stored is tried again.
+const GOAL_RETRY: Duration = Duration::from_secs(5);
+
+/// Time for the node to say goodbye. Its peers notice a silent end too, only later.
+const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
+/// A running agent. Stop it with [`Agent::stop`]: dropped, it leaves its programs running.
+#[derive(Debug)]
+pub struct Agent {
+    node: Node,
+    board: StatusBoard,
+    apps: JoinSet<()>,
+    apps_stop: CancellationToken,
+    goals: JoinHandle<()>,
+    reporter: JoinHandle<()>,
+    reporter_stop: CancellationToken,
+    /// Released last, when nothing writes into it any more.
+    _state: StateDir,
+}
+
+impl Agent {
+    /// Starts everything; returns once the node listens and the programs of an earlier agent are
+    /// taken over. Downloads and programs start behind it.
+    ///
+    /// Must be called within a multi-threaded tokio runtime: each app's loop blocks a thread.
+    ///
+    /// # Errors
+    ///
+    /// If the state directory is in use or damaged, or the node cannot listen. Nothing runs then.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let state = StateDir::open(&config.state)?;
+        let identity = Identity::load_or_create(&state.key_path())?;
+        let accepted = AcceptedGoals::load(&state.goals_path())?;
+        warn_of_strays(&state, &config);
+
+        let store = GoalStore::new(&config.goal);
+        let node = Node::start(NodeConfig {
+            seeders: config.seeders.clone(),
+            zone: config.zone.clone(),
+            rack: config.rack.clone(),
+            upload_limit: config.upload_limit,
+            ..NodeConfig::host(identity, config.listen)
+        })
+        .await?;
+        info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+
+        let board = StatusBoard::default();
+        let mut follower = GoalFollower::new(accepted);
+        let opened = open_apps(&config, &state, &node, &board, &mut follower).await;
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                node.shutdown().await;
+                return Err(error);
+            }
+        };
+
+        let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
+        let mut apps = JoinSet::new();
+        for app in opened {
+            let (handle, stop) = (Handle::current(), apps_stop.clone());
+            let span = info_span!("app", name = app.name().as_str());
+            apps.spawn_blocking(move || handle.block_on(app.run(stop).instrument(span)));
+        }
+        let watch = store.watch(config.apps.keys().cloned().collect());
+        let sink = if store.takes_host_status() {
+            StatusSink::Store(store)
+        } else {
+            StatusSink::Seeders(node.clone())
+        };
+        let reporter = Reporter::new(config.host, &board, sink);
+        Ok(Self {
+            node,
+            board,
+            apps,
+            goals: tokio::spawn(follower.run(watch)),
+            reporter: tokio::spawn(reporter.run(reporter_stop.clone())),
+            apps_stop,
+            reporter_stop,
+            _state: state,
+        })
+    }
+
+    /// The newest status rows.
+    pub const fn board(&self) -> &StatusBoard {
+        &self.board
+    }
+
+    /// The agent's node.
+    pub const fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Waits for something that must not happen while the agent runs: the end of a loop.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped and called again.
+    pub async fn unexpected_end(&mut self) -> anyhow::Error {
+        match self.apps.join_next().await {
+            Some(Err(error)) => {
+                anyhow::Error::new(error).context("an app's loop ended; this is a bug of the agent")
+            }
+            Some(Ok(())) | None => {
+                anyhow::anyhow!("an app's loop ended; this is a bug of the agent")
+            }
+        }
+    }
+
+    /// Stops the programs within their grace periods, reports that, and closes the node.
+    pub async fn stop(mut self) {
+        self.goals.abort();
+        self.apps_stop.cancel();
+        while self.apps.join_next().await.is_some() {}
+        self.reporter_stop.cancel();
+        if let Err(error) = (&mut self.reporter).await {
+            warn!(%error, "the last status was not reported");
+        }
+        if timeout(NODE_SHUTDOWN_MAX, self.node.shutdown()).await.is_err() {
+            warn!("the node did not close in time");
+        }
+    }
+}
+
+async fn open_apps(
+    config: &Config,
+    state: &StateDir,
+    node: &Node,
+    board: &StatusBoard,
+    follower: &mut GoalFollower,
+) -> anyhow::Result<Vec<App<Node>>> {
+    let mut opened = vec![];
+    for (name, app) in &config.apps {
+        let settings = settings_of(config, name, app);
+        let directory = state.app(name)?;
+        let (node, board, goal) = (node.clone(), board.clone(), follower.subscribe(name));
+        // Opening reads the manifests of all builds.
+        let app =
+            tokio::task::spawn_blocking(move || App::open(settings, directory, node, goal, board));
+        opened.push(app.await?.with_context(|| format!("app {name}"))?);
+    }
+    Ok(opened)
+}
+
+fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings {
+    let launch = app.exec.clone().map(|exec| Launch {
+        app: name.to_string(),
+        host: config.host.clone(),
+        exec,
+        environment: app.environment.clone(),
+        working_directory: app.working_directory.clone(),
+        grace_period: app.grace_period,
+    });
+    AppSettings {
+        name: name.clone(),
+        host: config.host.clone(),
+        launch,
+        keep_builds: app.keep_builds.get(),
+        timings: AppTimings::fleet(),
+    }
+}
+
+/// An app that was taken out of the configuration keeps its files, and its program too if the agent
+/// was killed: whether that is wanted, only a person knows.
+fn warn_of_strays(state: &StateDir, config: &Config) {
+    for name in state.apps() {
+        if config.apps.keys().any(|app| app.as_str() == name) {
+            continue;
+        }
+        warn!(
+            "app {name} is not configured any more; its builds and, if one runs, its program are left alone in {}",
+            state.path().join("apps").join(&name).display()
+        );
+    }
+}
+
+/// Follows the goal store: accepts goals and hands them to the apps' loops.
+#[derive(Debug)]
+struct GoalFollower {
+    accepted: AcceptedGoals,
+    apps: BTreeMap<AppName, watch::Sender<GoalView>>,
+    /// Goals that could not be stored yet. The watch does not repeat them.
+    unstored: BTreeMap<AppName, Goal>,
+}
+
+impl GoalFollower {
+    const fn new(accepted: AcceptedGoals) -> Self {
+        Self { accepted, apps: BTreeMap::new(), unstored: BTreeMap::new() }
+    }
+
+    /// The goal of `app`, which begins with what was accepted before the agent started: a host does
+    /// not need the goal store to run what it ran.
+    fn subscribe(&mut self, app: &AppName) -> watch::Receiver<GoalView> {
+        let view = GoalView { followed: self.accepted.of(app), note: None };
+        self.apps.entry(app.clone()).or_insert_with(|| watch::Sender::new(view)).subscribe()
+    }
+
+    async fn run(mut self, mut watch: GoalWatch) {
+        loop {
+            let has_unstored = !self.unstored.is_empty();
+            tokio::select! {
+                update = watch.next() => self.on_update(update),
+                () = sleep(GOAL_RETRY), if has_unstored => self.on_retry(),
+            }
+        }
+    }
+
+    fn on_update(&mut self, update: GoalUpdate) {
+        let GoalUpdate { app, goal } = update;
+        self.unstored.remove(&app);
+        let note = match goal {
+            Ok(Some(goal)) => return self.offer(goal),
+            Ok(None) => self.accepted.of(&app).map(|followed| {
+                format!(
+                    "the goal store has no goal for {app} any more; still following generation {}",
+                    followed.generation
+                )
+            }),
+            Err(reason) => Some(format!("cannot read the goal: {reason}")),
+        };
+        self.publish(&app, note);
+    }
+
+    fn on_retry(&mut self) {
+        for (_, goal) in std::mem::take(&mut self.unstored) {
+            self.offer(goal);
+        }
+    }
+
+    fn offer(&mut self, goal: Goal) {
+        let app = goal.app.clone();
+        let note = match self.accepted.accept(&goal, now_ms()) {
+            Ok(followed) => {
+                info!(%app, generation = followed.generation, build = followed.build.short(), "goal");
+                None
+            }
+            Err(error) => {
+                let is_worth_a_retry = matches!(error, AcceptError::Write(_));
+                if is_worth_a_retry {
+                    self.unstored.insert(app.clone(), goal);
+                }
+                Some(format!("{:#}", anyhow::Error::new(error)))
+            }
+        };
+        self.publish(&app, note);
+    }
+
+    fn publish(&self, app: &AppName, note: Option<String>) {
+        let Some(sender) = self.apps.get(app) else { return };
+        let view = GoalView { followed: self.accepted.of(app), note };
+        sender.send_if_modified(|shown| {
+            if *shown == view {
+                return false;
+            }
+            if let Some(note) = &view.note {
+                warn!(%app, "{note}");
+            }
+            *shown = view;
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::BuildId;
+
+    use super::*;
+
+    fn app() -> AppName {
+        "web".parse().unwrap()
+    }
+
+    fn update(goal: Result<Option<(u64, u8)>, String>) -> GoalUpdate {
+        let goal = goal.map(|goal| {
+            goal.map(|(generation, seed)| Goal {
+                app: app(),
+                generation,
+                build: BuildId::of_manifest(&[seed]),
+                set_at_ms: 0,
+                history: vec![],
+            })
+        });
+        GoalUpdate { app: app(), goal }
+    }
+
+    fn follower(folder: &std::path::Path) -> GoalFollower {
+        GoalFollower::new(AcceptedGoals::load(&folder.join("goal.json")).unwrap())
+    }
+
+    #[test]
+    fn goal_reaches_the_app_after_it_is_durable() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut follower = follower(folder.path());
+        let goal = follower.subscribe(&app());
+        assert_eq!(*goal.borrow(), GoalView::default());
+        follower.on_update(update(Ok(Some((3, 1)))));
+        let view = goal.borrow().clone();
+        assert_eq!((view.followed.unwrap().generation, view.note), (3, None));
+        let stored = AcceptedGoals::load(&folder.path().join("goal.json")).unwrap();
+        assert_eq!(stored.of(&app()), view.followed);
+    }
+
+    #[test]
+    fn trouble_with_the_goal_store_is_told_and_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut follower = follower(folder.path());
+        let goal = follower.subscribe(&app());
+        follower.on_update(update(Ok(None)));
+        assert_eq!(*goal.borrow(), GoalView::default(), "no goal yet is no trouble");
+        follower.on_update(update(Ok(Some((3, 1)))));
+        let followed = goal.borrow().followed;
+        for (trouble, expected) in [
+            (Err("connection refused".into()), "connection refused"),
+            (Ok(None), "no goal for web any more"),
+            (Ok(Some((2, 1))), "generation 2"),
+        ] {
+            follower.on_update(update(trouble));
+            let view = goal.borrow().clone();
+            assert_eq!(view.followed, followed);
+            assert!(view.note.as_ref().unwrap().contains(expected), "{view:?}");
+        }
+        follower.on_update(update(Ok(Some((3, 1)))));
+        assert_eq!(goal.borrow().note, None);
+    }
+
+    #[test]
+    fn goal_that_could_not_be_stored_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let mut follower = follower(&state);
+        let goal = follower.subscribe(&app());
+        follower.on_update(update(Ok(Some((1, 1)))));
+        assert!(goal.borrow().note.as_ref().unwrap().contains("goal.json"));
+        assert_eq!(goal.borrow().followed, None);
+        std::fs::create_dir(&state).unwrap();
+        follower.on_retry();
+        assert_eq!(goal.borrow().followed.unwrap().generation, 1);
+        assert!(follower.unstored.is_empty());
+    }
+
+    #[test]
+    fn app_of_another_host_is_ignored() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut follower = follower(folder.path());
+        follower.on_update(update(Ok(None)));
+    }
+}

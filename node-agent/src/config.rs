@@ -1,0 +1,310 @@
+//! What an agent is told: from a file, the environment and flags, later ones on top.
+//!
+//! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so that
+//! every complaint names that place, and `--check-config` can show it. [`layers`] collects the keys,
+//! [`values`] gives them types; this file says which keys there are and what they default to.
+//!
+//! `example.toml` beside this crate's manifest explains every key to operators.
+//!
+//! Invariant: a [`Config`] is complete and valid; nothing behind it has to check a setting again.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use goal_state::{AppName, GoalUrl};
+use p2p_core::ByteRate;
+use p2p_net::SeederAddress;
+
+use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
+
+mod layers;
+mod values;
+mod words;
+
+use layers::Layers;
+pub use layers::{FlagSetting, Inputs, Origin};
+
+/// Builds kept if the operator says nothing: the current one, the one to go back to, and one more
+/// for the case that both are bad.
+const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
+
+/// Keys of the whole agent, besides `apps`.
+const KEYS: [&str; 8] =
+    ["goal", "host", "listen", "rack", "seeders", "state", "upload_limit", "zone"];
+
+/// Keys of one app.
+const APP_KEYS: [&str; 5] =
+    ["environment", "exec", "grace_period", "keep_builds", "working_directory"];
+
+/// The settings of an agent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Config {
+    /// Name of this host in statuses. Default: the machine's name.
+    pub host: String,
+    /// Directory of everything the agent stores. Default: `/var/lib/shoal`.
+    pub state: PathBuf,
+    /// Where goals are read and, if it takes them, statuses are written.
+    pub goal: GoalUrl,
+    /// Seeders of the region; at least one.
+    pub seeders: Vec<SeederAddress>,
+    /// Address of the control plane. Default: any free port on all addresses.
+    pub listen: SocketAddr,
+    /// Zone of this host, for locality. Empty if unknown.
+    pub zone: String,
+    /// Rack within the zone. Empty if unknown.
+    pub rack: String,
+    /// Cap on chunk bytes sent per second. `None`: no cap.
+    pub upload_limit: Option<ByteRate>,
+    /// The apps of this host; at least one.
+    pub apps: BTreeMap<AppName, AppConfig>,
+}
+
+/// The settings of one app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AppConfig {
+    /// The program and its arguments, not empty; `None` for an app that is only downloaded and
+    /// switched.
+    pub exec: Option<Vec<String>>,
+    /// Variables for the program, on top of the agent's own environment.
+    pub environment: BTreeMap<String, String>,
+    /// Where the program starts, relative to the build's root; `None` for the root itself.
+    pub working_directory: Option<PathBuf>,
+    /// How long the program may take to stop before it is killed.
+    pub grace_period: Duration,
+    /// Builds kept on disk, the current one included. The one before it is always kept.
+    pub keep_builds: NonZero<usize>,
+}
+
+/// A configuration, with what a person may want to know about how it came about.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Things that look like mistakes but may be none, one line each.
+    pub warnings: Vec<String>,
+    /// Where each key was set; a key that is missing here has its default.
+    origins: BTreeMap<Vec<String>, Origin>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not TOML, or a table is missing where one has to be.
+    #[error("{origin}: {reason}")]
+    Syntax {
+        /// Where.
+        origin: Origin,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: unknown key {key:?} in {within}{}", suggestion_text(*suggestion))]
+    UnknownKey {
+        /// Where it was given.
+        origin: Origin,
+        /// The key.
+        key: String,
+        /// The table that has no such key.
+        within: String,
+        /// A key that looks like it.
+        suggestion: Option<&'static str>,
+    },
+    /// A value that does not fit its key.
+    #[error("{origin}: {key}: {reason}")]
+    Invalid {
+        /// Where it was given.
+        origin: Origin,
+        /// The key, with the tables it is in.
+        key: String,
+        /// What was expected and what was found.
+        reason: String,
+    },
+    /// A key without a default that was not given.
+    #[error("{what}; give it as `{key}` in the configuration file, as {flag} or as {variable}")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+        /// Its key in the file.
+        key: &'static str,
+        /// Its flag.
+        flag: &'static str,
+        /// Its environment variable.
+        variable: &'static str,
+    },
+}
+
+fn suggestion_text(suggestion: Option<&str>) -> String {
+    suggestion.map_or_else(String::new, |key| format!("; did you mean {key:?}?"))
+}
+
+impl Config {
+    /// Puts the layers of `inputs` on top of each other and checks the result.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake found, with its place.
+    pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
+        let layers = Layers::collect(inputs)?;
+        let config = Self {
+            host: layers.value(&["host"], values::host)?.unwrap_or_else(machine_name),
+            state: layers
+                .value(&["state"], values::path)?
+                .unwrap_or_else(|| "/var/lib/shoal".into()),
+            goal: layers.value(&["goal"], values::goal_url)?.ok_or(ConfigError::Missing {
+                what: "no goal store is given",
+                key: "goal = \"file:///DIRECTORY\"",
+                flag: "--goal URL",
+                variable: "SHOAL_GOAL",
+            })?,
+            seeders: layers
+                .value(&["seeders"], values::seeders)?
+                .filter(|seeders| !seeders.is_empty())
+                .ok_or(ConfigError::Missing {
+                    what: "no seeder is given",
+                    key: "seeders = [\"MULTIADDR\"]",
+                    flag: "--seeder MULTIADDR",
+                    variable: "SHOAL_SEEDERS",
+                })?,
+            listen: layers
+                .value(&["listen"], values::socket)?
+                .unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()),
+            zone: layers.value(&["zone"], values::text)?.unwrap_or_default(),
+            rack: layers.value(&["rack"], values::text)?.unwrap_or_default(),
+            upload_limit: layers.value(&["upload_limit"], values::byte_rate)?,
+            apps: apps_of(&layers)?,
+        };
+        if config.apps.is_empty() {
+            return Err(ConfigError::Missing {
+                what: "no app is given",
+                key: "[apps.NAME]",
+                flag: "--app NAME",
+                variable: "SHOAL_APPS__NAME__EXEC",
+            });
+        }
+        Ok(Loaded { config, warnings: layers.warnings.clone(), origins: layers.origins() })
+    }
+}
+
+fn apps_of(layers: &Layers) -> Result<BTreeMap<AppName, AppConfig>, ConfigError> {
+    let mut apps = BTreeMap::new();
+    for (name, origin) in layers.apps() {
+        let app: AppName = name.parse().map_err(|error| ConfigError::Invalid {
+            origin: origin.clone(),
+            key: format!("apps.{name}"),
+            reason: format!("{error}"),
+        })?;
+        let key = |key| ["apps", name, key];
+        let config = AppConfig {
+            exec: layers.value(&key("exec"), values::exec)?,
+            environment: environment_of(layers, name)?,
+            working_directory: layers.value(&key("working_directory"), values::path)?,
+            grace_period: layers
+                .value(&key("grace_period"), values::duration)?
+                .unwrap_or(GRACE_PERIOD_DEFAULT),
+            keep_builds: layers
+                .value(&key("keep_builds"), values::count)?
+                .unwrap_or(KEEP_BUILDS_DEFAULT),
+        };
+        apps.insert(app, config);
+    }
+    Ok(apps)
+}
+
+fn environment_of(layers: &Layers, app: &str) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut environment = BTreeMap::new();
+    for name in layers.environment_names(app) {
+        let key = ["apps", app, "environment", name];
+        let value = layers.value(&key, |value| values::variable(name, value))?;
+        environment.extend(value.map(|value| (name.to_owned(), value)));
+    }
+    Ok(environment)
+}
+
+/// Never fails: the kernel always has a name, if only `(none)`.
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// The effective configuration as a configuration file, each value with the place it came from.
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.config;
+        let seeders: Vec<_> = config.seeders.iter().map(ToString::to_string).collect();
+        self.line(f, &["host"], Some(&config.host))?;
+        self.line(f, &["state"], Some(&config.state))?;
+        self.line(f, &["goal"], Some(&config.goal.to_string()))?;
+        self.line(f, &["seeders"], Some(&seeders))?;
+        self.line(f, &["listen"], Some(&config.listen))?;
+        self.line(f, &["zone"], Some(&config.zone))?;
+        self.line(f, &["rack"], Some(&config.rack))?;
+        let limit = config.upload_limit.map(|rate| format!("{}B", rate.get()));
+        self.line(f, &["upload_limit"], limit.as_ref())?;
+        for (name, app) in &config.apps {
+            let name = name.as_str();
+            let table = toml_key(name);
+            writeln!(f, "\n[apps.{table}]")?;
+            self.line(f, &["apps", name, "exec"], app.exec.as_ref())?;
+            let directory = app.working_directory.as_ref();
+            self.line(f, &["apps", name, "working_directory"], directory)?;
+            let grace = humantime::format_duration(app.grace_period).to_string();
+            self.line(f, &["apps", name, "grace_period"], Some(&grace))?;
+            self.line(f, &["apps", name, "keep_builds"], Some(&app.keep_builds))?;
+            if !app.environment.is_empty() {
+                writeln!(f, "\n[apps.{table}.environment]")?;
+            }
+            for (variable, value) in &app.environment {
+                self.line(f, &["apps", name, "environment", variable], Some(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Loaded {
+    fn line<T: serde::Serialize>(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        path: &[&str],
+        value: Option<&T>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        let key = toml_key(path.last().copied().unwrap_or_default());
+        match value {
+            // TOML has no null, so a value that is not set is shown as a comment.
+            None => write!(line, "# {key} is not set")?,
+            Some(value) => {
+                let value = toml::Value::try_from(value).map_err(|_error| fmt::Error)?;
+                write!(line, "{key} = {value}")?;
+            }
+        }
+        let owned: Vec<String> = path.iter().copied().map(String::from).collect();
+        match self.origins.get(&owned) {
+            Some(origin) => writeln!(f, "{line:<50} # {origin}"),
+            None => writeln!(f, "{line:<50} # default"),
+        }
+    }
+}
+
+/// A key as TOML writes it: quoted if it has more than letters, digits, `-` and `_`.
+fn toml_key(key: &str) -> String {
+    let is_bare =
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    if is_bare { key.into() } else { toml::Value::from(key).to_string() }
+}
+
+#[cfg(test)]
+mod tests;

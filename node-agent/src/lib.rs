@@ -1,0 +1,39 @@
+//! The daemon of every host: follows the goals of its apps.
+//!
+//! - [`cli`]: the command line; a whole program. Start here to run an agent.
+//! - [`Agent`]: the same as a library, configured by a [`Config`].
+//! - [`App`]: the loop of one app, which asks [`reconcile`] (pure) what to do next and lets
+//!   [`Supervisor`] run the program.
+//!
+//! An agent never needs the network to run what it has: goals, builds and the journal are on disk,
+//! each file written whole and durable before it is acted on ([`durable`]).
+
+mod agent;
+mod app;
+mod app_dir;
+mod backoff;
+pub mod cli;
+mod config;
+pub mod durable;
+mod goals;
+mod launch;
+mod output;
+mod process;
+pub mod reconcile;
+mod source;
+mod state;
+mod status;
+mod supervisor;
+
+pub use agent::Agent;
+pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
+pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin};
+pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
+pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use output::{OUTPUT_BYTES_MAX, OutputLog};
+pub use process::{ProcessIdentity, find_by_environment};
+pub use source::{BuildSource, RunningDownload};
+pub use state::StateDir;
+pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
+pub use supervisor::{Supervisor, SupervisorTimings, Wake};

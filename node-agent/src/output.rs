@@ -1,0 +1,151 @@
+//! What a supervised program prints: `output.log` and, when that grows too long, `output.log.1`.
+//!
+//! Invariant: the program writes into the file itself, never into a pipe to the agent, so it goes on
+//! undisturbed when the agent dies. The price is that the agent can only shorten the file behind the
+//! program's back: it copies the end aside and truncates, which is safe because the file is open for
+//! appending, but loses what is printed between the two steps.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+/// Length past which the output is moved aside; with the copy, a program keeps about twice as much.
+/// Far above what one crash prints, far below what a full disk of a thousand apps would notice.
+pub const OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How far back the last line is looked for: longer lines are cut in messages anyway.
+const LAST_LINE_WINDOW: u64 = 4 * 1024;
+
+/// Characters of the last line that a message shows.
+const LAST_LINE_CHARS_MAX: usize = 200;
+
+/// The output files of one app.
+#[derive(Clone, Debug)]
+pub struct OutputLog {
+    path: PathBuf,
+    bytes_max: u64,
+}
+
+impl OutputLog {
+    /// Output in `path`, moved aside past `bytes_max` bytes.
+    pub const fn new(path: PathBuf, bytes_max: u64) -> Self {
+        Self { path, bytes_max }
+    }
+
+    /// Opens the file for a program that is about to start, and tells where its output will begin.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn open(&self) -> io::Result<(File, u64)> {
+        if fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > self.bytes_max) {
+            // Nothing writes into it now, so it can be moved without losing a byte.
+            fs::rename(&self.path, self.older())?;
+        }
+        let file = File::options().create(true).append(true).open(&self.path)?;
+        let offset = file.metadata()?.len();
+        Ok((file, offset))
+    }
+
+    /// Moves the end of the file aside if it grew too long under a running program.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses. On a full disk the output is dropped rather than kept.
+    pub fn shorten(&self) -> io::Result<()> {
+        let mut file = match File::options().read(true).write(true).open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let length = file.metadata()?.len();
+        if length <= self.bytes_max {
+            return Ok(());
+        }
+        file.seek(SeekFrom::Start(length - self.bytes_max))?;
+        let copied = File::create(self.older())
+            .and_then(|mut older| io::copy(&mut (&mut file).take(self.bytes_max), &mut older));
+        file.set_len(0)?;
+        copied.map(drop)
+    }
+
+    /// The last line that is not empty, printed at or after `offset`; for people, so without
+    /// control characters and cut to a readable length. `None` if nothing was printed.
+    pub fn last_line(&self, offset: u64) -> Option<String> {
+        let mut file = File::open(&self.path).ok()?;
+        let length = file.metadata().ok()?.len();
+        // A file that was shortened since then is shorter than `offset`.
+        let begin = if offset > length { 0 } else { offset };
+        file.seek(SeekFrom::Start(begin.max(length.saturating_sub(LAST_LINE_WINDOW)))).ok()?;
+        let mut bytes = vec![];
+        file.take(LAST_LINE_WINDOW).read_to_end(&mut bytes).ok()?;
+        let text = String::from_utf8_lossy(&bytes);
+        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+        let mut shown: String =
+            line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS_MAX).collect();
+        if line.chars().count() > LAST_LINE_CHARS_MAX {
+            shown.push_str("...");
+        }
+        Some(shown)
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn older(&self) -> PathBuf {
+        self.path.with_added_extension("1")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn long_output_is_moved_aside_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = OutputLog::new(folder.path().join("output.log"), 10);
+        let (mut file, offset) = log.open().unwrap();
+        assert_eq!(offset, 0);
+        file.write_all(b"0123456789").unwrap();
+        assert_eq!(log.open().unwrap().1, 10);
+        file.write_all(b"x").unwrap();
+        assert_eq!(log.open().unwrap().1, 0);
+        assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"0123456789x");
+    }
+
+    #[test]
+    fn running_program_goes_on_writing_into_the_shortened_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = OutputLog::new(folder.path().join("output.log"), 4);
+        let (mut file, _) = log.open().unwrap();
+        file.write_all(b"0123").unwrap();
+        log.shorten().unwrap();
+        assert_eq!(fs::read(log.path()).unwrap(), b"0123");
+        file.write_all(b"456").unwrap();
+        log.shorten().unwrap();
+        file.write_all(b"789").unwrap();
+        assert_eq!(fs::read(log.path()).unwrap(), b"789");
+        assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"3456");
+    }
+
+    #[test]
+    fn last_line_is_that_of_this_run_and_readable() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = OutputLog::new(folder.path().join("output.log"), OUTPUT_BYTES_MAX);
+        assert_eq!(log.last_line(0), None);
+        let (mut file, _) = log.open().unwrap();
+        file.write_all(b"earlier run\n").unwrap();
+        let (_, offset) = log.open().unwrap();
+        assert_eq!(log.last_line(offset), None);
+        file.write_all(b"first\n\x1b[31mport 80 is taken\x07\n\n").unwrap();
+        assert_eq!(log.last_line(offset).unwrap(), "[31mport 80 is taken");
+        assert_eq!(log.last_line(1 << 40).unwrap(), "[31mport 80 is taken");
+        file.write_all("\u{e4}".repeat(300).as_bytes()).unwrap();
+        assert_eq!(log.last_line(offset).unwrap().chars().count(), LAST_LINE_CHARS_MAX + 3);
+    }
+}

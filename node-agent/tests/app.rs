@@ -1,0 +1,401 @@
+//! The loop of an app with real builds on disk and real programs; only the network is missing.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use goal_state::{HostPhase, HostStatus};
+use node_agent::{
+    AcceptedGoal, App, AppDir, AppSettings, AppTimings, GoalView, Journal, JournalPhase, Launch,
+    ProcessIdentity, StatusBoard, now_ms,
+};
+use p2p_core::BuildId;
+use p2p_net::{BuildStore, publish};
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::local_source::LocalSource;
+use crate::rig::{launch, timings, within};
+
+/// One app of one host, whose builds differ only in a file `version`.
+struct Host {
+    folder: TempDir,
+    source: LocalSource,
+    goal: watch::Sender<GoalView>,
+    generation: u64,
+    launch: Option<Launch>,
+}
+
+/// A running loop of the host's app.
+struct Running {
+    board: StatusBoard,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Host {
+    /// A host whose program is `launch`, `None` for an app without one.
+    fn new(launch: Option<Launch>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("app")).unwrap();
+        let goal = watch::Sender::new(GoalView::default());
+        Self { folder, source: LocalSource::new(), goal, generation: 0, launch }
+    }
+
+    fn with_program() -> Self {
+        Self::new(Some(launch(&["./run"])))
+    }
+
+    fn directory(&self) -> AppDir {
+        AppDir::new(fs::canonicalize(self.folder.path().join("app")).unwrap())
+    }
+
+    /// A build that the source offers, whose program is the shell script `text`.
+    fn build(&self, version: &str, text: &str) -> BuildId {
+        let tree = self.folder.path().join(version);
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("version"), version).unwrap();
+        fs::write(tree.join("run"), format!("#!/bin/sh\n{text}\n")).unwrap();
+        fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let store = BuildStore::open(elsewhere.path()).unwrap();
+        let build = publish(&tree, &store, &|_| {}).unwrap().build.id();
+        self.source.add(build, tree);
+        build
+    }
+
+    fn patient_build(&self, version: &str) -> BuildId {
+        self.build(version, "exec sleep 60")
+    }
+
+    fn set_goal(&mut self, build: BuildId) {
+        self.generation += 1;
+        let accepted_at_ms = now_ms();
+        let followed = AcceptedGoal { generation: self.generation, build, accepted_at_ms };
+        self.goal.send_replace(GoalView { followed: Some(followed), note: None });
+    }
+
+    fn start(&self, keep_builds: usize) -> Running {
+        self.start_refreshing(keep_builds, Duration::from_secs(10))
+    }
+
+    fn start_refreshing(&self, keep_builds: usize, refresh: Duration) -> Running {
+        let settings = AppSettings {
+            name: "web".parse().unwrap(),
+            host: "h1".into(),
+            launch: self.launch.clone(),
+            keep_builds,
+            timings: AppTimings {
+                supervisor: timings(),
+                retry_first: Duration::from_millis(10),
+                retry_max: Duration::from_millis(40),
+                refresh,
+            },
+        };
+        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
+        let goal = self.goal.subscribe();
+        let app = App::open(settings, self.directory(), self.source.clone(), goal, board.clone())
+            .unwrap();
+        let task = tokio::spawn(app.run(stop.clone()));
+        Running { board, stop, task }
+    }
+
+    fn current_version(&self) -> String {
+        fs::read_to_string(self.folder.path().join("app/current/version")).unwrap()
+    }
+
+    fn journal(&self) -> Journal {
+        self.directory().journal().unwrap().unwrap()
+    }
+
+    fn builds_on_disk(&self) -> Vec<BuildId> {
+        let mut builds = BuildStore::open(self.directory().path()).unwrap().list().unwrap();
+        builds.sort_unstable();
+        builds
+    }
+}
+
+impl Running {
+    /// Waits until the status row is as wanted, and returns it.
+    async fn row(&self, is_wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
+        let mut rows = self.board.subscribe();
+        let rows = within(rows.wait_for(|rows| rows.values().any(&is_wanted))).await.unwrap();
+        rows.values().next().unwrap().clone()
+    }
+
+    async fn running(&self, build: BuildId) -> HostStatus {
+        self.row(|row| row.phase == HostPhase::Running && row.current == Some(build)).await
+    }
+
+    async fn stop(self) -> HostStatus {
+        self.stop.cancel();
+        within(self.task).await.unwrap();
+        self.board.subscribe().borrow().values().next().unwrap().clone()
+    }
+
+    /// As with kill -9: nothing of the loop runs any more, and nothing was told to stop.
+    async fn kill(self) {
+        self.task.abort();
+        within(self.task).await.unwrap_err();
+    }
+}
+
+fn process(row: &HostStatus) -> ProcessIdentity {
+    ProcessIdentity::of(row.pid.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn goals_are_downloaded_switched_and_run_one_after_the_other() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    let row = running.row(|row| row.phase == HostPhase::NoGoal).await;
+    assert!(row.message.unwrap().contains("shoal deploy web BUILD"));
+
+    host.set_goal(first);
+    let row = running.row(|row| row.phase == HostPhase::Downloading).await;
+    assert_eq!((row.target, row.current, row.bytes_done), (Some(first), None, 7));
+    host.source.permit(1);
+    let row = running.running(first).await;
+    let old = process(&row);
+    assert_eq!((row.generation, row.message), (Some(1), None));
+
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.row(|row| row.current == Some(second) && row.elapsed_ms.is_some()).await;
+    assert_eq!((row.phase, row.generation), (HostPhase::Running, Some(2)));
+    assert_eq!(host.current_version(), "2");
+    assert!(old.open().unwrap().is_none(), "the old program runs on");
+    let journal = host.journal();
+    assert_eq!((journal.phase, journal.from), (JournalPhase::Good, Some(first)));
+    assert_eq!(journal.good, [second, first]);
+
+    let new = process(&row);
+    let row = running.stop().await;
+    assert_eq!((row.phase, row.pid), (HostPhase::Stopped, None));
+    assert!(new.open().unwrap().is_none(), "the program outlived the stop");
+}
+
+/// Goal: whoever removes or turns `current` by hand finds it mended, and the program undisturbed.
+#[tokio::test]
+async fn current_that_somebody_changed_is_set_again() {
+    let mut host = Host::with_program();
+    let build = host.patient_build("1");
+    let running = host.start_refreshing(3, Duration::from_millis(20));
+    host.set_goal(build);
+    host.source.permit(1);
+    let program = process(&running.running(build).await);
+    let current = host.folder.path().join("app/current");
+    for target in [None, Some("builds/nothing"), Some("/etc")] {
+        fs::remove_file(&current).unwrap();
+        if let Some(target) = target {
+            std::os::unix::fs::symlink(target, &current).unwrap();
+        }
+        let is_mended = async {
+            while fs::read(current.join("version")).is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(is_mended).await;
+    }
+    assert_eq!(host.current_version(), "1");
+    assert!(program.open().unwrap().is_some(), "the program was stopped");
+    assert_eq!(running.stop().await.current, Some(build));
+}
+
+#[tokio::test]
+async fn goal_that_changes_in_mid_download_is_followed_at_once() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    host.set_goal(first);
+    running.row(|row| row.bytes_done == 7).await;
+    host.set_goal(second);
+    running.row(|row| row.target == Some(second) && row.bytes_done == 7).await;
+    host.source.permit(1);
+    running.running(second).await;
+    let [first, second] = [first, second].map(|build| build.short());
+    let expected = [format!("fetch {first}"), format!("cancel {first}"), format!("fetch {second}")];
+    // What follows is the removal of what was staged of the first one.
+    assert_eq!(host.source.events()[..3], expected);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn failed_download_is_told_and_tried_again_while_the_old_build_runs_on() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let old = process(&running.running(first).await);
+    host.source.fail(2);
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.row(|row| row.phase == HostPhase::Failed).await;
+    let message = row.message.unwrap();
+    assert!(message.contains("cannot download build") && message.contains("next try"), "{message}");
+    assert_eq!((row.current, row.pid), (Some(first), Some(old.pid)));
+    host.source.permit(2);
+    let row = running.running(second).await;
+    assert_eq!(row.message, None);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn trouble_of_an_old_goal_is_forgotten_with_it() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    running.running(first).await;
+    host.source.fail(1);
+    host.set_goal(second);
+    host.source.permit(1);
+    running.row(|row| row.phase == HostPhase::Failed).await;
+    host.set_goal(first);
+    let row = running.row(|row| row.generation == Some(3) && row.elapsed_ms.is_some()).await;
+    assert_eq!((row.phase, row.message), (HostPhase::Running, None));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn program_that_keeps_ending_is_a_failure_until_the_next_goal() {
+    let mut host = Host::with_program();
+    let (bad, good) = (host.build("1", "echo no config; exit 4"), host.patient_build("2"));
+    let running = host.start(3);
+    host.set_goal(bad);
+    host.source.permit(1);
+    let row = running
+        .row(|row| row.message.as_ref().is_some_and(|text| text.contains("2 times in a row")))
+        .await;
+    assert_eq!(row.phase, HostPhase::Failed);
+    assert!(row.message.as_ref().unwrap().contains("exit code 4"), "{row:?}");
+    assert!(row.message.unwrap().contains("no config"));
+    assert_eq!(row.elapsed_ms, None);
+    host.set_goal(good);
+    host.source.permit(1);
+    let row = running.running(good).await;
+    assert_eq!(row.message, None);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn app_without_a_program_is_switched_at_once() {
+    let mut host = Host::new(None);
+    let first = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let row = running.running(first).await;
+    assert_eq!(row.pid, None);
+    assert_eq!(host.current_version(), "1");
+    assert_eq!(host.journal().phase, JournalPhase::Good);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn program_survives_a_killed_agent_and_is_taken_over_without_a_download() {
+    let mut host = Host::with_program();
+    let first = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let program = process(&running.row(|row| row.elapsed_ms.is_some()).await);
+    running.kill().await;
+    assert!(program.open().unwrap().is_some(), "the program died with the agent");
+
+    let events = host.source.events().len();
+    let running = host.start(3);
+    let row = running.running(first).await;
+    assert_eq!(row.pid, Some(program.pid));
+    assert!(row.elapsed_ms.is_some(), "{row:?}");
+    assert_eq!(host.source.events()[events..], [format!("serve {}", first.short())]);
+    running.stop().await;
+    assert!(program.open().unwrap().is_none());
+}
+
+/// Goal: a switch that a crash interrupted is finished, wherever it was.
+/// Method: the disk as it is behind the journal, and behind the symlink; the old program runs.
+#[tokio::test]
+async fn interrupted_switch_is_finished() {
+    for is_linked in [false, true] {
+        let mut host = Host::with_program();
+        let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+        let running = host.start(3);
+        host.set_goal(first);
+        host.source.permit(1);
+        let old = process(&running.row(|row| row.elapsed_ms.is_some()).await);
+        running.kill().await;
+        let directory = host.directory();
+        let store = BuildStore::open(directory.path()).unwrap();
+        let stored = publish(&host.folder.path().join("2"), &store, &|_| {}).unwrap().build;
+        let journal = Journal::switching(2, second, Some(first), &host.journal());
+        directory.write_journal(&journal).unwrap();
+        if is_linked {
+            directory.set_current(stored.root()).unwrap();
+        }
+
+        // The goal store is down and goal.json lost: the journal is enough.
+        host.goal.send_replace(GoalView::default());
+        let running = host.start(3);
+        let row = running
+            .row(|row| row.current == Some(second) && row.pid.is_some_and(|pid| pid != old.pid))
+            .await;
+        assert_eq!(row.phase, HostPhase::NoGoal);
+        assert!(old.open().unwrap().is_none(), "the old program runs on");
+        assert_eq!(host.current_version(), "2");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn old_builds_are_left_and_removed() {
+    let mut host = Host::with_program();
+    let builds: Vec<BuildId> =
+        ["1", "2", "3", "4"].iter().map(|version| host.patient_build(version)).collect();
+    let running = host.start(2);
+    for build in &builds {
+        host.set_goal(*build);
+        host.source.permit(1);
+        running.row(|row| row.current == Some(*build) && row.elapsed_ms.is_some()).await;
+    }
+    let mut kept = builds[2..].to_vec();
+    kept.sort_unstable();
+    within(async {
+        while host.builds_on_disk() != kept {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    let left: Vec<_> =
+        host.source.events().into_iter().filter(|event| event.starts_with("leave")).collect();
+    assert_eq!(
+        left,
+        builds[..2].iter().map(|b| format!("leave {}", b.short())).collect::<Vec<_>>()
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn switch_that_cannot_be_noted_is_told_and_tried_again() {
+    let mut host = Host::with_program();
+    let first = host.patient_build("1");
+    // A directory in the way stands for a disk that refuses to write.
+    let obstacle: PathBuf = host.directory().path().join(".journal.new");
+    fs::create_dir(&obstacle).unwrap();
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let row = running.row(|row| row.phase == HostPhase::Failed).await;
+    assert_eq!(row.current, None, "nothing may be switched before the journal says so");
+    assert!(row.message.unwrap().contains("journal"));
+    fs::remove_dir(&obstacle).unwrap();
+    let row = running.running(first).await;
+    assert_eq!(row.message, None);
+    running.stop().await;
+}

@@ -1,0 +1,143 @@
+//! A build of shell scripts in a temporary folder, and ways to wait for what the scripts do.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use node_agent::reconcile::Program;
+use node_agent::{AppDir, Launch, ProcessIdentity, Supervisor, SupervisorTimings};
+use p2p_core::BuildId;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::net::unix::pipe;
+
+/// Only reached by a test that fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One app whose builds are shell scripts.
+pub(crate) struct Rig {
+    folder: TempDir,
+    pub(crate) app: AppDir,
+    pub(crate) root: PathBuf,
+}
+
+/// What the scripts say through a named pipe, line by line.
+pub(crate) struct Ear {
+    lines: BufReader<pipe::Receiver>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(folder.path()).unwrap();
+        let root = path.join("root");
+        fs::create_dir(&root).unwrap();
+        Self { folder, app: AppDir::new(path), root }
+    }
+
+    /// Makes `name` an executable script of the build; `$EAR` in it is the pipe of [`Self::ear`].
+    pub(crate) fn script(&self, name: &str, text: &str) {
+        let path = self.root.join(name);
+        fs::write(&path, format!("#!/bin/sh\nEAR={}\n{text}\n", self.ear_path().display()))
+            .unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A program that says its process id, then waits to be stopped.
+    pub(crate) fn patient_script(&self, name: &str) {
+        self.script(name, "echo $$ > $EAR\nwhile :; do sleep 60 & wait; done");
+    }
+
+    /// Must be called before a script writes to the pipe, and within a tokio runtime.
+    pub(crate) fn ear(&self) -> Ear {
+        let path = self.ear_path();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        // Opened for both directions, so that the pipe does not end when a script closes it.
+        let pipe = pipe::OpenOptions::new().read_write(true).open_receiver(&path).unwrap();
+        Ear { lines: BufReader::new(pipe) }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn ear_path(&self) -> PathBuf {
+        self.app.path().join("ear")
+    }
+}
+
+impl Ear {
+    pub(crate) async fn line(&mut self) -> String {
+        let mut line = String::new();
+        within(self.lines.read_line(&mut line)).await.unwrap();
+        line.trim_end().into()
+    }
+
+    pub(crate) async fn process(&mut self) -> ProcessIdentity {
+        ProcessIdentity::of(self.line().await.parse().unwrap()).unwrap()
+    }
+}
+
+pub(crate) fn launch(exec: &[&str]) -> Launch {
+    Launch {
+        app: "web".into(),
+        host: "h1".into(),
+        exec: exec.iter().copied().map(String::from).collect(),
+        environment: [("GREETING".into(), "hello".into())].into(),
+        working_directory: None,
+        grace_period: Duration::from_millis(200),
+    }
+}
+
+/// Waits so short that tests do not.
+pub(crate) fn timings() -> SupervisorTimings {
+    SupervisorTimings {
+        settle_after: Duration::from_millis(50),
+        restart_first: Duration::from_millis(10),
+        restart_max: Duration::from_millis(40),
+        forget_after: Duration::from_mins(1),
+        output_check: Duration::from_millis(20),
+    }
+}
+
+pub(crate) fn build(seed: u8) -> BuildId {
+    BuildId::of_manifest(&[seed])
+}
+
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("nothing happened for a long time")
+}
+
+/// Drives `supervisor` until its program is as wanted.
+pub(crate) async fn drive(supervisor: &mut Supervisor, is_wanted: impl Fn(Program) -> bool) {
+    while !is_wanted(supervisor.program()) {
+        let wake = within(supervisor.next_wake()).await;
+        supervisor.on_wake(wake);
+    }
+}
+
+pub(crate) fn is_settled(program: Program) -> bool {
+    matches!(program, Program::Running { is_settled: true, .. })
+}
+
+pub(crate) fn is_resting(program: Program) -> bool {
+    matches!(program, Program::Resting { .. })
+}
+
+pub(crate) fn is_stopped(program: Program) -> bool {
+    program == Program::Stopped
+}
+
+/// Waits until a process that nobody here can wait for has ended.
+pub(crate) async fn gone(process: &ProcessIdentity) {
+    let ended = async {
+        while process.open().unwrap().is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(ended).await;
+}

@@ -1,0 +1,147 @@
+//! Limits and timings of swarms and trackers, in one place, with the reasons for their sizes.
+
+use core::time::Duration;
+
+/// Limits and timings of one node's part in a swarm.
+///
+/// Every table, queue and retry of the swarm is bounded by a field of this struct. There is no
+/// `Default`: see [`SwarmConfig::host`] and [`SwarmConfig::seeder`].
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SwarmConfig {
+    /// Neighbours a node looks for. Fewer lengthen the paths through the swarm, more cost a message
+    /// per offer and a set of chunks each.
+    pub neighbours_target: u16,
+    /// Most neighbours it accepts, so that others can find a place with a full node.
+    pub neighbours_max: u16,
+    /// Most dials under way at once.
+    pub dials_max: usize,
+    /// Most contacts remembered beyond the neighbours.
+    pub contacts_max: usize,
+    /// Most peers remembered as banned.
+    pub bans_max: usize,
+    /// How long a ban lasts.
+    pub ban_time: Duration,
+    /// Requests in flight to one neighbour while there are enough neighbours. One: a second would
+    /// wait in the queue of a busy host while others have nothing to send.
+    pub requests_per_peer: u16,
+    /// The same with a single neighbour: a link of some length needs more than one chunk under way.
+    pub requests_per_peer_max: u16,
+    /// Most requests in flight to all neighbours.
+    pub requests_max: u16,
+    /// Most bytes of chunks in flight to all neighbours; bounds the memory of a download.
+    pub request_bytes_max: u64,
+    /// Candidates compared for rarity per choice. The rarest of a sample is close enough to the
+    /// rarest of all, and keeps the cost of a choice independent of the build's size.
+    pub pick_sample_max: u32,
+    /// Chunks sent at once. Few, because a chunk that arrives early can be passed on early.
+    pub uploads_max: usize,
+    /// Requests waiting beyond those; the next one is answered "busy".
+    pub upload_queue_max: usize,
+    /// Requests of one peer, waiting or being sent, past which it is flooding. No correct node has
+    /// more than `requests_per_peer_max` in flight; cancelled ones may still be on their way.
+    pub upload_flood: usize,
+    /// Longest time that new chunks are collected before they are offered. On links so fast that
+    /// a chunk takes less than this, half of what a chunk takes is the time...
+    pub offer_interval_max: Duration,
+    /// ...but not less than this, which bounds the messages.
+    pub offer_interval_min: Duration,
+    /// A request is late after this many times what its peer usually takes...
+    pub late_factor: u32,
+    /// ...but not before this time, so that noise does not double the traffic...
+    pub late_min: Duration,
+    /// ...and after this time if nothing is known of the peer.
+    pub late_unknown: Duration,
+    /// A peer that delivers nothing for this long while it owes us chunks is dropped.
+    pub stall_time: Duration,
+    /// Without a new chunk for this long, the node goes to the seeder of last resort.
+    pub starve_time: Duration,
+    /// Wait before the second announce after a failed one; doubles up to `announce_retry_max`.
+    pub announce_retry_min: Duration,
+    /// Longest wait between two announces that fail.
+    pub announce_retry_max: Duration,
+    /// Longest wait between announces while neighbours are short.
+    pub announce_hungry: Duration,
+    /// Wait between two exchanges with neighbours while no tracker answers.
+    pub exchange_interval: Duration,
+    /// A seeder gives a chunk out again at the earliest after this time...
+    pub reserve_min: Duration,
+    /// ...or this many times the time that it needs to send a chunk, if that is longer: so long the
+    /// swarm gets to spread the first copy.
+    pub reserve_factor: u32,
+}
+
+impl SwarmConfig {
+    /// A host of a region: many neighbours, links of about equal speed.
+    pub const fn host() -> Self {
+        Self {
+            neighbours_target: 14,
+            neighbours_max: 32,
+            dials_max: 8,
+            contacts_max: 64,
+            bans_max: 256,
+            ban_time: Duration::from_mins(10),
+            requests_per_peer: 1,
+            requests_per_peer_max: 8,
+            requests_max: 16,
+            request_bytes_max: 32 << 20,
+            pick_sample_max: 256,
+            uploads_max: 4,
+            upload_queue_max: 6,
+            upload_flood: 32,
+            offer_interval_max: Duration::from_millis(100),
+            offer_interval_min: Duration::from_millis(5),
+            late_factor: 4,
+            late_min: Duration::from_secs(1),
+            late_unknown: Duration::from_secs(5),
+            stall_time: Duration::from_secs(30),
+            starve_time: Duration::from_secs(5),
+            announce_retry_min: Duration::from_millis(500),
+            announce_retry_max: Duration::from_secs(10),
+            announce_hungry: Duration::from_secs(2),
+            exchange_interval: Duration::from_secs(5),
+            reserve_min: Duration::from_secs(2),
+            reserve_factor: 16,
+        }
+    }
+
+    /// The seeder of a region: a host that accepts more neighbours, because it is the place of last
+    /// resort for all of them.
+    pub const fn seeder() -> Self {
+        Self { neighbours_max: 128, upload_queue_max: 24, ..Self::host() }
+    }
+}
+
+/// Limits and timings of a tracker.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TrackerConfig {
+    /// Most swarms tracked; announces for others are answered empty.
+    pub swarms_max: usize,
+    /// Most members of one swarm; more are answered but not remembered.
+    pub members_max: usize,
+    /// Most contacts handed out per announce.
+    pub contacts_max: usize,
+    /// Members with this many neighbours are not handed out any more.
+    pub degree_max: u16,
+    /// Shortest interval given to announcing nodes.
+    pub interval_min: Duration,
+    /// Announces per second that the tracker is willing to answer for one swarm: the interval grows
+    /// with the swarm to keep this.
+    pub announces_per_second: u32,
+    /// A member that missed this many intervals is forgotten.
+    pub intervals_missed_max: u32,
+}
+
+impl TrackerConfig {
+    /// The tracker inside a seeder of a region.
+    pub const fn region() -> Self {
+        Self {
+            swarms_max: 10_000,
+            members_max: 200_000,
+            contacts_max: 32,
+            degree_max: 28,
+            interval_min: Duration::from_secs(5),
+            announces_per_second: 1_000,
+            intervals_missed_max: 3,
+        }
+    }
+}

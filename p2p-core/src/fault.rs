@@ -1,0 +1,45 @@
+//! What a peer did to lose our trust. Values, not errors: the download goes on without the peer.
+
+/// A peer's misbehaviour. One is enough for a ban: no correct node commits any of them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum PeerFault {
+    /// It sent bytes that do not hash to the digest of `chunk`.
+    WrongBytes {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// It sent a manifest that does not hash to the build's name.
+    WrongManifest,
+    /// It spoke of chunk `raw` of a build that has only `chunk_count`.
+    NoSuchChunk {
+        /// The number it named.
+        raw: u32,
+        /// Chunks of the build.
+        chunk_count: u32,
+    },
+    /// It claims another chunk count than the manifest, or an impossible set.
+    WrongLayout,
+    /// It asked for more chunks at once than any correct node does.
+    RequestFlood {
+        /// Requests it has waiting.
+        waiting: usize,
+    },
+    /// It sent bytes that are no message.
+    Malformed,
+}
+
+impl core::fmt::Display for PeerFault {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::WrongBytes { chunk } => write!(f, "sent wrong bytes for chunk {chunk}"),
+            Self::WrongManifest => write!(f, "sent a manifest of another build"),
+            Self::NoSuchChunk { raw, chunk_count } => {
+                write!(f, "spoke of chunk {raw} of a build of {chunk_count}")
+            }
+            Self::WrongLayout => write!(f, "claims an impossible set of chunks"),
+            Self::RequestFlood { waiting } => write!(f, "has {waiting} requests waiting"),
+            Self::Malformed => write!(f, "sent bytes that are no message"),
+        }
+    }
+}

@@ -1,0 +1,788 @@
+//! One node's part in distributing one build: takes events, gives orders, keeps the tables.
+//!
+//! This file only dispatches. State lives in the tables of `swarm/`, choices in [`crate::pick`] and
+//! in the seeder's ledger. Invariant: a chunk is offered and served only after its verdict was
+//! [`Verdict::Matches`]. Chunk bytes, clocks and sockets never come here.
+
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::action::Action;
+use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
+use crate::contact::{Contact, PeerRole};
+use crate::digest::BuildId;
+use crate::event::{Event, ManifestOutcome, Verdict};
+use crate::fault::PeerFault;
+use crate::layout::{ChunkIndex, ChunkLayout};
+use crate::node_id::NodeId;
+use crate::pick::Choice;
+use crate::prng::Prng;
+use crate::time::Instant;
+use crate::wire::{Announce, Have, Message, RequestId};
+
+use self::ledger::{Ledger, Ruling};
+use self::manifest_search::ManifestSearch;
+use self::membership::Membership;
+use self::offers::Offers;
+pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
+use self::peers::PeerTable;
+use self::requests::{Request, RequestTable};
+use self::uploads::{Upload, Uploads};
+
+mod ledger;
+mod manifest_search;
+mod membership;
+mod offers;
+mod params;
+mod peers;
+mod requests;
+mod uploads;
+
+/// One node's part in distributing one build.
+///
+/// Does no IO, reads no clock and draws no entropy: equal seeds and equal events give equal
+/// actions. To drive it:
+///
+/// 1. pass one event to [`handle_event`](Self::handle_event), [`Event::Started`] first;
+/// 2. carry out every action of [`poll_action`](Self::poll_action) until it returns `None`;
+/// 3. wait for the next event, but no longer than [`next_deadline`](Self::next_deadline).
+#[derive(Debug)]
+pub struct Swarm {
+    config: SwarmConfig,
+    build: BuildId,
+    contact: Contact,
+    layout: Option<Arc<ChunkLayout>>,
+    have: ChunkSet,
+    offers: Offers,
+    peers: PeerTable,
+    requests: RequestTable,
+    uploads: Uploads,
+    /// Kept by seeders only.
+    ledger: Option<Ledger>,
+    members: Membership,
+    search: ManifestSearch,
+    /// When the last new chunk or the manifest came.
+    progress_at: Instant,
+    prng: Prng,
+    now: Instant,
+    actions: VecDeque<Action>,
+}
+
+impl Swarm {
+    /// Enters the distribution of a build with what is already here.
+    pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
+        let SwarmParams { config, build, contact, trackers, seed } = params;
+        let mut swarm = Self {
+            members: Membership::new(now, trackers),
+            config,
+            build,
+            contact,
+            layout: None,
+            have: ChunkSet::empty(0),
+            offers: Offers::default(),
+            peers: PeerTable::default(),
+            requests: RequestTable::new(0),
+            uploads: Uploads::default(),
+            ledger: None,
+            search: ManifestSearch::default(),
+            progress_at: now,
+            prng: Prng::from_seed(seed),
+            now,
+            actions: VecDeque::new(),
+        };
+        if let Holdings::Chunks { layout, have } = holdings {
+            swarm.adopt_layout(layout, have);
+        }
+        swarm
+    }
+
+    /// Applies one event. `now` must not be earlier than in the previous call.
+    ///
+    /// # Panics
+    ///
+    /// If actions of the previous event were not carried out, or time ran backwards.
+    pub fn handle_event(&mut self, now: Instant, event: Event) {
+        assert!(self.actions.is_empty(), "actions of the previous event were not carried out");
+        assert!(self.now <= now, "time ran backwards from {:?} to {now:?}", self.now);
+        self.now = now;
+
+        match event {
+            Event::Started | Event::DeadlineReached => self.on_deadline(),
+            Event::PeerConnected { peer } => self.on_peer_connected(peer),
+            Event::DialFailed { peer } => self.members.note_dial_failed(now, peer, &self.config),
+            Event::PeerLost { peer } => self.on_peer_lost(peer),
+            Event::MessageReceived { peer, message } => self.on_message(peer, message),
+            Event::MalformedReceived { peer } => self.ban(peer, PeerFault::Malformed),
+            Event::ManifestArrived { peer, outcome } => self.on_manifest_arrived(peer, outcome),
+            Event::FetchAdvanced { request } => self.requests.note_advance(now, request),
+            Event::ChunkHashed { request, chunk, verdict } => {
+                self.on_chunk_hashed(request, chunk, verdict);
+            }
+            Event::FetchFailed { request } => self.on_fetch_failed(request),
+            Event::ServeEnded { peer, request, is_delivered } => {
+                self.on_serve_ended(peer, request, is_delivered);
+            }
+            Event::AnnounceAnswered { answer, .. } => {
+                self.members.note_answer(now, &answer, &self.config, &mut self.prng);
+            }
+            Event::AnnounceFailed { .. } => {
+                self.members.note_failure(now, &self.config, &mut self.prng);
+            }
+            Event::ContactsLearned { contacts } => {
+                for contact in contacts {
+                    self.members.learn(contact, &self.config);
+                }
+            }
+            Event::ChunksLost { chunks } => self.on_chunks_lost(&chunks),
+            Event::Leaving => return self.on_leaving(),
+        }
+
+        self.look_for_neighbours();
+        self.ask_for_manifest();
+        self.ask_for_chunks();
+        self.start_uploads();
+        self.check_invariants();
+    }
+
+    /// The next order for the driver, oldest first.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When to send [`Event::DeadlineReached`], and why; `None` while only an event can move us.
+    pub fn next_deadline(&self) -> Option<Deadline> {
+        let mut deadlines = vec![
+            (self.offers.due(), TimerKind::Offer),
+            (self.members.announce_due(self.is_hungry(), &self.config), TimerKind::Announce),
+        ];
+        if !self.is_complete() {
+            let requests = self.requests.iter().map(|(_, request)| self.next_check_of(request));
+            let asleep = self.peers.iter().map(|(_, peer)| peer.busy_until);
+            let members = self.progress_at.after(self.config.starve_time);
+            let dial_again = self.now.after(Duration::from_secs(1));
+            deadlines.extend([
+                (self.exchange_due(), TimerKind::Exchange),
+                (requests.min(), TimerKind::Requests),
+                (self.manifest_due(), TimerKind::Manifest),
+                (asleep.filter(|until| *until > self.now).min(), TimerKind::Busy),
+                (Some(members.max(dial_again)), TimerKind::Members),
+                (self.members.next_dial_at(self.now), TimerKind::Members),
+            ]);
+        }
+        let earliest = deadlines.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min()?;
+        Some(Deadline { at: earliest.0.max(self.now), kind: earliest.1 })
+    }
+
+    /// Whether every chunk is here. False while the manifest is unknown.
+    pub fn is_complete(&self) -> bool {
+        self.layout.is_some() && self.have.is_full()
+    }
+
+    /// The chunks that are here; of capacity zero while the manifest is unknown.
+    pub const fn have(&self) -> &ChunkSet {
+        &self.have
+    }
+
+    /// Neighbours connected now.
+    pub fn neighbour_count(&self) -> usize {
+        self.peers.len()
+    }
+
+    /// Requests in flight now.
+    pub fn request_count(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The nodes to name when a neighbour asks whom we know.
+    pub fn known_contacts(&self) -> Vec<Contact> {
+        self.peers.iter().filter_map(|(_, peer)| peer.contact).collect()
+    }
+
+    /// Why nothing moves; `None` if chunks are on their way or all here.
+    pub fn waiting(&self) -> Option<Waiting> {
+        if self.is_complete() || self.requests.len() > 0 {
+            return None;
+        }
+        if self.peers.has_something_beyond(&self.have) {
+            let no_manifest = self.layout.is_none();
+            return Some(if no_manifest { Waiting::Manifest } else { Waiting::Chunks });
+        }
+        Some(if self.members.is_tracker_silent() {
+            Waiting::Tracker
+        } else if self.members.knows_seeder() {
+            Waiting::Neighbours
+        } else {
+            Waiting::Source
+        })
+    }
+
+    fn on_deadline(&mut self) {
+        self.offer_new_chunks();
+        self.check_requests();
+        let now = self.now;
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(self.members.announce_due(self.is_hungry(), &self.config)) {
+            self.announce(false);
+        }
+        if is_due(self.exchange_due()) {
+            self.exchange();
+        }
+    }
+
+    fn on_peer_connected(&mut self, peer: NodeId) {
+        self.members.note_connected(peer);
+        if self.peers.contains(peer) {
+            return;
+        }
+        if self.members.is_banned(self.now, peer) || self.is_full_house() {
+            self.send(peer, Message::Leave);
+            self.actions.push_back(Action::Disconnect { peer });
+            return;
+        }
+        self.peers.add(self.now, peer);
+        self.join(peer);
+    }
+
+    fn on_peer_lost(&mut self, peer: NodeId) {
+        let contact = self.peers.get(peer).and_then(|peer| peer.contact);
+        self.forget_peer(peer);
+        self.members.note_lost(self.now, peer, contact, &self.config);
+    }
+
+    fn on_message(&mut self, peer: NodeId, message: Message) {
+        if !self.peers.contains(peer) {
+            // It was turned away or banned, and this was already on its way.
+            return;
+        }
+        match message {
+            Message::Join { contact, have } => self.on_join(peer, contact, have.as_ref()),
+            Message::Offer { runs } => self.on_offer(peer, &runs),
+            Message::Request { request, chunk } => self.on_request(peer, request, chunk),
+            Message::Cancel { request } => {
+                if self.uploads.cancel(peer, request) {
+                    self.actions.push_back(Action::CancelServe { peer, request });
+                }
+            }
+            Message::Busy { request, retry_after_ms } => {
+                self.on_busy(peer, request, retry_after_ms);
+            }
+            Message::RequestManifest => {
+                if self.layout.is_some() {
+                    self.actions.push_back(Action::ServeManifest { peer });
+                } else {
+                    self.send(peer, Message::NoManifest);
+                }
+            }
+            Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
+            Message::Leave => {
+                self.forget_peer(peer);
+                self.actions.push_back(Action::Disconnect { peer });
+            }
+        }
+    }
+
+    fn on_join(&mut self, node: NodeId, contact: Contact, have: Option<&Have>) {
+        let Ok(have) = have.map(|have| have.to_set().ok_or(())).transpose() else {
+            return self.ban(node, PeerFault::WrongLayout);
+        };
+        if contact.node != node || self.differs_from_layout(have.as_ref()) {
+            return self.ban(node, PeerFault::WrongLayout);
+        }
+        self.peers.set_have(node, contact, have);
+    }
+
+    fn on_offer(&mut self, node: NodeId, runs: &[(u32, u32)]) {
+        let Some(capacity) =
+            self.peers.get(node).and_then(|p| p.have.as_ref()).map(ChunkSet::capacity)
+        else {
+            // Nobody who knows no manifest has chunks to offer.
+            return self.ban(node, PeerFault::WrongLayout);
+        };
+        for (start, length) in runs {
+            let end = u64::from(*start) + u64::from(*length);
+            if end > u64::from(capacity) {
+                let raw = u32::try_from(end - 1).unwrap_or(u32::MAX);
+                return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
+            }
+            for raw in *start..start + length {
+                self.peers.note_has(node, ChunkIndex::new_unchecked(raw));
+            }
+        }
+    }
+
+    fn on_request(&mut self, peer: NodeId, request: RequestId, raw: u32) {
+        let Some(layout) = &self.layout else {
+            return self.refuse(peer, request, Duration::from_secs(1));
+        };
+        let Some(chunk) = layout.index(raw) else {
+            let chunk_count = layout.chunk_count();
+            return self.ban(peer, PeerFault::NoSuchChunk { raw, chunk_count });
+        };
+        let waiting = self.uploads.count_of(peer);
+        if waiting >= self.config.upload_flood {
+            return self.ban(peer, PeerFault::RequestFlood { waiting });
+        }
+        if !self.have.contains(chunk) {
+            return self.refuse(peer, request, Duration::from_secs(1));
+        }
+        if self.uploads.waiting_count() >= self.config.upload_queue_max {
+            let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
+            return self.refuse(peer, request, wait);
+        }
+        self.uploads.enqueue(Upload { peer, request, chunk, since: self.now });
+    }
+
+    fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {
+        if self.requests.get(request).is_none_or(|request| request.peer != peer) {
+            return;
+        }
+        self.drop_request(request);
+        // A peer can ask for patience, not for silence.
+        let wait = Duration::from_millis(u64::from(retry_after_ms));
+        let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.busy_until = self.now.after(wait);
+        }
+    }
+
+    fn on_manifest_arrived(&mut self, peer: NodeId, outcome: ManifestOutcome) {
+        self.search.note_end(peer);
+        match outcome {
+            ManifestOutcome::Valid(layout) if self.layout.is_none() => {
+                let have = ChunkSet::empty(layout.chunk_count());
+                self.adopt_layout(layout, have);
+                self.progress_at = self.now;
+                let liars =
+                    self.peers.iter().filter(|(_, p)| self.differs_from_layout(p.have.as_ref()));
+                let liars: Vec<NodeId> = liars.map(|(node, _)| node).collect();
+                for liar in liars {
+                    self.ban(liar, PeerFault::WrongLayout);
+                }
+                self.peers.nodes().into_iter().for_each(|peer| self.join(peer));
+                if self.is_complete() {
+                    self.actions.push_back(Action::Complete);
+                }
+            }
+            ManifestOutcome::Valid(_) => {}
+            ManifestOutcome::Wrong => self.ban(peer, PeerFault::WrongManifest),
+            ManifestOutcome::Missing => {
+                if let Some(peer) = self.peers.get_mut(peer) {
+                    ManifestSearch::note_missing(self.now, peer);
+                }
+            }
+        }
+    }
+
+    fn on_chunk_hashed(&mut self, id: RequestId, chunk: ChunkIndex, verdict: Verdict) {
+        let request = self.drop_request(id);
+        match (verdict, request) {
+            (Verdict::Matches, request) => {
+                if let Some(Request { peer, asked_at, is_late, .. }) = request {
+                    self.peers.note_delivery(peer, self.now.since(asked_at), is_late);
+                }
+                // Kept even if the request was given up meanwhile: the bytes are right and stored.
+                self.keep_chunk(chunk);
+            }
+            (Verdict::Differs, Some(Request { peer, .. })) => {
+                self.ban(peer, PeerFault::WrongBytes { chunk: chunk.get() });
+            }
+            // Given up meanwhile, and nobody is left to blame.
+            (Verdict::Differs, None) => {}
+        }
+    }
+
+    fn on_fetch_failed(&mut self, id: RequestId) {
+        if let Some(request) = self.drop_request(id)
+            && let Some(peer) = self.peers.get_mut(request.peer)
+        {
+            // Not asked again at once: whatever broke needs a moment.
+            peer.busy_until = self.now.after(Duration::from_millis(250));
+        }
+    }
+
+    fn on_serve_ended(&mut self, peer: NodeId, request: RequestId, is_delivered: bool) {
+        let Some(upload) = self.uploads.finish(peer, request) else { return };
+        if let Some(ledger) = &mut self.ledger {
+            if is_delivered {
+                ledger.note_delivered(self.now.since(upload.since));
+            } else {
+                ledger.note_failed(upload.chunk);
+            }
+        }
+        if is_delivered {
+            self.peers.note_has(peer, upload.chunk);
+        }
+    }
+
+    fn on_chunks_lost(&mut self, chunks: &[ChunkIndex]) {
+        if self.is_complete() {
+            self.peers.start_counting(self.have.capacity());
+        }
+        for chunk in chunks {
+            self.have.remove(*chunk);
+        }
+        self.progress_at = self.now;
+    }
+
+    fn on_leaving(&mut self) {
+        for peer in self.peers.nodes() {
+            self.send(peer, Message::Leave);
+            self.actions.push_back(Action::Disconnect { peer });
+            self.forget_peer(peer);
+        }
+        self.announce(true);
+    }
+
+    fn adopt_layout(&mut self, layout: Arc<ChunkLayout>, have: ChunkSet) {
+        let chunk_count = layout.chunk_count();
+        assert_eq!(have.capacity(), chunk_count, "the chunks are of another build");
+        self.requests = RequestTable::new(chunk_count);
+        if self.contact.role == PeerRole::Seeder {
+            let SwarmConfig { reserve_min, reserve_factor, .. } = self.config;
+            self.ledger = Some(Ledger::new(chunk_count, reserve_min, reserve_factor));
+        }
+        if !have.is_full() {
+            self.peers.start_counting(chunk_count);
+        }
+        self.have = have;
+        self.layout = Some(layout);
+    }
+
+    fn differs_from_layout(&self, have: Option<&ChunkSet>) -> bool {
+        let (Some(have), Some(layout)) = (have, &self.layout) else { return false };
+        have.capacity() != layout.chunk_count()
+    }
+
+    fn join(&mut self, node: NodeId) {
+        let have = self.layout.as_ref().map(|_| Have::of(&self.have));
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.offers_sent = self.offers.arrival_count();
+            let contact = self.contact;
+            self.send(node, Message::Join { contact, have });
+        }
+    }
+
+    fn keep_chunk(&mut self, chunk: ChunkIndex) {
+        if self.layout.is_none() || !self.have.insert(chunk) {
+            return;
+        }
+        self.progress_at = self.now;
+        self.offers.note_arrival(self.now, chunk, &self.peers, &self.config);
+        let losers: Vec<_> = self.requests.of_chunk(chunk).collect();
+        for (request, _) in losers {
+            self.cancel_request(request);
+        }
+        if self.is_complete() {
+            self.peers.stop_counting();
+            let rest: Vec<_> = self.requests.iter().map(|(id, _)| id).collect();
+            for id in rest {
+                self.cancel_request(id);
+            }
+            self.actions.push_back(Action::Complete);
+        }
+    }
+
+    fn cancel_request(&mut self, request: RequestId) {
+        if let Some(Request { peer, .. }) = self.drop_request(request) {
+            self.actions.push_back(Action::CancelFetch { request, peer });
+        }
+    }
+
+    fn drop_request(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.requests.remove(id)?;
+        if let Some(peer) = self.peers.get_mut(request.peer) {
+            peer.requests -= 1;
+        }
+        Some(request)
+    }
+
+    fn forget_peer(&mut self, node: NodeId) {
+        for request in self.requests.of_peer(node) {
+            self.drop_request(request);
+        }
+        for upload in self.uploads.forget_peer(node) {
+            if let Some(ledger) = &mut self.ledger {
+                ledger.note_failed(upload.chunk);
+            }
+        }
+        self.take_back_chunks_of(node);
+        self.search.note_end(node);
+        self.members.note_connected(node);
+        self.peers.remove(node);
+    }
+
+    /// A seeder's chunks that left with a peer, and that no other neighbour has, may be nowhere
+    /// else: they are free to be given out again at once.
+    fn take_back_chunks_of(&mut self, node: NodeId) {
+        let Some(ledger) = &mut self.ledger else { return };
+        let Some(gone) = self.peers.get(node).and_then(|peer| peer.have.as_ref()) else { return };
+        let others = self.peers.iter().filter(|(other, _)| *other != node);
+        let others: Vec<&ChunkSet> = others.filter_map(|(_, peer)| peer.have.as_ref()).collect();
+        for chunk in gone.iter().filter(|chunk| chunk.get() < self.have.capacity()) {
+            let has = |have: &&ChunkSet| chunk.get() < have.capacity() && have.contains(chunk);
+            if !others.iter().any(has) {
+                ledger.note_failed(chunk);
+            }
+        }
+    }
+
+    fn ban(&mut self, peer: NodeId, fault: PeerFault) {
+        let until = self.now.after(self.config.ban_time);
+        self.forget_peer(peer);
+        self.members.ban(peer, until, &self.config);
+        self.actions.push_back(Action::Ban { peer, fault, until });
+    }
+
+    fn refuse(&mut self, peer: NodeId, request: RequestId, wait: Duration) {
+        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).clamp(10, 1_000);
+        self.send(peer, Message::Busy { request, retry_after_ms });
+    }
+
+    fn send(&mut self, peer: NodeId, message: Message) {
+        self.actions.push_back(Action::Send { peer, message });
+    }
+
+    fn offer_new_chunks(&mut self) {
+        for (node, offer) in self.offers.collect(self.now, &mut self.peers, &self.have) {
+            self.send(node, offer);
+        }
+    }
+
+    fn look_for_neighbours(&mut self) {
+        if self.is_complete() {
+            return;
+        }
+        let is_starving = self.is_starving();
+        let is_known = |node| node == self.contact.node || self.peers.contains(node);
+        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        while self.members.dialling_count() < missing {
+            let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
+            let Some(contact) = dial else { break };
+            self.actions.push_back(Action::Connect { contact });
+        }
+        if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
+            self.actions.push_back(Action::Connect { contact });
+        }
+    }
+
+    fn is_starving(&self) -> bool {
+        self.progress_at.after(self.config.starve_time) <= self.now
+    }
+
+    fn is_full_house(&self) -> bool {
+        self.peers.len() >= usize::from(self.config.neighbours_max)
+    }
+
+    /// Fewer than half of the wanted neighbours, and chunks missing.
+    fn is_hungry(&self) -> bool {
+        !self.is_complete() && self.peers.len() * 2 < usize::from(self.config.neighbours_target)
+    }
+
+    fn announce(&mut self, is_leaving: bool) {
+        let Some(tracker) = self.members.begin_announce(self.now) else { return };
+        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        let wanted = if self.is_complete() { 0 } else { missing };
+        let announce = Announce {
+            build: self.build,
+            contact: self.contact,
+            neighbours: self.peers.nodes(),
+            wanted: u16::try_from(wanted).unwrap_or(u16::MAX),
+            is_complete: self.is_complete(),
+            is_leaving,
+        };
+        self.actions.push_back(Action::Announce { tracker, announce });
+    }
+
+    fn exchange_due(&self) -> Option<Instant> {
+        if self.is_complete() || self.peers.len() >= usize::from(self.config.neighbours_target) {
+            return None;
+        }
+        let someone = self.peers.iter().any(|(_, peer)| peer.contact.is_some());
+        self.members.exchange_due().filter(|_| someone)
+    }
+
+    fn manifest_due(&self) -> Option<Instant> {
+        let due = self.search.due(&self.peers, &self.config);
+        due.filter(|_| self.layout.is_none())
+    }
+
+    fn exchange(&mut self) {
+        self.members.note_exchange(self.now, &self.config, &mut self.prng);
+        let contacts = self.known_contacts();
+        if !contacts.is_empty() {
+            let contact = contacts[self.prng.index_below(contacts.len())];
+            self.actions.push_back(Action::Exchange { contact });
+        }
+    }
+
+    fn ask_for_manifest(&mut self) {
+        if self.layout.is_none()
+            && let Some(peer) =
+                self.search.next(self.now, &mut self.peers, &self.config, &mut self.prng)
+        {
+            self.actions.push_back(Action::FetchManifest { peer });
+        }
+    }
+
+    fn ask_for_chunks(&mut self) {
+        if self.layout.is_none() || self.is_complete() {
+            return;
+        }
+        self.ask_again_for_late_chunks();
+        let sources = self.peers.source_count().max(1);
+        let each = usize::from(self.config.requests_max) / sources;
+        let window = u16::try_from(each).unwrap_or(u16::MAX);
+        let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
+        let mut free: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, p)| p.has_slot(self.now, window))
+            .map(|(node, _)| node)
+            .collect();
+        self.prng.shuffle(&mut free);
+        // One chunk each per round, so that the first peer does not get all there is to ask for.
+        while !free.is_empty() {
+            let round = core::mem::take(&mut free);
+            for node in round {
+                if self.requests.len() >= usize::from(self.config.requests_max) {
+                    return;
+                }
+                let Some(chunk) = self.pick_for(node) else { continue };
+                if !self.request(node, chunk) {
+                    return;
+                }
+                if self.peers.get(node).is_some_and(|peer| peer.has_slot(self.now, window)) {
+                    free.push(node);
+                }
+            }
+        }
+    }
+
+    fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
+        let peer = self.peers.get(node)?;
+        let choice = Choice {
+            offered: peer.have.as_ref()?,
+            have: &self.have,
+            asked: self.requests.asked(),
+            availability: self.peers.copies()?,
+        };
+        if peer.is_seeder() && !self.is_starving() {
+            choice.pick_unseen(&mut self.prng)
+        } else {
+            choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
+        }
+    }
+
+    /// Asks `peer` for `chunk`; false if the memory for chunks in flight is used up.
+    fn request(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
+        let Some(layout) = &self.layout else { return false };
+        let size = layout.size_of(chunk);
+        let bytes = self.requests.bytes() + u64::from(size);
+        if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
+            return false;
+        }
+        let (asked_at, advanced_at) = (self.now, self.now);
+        let request = self.requests.add(Request {
+            peer: node,
+            chunk,
+            size,
+            asked_at,
+            advanced_at,
+            is_late: false,
+        });
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.requests += 1;
+        }
+        self.actions.push_back(Action::Fetch { request, peer: node, chunk });
+        true
+    }
+
+    fn next_check_of(&self, request: &Request) -> Instant {
+        let usual = self.peers.get(request.peer).and_then(|peer| peer.service);
+        let usual = usual.or_else(|| self.peers.usual_service());
+        let is_end = self.have.count() + self.requests.asked().count() == self.have.capacity();
+        request.next_check(usual, is_end, &self.config)
+    }
+
+    fn check_requests(&mut self) {
+        let is_due = |request: &&Request| self.next_check_of(request) <= self.now;
+        let due: Vec<(RequestId, Request)> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| is_due(request))
+            .map(|(id, request)| (id, *request))
+            .collect();
+        for (id, request) in due {
+            if request.stalled_at(&self.config) <= self.now {
+                self.send(request.peer, Message::Leave);
+                self.actions.push_back(Action::Disconnect { peer: request.peer });
+                self.forget_peer(request.peer);
+                // Left alone for a while, so that the next dial goes to somebody else.
+                self.members.note_dial_failed(self.now, request.peer, &self.config);
+            } else if let Some(entry) = self.requests.get_mut(id) {
+                entry.is_late = true;
+                if let Some(peer) = self.peers.get_mut(request.peer) {
+                    peer.is_slow = true;
+                }
+            }
+        }
+    }
+
+    /// Asks a second peer for each chunk whose only request is late; whoever is first wins.
+    fn ask_again_for_late_chunks(&mut self) {
+        let late = self.requests.iter().filter(|(_, request)| request.is_late);
+        let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
+        for chunk in chunks {
+            let asked: Vec<NodeId> = self.requests.of_chunk(chunk).map(|(_, peer)| peer).collect();
+            if asked.len() > 1 || self.requests.len() >= usize::from(self.config.requests_max) {
+                continue;
+            }
+            let window = self.config.requests_per_peer_max;
+            let second = self.peers.second_source(self.now, chunk, &asked, window);
+            if second.is_some_and(|second| !self.request(second, chunk)) {
+                return;
+            }
+        }
+    }
+
+    fn start_uploads(&mut self) {
+        while self.uploads.active_count() < self.config.uploads_max {
+            let Some(mut upload) = self.uploads.dequeue() else { return };
+            if let Some(ledger) = &mut self.ledger {
+                let theirs = self.peers.get(upload.peer).and_then(|peer| peer.have.as_ref());
+                if theirs.is_some_and(|have| have.contains(upload.chunk)) {
+                    // It came in answer to another request meanwhile.
+                    self.refuse(upload.peer, upload.request, Duration::ZERO);
+                    continue;
+                }
+                match ledger.rule(self.now, upload.chunk, theirs, &mut self.prng) {
+                    Ruling::Send(chunk) => {
+                        ledger.note_start(self.now, chunk);
+                        upload.chunk = chunk;
+                    }
+                    Ruling::Wait(wait) => {
+                        self.refuse(upload.peer, upload.request, wait);
+                        continue;
+                    }
+                }
+            }
+            let Upload { peer, request, chunk, .. } = upload;
+            self.uploads.start(Upload { since: self.now, ..upload });
+            self.actions.push_back(Action::Serve { peer, request, chunk });
+        }
+    }
+
+    fn check_invariants(&self) {
+        assert!(self.peers.len() <= usize::from(self.config.neighbours_max), "too many neighbours");
+        assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
+        assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
+        debug_assert!(
+            self.peers.iter().all(|(node, peer)| {
+                usize::from(peer.requests) == self.requests.of_peer(node).len()
+            }),
+            "requests of a peer are miscounted"
+        );
+    }
+}

@@ -1,0 +1,79 @@
+//! The chunks that came, in order, and which of them each neighbour was told of.
+
+use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
+use crate::layout::ChunkIndex;
+use crate::node_id::NodeId;
+use crate::time::Instant;
+use crate::wire::Message;
+
+use super::peers::PeerTable;
+
+/// New chunks on their way to the neighbours, collected for a while.
+#[derive(Debug, Default)]
+pub(super) struct Offers {
+    /// Chunks in the order in which they came; a peer's `offers_sent` is a place in it.
+    arrivals: Vec<ChunkIndex>,
+    due: Option<Instant>,
+}
+
+impl Offers {
+    /// How many chunks came: what a peer that learns the whole set now was told of.
+    pub(super) fn arrival_count(&self) -> usize {
+        self.arrivals.len()
+    }
+
+    /// When the collected chunks are to be offered; `None` if there are none.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// A chunk came. The first of a batch sets when the batch goes out: on links so fast that a
+    /// chunk takes less than the longest interval, half of that, so that batches stay small.
+    pub(super) fn note_arrival(
+        &mut self,
+        now: Instant,
+        chunk: ChunkIndex,
+        peers: &PeerTable,
+        config: &SwarmConfig,
+    ) {
+        self.arrivals.push(chunk);
+        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = *config;
+        let half = peers.usual_service().unwrap_or(offer_interval_max) / 2;
+        let due = now.after(half.clamp(offer_interval_min, offer_interval_max));
+        self.due.get_or_insert(due);
+    }
+
+    /// What to tell whom now. A complete host is told nothing, because it wants nothing; a seeder
+    /// is told everything, because it gives us what we lack.
+    pub(super) fn collect(
+        &mut self,
+        now: Instant,
+        peers: &mut PeerTable,
+        have: &ChunkSet,
+    ) -> Vec<(NodeId, Message)> {
+        if self.due.is_none_or(|due| due > now) {
+            return Vec::new();
+        }
+        self.due = None;
+        let mut offers = Vec::new();
+        for (node, peer) in peers.iter_mut() {
+            let mut new = self.arrivals[peer.offers_sent..].to_vec();
+            peer.offers_sent = self.arrivals.len();
+            if !peer.is_seeder() {
+                let knows = |chunk: ChunkIndex| {
+                    let theirs = peer.have.as_ref().filter(|have| chunk.get() < have.capacity());
+                    theirs.is_some_and(|have| have.contains(chunk))
+                };
+                new.retain(|chunk| !knows(*chunk));
+            }
+            new.retain(|chunk| have.contains(*chunk));
+            new.sort_unstable();
+            new.dedup();
+            if !new.is_empty() {
+                offers.push((node, Message::offer(&new)));
+            }
+        }
+        offers
+    }
+}

@@ -1,0 +1,158 @@
+//! The requests in flight: which chunk was asked of whom, and since when.
+//!
+//! Invariant: `asked` holds exactly the chunks with a request in the table.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
+use crate::layout::ChunkIndex;
+use crate::node_id::NodeId;
+use crate::time::Instant;
+use crate::wire::RequestId;
+
+/// One request that was not answered yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Request {
+    pub(super) peer: NodeId,
+    pub(super) chunk: ChunkIndex,
+    /// Bytes of the chunk.
+    pub(super) size: u32,
+    pub(super) asked_at: Instant,
+    /// When bytes of the answer were last seen; `asked_at` before the first.
+    pub(super) advanced_at: Instant,
+    /// It took longer than the peer's usual; the chunk may be asked of a second peer.
+    pub(super) is_late: bool,
+}
+
+impl Request {
+    /// When the request is given up together with its peer, unless bytes arrive before.
+    pub(super) fn stalled_at(&self, config: &SwarmConfig) -> Instant {
+        self.advanced_at.after(config.stall_time)
+    }
+
+    /// When to look at the request next: when it is late, or stalled. It is late against what its
+    /// peer usually takes, sooner near the end, where nothing else is left to ask for.
+    pub(super) fn next_check(
+        &self,
+        usual: Option<Duration>,
+        is_end: bool,
+        config: &SwarmConfig,
+    ) -> Instant {
+        let stalled = self.stalled_at(config);
+        if self.is_late {
+            return stalled;
+        }
+        let Some(usual) = usual else {
+            return stalled.min(self.asked_at.after(config.late_unknown));
+        };
+        let patience = (usual * config.late_factor).max(config.late_min);
+        stalled.min(self.asked_at.after(if is_end { patience / 2 } else { patience }))
+    }
+}
+
+/// All requests in flight.
+#[derive(Debug)]
+pub(super) struct RequestTable {
+    requests: BTreeMap<RequestId, Request>,
+    next: u64,
+    asked: ChunkSet,
+    bytes: u64,
+}
+
+impl RequestTable {
+    pub(super) fn new(chunk_count: u32) -> Self {
+        Self { requests: BTreeMap::new(), next: 0, asked: ChunkSet::empty(chunk_count), bytes: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// Bytes of all chunks in flight.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The chunks in flight.
+    pub(super) fn asked(&self) -> &ChunkSet {
+        &self.asked
+    }
+
+    pub(super) fn add(&mut self, request: Request) -> RequestId {
+        let id = RequestId(self.next);
+        self.next += 1;
+        self.bytes += u64::from(request.size);
+        self.asked.insert(request.chunk);
+        self.requests.insert(id, request);
+        id
+    }
+
+    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
+        self.requests.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
+        self.requests.get_mut(&id)
+    }
+
+    /// Bytes of the answer arrived.
+    pub(super) fn note_advance(&mut self, now: Instant, id: RequestId) {
+        if let Some(request) = self.requests.get_mut(&id) {
+            request.advanced_at = now;
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.requests.remove(&id)?;
+        self.bytes -= u64::from(request.size);
+        if self.of_chunk(request.chunk).next().is_none() {
+            self.asked.remove(request.chunk);
+        }
+        Some(request)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RequestId, &Request)> {
+        self.requests.iter().map(|(id, request)| (*id, request))
+    }
+
+    /// The requests for one chunk.
+    pub(super) fn of_chunk(&self, chunk: ChunkIndex) -> impl Iterator<Item = (RequestId, NodeId)> {
+        let same = move |request: &Request| request.chunk == chunk;
+        self.iter().filter(move |(_, request)| same(request)).map(|(id, r)| (id, r.peer))
+    }
+
+    /// The requests to one peer.
+    pub(super) fn of_peer(&self, peer: NodeId) -> Vec<RequestId> {
+        self.iter().filter(|(_, request)| request.peer == peer).map(|(id, _)| id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::ChunkLayout;
+
+    #[test]
+    fn chunk_stays_asked_until_its_last_request_is_gone() {
+        let layout = ChunkLayout::new([4, 4].into_iter()).unwrap();
+        let chunk = layout.index(1).unwrap();
+        let request = |peer| Request {
+            peer: NodeId::from_bytes([peer; 32]),
+            chunk,
+            size: 4,
+            asked_at: Instant::ZERO,
+            advanced_at: Instant::ZERO,
+            is_late: false,
+        };
+        let mut table = RequestTable::new(2);
+        let (first, second) = (table.add(request(1)), table.add(request(2)));
+        assert_eq!(table.bytes(), 8);
+        table.remove(first);
+        assert!(table.asked().contains(chunk));
+        table.remove(second);
+        assert!(table.asked().is_empty());
+        assert_eq!((table.bytes(), table.len()), (0, 0));
+    }
+}

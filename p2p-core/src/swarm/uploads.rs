@@ -1,0 +1,78 @@
+//! The chunks being sent and those waiting to be: a short queue, fair between peers.
+
+use std::collections::VecDeque;
+
+use crate::layout::ChunkIndex;
+use crate::node_id::NodeId;
+use crate::time::Instant;
+use crate::wire::RequestId;
+
+/// One request of a peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upload {
+    pub(super) peer: NodeId,
+    pub(super) request: RequestId,
+    /// The chunk asked for while waiting, the chunk being sent afterwards.
+    pub(super) chunk: ChunkIndex,
+    /// When it was put where it is: into the queue, or onto the wire.
+    pub(super) since: Instant,
+}
+
+/// All requests of all peers.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    waiting: VecDeque<Upload>,
+    active: Vec<Upload>,
+}
+
+impl Uploads {
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn active_count(&self) -> usize {
+        self.active.len()
+    }
+
+    /// Requests of one peer, waiting or being sent.
+    pub(super) fn count_of(&self, peer: NodeId) -> usize {
+        let all = self.waiting.iter().chain(&self.active);
+        all.filter(|upload| upload.peer == peer).count()
+    }
+
+    pub(super) fn enqueue(&mut self, upload: Upload) {
+        self.waiting.push_back(upload);
+    }
+
+    /// Takes the next request to answer: the oldest of the peer that is being sent the least.
+    pub(super) fn dequeue(&mut self) -> Option<Upload> {
+        let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
+        let next =
+            (0..self.waiting.len()).min_by_key(|i| (active_of(self.waiting[*i].peer), *i))?;
+        self.waiting.remove(next)
+    }
+
+    pub(super) fn start(&mut self, upload: Upload) {
+        self.active.push(upload);
+    }
+
+    /// Takes out an upload that ended.
+    pub(super) fn finish(&mut self, peer: NodeId, request: RequestId) -> Option<Upload> {
+        let place = self.active.iter().position(|u| u.peer == peer && u.request == request)?;
+        Some(self.active.swap_remove(place))
+    }
+
+    /// Forgets a request that waits; whether it is being sent instead.
+    pub(super) fn cancel(&mut self, peer: NodeId, request: RequestId) -> bool {
+        self.waiting.retain(|upload| upload.peer != peer || upload.request != request);
+        self.active.iter().any(|upload| upload.peer == peer && upload.request == request)
+    }
+
+    /// Forgets everything of a peer that is gone.
+    pub(super) fn forget_peer(&mut self, peer: NodeId) -> Vec<Upload> {
+        self.waiting.retain(|upload| upload.peer != peer);
+        let (gone, kept) = self.active.iter().partition(|upload| upload.peer == peer);
+        self.active = kept;
+        gone
+    }
+}

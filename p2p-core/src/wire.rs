@@ -1,0 +1,355 @@
+//! What nodes say to each other.
+//!
+//! Two families: [`Message`] between neighbours about one build (data plane, beside the chunk
+//! streams), and [`Announce`] / [`Exchange`] between nodes and trackers or neighbours (control
+//! plane). Every message is a claim of its sender. Decoding bounds what it allocates by the length
+//! of its input and never panics; whether the content makes sense is the state machine's business.
+
+#![deny(clippy::indexing_slicing)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::chunk_set::ChunkSet;
+use crate::contact::Contact;
+use crate::digest::BuildId;
+use crate::layout::ChunkIndex;
+use crate::manifest::CHUNKS_MAX;
+use crate::node_id::NodeId;
+
+/// Most bytes of an encoded [`Message`]. The largest is a `Join` with a packed set of
+/// [`CHUNKS_MAX`] chunks, which takes half of it.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// Most bytes of an encoded control message. An announce names each neighbour of its sender.
+pub const CONTROL_BYTES_MAX: usize = 64 << 10;
+
+/// Most contacts or neighbours that one control message may list.
+pub const CONTACTS_MAX: usize = 256;
+
+/// Names a request between two nodes, for the answer to repeat. Unique per asking swarm.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub struct RequestId(pub u64);
+
+/// What one neighbour tells another about a build.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Message {
+    /// "I take part, and this is what I have." First message in each direction; sent again when the
+    /// sender learns the manifest. Replaces everything offered before.
+    Join {
+        /// What the sender is and how to reach it; addresses may be unspecified.
+        contact: Contact,
+        /// What the sender has; `None` while it does not know the manifest.
+        have: Option<Have>,
+    },
+    /// "These chunks are new with me", as runs of consecutive chunks.
+    Offer {
+        /// First chunk and length of each run.
+        runs: Vec<(u32, u32)>,
+    },
+    /// "Send me this chunk." Answered by a chunk stream, which may carry another chunk that the
+    /// asker lacks if the sender is a seeder, or by `Busy`.
+    Request {
+        /// The asker's name for the request.
+        request: RequestId,
+        /// The chunk.
+        chunk: u32,
+    },
+    /// "I no longer need the answer to this request."
+    Cancel {
+        /// The asker's name for the request.
+        request: RequestId,
+    },
+    /// "I will not answer this request now."
+    Busy {
+        /// The asker's name for the request.
+        request: RequestId,
+        /// When to ask again at the earliest, in milliseconds from now.
+        retry_after_ms: u32,
+    },
+    /// "Send me the manifest." Answered by a manifest stream or by `NoManifest`.
+    RequestManifest,
+    /// "I do not have the manifest."
+    NoManifest,
+    /// "I do not take part (any more)."
+    Leave,
+}
+
+/// The chunks that somebody has.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Have {
+    /// Chunks of the build.
+    chunk_count: u32,
+    chunks: HaveForm,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+enum HaveForm {
+    Nothing,
+    Everything,
+    Packed(Vec<u8>),
+}
+
+impl Have {
+    /// The wire form of a set.
+    pub fn of(set: &ChunkSet) -> Self {
+        let chunks = if set.is_full() {
+            HaveForm::Everything
+        } else if set.is_empty() {
+            HaveForm::Nothing
+        } else {
+            HaveForm::Packed(set.to_bytes())
+        };
+        Self { chunk_count: set.capacity(), chunks }
+    }
+
+    /// The set; `None` if the claim is impossible.
+    pub fn to_set(&self) -> Option<ChunkSet> {
+        if self.chunk_count > CHUNKS_MAX {
+            return None;
+        }
+        match &self.chunks {
+            HaveForm::Nothing => Some(ChunkSet::empty(self.chunk_count)),
+            HaveForm::Everything => Some(ChunkSet::full(self.chunk_count)),
+            HaveForm::Packed(bytes) => ChunkSet::from_bytes(self.chunk_count, bytes),
+        }
+    }
+}
+
+impl Message {
+    /// An offer of these chunks, which must be sorted.
+    pub fn offer(chunks: &[ChunkIndex]) -> Self {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for chunk in chunks {
+            match runs.last_mut() {
+                Some((start, length)) if *start + *length == chunk.get() => *length += 1,
+                _ => runs.push((chunk.get(), 1)),
+            }
+        }
+        Self::Offer { runs }
+    }
+}
+
+/// "I am in the swarm of this build": what a node tells a tracker, at the interval it was given.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Announce {
+    /// The build.
+    pub build: BuildId,
+    /// How to reach the sender.
+    pub contact: Contact,
+    /// Its neighbours for this build.
+    pub neighbours: Vec<NodeId>,
+    /// How many more it would like.
+    pub wanted: u16,
+    /// Whether it has every chunk.
+    pub is_complete: bool,
+    /// Whether it is on its way out and must not be handed out any more.
+    pub is_leaving: bool,
+}
+
+/// A tracker's answer to an [`Announce`].
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct AnnounceAnswer {
+    /// Nodes to connect to.
+    pub contacts: Vec<Contact>,
+    /// When to announce again, in milliseconds.
+    pub interval_ms: u32,
+    /// The seeder behind the tracker, if it has the build: the place of last resort.
+    pub seeder: Option<Contact>,
+}
+
+/// "Whom do you know?": asked of a neighbour when no tracker answers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// The build.
+    pub build: BuildId,
+}
+
+/// Why bytes are not a message.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Longer than any message of its kind.
+    #[error("message has {actual} bytes, the limit is {limit}")]
+    TooLong {
+        /// Its bytes.
+        actual: usize,
+        /// Most bytes of its kind.
+        limit: usize,
+    },
+    /// Truncated, unknown, or with bytes after its end.
+    #[error("message does not decode")]
+    Undecodable,
+    /// It lists more nodes than [`CONTACTS_MAX`].
+    #[error("message lists {actual} nodes, the limit is {limit}")]
+    TooManyNodes {
+        /// Nodes listed.
+        actual: usize,
+        /// Most nodes of a message.
+        limit: usize,
+    },
+}
+
+/// Encodes a message of either plane.
+pub fn encode<M: Serialize>(message: &M) -> Vec<u8> {
+    postcard::to_stdvec(message)
+        .expect("a vector takes any amount and messages have no foreign types")
+}
+
+/// Decodes one message and nothing after it.
+fn decode<'a, M: Deserialize<'a>>(bytes: &'a [u8], limit: usize) -> Result<M, WireError> {
+    if bytes.len() > limit {
+        return Err(WireError::TooLong { actual: bytes.len(), limit });
+    }
+    match postcard::take_from_bytes(bytes) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) | Err(_) => Err(WireError::Undecodable),
+    }
+}
+
+/// Decodes a [`Message`].
+///
+/// # Errors
+///
+/// If the bytes are too long or not exactly one message.
+pub fn decode_message(bytes: &[u8]) -> Result<Message, WireError> {
+    decode(bytes, MESSAGE_BYTES_MAX)
+}
+
+/// Decodes an [`Announce`].
+///
+/// # Errors
+///
+/// If the bytes are too long, not exactly one announce, or list too many nodes.
+pub fn decode_announce(bytes: &[u8]) -> Result<Announce, WireError> {
+    let announce: Announce = decode(bytes, CONTROL_BYTES_MAX)?;
+    check_count(announce.neighbours.len())?;
+    Ok(announce)
+}
+
+/// Decodes an [`AnnounceAnswer`].
+///
+/// # Errors
+///
+/// As [`decode_announce`].
+pub fn decode_announce_answer(bytes: &[u8]) -> Result<AnnounceAnswer, WireError> {
+    let answer: AnnounceAnswer = decode(bytes, CONTROL_BYTES_MAX)?;
+    check_count(answer.contacts.len())?;
+    Ok(answer)
+}
+
+/// Decodes an [`Exchange`].
+///
+/// # Errors
+///
+/// If the bytes are too long or not exactly one exchange.
+pub fn decode_exchange(bytes: &[u8]) -> Result<Exchange, WireError> {
+    decode(bytes, CONTROL_BYTES_MAX)
+}
+
+/// Decodes the contacts that answer an [`Exchange`].
+///
+/// # Errors
+///
+/// As [`decode_announce`].
+pub fn decode_contacts(bytes: &[u8]) -> Result<Vec<Contact>, WireError> {
+    let contacts: Vec<Contact> = decode(bytes, CONTROL_BYTES_MAX)?;
+    check_count(contacts.len())?;
+    Ok(contacts)
+}
+
+fn check_count(actual: usize) -> Result<(), WireError> {
+    if actual > CONTACTS_MAX {
+        return Err(WireError::TooManyNodes { actual, limit: CONTACTS_MAX });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::contact::{Location, PeerRole};
+    use crate::layout::ChunkLayout;
+
+    fn contact() -> Contact {
+        Contact {
+            node: NodeId::from_bytes([7; 32]),
+            control: "[2001:db8::1]:7400".parse().unwrap(),
+            data: "0.0.0.0:7401".parse().unwrap(),
+            role: PeerRole::Seeder,
+            location: Location::named("zone", "rack"),
+        }
+    }
+
+    #[test]
+    fn messages_round_trip() {
+        let set = {
+            let mut set = ChunkSet::empty(10);
+            let layout = ChunkLayout::new([1; 10].into_iter()).unwrap();
+            set.insert(layout.index(3).unwrap());
+            set
+        };
+        let messages = [
+            Message::Join { contact: contact(), have: None },
+            Message::Join { contact: contact(), have: Some(Have::of(&set)) },
+            Message::Offer { runs: vec![(0, 4), (9, 1)] },
+            Message::Request { request: RequestId(u64::MAX), chunk: 7 },
+            Message::Cancel { request: RequestId(1) },
+            Message::Busy { request: RequestId(1), retry_after_ms: 50 },
+            Message::RequestManifest,
+            Message::NoManifest,
+            Message::Leave,
+        ];
+        for message in messages {
+            assert_eq!(decode_message(&encode(&message)), Ok(message));
+        }
+        assert_eq!(Have::of(&set).to_set(), Some(set));
+    }
+
+    #[test]
+    fn largest_join_fits_a_message() {
+        let mut set = ChunkSet::full(CHUNKS_MAX);
+        set.remove(ChunkIndex::new_unchecked(5));
+        let join = Message::Join { contact: contact(), have: Some(Have::of(&set)) };
+        assert!(encode(&join).len() <= MESSAGE_BYTES_MAX);
+    }
+
+    #[test]
+    fn offers_are_runs() {
+        let chunks: Vec<_> = [1, 2, 3, 7, 9, 10].map(ChunkIndex::new_unchecked).into();
+        assert_eq!(Message::offer(&chunks), Message::Offer { runs: vec![(1, 3), (7, 1), (9, 2)] });
+    }
+
+    #[test]
+    fn overlong_and_trailing_bytes_are_refused() {
+        let limit = MESSAGE_BYTES_MAX;
+        let long = vec![0; limit + 1];
+        assert_eq!(decode_message(&long), Err(WireError::TooLong { actual: limit + 1, limit }));
+        let mut trailing = encode(&Message::Leave);
+        trailing.push(0);
+        assert_eq!(decode_message(&trailing), Err(WireError::Undecodable));
+        assert_eq!(decode_message(&[]), Err(WireError::Undecodable));
+    }
+
+    #[test]
+    fn impossible_sets_are_refused() {
+        let huge = Have { chunk_count: CHUNKS_MAX + 1, chunks: HaveForm::Nothing };
+        assert_eq!(huge.to_set(), None);
+        let short = Have { chunk_count: 9, chunks: HaveForm::Packed(vec![0]) };
+        assert_eq!(short.to_set(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Message::Join { have: Some(have), .. }) = decode_message(&bytes) {
+                let _ = have.to_set();
+            }
+            drop(decode_announce(&bytes));
+            drop(decode_announce_answer(&bytes));
+            decode_exchange(&bytes).ok();
+            drop(decode_contacts(&bytes));
+        }
+    }
+}

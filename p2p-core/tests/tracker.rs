@@ -1,0 +1,164 @@
+//! The tracker's graph: balanced, near, bounded, and forgetful.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use p2p_core::wire::Announce;
+use p2p_core::{
+    BuildId, Contact, Instant, Location, NodeId, PeerRole, Seed, Tracker, TrackerConfig,
+    TrackerTable,
+};
+
+fn member(number: u16, location: Location) -> Contact {
+    let mut key = [0; 32];
+    key[..2].copy_from_slice(&number.to_be_bytes());
+    let address = "10.0.0.1:1".parse().unwrap();
+    let (node, role) = (NodeId::from_bytes(key), PeerRole::Host);
+    Contact { node, control: address, data: address, role, location }
+}
+
+fn announce(contact: Contact, neighbours: &BTreeSet<NodeId>, wanted: u16) -> Announce {
+    Announce {
+        build: BuildId::of_manifest(b"test"),
+        contact,
+        neighbours: neighbours.iter().copied().collect(),
+        wanted,
+        is_complete: false,
+        is_leaving: false,
+    }
+}
+
+/// Lets `count` nodes announce in turn, twice, and connects what the tracker hands out.
+fn graph_of(count: u16, place: impl Fn(u16) -> Location) -> BTreeMap<NodeId, BTreeSet<NodeId>> {
+    let mut tracker = Tracker::new(TrackerConfig::region(), Seed::from_u64(1));
+    let mut graph: BTreeMap<NodeId, BTreeSet<NodeId>> = BTreeMap::new();
+    for number in (0..count).chain(0..count) {
+        let contact = member(number, place(number));
+        let mine = graph.entry(contact.node).or_default().clone();
+        let wanted = 14_u16.saturating_sub(u16::try_from(mine.len()).unwrap());
+        let answer = tracker.answer(Instant::ZERO, &announce(contact, &mine, wanted));
+        for other in answer.contacts {
+            graph.entry(contact.node).or_default().insert(other.node);
+            graph.entry(other.node).or_default().insert(contact.node);
+        }
+    }
+    graph
+}
+
+/// Goal: no node is left with few neighbours, and none is everybody's neighbour.
+#[test]
+fn graph_is_balanced() {
+    let graph = graph_of(500, |_| Location::default());
+    let degrees: Vec<usize> = graph.values().map(BTreeSet::len).collect();
+    assert!(degrees.iter().all(|degree| (12..=28).contains(degree)), "{degrees:?}");
+}
+
+/// Goal: everybody is a few hops from everybody, however large the swarm: the graph is random, not
+/// a band of members in the order in which they came.
+#[test]
+fn graph_has_no_far_ends() {
+    let graph = graph_of(1_000, |_| Location::default());
+    let start = *graph.keys().next().unwrap();
+    let mut reached: BTreeSet<NodeId> = [start].into();
+    let mut edge = vec![start];
+    let mut hops = 0;
+    while reached.len() < graph.len() {
+        edge = edge.iter().flat_map(|node| &graph[node]).copied().collect();
+        edge.retain(|node| reached.insert(*node));
+        assert!(!edge.is_empty(), "only {} are reached", reached.len());
+        hops += 1;
+    }
+    assert!(hops <= 5, "the farthest member is {hops} hops away");
+}
+
+#[test]
+fn graph_is_connected() {
+    let graph = graph_of(500, |number| Location::named("zone", &(number / 20).to_string()));
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<NodeId> = graph.keys().take(1).copied().collect();
+    while let Some(node) = next.pop() {
+        if reached.insert(node) {
+            next.extend(&graph[&node]);
+        }
+    }
+    assert_eq!(reached.len(), 500);
+}
+
+/// Goal: about two thirds of a node's neighbours are in its rack.
+#[test]
+fn most_neighbours_are_near() {
+    let rack_of = |number: u16| number % 10;
+    let graph = graph_of(500, |n| Location::named("zone", &rack_of(n).to_string()));
+    let number_of = |node: &NodeId| u16::from_be_bytes([node.as_bytes()[0], node.as_bytes()[1]]);
+    let is_near = |a: &NodeId, b: &NodeId| rack_of(number_of(a)) == rack_of(number_of(b));
+    let edges = graph.iter().flat_map(|(a, others)| others.iter().map(move |b| (a, b)));
+    let (near, far): (Vec<_>, Vec<_>) = edges.partition(|(a, b)| is_near(a, b));
+    let share = near.len() * 100 / (near.len() + far.len());
+    assert!((45..=80).contains(&share), "{share} % of the edges are near");
+}
+
+#[test]
+fn interval_grows_with_the_swarm() {
+    let mut config = TrackerConfig::region();
+    config.announces_per_second = 10;
+    let mut tracker = Tracker::new(config, Seed::from_u64(1));
+    let mut interval = 0;
+    for number in 0..200 {
+        let contact = member(number, Location::default());
+        let answer = tracker.answer(Instant::ZERO, &announce(contact, &BTreeSet::new(), 1));
+        assert!(answer.interval_ms >= interval);
+        interval = answer.interval_ms;
+    }
+    assert_eq!(interval, 20_000);
+}
+
+#[test]
+fn silent_and_leaving_members_are_forgotten() {
+    let mut tracker = Tracker::new(TrackerConfig::region(), Seed::from_u64(1));
+    let nobody = BTreeSet::new();
+    let (one, two) = (member(1, Location::default()), member(2, Location::default()));
+    tracker.answer(Instant::ZERO, &announce(one, &nobody, 1));
+    let leaving = Announce { is_leaving: true, ..announce(one, &nobody, 0) };
+    tracker.answer(Instant::ZERO, &leaving);
+    assert_eq!(tracker.member_count(), 0);
+
+    tracker.answer(Instant::ZERO, &announce(one, &nobody, 1));
+    let later = Instant::from_start(Duration::from_mins(10));
+    let answer = tracker.answer(later, &announce(two, &nobody, 1));
+    assert_eq!((answer.contacts.len(), tracker.member_count()), (0, 1));
+}
+
+#[test]
+fn limits_hold_at_the_limit_and_past_it() {
+    let mut config = TrackerConfig::region();
+    (config.members_max, config.swarms_max) = (2, 2);
+    let mut tracker = Tracker::new(config.clone(), Seed::from_u64(1));
+    let nobody = BTreeSet::new();
+    for number in 0..3 {
+        let contact = member(number, Location::default());
+        let answer = tracker.answer(Instant::ZERO, &announce(contact, &nobody, 9));
+        assert_eq!(answer.contacts.len(), usize::from(number.min(2)), "members still serve others");
+    }
+    assert_eq!(tracker.member_count(), 2);
+
+    let mut table = TrackerTable::new(config, Seed::from_u64(1));
+    for name in [b"a", b"b", b"c"] {
+        let build = BuildId::of_manifest(name);
+        let contact = member(1, Location::default());
+        table.answer(Instant::ZERO, &Announce { build, ..announce(contact, &nobody, 1) });
+    }
+    assert_eq!(table.swarm_count(), 2);
+}
+
+#[test]
+fn seeder_is_named_as_last_resort_once_it_has_the_build() {
+    let mut tracker = Tracker::new(TrackerConfig::region(), Seed::from_u64(1));
+    let nobody = BTreeSet::new();
+    let seeder = Contact { role: PeerRole::Seeder, ..member(9, Location::default()) };
+    let host = announce(member(1, Location::default()), &nobody, 0);
+    tracker.answer(Instant::ZERO, &announce(seeder, &nobody, 0));
+    assert_eq!(tracker.answer(Instant::ZERO, &host).seeder, None);
+    let complete = Announce { is_complete: true, ..announce(seeder, &nobody, 0) };
+    tracker.answer(Instant::ZERO, &complete);
+    assert_eq!(tracker.answer(Instant::ZERO, &host).seeder, Some(seeder));
+}

@@ -1,0 +1,184 @@
+//! How questions and answers of the control plane lie on a libp2p stream: a tag byte, then the
+//! message, to the end of the stream. Nothing longer than its kind allows is read.
+
+use std::io;
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use libp2p::StreamProtocol;
+use libp2p::futures::{AsyncRead, AsyncWrite};
+use libp2p::request_response;
+use p2p_core::Contact;
+use p2p_core::wire::{self, Announce, AnnounceAnswer, CONTROL_BYTES_MAX, Exchange};
+
+/// What one node asks another.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Question {
+    /// "I am in this swarm; whom should I know?"
+    Announce(Announce),
+    /// "Whom do you know in this swarm?"
+    Exchange(Exchange),
+    /// "This is my status." At most `CONTROL_BYTES_MAX` bytes, opaque to this crate.
+    Status(Vec<u8>),
+}
+
+/// What the other answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Answer {
+    Announce(AnnounceAnswer),
+    Exchange(Vec<Contact>),
+    /// The status was taken.
+    Status,
+    /// The question makes no sense to this node: a host is no tracker.
+    Refused,
+}
+
+const ANNOUNCE: u8 = 1;
+const EXCHANGE: u8 = 2;
+const STATUS: u8 = 3;
+const REFUSED: u8 = 255;
+
+/// Reads and writes both kinds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ControlCodec;
+
+impl request_response::Codec for ControlCodec {
+    type Protocol = StreamProtocol;
+    type Request = Question;
+    type Response = Answer;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Question>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        decode_question(&read_to_end(io).await?)
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        decode_answer(&read_to_end(io).await?)
+    }
+
+    async fn write_request<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        question: Question,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_all(io, &encode_question(&question)).await
+    }
+
+    async fn write_response<T>(
+        &mut self,
+        _: &StreamProtocol,
+        io: &mut T,
+        answer: Answer,
+    ) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write_all(io, &encode_answer(&answer)).await
+    }
+}
+
+async fn read_to_end<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
+    let limit = CONTROL_BYTES_MAX + 1;
+    let mut bytes = Vec::new();
+    io.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
+    if bytes.len() > limit {
+        return Err(malformed("control message is too long"));
+    }
+    Ok(bytes)
+}
+
+async fn write_all<T: AsyncWrite + Unpin + Send>(io: &mut T, bytes: &[u8]) -> io::Result<()> {
+    io.write_all(bytes).await?;
+    io.close().await
+}
+
+fn encode_question(question: &Question) -> Vec<u8> {
+    match question {
+        Question::Announce(announce) => tagged(ANNOUNCE, wire::encode(announce)),
+        Question::Exchange(exchange) => tagged(EXCHANGE, wire::encode(exchange)),
+        Question::Status(report) => tagged(STATUS, report.clone()),
+    }
+}
+
+fn decode_question(bytes: &[u8]) -> io::Result<Question> {
+    let (tag, body) = split(bytes)?;
+    match tag {
+        ANNOUNCE => wire::decode_announce(body).map(Question::Announce).map_err(malformed),
+        EXCHANGE => wire::decode_exchange(body).map(Question::Exchange).map_err(malformed),
+        STATUS => Ok(Question::Status(body.to_vec())),
+        _ => Err(malformed("unknown question")),
+    }
+}
+
+fn encode_answer(answer: &Answer) -> Vec<u8> {
+    match answer {
+        Answer::Announce(answer) => tagged(ANNOUNCE, wire::encode(answer)),
+        Answer::Exchange(contacts) => tagged(EXCHANGE, wire::encode(contacts)),
+        Answer::Status => vec![STATUS],
+        Answer::Refused => vec![REFUSED],
+    }
+}
+
+fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
+    let (tag, body) = split(bytes)?;
+    match tag {
+        ANNOUNCE => wire::decode_announce_answer(body).map(Answer::Announce).map_err(malformed),
+        EXCHANGE => wire::decode_contacts(body).map(Answer::Exchange).map_err(malformed),
+        STATUS => Ok(Answer::Status),
+        REFUSED => Ok(Answer::Refused),
+        _ => Err(malformed("unknown answer")),
+    }
+}
+
+fn tagged(tag: u8, mut body: Vec<u8>) -> Vec<u8> {
+    body.insert(0, tag);
+    body
+}
+
+fn split(bytes: &[u8]) -> io::Result<(u8, &[u8])> {
+    let (tag, body) = bytes.split_first().ok_or_else(|| malformed("empty control message"))?;
+    Ok((*tag, body))
+}
+
+fn malformed(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::BuildId;
+
+    use super::*;
+
+    #[test]
+    fn questions_and_answers_round_trip() {
+        let exchange = Exchange { build: BuildId::of_manifest(b"x") };
+        for question in [Question::Exchange(exchange), Question::Status(b"fine".to_vec())] {
+            assert_eq!(decode_question(&encode_question(&question)).unwrap(), question);
+        }
+        let named = AnnounceAnswer { contacts: vec![], interval_ms: 7, seeder: None };
+        for answer in
+            [Answer::Announce(named), Answer::Exchange(vec![]), Answer::Status, Answer::Refused]
+        {
+            assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn malformed_messages_are_refused() {
+        for bytes in [&[][..], &[0], &[ANNOUNCE, 1, 2], &[EXCHANGE], &[9; 40]] {
+            assert!(decode_question(bytes).is_err(), "{bytes:?}");
+        }
+        for bytes in [&[][..], &[0], &[ANNOUNCE], &[EXCHANGE, 255]] {
+            assert!(decode_answer(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

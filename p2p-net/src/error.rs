@@ -1,0 +1,67 @@
+//! Why a node did not start, a download ended, or a report was lost.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use p2p_core::BuildId;
+
+use crate::store::StoreError;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A socket could not be bound.
+    #[error("cannot listen on UDP {address}; choose a free port of this machine, or port 0")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system gives no thread or no event queue.
+    #[error("cannot start the node's threads")]
+    Threads {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why a download ended without the build. What was stored is kept for the next attempt.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The disk failed or is full.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The build was to be copied from another store of this node, whose copy is damaged.
+    #[error("build {build} in {path:?} is damaged: remove it, it is then fetched again")]
+    DamagedCopy {
+        /// The build.
+        build: BuildId,
+        /// The damaged files.
+        path: PathBuf,
+    },
+    /// The download was cancelled, or the node shut down.
+    #[error("the download was cancelled")]
+    Cancelled,
+}
+
+/// Why a status report did not reach a seeder.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// No seeder answered.
+    #[error("no seeder took the status report: {reason}")]
+    Unreachable {
+        /// What the last one that was tried did.
+        reason: String,
+    },
+    /// The node shut down.
+    #[error("the node has shut down")]
+    Shutdown,
+}

@@ -1,0 +1,152 @@
+//! The connections of a node: at most one per peer, which builds use it, and dials under way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2p_core::{BuildId, NodeId, PeerRole};
+use tokio::time::{Duration, Instant};
+
+use crate::data::DIAL_TIME;
+use crate::data::link::{Link, LinkId};
+
+/// A connection that no build uses is closed after this time; a deploy is often followed by another.
+const UNUSED_TIME: Duration = Duration::from_secs(10);
+
+/// A peer that is connected.
+#[derive(Debug)]
+pub(super) struct Linked {
+    pub(super) link: Link,
+    /// Builds whose swarm counts it as connected.
+    pub(super) builds: BTreeSet<BuildId>,
+    /// What its last join said it is.
+    pub(super) role: PeerRole,
+    since: Instant,
+    unused_since: Option<Instant>,
+}
+
+/// All connections and dials.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    linked: BTreeMap<NodeId, Linked>,
+    /// Builds that wait for a dial.
+    dialling: BTreeMap<NodeId, BTreeSet<BuildId>>,
+}
+
+/// What became of a connection that was offered to the table.
+#[derive(Debug)]
+pub(super) enum Admission {
+    /// It is the connection to the peer now.
+    Taken {
+        /// Builds that wait to be told.
+        waiting: BTreeSet<BuildId>,
+    },
+    /// It takes the place of another, whose builds lose the peer and get it again.
+    Replaced {
+        /// The connection to close.
+        old: Box<Linked>,
+        /// Builds that wait to be told.
+        waiting: BTreeSet<BuildId>,
+    },
+    /// There is one already; close this one.
+    Surplus {
+        /// The connection to close.
+        link: Box<Link>,
+        /// Builds that wait to be told of the one that stays.
+        waiting: BTreeSet<BuildId>,
+    },
+}
+
+impl Links {
+    pub(super) fn len(&self) -> usize {
+        self.linked.len()
+    }
+
+    pub(super) fn get(&self, node: NodeId) -> Option<&Linked> {
+        self.linked.get(&node)
+    }
+
+    pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Linked> {
+        self.linked.get_mut(&node)
+    }
+
+    /// Whether `id` is the connection to `node`, rather than one that was replaced.
+    pub(super) fn is_current(&self, node: NodeId, id: LinkId) -> bool {
+        self.linked.get(&node).is_some_and(|linked| linked.link.id == id)
+    }
+
+    /// Notes that `build` waits for a dial to `node`; whether the dial must be started.
+    pub(super) fn begin_dial(&mut self, node: NodeId, build: BuildId) -> bool {
+        let is_new = !self.dialling.contains_key(&node);
+        self.dialling.entry(node).or_default().insert(build);
+        is_new
+    }
+
+    /// The builds that waited for a dial that failed.
+    pub(super) fn end_dial(&mut self, node: NodeId) -> BTreeSet<BuildId> {
+        self.dialling.remove(&node).unwrap_or_default()
+    }
+
+    /// Takes in a new connection to a peer.
+    ///
+    /// If there is one already, the newest wins: who dials again has lost the other, a restarted
+    /// process for example. Only when both ends dial each other at the same moment must both keep
+    /// the same one of the two: the one that the smaller name opened.
+    pub(super) fn admit(&mut self, own: NodeId, link: Link) -> Admission {
+        let node = link.node;
+        let waiting = self.end_dial(node);
+        let opened_by_smaller = |link: &Link| link.is_ours == (own < node);
+        if let Some(old) = self.linked.get(&node)
+            && old.link.connection.close_reason().is_none()
+            && old.link.is_ours != link.is_ours
+            && old.since.elapsed() < DIAL_TIME
+            && opened_by_smaller(&old.link)
+        {
+            return Admission::Surplus { link: Box::new(link), waiting };
+        }
+        let since = Instant::now();
+        let (builds, role) = (BTreeSet::new(), PeerRole::Host);
+        let linked = Linked { link, builds, role, since, unused_since: Some(since) };
+        match self.linked.insert(node, linked) {
+            Some(old) => Admission::Replaced { old: Box::new(old), waiting },
+            None => Admission::Taken { waiting },
+        }
+    }
+
+    /// Forgets the connection to `node`.
+    pub(super) fn remove(&mut self, node: NodeId) -> Option<Linked> {
+        self.linked.remove(&node)
+    }
+
+    /// `build` uses the connection; whether it did not before.
+    pub(super) fn attach(&mut self, node: NodeId, build: BuildId) -> bool {
+        let Some(linked) = self.linked.get_mut(&node) else { return false };
+        linked.unused_since = None;
+        linked.builds.insert(build)
+    }
+
+    /// `build` no longer uses the connection.
+    pub(super) fn detach(&mut self, node: NodeId, build: BuildId) {
+        if let Some(linked) = self.linked.get_mut(&node) {
+            linked.builds.remove(&build);
+            if linked.builds.is_empty() {
+                linked.unused_since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// Closes connections that no build has used for a while.
+    pub(super) fn close_unused(&mut self) {
+        let is_old = |since: Instant| since.elapsed() >= UNUSED_TIME;
+        self.linked.retain(|_, linked| {
+            let is_unused = linked.unused_since.is_some_and(is_old);
+            if is_unused {
+                linked.link.close("unused");
+            }
+            !is_unused
+        });
+    }
+
+    /// Whether some connection waits to be closed as unused.
+    pub(super) fn has_unused(&self) -> bool {
+        self.linked.values().any(|linked| linked.unused_since.is_some())
+    }
+}

@@ -1,0 +1,182 @@
+//! Questions to other nodes that were not answered yet, and what their answers mean.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use libp2p::request_response::InboundRequestId;
+use p2p_core::wire::{Announce, Exchange};
+use p2p_core::{BuildId, Contact, Event, NodeId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::address::SeederAddress;
+use crate::control::{Answer, ControlCommand, ControlEvent, Question};
+use crate::error::ReportError;
+
+use super::wake::{HubSender, Wake};
+
+/// The hub's side of the control plane.
+#[derive(Debug)]
+pub(super) struct Questions {
+    control: mpsc::Sender<ControlCommand>,
+    hub: HubSender,
+    seeders: Vec<SeederAddress>,
+    asked: BTreeMap<u64, Ask>,
+    next: u64,
+}
+
+type ReportReply = oneshot::Sender<Result<(), ReportError>>;
+
+#[derive(Debug)]
+enum Ask {
+    Announce {
+        build: BuildId,
+        tracker: NodeId,
+        ip: IpAddr,
+    },
+    Exchange {
+        build: BuildId,
+        ip: IpAddr,
+    },
+    Status {
+        report: Vec<u8>,
+        tried: usize,
+        reply: ReportReply,
+    },
+    /// Nobody waits for the answer.
+    Farewell,
+}
+
+/// What came of a question, for a swarm.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// The event to pass on, and why the announce failed, if it did.
+    Announce {
+        build: BuildId,
+        event: Event,
+        error: Option<String>,
+    },
+    Exchange {
+        build: BuildId,
+        contacts: Vec<Contact>,
+    },
+}
+
+impl Questions {
+    pub(super) fn new(
+        control: mpsc::Sender<ControlCommand>,
+        hub: HubSender,
+        seeders: Vec<SeederAddress>,
+    ) -> Self {
+        Self { control, hub, seeders, asked: BTreeMap::new(), next: 0 }
+    }
+
+    /// Announces to another node's tracker.
+    pub(super) fn announce(&mut self, tracker: NodeId, announce: Announce) {
+        let Some(seeder) = self.seeders.iter().find(|seeder| seeder.node == tracker) else {
+            return;
+        };
+        let socket = seeder.socket;
+        let ask = if announce.is_leaving {
+            Ask::Farewell
+        } else {
+            Ask::Announce { build: announce.build, tracker, ip: socket.ip() }
+        };
+        self.ask((tracker, socket), Question::Announce(announce), ask);
+    }
+
+    pub(super) fn exchange(&mut self, build: BuildId, contact: Contact) {
+        let ask = Ask::Exchange { build, ip: contact.control.ip() };
+        let question = Question::Exchange(Exchange { build });
+        self.ask((contact.node, contact.control), question, ask);
+    }
+
+    /// Sends a status report to the seeder with this number in the list, or to the next that takes
+    /// it.
+    pub(super) fn report(&mut self, report: Vec<u8>, tried: usize, reply: ReportReply) {
+        let Some(seeder) = self.seeders.get(tried).copied() else {
+            return refuse(reply, "no seeder is configured".to_owned());
+        };
+        let question = Question::Status(report.clone());
+        let ask = Ask::Status { report, tried, reply };
+        self.ask((seeder.node, seeder.socket), question, ask);
+    }
+
+    /// Answers a question of another node.
+    pub(super) fn answer(&mut self, id: InboundRequestId, answer: Answer) {
+        // The asker asks again if the control plane is swamped.
+        drop(self.control.try_send(ControlCommand::Answer { id, answer }));
+    }
+
+    /// Makes sense of an answer; `None` if no swarm waits for it.
+    pub(super) fn on_answered(
+        &mut self,
+        token: u64,
+        outcome: Result<Answer, String>,
+    ) -> Option<Outcome> {
+        match self.asked.remove(&token)? {
+            Ask::Announce { build, tracker, ip } => {
+                let (event, error) = match outcome {
+                    Ok(Answer::Announce(mut answer)) => {
+                        let seen = |contact: &mut Contact| *contact = contact.seen_from(ip);
+                        answer.contacts.iter_mut().chain(&mut answer.seeder).for_each(seen);
+                        (Event::AnnounceAnswered { tracker, answer }, None)
+                    }
+                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(no_seeder())),
+                    Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),
+                };
+                Some(Outcome::Announce { build, event, error })
+            }
+            Ask::Exchange { build, ip } => {
+                let contacts = match outcome {
+                    Ok(Answer::Exchange(contacts)) => contacts,
+                    Ok(_) | Err(_) => Vec::new(),
+                };
+                let contacts = contacts.into_iter().map(|contact| contact.seen_from(ip)).collect();
+                Some(Outcome::Exchange { build, contacts })
+            }
+            Ask::Status { report, tried, reply } => {
+                let failure = match outcome {
+                    Ok(Answer::Status) => {
+                        // Who reported may have gone away.
+                        drop(reply.send(Ok(())));
+                        return None;
+                    }
+                    Ok(_) => no_seeder(),
+                    Err(reason) => reason,
+                };
+                if tried + 1 < self.seeders.len() {
+                    self.report(report, tried + 1, reply);
+                } else {
+                    refuse(reply, failure);
+                }
+                None
+            }
+            Ask::Farewell => None,
+        }
+    }
+
+    /// Hands a question to the control plane. It drains its queue all the time; if it is full all
+    /// the same, the question comes back as unanswered.
+    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Ask) {
+        let token = self.next;
+        self.next += 1;
+        self.asked.insert(token, ask);
+        let command = ControlCommand::Ask { token, node, address, question };
+        if self.control.try_send(command).is_err() {
+            let hub = self.hub.clone();
+            let outcome = Err("too many questions are waiting".to_owned());
+            tokio::spawn(async move {
+                hub.send(Wake::Control(ControlEvent::Answered { token, outcome })).await;
+            });
+        }
+    }
+}
+
+fn refuse(reply: ReportReply, reason: String) {
+    // Who reported may have gone away.
+    drop(reply.send(Err(ReportError::Unreachable { reason })));
+}
+
+fn no_seeder() -> String {
+    "that node is not a seeder".to_owned()
+}

@@ -1,0 +1,101 @@
+//! What can wake the hub, and the way to it.
+
+use p2p_core::wire::RequestId;
+use p2p_core::{BuildId, ChunkIndex, NodeId};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::control::ControlEvent;
+use crate::data::DataEvent;
+use crate::error::ReportError;
+use crate::progress::Progress;
+use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
+
+use super::member::Outcome;
+
+/// Wakes that may wait for the hub. Those who send more wait themselves.
+const WAKES_MAX: usize = 4_096;
+
+/// What can wake the hub.
+#[derive(Debug)]
+pub(crate) enum Wake {
+    Command(Command),
+    Control(ControlEvent),
+    Data(DataEvent),
+    /// What an earlier attempt left was looked at.
+    Prepared {
+        build: BuildId,
+        outcome: Result<OnDisk, StoreError>,
+    },
+    Checkpointed {
+        build: BuildId,
+        chunks: u32,
+        outcome: Result<(), StoreError>,
+    },
+    ReadBack {
+        build: BuildId,
+        outcome: Result<Result<StoredBuild, Vec<ChunkIndex>>, StoreError>,
+    },
+    Served {
+        build: BuildId,
+        node: NodeId,
+        request: RequestId,
+        outcome: Result<bool, StoreError>,
+    },
+    Deadline,
+    Tick,
+}
+
+/// What a store has of a build.
+#[derive(Debug)]
+pub(crate) enum OnDisk {
+    Nothing,
+    Part(StagedBuild),
+    Whole(StoredBuild),
+}
+
+/// What the handle asks.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Fetch { build: BuildId, store: BuildStore, reply: oneshot::Sender<Watches> },
+    Cancel { build: BuildId, store: BuildStore },
+    Serve { stored: StoredBuild },
+    Leave { build: BuildId, reply: oneshot::Sender<()> },
+    Report { report: Vec<u8>, reply: oneshot::Sender<Result<(), ReportError>> },
+    Shutdown { reply: oneshot::Sender<()> },
+}
+
+/// How a download is followed.
+#[derive(Clone, Debug)]
+pub(crate) struct Watches {
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) outcome: watch::Receiver<Outcome>,
+}
+
+/// Takes wakes to the hub.
+#[derive(Clone, Debug)]
+pub(crate) struct HubSender {
+    wakes: mpsc::Sender<Wake>,
+}
+
+impl HubSender {
+    /// Sends without waiting; the wake comes back if there is no room.
+    pub(crate) fn send_now(&self, wake: Wake) -> Result<(), Box<Wake>> {
+        self.wakes.try_send(wake).map_err(|error| Box::new(error.into_inner()))
+    }
+
+    /// Waits for room. Once the hub is gone, nobody is left to care.
+    pub(crate) async fn send(&self, wake: Wake) {
+        drop(self.wakes.send(wake).await);
+    }
+
+    /// As [`Self::send`]; whether the hub is still there.
+    pub(crate) async fn try_reach(&self, wake: Wake) -> bool {
+        self.wakes.send(wake).await.is_ok()
+    }
+}
+
+/// The way to the hub, and its end of it.
+pub(crate) fn channel() -> (HubSender, mpsc::Receiver<Wake>) {
+    let (wakes, inbox) = mpsc::channel(WAKES_MAX);
+    (HubSender { wakes }, inbox)
+}

@@ -1,0 +1,444 @@
+//! The handle of a node: starts its threads, passes orders to its hub, tells what it does.
+//!
+//! A node runs on two threads of its own, one for the control plane and one for the data plane and
+//! the hub, so that a program's own runtime neither starves it nor is starved by it.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use p2p_core::{
+    BuildId, ByteRate, Contact, Location, NodeId, PeerRole, Seed, TrackerConfig, TrackerTable,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::address::SeederAddress;
+use crate::control::{self, ControlCommand, Listening};
+use crate::data::DataPlane;
+use crate::data::limiter::Limiter;
+use crate::error::{FetchError, ReportError, StartError};
+use crate::hub::member::Outcome;
+use crate::hub::reports::Reports;
+use crate::hub::shared::Shared;
+use crate::hub::{self, Command, Hub, HubParts, HubSender, Wake, Watches};
+use crate::identity::Identity;
+use crate::progress::{NodeStats, Progress, StatusReport};
+use crate::store::{BuildStore, StoredBuild};
+
+/// Orders that may wait for the control plane, which drains them all the time.
+const CONTROL_COMMANDS_MAX: usize = 1_024;
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// The node's key.
+    pub identity: Identity,
+    /// UDP address of the control plane; port 0 takes any free one. The data plane takes another
+    /// free port of the same address.
+    pub listen: SocketAddr,
+    /// Whether the node is a seeder: tracker for its swarms and careful with its uplink.
+    pub is_seeder: bool,
+    /// Seeders of the region, each also a tracker. Empty for a seeder on its own.
+    pub seeders: Vec<SeederAddress>,
+    /// Where the node is, for locality. Empty if unknown.
+    pub zone: String,
+    /// The rack within the zone. Empty if unknown.
+    pub rack: String,
+    /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap.
+    pub upload_limit: Option<ByteRate>,
+}
+
+impl NodeConfig {
+    /// A host with default settings.
+    pub const fn host(identity: Identity, listen: SocketAddr) -> Self {
+        Self {
+            identity,
+            listen,
+            is_seeder: false,
+            seeders: Vec::new(),
+            zone: String::new(),
+            rack: String::new(),
+            upload_limit: None,
+        }
+    }
+
+    /// A seeder with default settings.
+    pub const fn seeder(identity: Identity, listen: SocketAddr) -> Self {
+        let mut config = Self::host(identity, listen);
+        config.is_seeder = true;
+        config
+    }
+
+    fn contact(&self, control: SocketAddr, data: SocketAddr) -> Contact {
+        Contact {
+            node: self.identity.node(),
+            control,
+            data,
+            role: if self.is_seeder { PeerRole::Seeder } else { PeerRole::Host },
+            location: Location::named(&self.zone, &self.rack),
+        }
+    }
+}
+
+/// One process's place in the swarms. Cheap to clone; all clones are the same node. When the last
+/// clone is dropped the node stops, but only [`Node::shutdown`] waits for that.
+#[derive(Clone, Debug)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    contact: Contact,
+    address: SeederAddress,
+    hub: HubSender,
+    runtime: tokio::runtime::Handle,
+    shared: Arc<Shared>,
+    reports: Arc<Reports>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Node {
+    /// Binds the sockets and starts the node's threads.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be bound or a thread not started. Nothing is left running then.
+    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
+        let (hub, inbox) = hub::channel();
+        let (control, orders) = mpsc::channel(CONTROL_COMMANDS_MAX);
+        let (listening, control_thread) = start_control(&config, orders, hub.clone()).await?;
+        let control_address = listening.socket;
+        let address = SeederAddress {
+            socket: SocketAddr::new(reachable_ip(&listening), control_address.port()),
+            node: config.identity.node(),
+        };
+
+        let reports = Arc::new(Reports::default());
+        let shared = Arc::new(Shared::default());
+        let (ready, is_ready) = oneshot::channel();
+        let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
+        let data_thread = spawn_thread("shoal-data", async move || {
+            let data = SocketAddr::new(control_address.ip(), 0);
+            let started = DataPlane::start(&config.identity, data);
+            let bound =
+                started.and_then(|(plane, events)| Ok((plane.local_address()?, plane, events)));
+            let (data, plane, data_events) = match bound {
+                Ok(bound) => bound,
+                Err(source) => {
+                    // Nobody waits any more if the start was given up.
+                    return drop(ready.send(Err(StartError::Listen { address: data, source })));
+                }
+            };
+            let contact = config.contact(control_address, data);
+            let hub = Hub::new(HubParts {
+                contact,
+                tracker: config.is_seeder.then(tracker_table),
+                seeders: config.seeders,
+                data: plane,
+                data_events,
+                control,
+                limiter: Limiter::new(config.upload_limit),
+                reports: node_reports,
+                shared: node_shared,
+                sender,
+                inbox,
+            });
+            let runtime = tokio::runtime::Handle::current();
+            if ready.send(Ok((contact, runtime))).is_ok() {
+                hub.run().await;
+            }
+        })?;
+        let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
+        let threads = Mutex::new(vec![data_thread, control_thread]);
+        let inner = Inner { contact, address, hub, runtime, shared, reports, threads };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The node's name.
+    pub fn id(&self) -> NodeId {
+        self.inner.contact.node
+    }
+
+    /// Where the control plane listens, as `--seeder` takes it. If the node listens on all
+    /// addresses, the one by which the machine reaches others stands in, or the first that is not
+    /// loopback if it has no route to anywhere, or loopback if there is no other.
+    pub fn address(&self) -> SeederAddress {
+        self.inner.address
+    }
+
+    /// Joins the swarm of `build` and downloads it into `store`; returns at once. Resumes what an
+    /// earlier attempt staged there. If the store has the build, the download is complete at once; if
+    /// another store of this node has it or is getting it, it is copied from there.
+    pub fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
+        let (reply, watches) = oneshot::channel();
+        self.order(Command::Fetch { build, store: store.clone(), reply });
+        let state = DownloadState::Asked(watches);
+        Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
+    }
+
+    /// Serves a complete build to others until [`Self::leave`].
+    pub fn serve(&self, build: &StoredBuild) {
+        self.order(Command::Serve { stored: build.clone() });
+    }
+
+    /// Leaves the swarm of `build`: stops serving and cancels its download, if any. Returns when no
+    /// file of the build is open any more.
+    pub async fn leave(&self, build: BuildId) {
+        let (reply, is_done) = oneshot::channel();
+        self.inner.hub.send(Wake::Command(Command::Leave { build, reply })).await;
+        // An error means that the node has shut down, and with it left every swarm.
+        drop(is_done.await);
+    }
+
+    /// The progress of a build in a swarm of this node, complete ones included; `None` if it is in
+    /// none. At most a fifth of a second old.
+    pub fn progress(&self, build: BuildId) -> Option<Progress> {
+        self.inner.shared.progress(build)
+    }
+
+    /// Sends a status report of at most 64 KiB to the first seeder that takes it.
+    ///
+    /// # Errors
+    ///
+    /// If no seeder takes it.
+    pub async fn report_status(&self, report: Vec<u8>) -> Result<(), ReportError> {
+        let (reply, outcome) = oneshot::channel();
+        self.inner.hub.send(Wake::Command(Command::Report { report, reply })).await;
+        outcome.await.unwrap_or(Err(ReportError::Shutdown))
+    }
+
+    /// The next report of a host to this seeder; `None` after shutdown. Reports that nobody picks
+    /// up are dropped, oldest first.
+    pub async fn next_report(&self) -> Option<StatusReport> {
+        self.inner.reports.next().await
+    }
+
+    /// What the node moved since its start; at most a fifth of a second old.
+    pub fn stats(&self) -> NodeStats {
+        self.inner.shared.stats()
+    }
+
+    /// Closes every connection and stops the node's threads. Downloads end as cancelled.
+    pub async fn shutdown(&self) {
+        let (reply, is_done) = oneshot::channel();
+        self.inner.hub.send(Wake::Command(Command::Shutdown { reply })).await;
+        // An error means that another clone was first.
+        drop(is_done.await);
+        let threads = std::mem::take(
+            &mut *self.inner.threads.lock().expect("no code panics while it holds the lock"),
+        );
+        let joined = tokio::task::spawn_blocking(|| {
+            for thread in threads {
+                // A thread that panicked has printed why.
+                drop(thread.join());
+            }
+        });
+        drop(joined.await);
+    }
+
+    /// Sends an order without waiting, in order with those before it unless the hub is swamped.
+    fn order(&self, command: Command) {
+        if let Err(wake) = self.inner.hub.send_now(Wake::Command(command)) {
+            let hub = self.inner.hub.clone();
+            self.inner.runtime.spawn(async move { hub.send(*wake).await });
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let (reply, _) = oneshot::channel();
+        if let Err(wake) = self.hub.send_now(Wake::Command(Command::Shutdown { reply })) {
+            let hub = self.hub.clone();
+            self.runtime.spawn(async move { hub.send(*wake).await });
+        }
+    }
+}
+
+/// A running download. Dropping it cancels the download; what was stored is kept.
+#[derive(Debug)]
+pub struct Download {
+    build: BuildId,
+    store: BuildStore,
+    hub: HubSender,
+    state: DownloadState,
+}
+
+#[derive(Debug)]
+enum DownloadState {
+    Asked(oneshot::Receiver<Watches>),
+    Running(Watches),
+    /// The node shut down before it took the download on.
+    Gone,
+}
+
+impl Download {
+    /// How far the download is now.
+    pub fn progress(&mut self) -> Progress {
+        if let DownloadState::Asked(watches) = &mut self.state
+            && let Ok(watches) = watches.try_recv()
+        {
+            self.state = DownloadState::Running(watches);
+        }
+        match &self.state {
+            DownloadState::Running(watches) => watches.progress.borrow().clone(),
+            DownloadState::Asked(_) | DownloadState::Gone => Progress::default(),
+        }
+    }
+
+    /// Waits for the next change, at most a few a second; `None` once the download has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn next_progress(&mut self) -> Option<Progress> {
+        let watches = self.watches().await?;
+        if is_over(watches) {
+            return None;
+        }
+        tokio::select! {
+            changed = watches.progress.changed() => changed.ok()?,
+            changed = watches.outcome.changed() => changed.ok()?,
+        }
+        Some(watches.progress.borrow_and_update().clone())
+    }
+
+    /// Waits for the end. The node goes on serving the build.
+    ///
+    /// # Errors
+    ///
+    /// If the disk fails, or the download is cancelled by [`Node::leave`] or [`Node::shutdown`].
+    pub async fn finish(mut self) -> Result<StoredBuild, FetchError> {
+        let Some(watches) = self.watches().await else { return Err(FetchError::Cancelled) };
+        match watches.outcome.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().unwrap_or(Err(FetchError::Cancelled)),
+            Err(_) => Err(FetchError::Cancelled),
+        }
+    }
+
+    async fn watches(&mut self) -> Option<&mut Watches> {
+        if let DownloadState::Asked(watches) = &mut self.state {
+            self.state = watches.await.map_or(DownloadState::Gone, DownloadState::Running);
+        }
+        match &mut self.state {
+            DownloadState::Running(watches) => Some(watches),
+            DownloadState::Asked(_) | DownloadState::Gone => None,
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        let is_over = match &self.state {
+            DownloadState::Running(watches) => is_over(watches),
+            DownloadState::Asked(_) => false,
+            DownloadState::Gone => true,
+        };
+        if !is_over {
+            // A hub without room is one that shuts down or drains within moments; the download is
+            // then found abandoned when its last watcher is gone.
+            let (build, store) = (self.build, self.store.clone());
+            drop(self.hub.send_now(Wake::Command(Command::Cancel { build, store })));
+        }
+    }
+}
+
+fn is_over(watches: &Watches) -> bool {
+    let outcome: &Outcome = &watches.outcome.borrow();
+    outcome.is_some()
+}
+
+fn tracker_table() -> TrackerTable {
+    use std::hash::BuildHasher as _;
+    // The order of what is handed out must not be known to strangers, so the system draws the seed.
+    let seed = std::hash::RandomState::new().hash_one("tracker");
+    TrackerTable::new(TrackerConfig::region(), Seed::from_u64(seed))
+}
+
+async fn start_control(
+    config: &NodeConfig,
+    orders: mpsc::Receiver<ControlCommand>,
+    hub: HubSender,
+) -> Result<(Listening, JoinHandle<()>), StartError> {
+    let (identity, listen) = (config.identity.clone(), config.listen);
+    let (ready, is_ready) = oneshot::channel();
+    let thread = spawn_thread("shoal-control", async move || {
+        let sink = |event| {
+            let hub = hub.clone();
+            async move { hub.try_reach(Wake::Control(event)).await }
+        };
+        match control::listen(&identity, listen, orders, sink).await {
+            Ok((control, listening)) => {
+                if ready.send(Ok(listening)).is_ok() {
+                    control.run().await;
+                }
+            }
+            Err(source) => {
+                // Nobody waits any more if the start was given up.
+                drop(ready.send(Err(StartError::Listen { address: listen, source })));
+            }
+        }
+    })?;
+    let listening = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
+    Ok((listening, thread))
+}
+
+/// Runs `body` on a thread with a runtime of its own.
+fn spawn_thread(
+    name: &str,
+    body: impl AsyncFnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StartError> {
+    let threads = |source| StartError::Threads { source };
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(threads)?;
+    let run = move || {
+        runtime.block_on(body());
+        // Reads and writes of files that are still under way end by themselves.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(threads)
+}
+
+/// The sender was dropped unused: the thread ended before it was ready.
+fn thread_died(died: oneshot::error::RecvError) -> StartError {
+    StartError::Threads { source: io::Error::other(died) }
+}
+
+/// An address by which others reach what listens. Connecting a UDP socket sends nothing; it only
+/// asks the routing table. The targets are documentation addresses (RFC 5737, RFC 3849).
+fn reachable_ip(listening: &Listening) -> IpAddr {
+    let any = listening.socket.ip();
+    if !any.is_unspecified() {
+        return any;
+    }
+    let target = if any.is_ipv4() { "192.0.2.1:9" } else { "[2001:db8::1]:9" };
+    let routed = || {
+        let socket = std::net::UdpSocket::bind((any, 0))?;
+        socket.connect(target)?;
+        Ok::<_, io::Error>(socket.local_addr()?.ip())
+    };
+    let mut own = listening.own.iter().copied();
+    let fallback = || own.find(|ip| !ip.is_loopback()).or(listening.own.first().copied());
+    routed().ok().or_else(fallback).unwrap_or(any)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_for_others_is_not_loopback_if_there_is_another() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let socket = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let fixed = Listening { socket: socket("10.0.0.7:1"), own: vec![ip("10.0.0.7")] };
+        assert_eq!(reachable_ip(&fixed), ip("10.0.0.7"));
+        let own = vec![ip("127.0.0.1"), ip("10.77.0.1")];
+        let all = Listening { socket: socket("0.0.0.0:1"), own };
+        // With a route, the system's answer; without one, the address that is not loopback.
+        assert!(!reachable_ip(&all).is_loopback());
+        let alone = Listening { socket: socket("0.0.0.0:1"), own: vec![ip("127.0.0.1")] };
+        assert!(!reachable_ip(&alone).is_unspecified());
+    }
+}

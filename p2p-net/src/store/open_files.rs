@@ -1,0 +1,139 @@
+//! A bounded set of open files, shared by all builds of one store.
+//!
+//! Owns the handles and forgets the least recently used one at its limit, so that a seeder with
+//! hundreds of builds and thousands of files stays within the usual limit of open files. Never
+//! closes a handle that somebody is using: handles are counted.
+
+use std::fs::File;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Most handles kept open. A quarter of the usual soft limit of 1024 leaves room for sockets and
+/// for several stores in one process; half would reopen more often when many builds are served.
+const OPEN_FILES_MAX: usize = 256;
+
+/// Whose file it is, and which of the owner's files.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct FileKey {
+    pub(super) owner: u64,
+    pub(super) file: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    key: FileKey,
+    handle: Arc<File>,
+    last_used: u64,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    slots: Vec<Slot>,
+    uses: u64,
+}
+
+/// The open files of a store.
+#[derive(Debug, Default)]
+pub(crate) struct OpenFiles {
+    owners: AtomicU64,
+    slots: Mutex<Slots>,
+}
+
+impl OpenFiles {
+    /// A number that no other owner has.
+    pub(super) fn new_owner(&self) -> u64 {
+        self.owners.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The open handle of `key`, opened by `open` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of `open`.
+    pub(super) fn get_or_open(
+        &self,
+        key: FileKey,
+        open: impl FnOnce() -> io::Result<File>,
+    ) -> io::Result<Arc<File>> {
+        if let Some(handle) = self.lock().find(key) {
+            return Ok(handle);
+        }
+        // Not under the lock: a slow disk must not hold up the chunks of other builds. Two threads
+        // may both open the file; the second handle lives until it is evicted, which is harmless.
+        let handle = Arc::new(open()?);
+        self.lock().insert(key, Arc::clone(&handle));
+        Ok(handle)
+    }
+
+    /// Forgets the owner's handles. They are closed as soon as nobody is using them.
+    pub(super) fn close_all_of(&self, owner: u64) {
+        self.lock().slots.retain(|slot| slot.key.owner != owner);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slots {
+    fn find(&mut self, key: FileKey) -> Option<Arc<File>> {
+        self.uses += 1;
+        let slot = self.slots.iter_mut().find(|slot| slot.key == key)?;
+        slot.last_used = self.uses;
+        Some(Arc::clone(&slot.handle))
+    }
+
+    fn insert(&mut self, key: FileKey, handle: Arc<File>) {
+        if self.slots.len() >= OPEN_FILES_MAX {
+            let oldest = self.slots.iter().enumerate().min_by_key(|(_, slot)| slot.last_used);
+            if let Some((position, _)) = oldest {
+                self.slots.swap_remove(position);
+            }
+        }
+        let last_used = self.uses;
+        self.slots.push(Slot { key, handle, last_used });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn least_recently_used_file_is_closed_at_the_limit() {
+        let files = OpenFiles::default();
+        let owner = files.new_owner();
+        let open = |file| {
+            let mut is_new = false;
+            let key = FileKey { owner, file };
+            files
+                .get_or_open(key, || {
+                    is_new = true;
+                    File::open("/dev/null")
+                })
+                .unwrap();
+            is_new
+        };
+        for file in 0..OPEN_FILES_MAX {
+            assert!(open(file));
+        }
+        assert!(!open(0), "still open at the limit");
+        assert!(open(OPEN_FILES_MAX));
+        assert_eq!(files.lock().slots.len(), OPEN_FILES_MAX);
+        assert!(!open(0), "used more recently than file 1");
+        assert!(open(1));
+    }
+
+    #[test]
+    fn owners_do_not_share_handles() {
+        let files = OpenFiles::default();
+        let (one, two) = (files.new_owner(), files.new_owner());
+        for owner in [one, two] {
+            files.get_or_open(FileKey { owner, file: 0 }, || File::open("/dev/null")).unwrap();
+        }
+        files.close_all_of(one);
+        let left: Vec<u64> = files.lock().slots.iter().map(|slot| slot.key.owner).collect();
+        assert_eq!(left, [two]);
+    }
+}

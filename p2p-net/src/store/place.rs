@@ -1,0 +1,239 @@
+//! Makes a build's entries on disk: first with their space reserved, at the end with their final
+//! modes and synced.
+//!
+//! Invariant: between the two there are only directories and regular files under the root, no
+//! link, so nothing written in between can land outside of it. All calls block.
+
+use std::collections::BTreeSet;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use p2p_core::{Entry, EntryKind};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use super::durable;
+use super::error::StoreError;
+use super::tree::{TreeFiles, no_follow};
+
+/// Most files synced one by one. Each costs a journal commit, about a millisecond; a sync of the
+/// whole file system costs as much as a few dozen of them, but also waits for other programs.
+const SYNCED_SINGLY_MAX: usize = 64;
+
+/// Why a tree is not durable.
+#[derive(Debug)]
+pub(crate) enum SyncFault {
+    /// What was written may be lost: the file's, or the whole tree's if `file` is `None`.
+    Lost {
+        /// The file's position in the tree's map.
+        file: Option<usize>,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Anything else; what was written is as safe as before.
+    Store(StoreError),
+}
+
+impl From<StoreError> for SyncFault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Makes the directories and files of `entries` under `root` with all their space, so that a full
+/// disk is found before the first byte. What is there with the right kind and size is kept.
+///
+/// # Errors
+///
+/// [`StoreError::NoSpace`] or the system's reason. What was made until then stays.
+pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<(), StoreError> {
+    let is_missing = |path: &str, size: u64| match std::fs::symlink_metadata(root.join(path)) {
+        Ok(found) => !found.is_file() || found.len() != size,
+        Err(_) => true,
+    };
+    let mut missing_files = vec![];
+    let mut needed = 0_u64;
+    for Entry { path, kind } in entries {
+        match kind {
+            EntryKind::File { size, .. } if is_missing(path, *size) => {
+                missing_files.push((path, *size));
+                needed = needed.saturating_add(*size);
+            }
+            EntryKind::Directory | EntryKind::File { .. } | EntryKind::Symlink { .. } => {}
+        }
+    }
+    let available = durable::available_space(root)?;
+    if available < needed {
+        return Err(StoreError::NoSpace { path: root.to_owned(), needed, available });
+    }
+    for Entry { path, kind } in entries {
+        if *kind == EntryKind::Directory {
+            make_directory(root, path)?;
+        }
+    }
+    for (path, size) in missing_files {
+        make_file(root, path, size, needed)?;
+    }
+    Ok(())
+}
+
+fn make_directory(root: &Path, path: &str) -> Result<(), StoreError> {
+    let path = root.join(path);
+    match std::fs::symlink_metadata(&path) {
+        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(_) => remove_any(&path)?,
+        Err(_) => {}
+    }
+    let made = DirBuilder::new().mode(0o755).create(&path);
+    made.map_err(StoreError::write("create", &path, root, 0))
+}
+
+/// Makes an empty place of `size` bytes at `path`, instead of what is there.
+///
+/// # Errors
+///
+/// The system's reason; then there is no such file.
+pub(crate) fn make_file(root: &Path, path: &str, size: u64, needed: u64) -> Result<(), StoreError> {
+    let path = root.join(path);
+    remove_any(&path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .custom_flags(no_follow())
+        .open(&path)
+        .map_err(StoreError::write("create", &path, root, needed))?;
+    if let Err(error) = reserve_file(&file, size) {
+        // A file with its final size passes for reserved when the download is resumed.
+        drop(file);
+        remove_any(&path)?;
+        return Err(StoreError::write("reserve space for", &path, root, needed)(error));
+    }
+    Ok(())
+}
+
+fn reserve_file(file: &File, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    let reserved =
+        rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
+    match reserved {
+        // The file system cannot reserve. A full disk is then found while writing.
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
+        outcome => Ok(outcome?),
+    }
+}
+
+fn remove_any(path: &Path) -> Result<(), StoreError> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    removed.map_err(StoreError::io("remove", path))
+}
+
+/// Makes the names of all directories of `entries` durable, `root`'s included.
+///
+/// # Errors
+///
+/// The system's reason.
+pub(crate) fn sync_directories(root: &Path, entries: &[Entry]) -> Result<(), StoreError> {
+    let directories: Vec<&Entry> =
+        entries.iter().filter(|entry| entry.kind == EntryKind::Directory).collect();
+    if directories.len() > SYNCED_SINGLY_MAX {
+        return sync_file_system(root).map_err(StoreError::io("sync", root));
+    }
+    // A directory is listed before what it holds, so this goes from the leaves to the root.
+    for directory in directories.iter().rev() {
+        durable::sync_directory(&root.join(&directory.path))?;
+    }
+    durable::sync_directory(root)
+}
+
+/// Makes the bytes written to these files of the tree durable.
+///
+/// # Errors
+///
+/// See [`SyncFault`].
+pub(crate) fn sync_files(tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
+    if files.len() > SYNCED_SINGLY_MAX {
+        return sync_file_system(tree.root())
+            .map_err(|source| SyncFault::Lost { file: None, source });
+    }
+    for &file in files {
+        let lost = |source| SyncFault::Lost { file: Some(file), source };
+        let handle = match tree.open(file) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(lost(source));
+            }
+            outcome => outcome?,
+        };
+        handle.sync_data().map_err(lost)?;
+    }
+    Ok(())
+}
+
+/// Gives the entries their links and modes and makes all of the tree durable.
+///
+/// # Errors
+///
+/// See [`SyncFault`].
+pub(crate) fn seal(tree: &TreeFiles, entries: &[Entry]) -> Result<(), SyncFault> {
+    let is_few = entries.len() <= SYNCED_SINGLY_MAX;
+    for Entry { path, kind } in entries {
+        let place = tree.root().join(path);
+        match kind {
+            EntryKind::Symlink { target } => make_link(tree.root(), &place, target)?,
+            EntryKind::Directory => set_mode(&place, 0o755).map(drop)?,
+            EntryKind::File { executable, .. } => {
+                let file = set_mode(&place, if *executable { 0o755 } else { 0o644 })?;
+                if is_few {
+                    file.sync_all().map_err(|source| lost(tree, path, source))?;
+                }
+            }
+        }
+    }
+    if is_few {
+        return Ok(sync_directories(tree.root(), entries)?);
+    }
+    sync_file_system(tree.root()).map_err(|source| SyncFault::Lost { file: None, source })
+}
+
+fn lost(tree: &TreeFiles, path: &str, source: io::Error) -> SyncFault {
+    match tree.map().files().iter().position(|file| *file.path == *path) {
+        Some(file) => SyncFault::Lost { file: Some(file), source },
+        // An empty file: it has nothing to lose.
+        None => SyncFault::Store(StoreError::io("sync", &tree.root().join(path))(source)),
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> Result<File, StoreError> {
+    let set = || {
+        let file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
+        file.set_permissions(Permissions::from_mode(mode))?;
+        Ok(file)
+    };
+    set().map_err(StoreError::io("set the mode of", path))
+}
+
+fn make_link(root: &Path, path: &Path, target: &str) -> Result<(), StoreError> {
+    if std::fs::read_link(path).is_ok_and(|found| found.as_os_str() == target) {
+        return Ok(());
+    }
+    remove_any(path)?;
+    std::os::unix::fs::symlink(target, path).map_err(StoreError::write(
+        "create the link",
+        path,
+        root,
+        0,
+    ))
+}
+
+fn sync_file_system(root: &Path) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(root)?)?)
+}

@@ -1,0 +1,240 @@
+//! The bytes of a build as its files hold them: reads and writes by offset into the build.
+//!
+//! A chunk is a range of the files' bytes laid end to end and may span several files; this file
+//! owns that mapping. It opens files but never creates or removes one, and never writes through a
+//! symbolic link. All calls block.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use p2p_core::{Entry, EntryKind};
+
+use super::error::StoreError;
+use super::open_files::{FileKey, OpenFiles};
+
+/// Which bytes of a build each of its files holds. Empty files are not listed.
+#[derive(Debug)]
+pub(crate) struct FileMap {
+    files: Box<[MappedFile]>,
+}
+
+/// One file's place among the bytes of its build.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    /// Path from the root of the build.
+    pub(crate) path: Box<str>,
+    /// Where its bytes lie in the build.
+    pub(crate) range: Range<u64>,
+}
+
+/// The part of a range of the build that lies in one file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Segment {
+    /// Which file of the map.
+    pub(crate) file: usize,
+    /// Where the part begins, in bytes from the start of the file.
+    pub(crate) file_offset: u64,
+    /// Where the part lies within the range that was asked for.
+    pub(crate) part: Range<usize>,
+}
+
+impl FileMap {
+    /// The map of these entries, which are in the manifest's order.
+    pub(crate) fn new(entries: &[Entry]) -> Self {
+        let mut end = 0;
+        let mut files = vec![];
+        for entry in entries {
+            let EntryKind::File { size, .. } = entry.kind else { continue };
+            if size == 0 {
+                continue;
+            }
+            let range = end..end + size;
+            end = range.end;
+            files.push(MappedFile { path: entry.path.as_str().into(), range });
+        }
+        Self { files: files.into_boxed_slice() }
+    }
+
+    /// The files that hold any bytes, in the manifest's order.
+    pub(crate) fn files(&self) -> &[MappedFile] {
+        &self.files
+    }
+
+    /// Where `size` bytes from `offset` of the build lie, in order.
+    pub(crate) fn segments(
+        &self,
+        offset: u64,
+        size: usize,
+    ) -> impl Iterator<Item = Segment> + use<'_> {
+        let end = offset + size as u64;
+        let first = self.files.partition_point(|file| file.range.end <= offset);
+        let touched = self.files[first..].iter().take_while(move |file| file.range.start < end);
+        touched.enumerate().map(move |(i, file)| {
+            let start = file.range.start.max(offset);
+            let part_of = |position: u64| {
+                usize::try_from(position - offset).expect("a part is no longer than its range")
+            };
+            Segment {
+                file: first + i,
+                file_offset: start - file.range.start,
+                part: part_of(start)..part_of(file.range.end.min(end)),
+            }
+        })
+    }
+}
+
+/// The files of a build under one root.
+#[derive(Debug)]
+pub(crate) struct TreeFiles {
+    root: PathBuf,
+    map: Arc<FileMap>,
+    access: Access,
+    open_files: Arc<OpenFiles>,
+    owner: u64,
+}
+
+/// What a tree's files are opened for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Access {
+    /// A complete build. Its files must not be open for writing, or the system refuses to run them.
+    Read,
+    /// A build in the making.
+    ReadWrite,
+}
+
+impl TreeFiles {
+    /// The files of `map` under `root`; opens nothing yet.
+    pub(crate) fn new(
+        root: PathBuf,
+        map: Arc<FileMap>,
+        access: Access,
+        open_files: &Arc<OpenFiles>,
+    ) -> Self {
+        let owner = open_files.new_owner();
+        Self { root, map, access, open_files: Arc::clone(open_files), owner }
+    }
+
+    /// The directory that holds the files.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the files are opened for.
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Which file holds which bytes.
+    pub(crate) fn map(&self) -> &Arc<FileMap> {
+        &self.map
+    }
+
+    /// Fills `buffer` from `offset` of the build.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::ShortFile`] if a file ends early, else the system's reason.
+    pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
+        for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
+            let handle = self.open(file)?;
+            match handle.read_exact_at(&mut buffer[part], file_offset) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    let range = &self.map.files[file].range;
+                    let expected = range.end - range.start;
+                    return Err(StoreError::ShortFile { path: self.path_of(file), expected });
+                }
+                Err(error) => return Err(StoreError::io("read", &self.path_of(file))(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` at `offset` of the build.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason. Part of the bytes may be written.
+    pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        for Segment { file, file_offset, part } in self.map.segments(offset, bytes.len()) {
+            let handle = self.open(file)?;
+            let needed = part.len() as u64;
+            handle.write_all_at(&bytes[part], file_offset).map_err(|error| {
+                StoreError::write("write to", &self.path_of(file), &self.root, needed)(error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The handle of one file of the map.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub(crate) fn open(&self, file: usize) -> Result<Arc<File>, StoreError> {
+        let key = FileKey { owner: self.owner, file };
+        let open = || {
+            OpenOptions::new()
+                .read(true)
+                .write(self.access == Access::ReadWrite)
+                .custom_flags(no_follow())
+                .open(self.path_of(file))
+        };
+        let action = match self.access {
+            Access::Read => "open",
+            Access::ReadWrite => "open for writing",
+        };
+        self.open_files.get_or_open(key, open).map_err(StoreError::io(action, &self.path_of(file)))
+    }
+
+    /// Forgets every open handle, because files were replaced.
+    pub(crate) fn close(&self) {
+        self.open_files.close_all_of(self.owner);
+    }
+
+    /// Where one file of the map lies.
+    pub(crate) fn path_of(&self, file: usize) -> PathBuf {
+        self.root.join(&*self.map.files[file].path)
+    }
+}
+
+impl Drop for TreeFiles {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The open flag that refuses a symbolic link in the place of a file.
+pub(crate) fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str, size: u64) -> Entry {
+        Entry { path: path.into(), kind: EntryKind::File { size, executable: false } }
+    }
+
+    #[test]
+    fn ranges_fall_into_the_files_that_hold_them() {
+        let map = FileMap::new(&[file("a", 3), file("empty", 0), file("b", 1), file("c", 6)]);
+        let cases = [
+            (0, 3, vec![(0, 0, 0..3)]),
+            (1, 4, vec![(0, 1, 0..2), (1, 0, 2..3), (2, 0, 3..4)]),
+            (3, 1, vec![(1, 0, 0..1)]),
+            (6, 4, vec![(2, 2, 0..4)]),
+            (4, 0, vec![]),
+        ];
+        for (offset, size, expected) in cases {
+            let found: Vec<_> =
+                map.segments(offset, size).map(|s| (s.file, s.file_offset, s.part)).collect();
+            assert_eq!(found, expected, "{size} bytes from {offset}");
+        }
+    }
+}

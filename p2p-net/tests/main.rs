@@ -1,0 +1,6 @@
+//! Real nodes on loopback: real QUIC, real files.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod rig;
+mod swarm;

@@ -1,0 +1,161 @@
+//! The command line of the seeder, shared by `shoal-seeder` and `shoal seeder`.
+//!
+//! Owns arguments, log and signals. Standard output carries exactly one line, the seeder's address,
+//! once the seeder answers there; everything else goes to standard error.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser;
+use goal_state::GoalUrl;
+use p2p_core::ByteRate;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::daemon::{Seeder, SeederConfig};
+
+/// Serves every build of a store and tracks its swarms.
+///
+/// Prints its address, as --seeder takes it, on standard output once it is ready. Builds published
+/// into the store while it runs are picked up within a second.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "shoal-seeder", version)]
+pub struct Args {
+    /// The build store to serve, as shoal publish fills it; created if missing
+    #[arg(long, value_name = "DIR", env = "SHOAL_STORE")]
+    pub store: PathBuf,
+    /// UDP address to listen on; port 0 takes any free one
+    #[arg(long, value_name = "IP:PORT", env = "SHOAL_LISTEN")]
+    pub listen: SocketAddr,
+    /// Directory for the seeder's key and lock; created if missing
+    #[arg(long, value_name = "DIR", env = "SHOAL_STATE")]
+    pub state: PathBuf,
+    /// Goal store that hosts' reports are written to, if hosts do not write there themselves
+    #[arg(long, value_name = "URL", env = "SHOAL_GOAL")]
+    pub goal: Option<GoalUrl>,
+    /// Where the seeder is, so that near hosts prefer each other
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SHOAL_ZONE",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub zone: String,
+    /// The rack within the zone
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "SHOAL_RACK",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub rack: String,
+    /// Cap on bytes sent per second, such as 100MB or 800Mbit; none by default
+    #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
+    pub upload_limit: Option<ByteRate>,
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `p2p_net=debug`
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        env = "SHOAL_LOG_LEVEL",
+        value_parser = command_line::log_filter,
+        default_value = "info,libp2p_swarm=warn"
+    )]
+    pub log_level: EnvFilter,
+}
+
+/// The whole program: `arguments` are those after its name, which is `program` in what it says.
+pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match command_line::parse(program, arguments).map(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => command_line::fail(program, &error),
+        Err(exit) => exit,
+    }
+}
+
+/// Runs a seeder until SIGTERM or SIGINT. Takes over the process's log.
+///
+/// # Errors
+///
+/// If the seeder does not start; the text names the cause and the next step.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    command_line::start_log(args.log_level.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime; the system is out of threads or memory")?;
+    let ended = runtime.block_on(serve(args));
+    // A scan of a hanging file system must not keep a stopped seeder alive.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(args: Args) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let seeder = Seeder::start(SeederConfig {
+        store: args.store,
+        listen: args.listen,
+        state: args.state,
+        goal: args.goal,
+        zone: args.zone,
+        rack: args.rack,
+        upload_limit: args.upload_limit,
+    })
+    .await?;
+    tracing::info!(builds = seeder.build_count(), "ready");
+    writeln!(io::stdout(), "{}", seeder.address()).context("cannot print the address")?;
+
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    let on_signal = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stopping.cancel();
+    };
+    tokio::join!(seeder.run(stop), on_signal);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["shoal-seeder"].iter().chain(arguments))
+    }
+
+    #[test]
+    fn arguments_are_read() {
+        let needed = ["--store", "s", "--listen", "127.0.0.1:0", "--state", "d"];
+        let args = parse(&needed).unwrap();
+        assert_eq!((args.upload_limit, args.goal, args.zone.as_str()), (None, None, ""));
+        let limited = parse(&[&needed[..], &["--upload-limit", "8Mbit"]].concat()).unwrap();
+        assert_eq!(limited.upload_limit, ByteRate::new(1_000_000));
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() {
+        let cases: [(&[&str], &str); 3] = [
+            (&["--listen", "127.0.0.1:0", "--state", "d"], "--store"),
+            (&["--store", "s", "--listen", "localhost", "--state", "d"], "--listen"),
+            (
+                &["--store", "s", "--listen", "127.0.0.1:0", "--state", "d", "--upload-limit", "0"],
+                "--upload-limit",
+            ),
+        ];
+        for (arguments, named) in cases {
+            let text = parse(arguments).unwrap_err().to_string();
+            assert!(text.contains(named), "{text}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
+//!
+//! Owns the state directory's lock and the loop that follows the store. All decisions are made in
+//! [`crate::catalog`] and [`crate::status_relay`]; this file only does what they say. It must never
+//! end because of one build, one report or a goal store that is down: those are logged and tried
+//! again, while everything else goes on.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use command_line::{StateLock, StateLockError};
+use goal_state::{GoalStore, GoalUrl};
+use p2p_core::{BuildId, ByteRate};
+use p2p_net::{
+    BuildStore, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError, StoreError,
+    StoredBuild,
+};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::Catalog;
+use crate::status_relay::StatusTable;
+
+/// How often the store is asked whether something changed: one `stat` of one directory. A tenth of
+/// the time a person takes to notice, and nothing next to the poll of the goal.
+const STORE_POLL: Duration = Duration::from_millis(500);
+
+/// Every this many polls the store is listed even if its directory looks untouched: its time stamps
+/// are coarse, and some network file systems show a new entry before a new time.
+const POLLS_PER_RESCAN: u32 = 20;
+
+/// Most rows of hosts kept for the goal store: a region of the largest fleet we know, and about as
+/// many bytes as a download's buffers.
+pub const HOSTS_MAX: usize = 200_000;
+
+/// Least time between two rounds of writing to the goal store.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long the node may take to say goodbye to its peers: shorter than service managers wait
+/// before they kill.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most documents of one round, so that a large region costs the goal store a bounded rate of
+/// bytes instead of all of its rows at once.
+const DOCUMENTS_PER_FLUSH_MAX: usize = 64;
+
+/// Where a seeder works and whom it serves.
+#[derive(Clone, Debug)]
+pub struct SeederConfig {
+    /// The build store to serve; created if missing.
+    pub store: PathBuf,
+    /// UDP address of the control plane; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Directory for the key and the lock; created if missing. One seeder at a time.
+    pub state: PathBuf,
+    /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
+    pub goal: Option<GoalUrl>,
+    /// Where the seeder is, for locality. Empty if unknown.
+    pub zone: String,
+    /// The rack within the zone. Empty if unknown.
+    pub rack: String,
+    /// Cap on chunk bytes sent. `None`: no cap.
+    pub upload_limit: Option<ByteRate>,
+}
+
+/// Why a seeder did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SeederError {
+    /// The state directory is in use or cannot be used.
+    #[error(transparent)]
+    State(#[from] StateLockError),
+    /// The key cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store cannot be opened or listed.
+    #[error("cannot serve the store {}", path.display())]
+    Store {
+        /// The store's directory.
+        path: PathBuf,
+        /// What the store said.
+        #[source]
+        source: StoreError,
+    },
+    /// The node did not start, such as on a port in use.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A thread of the seeder ended early.
+    #[error("a task of the seeder ended early; please report this with the log")]
+    Task(#[from] JoinError),
+}
+
+/// A running seeder.
+#[derive(Debug)]
+pub struct Seeder {
+    node: Node,
+    store: BuildStore,
+    catalog: Catalog,
+    goal: Option<GoalStore>,
+    /// The name under which documents are written to the goal store.
+    writer: String,
+    _lock: StateLock,
+}
+
+impl Seeder {
+    /// Opens state and store, starts the node and serves every build that is in the store now.
+    ///
+    /// # Errors
+    ///
+    /// If state, store, key or address cannot be used. A damaged build in the store is no error.
+    pub async fn start(config: SeederConfig) -> Result<Self, SeederError> {
+        let lock = StateLock::take(&config.state)?;
+        let identity = Identity::load_or_create(&lock.directory().join("node.key"))?;
+        let writer = identity.peer_id().to_string();
+        let path = config.store.clone();
+        let opened = spawn_blocking(move || BuildStore::open(path)).await?;
+        let store =
+            opened.map_err(|source| SeederError::Store { path: config.store.clone(), source })?;
+        let node_config = NodeConfig {
+            zone: config.zone,
+            rack: config.rack,
+            upload_limit: config.upload_limit,
+            ..NodeConfig::seeder(identity, config.listen)
+        };
+        let node = Node::start(node_config).await?;
+        let goal = config.goal.as_ref().map(GoalStore::new);
+        let mut seeder =
+            Self { node, store, catalog: Catalog::default(), goal, writer, _lock: lock };
+        match seeder.rescan().await {
+            Ok(()) => Ok(seeder),
+            Err(source) => {
+                seeder.node.shutdown().await;
+                Err(SeederError::Store { path: config.store, source })
+            }
+        }
+    }
+
+    /// Where hosts reach the seeder, as `--seeder` takes it.
+    pub fn address(&self) -> SeederAddress {
+        self.node.address()
+    }
+
+    /// How many builds are served.
+    pub fn build_count(&self) -> usize {
+        self.catalog.served_count()
+    }
+
+    /// Follows the store and relays reports until `stop` is cancelled, then shuts the node down.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let relay = self.goal.clone().map(|goal| Relay {
+            node: self.node.clone(),
+            goal,
+            writer: self.writer.clone(),
+            table: Mutex::new(StatusTable::new(HOSTS_MAX)),
+        });
+        let relaying = async {
+            match &relay {
+                Some(relay) => relay.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        let node = self.node.clone();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = relaying => tracing::warn!("the node ended; the seeder stops"),
+            () = self.follow_store() => {}
+        }
+        if let Some(relay) = &relay {
+            relay.flush_last().await;
+        }
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, node.shutdown()).await.is_err() {
+            tracing::warn!("the node did not shut down in time");
+        }
+    }
+
+    /// Polls instead of watching with inotify: the store may lie on a network or overlay file
+    /// system, where a watch does not see what another machine writes, and one `stat` twice a
+    /// second costs less than the code that would have to doubt the watch.
+    async fn follow_store(&mut self) {
+        let directory = self.store.directory().join("builds");
+        let mut seen = modified_at(directory.clone()).await;
+        let mut polls = 0;
+        let mut ticks = tokio::time::interval(STORE_POLL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            // Taken before the scan: what changes during the scan is seen by the next one.
+            let modified = modified_at(directory.clone()).await;
+            polls += 1;
+            if modified == seen && polls < POLLS_PER_RESCAN {
+                continue;
+            }
+            polls = 0;
+            seen = modified;
+            if let Err(error) = self.rescan().await {
+                tracing::warn!(error = chain(&error), "cannot list the store, trying again");
+            }
+        }
+    }
+
+    async fn rescan(&mut self) -> Result<(), StoreError> {
+        let store = self.store.clone();
+        let listed = on_disk(move || store.list()).await?;
+        let changes = self.catalog.on_scan(&listed);
+        for build in changes.stop {
+            self.node.leave(build).await;
+            tracing::info!(%build, "no longer in the store, no longer served");
+        }
+        for build in changes.start {
+            self.start_serving(build).await;
+        }
+        Ok(())
+    }
+
+    async fn start_serving(&mut self, build: BuildId) {
+        let store = self.store.clone();
+        let opened: Result<Option<StoredBuild>, _> = on_disk(move || store.build(build)).await;
+        match opened {
+            Ok(Some(stored)) => {
+                self.node.serve(&stored);
+                self.catalog.on_started(build);
+                tracing::info!(%build, bytes = stored.manifest().build_size(), "serving");
+            }
+            // Removed between listing and opening.
+            Ok(None) => {}
+            Err(error) => {
+                let reason = chain(&error);
+                if self.catalog.on_damaged(build, &reason) {
+                    tracing::warn!(%build, reason, "build not served; publish it again to repair");
+                }
+            }
+        }
+    }
+}
+
+/// Carries reports from the node to the goal store.
+struct Relay {
+    node: Node,
+    goal: GoalStore,
+    writer: String,
+    table: Mutex<StatusTable>,
+}
+
+impl Relay {
+    /// Runs until the node ends.
+    async fn run(&self) {
+        tokio::select! {
+            () = self.collect() => {}
+            () = self.flush_forever() => {}
+        }
+    }
+
+    async fn collect(&self) {
+        while let Some(report) = self.node.next_report().await {
+            let taken =
+                self.with_table(|table| table.on_report(now_ms(), report.node, &report.report));
+            if let Some(fault) = taken.refused {
+                // Debug level: a host repeats its report, and a stranger must not fill the log.
+                tracing::debug!(node = %report.node, %fault, "row of a report left out");
+            }
+        }
+    }
+
+    async fn flush_forever(&self) {
+        let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut is_failing = false;
+        loop {
+            ticks.tick().await;
+            let failed = self.flush(DOCUMENTS_PER_FLUSH_MAX).await;
+            match &failed {
+                Some(reason) if !is_failing => {
+                    tracing::warn!(reason, "cannot write host status, trying again every 2 s");
+                }
+                None if is_failing => tracing::info!("host status is written again"),
+                _ => {}
+            }
+            is_failing = failed.is_some();
+        }
+    }
+
+    /// What hosts said last before the seeder stops is worth one try, not a slow stop.
+    async fn flush_last(&self) {
+        if tokio::time::timeout(FLUSH_INTERVAL, self.flush(usize::MAX)).await.is_err() {
+            tracing::debug!("the goal store did not take the last host status in time");
+        }
+    }
+
+    /// Writes the documents that are due; the reason if one could not be written.
+    async fn flush(&self, documents_max: usize) -> Option<String> {
+        let due = self.with_table(|table| table.take_due(now_ms(), documents_max));
+        let mut failed = None;
+        for shard in due {
+            // A store that just failed is not asked once more per document.
+            if failed.is_none() {
+                let rows = self.with_table(|table| table.document(shard));
+                let name = format!("{}/{shard}", self.writer);
+                failed = self.goal.put_status(&name, &rows).await.err().map(|error| chain(&error));
+            }
+            if failed.is_some() {
+                self.with_table(|table| table.on_write_failed(now_ms(), shard));
+            }
+        }
+        failed
+    }
+
+    fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
+        act(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The directory's time stamp; `None` if it cannot be read, which the rescan will report.
+async fn modified_at(directory: PathBuf) -> Option<SystemTime> {
+    let metadata = tokio::fs::metadata(directory).await.ok()?;
+    metadata.modified().ok()
+}
+
+/// Runs work that may wait for a disk where it does not hold up the network.
+async fn on_disk<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    spawn_blocking(work).await.expect("store calls do not panic and the runtime outlives them")
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,203 @@
+//! Tests of the relay's table: rules for rows, ownership of names, and how documents are cut.
+
+use goal_state::HostPhase;
+
+use super::*;
+
+const NOW_MS: u64 = 1_700_000_000_000;
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 32])
+}
+
+fn numbered_node(number: usize) -> NodeId {
+    NodeId::from_bytes(*Digest::of(number.to_string().as_bytes()).as_bytes())
+}
+
+fn row(host: &str, app: &str) -> HostStatus {
+    HostStatus {
+        generation: Some(1),
+        phase: HostPhase::Downloading,
+        bytes_total: Some(100),
+        bytes_done: 1,
+        updated_at_ms: NOW_MS,
+        ..HostStatus::new(host, app.parse().unwrap())
+    }
+}
+
+fn report(rows: &[HostStatus]) -> Vec<u8> {
+    serde_json::to_vec(rows).unwrap()
+}
+
+fn taken(rows: usize) -> Taken {
+    Taken { rows, refused: None }
+}
+
+/// A table of `count` hosts, each reported by a node of its own.
+fn table_of(count: usize) -> StatusTable {
+    let mut table = StatusTable::new(count);
+    for number in 0..count {
+        let rows = [row(&format!("host-{number}"), "web")];
+        assert_eq!(table.on_report(NOW_MS, numbered_node(number), &report(&rows)), taken(1));
+    }
+    table
+}
+
+#[test]
+fn reported_rows_come_out_as_one_document() {
+    let mut table = StatusTable::new(10);
+    assert!(table.is_empty());
+    let rows = [row("a", "db"), row("a", "web")];
+    assert_eq!(table.on_report(NOW_MS, node(1), &report(&rows)), taken(2));
+
+    assert_eq!(table.take_due(NOW_MS, 10), [0]);
+    assert_eq!(table.document(0), rows);
+    assert_eq!(table.take_due(NOW_MS, 10), [0; 0], "a document is written once per change");
+}
+
+#[test]
+fn failed_write_is_due_again() {
+    let mut table = table_of(1);
+    assert_eq!(table.take_due(NOW_MS, 10), [0]);
+    table.on_write_failed(NOW_MS + 5, 0);
+    assert_eq!(table.take_due(NOW_MS + 4, 10), [0; 0]);
+    assert_eq!(table.take_due(NOW_MS + 5, 10), [0]);
+}
+
+#[test]
+fn change_is_due_at_once_and_heartbeat_later() {
+    let mut table = StatusTable::new(10);
+    let mut status = row("a", "web");
+    table.on_report(NOW_MS, node(1), &report(&[status.clone()]));
+    table.take_due(NOW_MS, 10);
+
+    status.updated_at_ms += 1;
+    let later_ms = NOW_MS + 1;
+    table.on_report(later_ms, node(1), &report(&[status.clone()]));
+    assert_eq!(table.take_due(later_ms + HEARTBEAT_MS - 1, 10), [0; 0]);
+
+    status.bytes_done += 1;
+    table.on_report(later_ms + 1, node(1), &report(&[status.clone()]));
+    assert_eq!(table.take_due(later_ms + 1, 10), [0]);
+
+    table.on_report(later_ms + 2, node(1), &report(&[HostStatus { updated_at_ms: 5, ..status }]));
+    assert_eq!(table.take_due(later_ms + 2 + HEARTBEAT_MS, 10), [0]);
+}
+
+#[test]
+fn bad_rows_are_left_out_and_named() {
+    let long = "x".repeat(HOST_BYTES_MAX + 1);
+    let quotes = "\"".repeat(HOST_BYTES_MAX);
+    // A quote takes two bytes in JSON, such a symbol four: together more than a row may have.
+    let wide =
+        HostStatus { message: Some("\u{1f600}".repeat(MESSAGE_CHARS_MAX)), ..row(&quotes, "a") };
+    let cases = [
+        (row("", "web"), ReportFault::BadHost { bytes: 0 }),
+        (row("a\nb", "web"), ReportFault::BadHost { bytes: 3 }),
+        (row(&long, "web"), ReportFault::BadHost { bytes: long.len() }),
+        (
+            wide.clone(),
+            ReportFault::RowTooLarge {
+                host: quotes.clone(),
+                bytes: serde_json::to_vec(&wide).unwrap().len(),
+            },
+        ),
+    ];
+    for (bad, fault) in cases {
+        let mut table = StatusTable::new(10);
+        let outcome = table.on_report(NOW_MS, node(1), &report(&[bad, row("good", "web")]));
+        assert_eq!(outcome, Taken { rows: 1, refused: Some(fault) });
+        assert_eq!(table.len(), 1);
+    }
+}
+
+#[test]
+fn report_that_is_not_json_changes_nothing() {
+    let mut table = StatusTable::new(10);
+    let outcome = table.on_report(NOW_MS, node(1), b"{");
+    assert!(matches!(outcome.refused, Some(ReportFault::Malformed { .. })));
+    assert!(table.is_empty() && table.take_due(u64::MAX, 10).is_empty());
+}
+
+#[test]
+fn message_is_cut_and_clock_that_is_ahead_is_set_back() {
+    let mut table = StatusTable::new(10);
+    let status = HostStatus {
+        message: Some(format!("line\n{}", "y".repeat(MESSAGE_CHARS_MAX))),
+        updated_at_ms: NOW_MS + 1_000,
+        ..row("a", "web")
+    };
+    assert_eq!(table.on_report(NOW_MS, node(1), &report(&[status])), taken(1));
+    let kept = table.document(0).remove(0);
+    assert_eq!(kept.updated_at_ms, NOW_MS);
+    let message = kept.message.unwrap();
+    assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX);
+    assert!(message.starts_with("line y"), "{message}");
+}
+
+#[test]
+fn name_belongs_to_its_node_until_it_falls_silent() {
+    let mut table = StatusTable::new(10);
+    let first = report(&[row("a", "web")]);
+    table.on_report(NOW_MS, node(1), &first);
+
+    let refused = table.on_report(NOW_MS + OWNERSHIP_MS - 1, node(2), &first);
+    assert_eq!(refused.refused, Some(ReportFault::NameTaken { host: "a".into() }));
+    assert_eq!(table.on_report(NOW_MS + OWNERSHIP_MS, node(2), &first), taken(1));
+    let refused = table.on_report(NOW_MS + OWNERSHIP_MS, node(1), &first);
+    assert_eq!(refused.refused, Some(ReportFault::NameTaken { host: "a".into() }));
+    assert_eq!(table.len(), 1);
+}
+
+#[test]
+fn node_has_a_limit_of_rows() {
+    let mut table = StatusTable::new(1_000);
+    let apps: Vec<_> = (0..=ROWS_PER_NODE_MAX).map(|app| row("a", &format!("app-{app}"))).collect();
+    let outcome = table.on_report(NOW_MS, node(1), &report(&apps));
+    assert_eq!(outcome, Taken { rows: ROWS_PER_NODE_MAX, refused: Some(ReportFault::TooManyRows) });
+}
+
+#[test]
+fn full_table_keeps_its_hosts_and_forgets_old_ones() {
+    let mut table = table_of(3);
+    let newcomer = report(&[row("new", "web")]);
+    let outcome = table.on_report(NOW_MS, node(9), &newcomer);
+    assert_eq!(outcome.refused, Some(ReportFault::TableFull { rows: 3 }));
+    // A host that is in the table still gets through.
+    let known = report(&[row("host-0", "web")]);
+    assert_eq!(table.on_report(NOW_MS, numbered_node(0), &known), taken(1));
+
+    let tomorrow_ms = NOW_MS + ROW_AGE_MAX_MS + 1;
+    assert_eq!(table.on_report(tomorrow_ms, node(9), &newcomer), taken(1));
+    assert_eq!(table.len(), 1);
+}
+
+/// Goal: documents stay below the store's limits at any number of hosts, and few hosts need few.
+/// Method: tables of growing size; each row must be in exactly one document.
+#[test]
+fn documents_hold_every_row_once_and_stay_small() {
+    for (hosts, documents_max) in [(1, 1), (200, 1), (201, 2), (5_000, 32)] {
+        let mut table = table_of(hosts);
+        let due = table.take_due(NOW_MS, usize::MAX);
+        assert!(due.len() <= documents_max, "{hosts} hosts in {} documents", due.len());
+        let mut seen = BTreeSet::new();
+        for shard in due {
+            let rows = table.document(shard);
+            assert!(rows.len() <= ROWS_PER_SHARD_MAX, "{} rows", rows.len());
+            for row in rows {
+                assert!(seen.insert(row.host.clone()), "{} is in two documents", row.host);
+            }
+        }
+        assert_eq!(seen.len(), hosts);
+    }
+}
+
+#[test]
+fn documents_due_longest_come_first_and_the_rest_stay_due() {
+    let mut table = table_of(5_000);
+    let all = table.take_due(NOW_MS, usize::MAX);
+    table.on_write_failed(NOW_MS + 2, all[0]);
+    table.on_write_failed(NOW_MS + 1, all[1]);
+    assert_eq!(table.take_due(NOW_MS + 2, 1), [all[1]]);
+    assert_eq!(table.take_due(NOW_MS + 2, 1), [all[0]]);
+}

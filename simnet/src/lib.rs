@@ -1,0 +1,28 @@
+//! Runs the real state machines of `p2p-core` for whole fleets, in one thread and without a clock.
+//!
+//! A [`Scenario`] says what the fleet is and what befalls it, a [`Fleet`] lives through it, a
+//! [`Summary`] tells people how it went. Invariant: what happens is a function of the scenario and its
+//! seed alone; nothing here reads a clock except `report.rs`, and floats exist only there. What the
+//! model leaves out is written in `docs/simulator.md`.
+
+#![forbid(unsafe_code)]
+#![deny(clippy::float_arithmetic)]
+
+pub mod checker;
+mod fleet;
+mod network;
+mod node;
+mod queue;
+pub mod report;
+mod scenario;
+mod settings;
+mod slab;
+mod trace;
+pub mod units;
+
+pub use fleet::{Counts, Fleet, Outcome};
+pub use queue::NodeIndex;
+pub use report::Summary;
+pub use scenario::{Bound, BoundKind, Crashes, Faults, Scenario, ScenarioError};
+pub use settings::{SettingError, Settings};
+pub use trace::{Observation, StepKind, TraceDigest};

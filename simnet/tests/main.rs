@@ -1,0 +1,9 @@
+//! Whole fleets in one thread: the machines of p2p-core under the simulator's network.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod command;
+mod determinism;
+mod faults;
+mod office;
+mod swarm;
