@@ -71,6 +71,27 @@ fn graph_has_no_far_ends() {
     assert!(hops <= 5, "the farthest member is {hops} hops away");
 }
 
+/// Goal: the seeder's neighbours are few, and from all over the swarm: chunks enter it at places that
+/// are not each other's neighbours.
+#[test]
+fn seeder_is_handed_out_over_the_whole_swarm() {
+    let mut tracker = Tracker::new(TrackerConfig::region(), Seed::from_u64(1));
+    let seeder = Contact { role: PeerRole::Seeder, ..member(9_999, Location::default()) };
+    let none = BTreeSet::new();
+    let from_seeder = Announce { is_complete: true, ..announce(seeder, &none, 0) };
+    let _answer = tracker.answer(Instant::ZERO, &from_seeder);
+    let mut given = Vec::new();
+    for number in 0..2_000 {
+        let newcomer = announce(member(number, Location::default()), &none, 14);
+        let answer = tracker.answer(Instant::ZERO, &newcomer);
+        assert_eq!(answer.seeder, Some(seeder), "the place of last resort is always named");
+        given.extend(answer.contacts.contains(&seeder).then_some(number));
+    }
+    assert!(given.contains(&0), "the first member has nobody else");
+    assert!((20..120).contains(&given.len()), "{} of 2000 got the seeder", given.len());
+    assert!(given.iter().filter(|number| **number >= 1_000).count() >= 2, "{given:?}");
+}
+
 #[test]
 fn graph_is_connected() {
     let graph = graph_of(500, |number| Location::named("zone", &(number / 20).to_string()));

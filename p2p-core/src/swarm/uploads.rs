@@ -82,3 +82,34 @@ impl Uploads {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::ChunkLayout;
+
+    fn peer(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    /// Goal: who is being sent something waits, then the rank decides, then the time.
+    #[test]
+    fn next_upload_is_fair_then_ranked_then_old() {
+        let layout = ChunkLayout::new([1].into_iter()).unwrap();
+        let (chunk, since) = (layout.index(0).unwrap(), Instant::ZERO);
+        let mut uploads = Uploads::default();
+        for (request, from) in [(0, 1), (1, 1), (2, 3), (3, 2), (4, 2)] {
+            uploads.enqueue(Upload { peer: peer(from), request: RequestId(request), chunk, since });
+        }
+        // Peer 3 ranks last, although it asked before peer 2.
+        let rank = |node| u8::from(node == peer(3));
+        let mut order = Vec::new();
+        while let Some(upload) = uploads.dequeue(rank) {
+            order.push(upload.request.0);
+            assert_eq!(uploads.start(upload), order.len() as u64);
+        }
+        assert_eq!(order, [0, 3, 2, 1, 4]);
+        assert!(uploads.finish(peer(1), RequestId(0)).is_some());
+        assert_eq!((uploads.active_count(), uploads.waiting_count()), (4, 0));
+    }
+}
