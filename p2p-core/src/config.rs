@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::contact::Location;
+
 /// Limits and timings of one node's part in a swarm.
 ///
 /// Every table, queue and retry of the swarm is bounded by a field of this struct. There is no
@@ -11,8 +13,18 @@ pub struct SwarmConfig {
     /// Neighbours a node looks for. Fewer lengthen the paths through the swarm, more cost a message
     /// per offer and a set of chunks each.
     pub neighbours_target: u16,
-    /// Most neighbours it accepts, so that others can find a place with a full node.
+    /// Most neighbours it accepts, so that others can find a place with a full node. A node that
+    /// knows its rack does not count rack mates here.
     pub neighbours_max: u16,
+    /// Neighbours outside its rack that a node looks for once it has enough rack mates for
+    /// `neighbours_target` in all: the ways by which chunks come into the rack.
+    pub far_target: u16,
+    /// Most rack mates that a node connects to. All hosts of an ordinary rack, because only those
+    /// that know of each other's claims keep a chunk from crossing the uplink twice.
+    pub near_max: u16,
+    /// A rack mate that claims a chunk gets this long to bring it, or `late_factor` times what a
+    /// request usually takes, if that is longer.
+    pub claim_time_min: Duration,
     /// Most dials under way at once.
     pub dials_max: usize,
     /// Most contacts remembered beyond the neighbours.
@@ -76,6 +88,9 @@ impl SwarmConfig {
         Self {
             neighbours_target: 14,
             neighbours_max: 32,
+            far_target: 6,
+            near_max: 48,
+            claim_time_min: Duration::from_secs(2),
             dials_max: 8,
             contacts_max: 64,
             bans_max: 256,
@@ -104,6 +119,12 @@ impl SwarmConfig {
         }
     }
 
+    /// Most neighbours of a node that stands there.
+    pub(crate) fn neighbours_max_at(&self, location: Location) -> usize {
+        let mates = if location.rack == 0 { 0 } else { self.near_max };
+        usize::from(self.neighbours_max) + usize::from(mates)
+    }
+
     /// The seeder of a region: a host that accepts more neighbours, because it is the place of last
     /// resort for all of them.
     pub const fn seeder() -> Self {
@@ -120,8 +141,10 @@ pub struct TrackerConfig {
     pub members_max: usize,
     /// Most contacts handed out per announce.
     pub contacts_max: usize,
-    /// Members with this many neighbours are not handed out any more.
+    /// Members with this many neighbours outside their rack are not handed out any more.
     pub degree_max: u16,
+    /// Most rack mates handed out per announce, beyond `contacts_max`.
+    pub mates_max: usize,
     /// Shortest interval given to announcing nodes.
     pub interval_min: Duration,
     /// Announces per second that the tracker is willing to answer for one swarm: the interval grows
@@ -139,6 +162,7 @@ impl TrackerConfig {
             members_max: 200_000,
             contacts_max: 32,
             degree_max: 28,
+            mates_max: 48,
             interval_min: Duration::from_secs(5),
             announces_per_second: 1_000,
             intervals_missed_max: 3,

@@ -92,11 +92,24 @@ pub struct Choice<'a> {
     pub asked: &'a ChunkSet,
     /// What the neighbouring hosts have.
     pub availability: &'a Availability,
+    /// What is not asked of this peer because it is in our rack already, or on its way there.
+    pub kept_back: Option<KeptBack<'a>>,
+}
+
+/// What is not asked of nodes outside the rack.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptBack<'a> {
+    /// What the hosts of the rack have.
+    pub near: &'a Availability,
+    /// What they say they bring.
+    pub claimed: &'a ChunkSet,
 }
 
 impl Choice<'_> {
     fn word(&self, i: usize) -> u64 {
-        self.offered.word(i) & !self.have.word(i) & !self.asked.word(i)
+        let kept_back =
+            self.kept_back.map_or(0, |kept| kept.near.word_of_seen(i) | kept.claimed.word(i));
+        self.offered.word(i) & !self.have.word(i) & !self.asked.word(i) & !kept_back
     }
 
     /// The rarest chunk of a sample of at most `sample_max` candidates that start at a random
@@ -212,7 +225,7 @@ mod tests {
                 .filter(|chunk| !have.contains(*chunk) && !asked.contains(*chunk))
                 .collect();
 
-            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability };
+            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back: None };
             let mut prng = Prng::from_seed(Seed::from_u64(seed));
             let picked = choice.pick_rarest(capacity, &mut prng);
             prop_assert_eq!(picked.map(copies), candidates.iter().map(|chunk| copies(*chunk)).min());
@@ -256,7 +269,7 @@ mod tests {
         let (have, asked) = (ChunkSet::empty(8), ChunkSet::empty(8));
         let availability = Availability::new(8);
         let choice =
-            Choice { offered: &offered, have: &have, asked: &asked, availability: &availability };
+            Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back: None };
         let mut prng = Prng::from_seed(Seed::from_u64(1));
         let mut drawn = [0_u32; 8];
         for _ in 0..8_000 {

@@ -23,6 +23,7 @@ use crate::time::Instant;
 use crate::wire::{Announce, Have, Message, RequestId};
 
 use self::ledger::{Ledger, Ruling};
+use self::locality::Claims;
 use self::manifest_search::ManifestSearch;
 use self::membership::Membership;
 use self::offers::Offers;
@@ -32,6 +33,7 @@ use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
 
 mod ledger;
+mod locality;
 mod manifest_search;
 mod membership;
 mod offers;
@@ -59,6 +61,7 @@ pub struct Swarm {
     peers: PeerTable,
     requests: RequestTable,
     uploads: Uploads,
+    claims: Claims,
     /// Kept by seeders only.
     ledger: Option<Ledger>,
     members: Membership,
@@ -75,14 +78,15 @@ impl Swarm {
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
         let SwarmParams { config, build, contact, trackers, seed } = params;
         let mut swarm = Self {
-            members: Membership::new(now, trackers),
+            members: Membership::new(now, trackers, contact.location),
             config,
             build,
             contact,
             layout: None,
             have: ChunkSet::empty(0),
             offers: Offers::default(),
-            peers: PeerTable::default(),
+            peers: PeerTable::new(contact.location),
+            claims: Claims::new(0),
             requests: RequestTable::new(0),
             uploads: Uploads::default(),
             ledger: None,
@@ -142,6 +146,7 @@ impl Swarm {
         self.look_for_neighbours();
         self.ask_for_manifest();
         self.ask_for_chunks();
+        self.disclaim_given_up();
         self.start_uploads();
         self.check_invariants();
     }
@@ -165,6 +170,7 @@ impl Swarm {
             deadlines.extend([
                 (self.exchange_due(), TimerKind::Exchange),
                 (requests.min(), TimerKind::Requests),
+                (self.claims.due(), TimerKind::Claims),
                 (self.manifest_due(), TimerKind::Manifest),
                 (asleep.filter(|until| *until > self.now).min(), TimerKind::Busy),
                 (Some(members.max(dial_again)), TimerKind::Members),
@@ -275,6 +281,8 @@ impl Swarm {
                     self.send(peer, Message::NoManifest);
                 }
             }
+            Message::Claim { chunk } => self.on_claim(peer, chunk),
+            Message::Disclaim { chunk } => self.on_disclaim(peer, chunk),
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
             Message::Leave => {
                 self.forget_peer(peer);
@@ -291,6 +299,11 @@ impl Swarm {
             return self.ban(node, PeerFault::WrongLayout);
         }
         self.peers.set_have(node, contact, have);
+        if self.is_crowded_by(node) {
+            self.send(node, Message::Leave);
+            self.actions.push_back(Action::Disconnect { peer: node });
+            self.forget_peer(node);
+        }
     }
 
     fn on_offer(&mut self, node: NodeId, runs: &[(u32, u32)]) {
@@ -307,7 +320,7 @@ impl Swarm {
                 return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
             }
             for raw in *start..start + length {
-                self.peers.note_has(node, ChunkIndex::new_unchecked(raw));
+                self.note_has(node, ChunkIndex::new_unchecked(raw));
             }
         }
     }
@@ -439,6 +452,7 @@ impl Swarm {
         let chunk_count = layout.chunk_count();
         assert_eq!(have.capacity(), chunk_count, "the chunks are of another build");
         self.requests = RequestTable::new(chunk_count);
+        self.claims = Claims::new(chunk_count);
         if self.contact.role == PeerRole::Seeder {
             let SwarmConfig { reserve_min, reserve_factor, .. } = self.config;
             self.ledger = Some(Ledger::new(chunk_count, reserve_min, reserve_factor));
@@ -508,6 +522,7 @@ impl Swarm {
             }
         }
         self.take_back_chunks_of(node);
+        self.claims.forget_peer(node);
         self.search.note_end(node);
         self.members.note_connected(node);
         self.peers.remove(node);
@@ -556,10 +571,14 @@ impl Swarm {
         }
         let is_starving = self.is_starving();
         let is_known = |node| node == self.contact.node || self.peers.contains(node);
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        let missing = self.far_missing();
         while self.members.dialling_count() < missing {
             let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
             let Some(contact) = dial else { break };
+            self.actions.push_back(Action::Connect { contact });
+        }
+        let missing = usize::from(self.config.near_max).saturating_sub(self.peers.near_count());
+        while let Some(contact) = self.members.next_mate(self.now, missing, is_known) {
             self.actions.push_back(Action::Connect { contact });
         }
         if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
@@ -572,7 +591,7 @@ impl Swarm {
     }
 
     fn is_full_house(&self) -> bool {
-        self.peers.len() >= usize::from(self.config.neighbours_max)
+        self.peers.len() >= self.config.neighbours_max_at(self.contact.location)
     }
 
     /// Fewer than half of the wanted neighbours, and chunks missing.
@@ -582,7 +601,7 @@ impl Swarm {
 
     fn announce(&mut self, is_leaving: bool) {
         let Some(tracker) = self.members.begin_announce(self.now) else { return };
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        let missing = self.far_missing();
         let wanted = if self.is_complete() { 0 } else { missing };
         let announce = Announce {
             build: self.build,
@@ -630,6 +649,7 @@ impl Swarm {
         if self.layout.is_none() || self.is_complete() {
             return;
         }
+        self.claims.expire(self.now);
         self.ask_again_for_late_chunks();
         let sources = self.peers.source_count().max(1);
         let each = usize::from(self.config.requests_max) / sources;
@@ -642,6 +662,8 @@ impl Swarm {
             .map(|(node, _)| node)
             .collect();
         self.prng.shuffle(&mut free);
+        // What can come from outside the rack is what the rack lacks.
+        free.sort_by_key(|node| self.peers.get(*node).is_some_and(|peer| peer.is_near));
         // One chunk each per round, so that the first peer does not get all there is to ask for.
         while !free.is_empty() {
             let round = core::mem::take(&mut free);
@@ -661,14 +683,16 @@ impl Swarm {
     }
 
     fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
+        let is_starving = self.is_starving();
         let peer = self.peers.get(node)?;
         let choice = Choice {
             offered: peer.have.as_ref()?,
             have: &self.have,
             asked: self.requests.asked(),
             availability: self.peers.copies()?,
+            kept_back: if peer.is_near || is_starving { None } else { self.claims.kept_back(&self.peers) },
         };
-        if peer.is_seeder() && !self.is_starving() {
+        if peer.is_seeder() && !is_starving {
             choice.pick_unseen(&mut self.prng)
         } else {
             choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
@@ -696,6 +720,9 @@ impl Swarm {
             peer.requests += 1;
         }
         self.actions.push_back(Action::Fetch { request, peer: node, chunk });
+        if self.peers.get(node).is_some_and(|peer| !peer.is_near && !peer.is_seeder()) {
+            self.claim(chunk);
+        }
         true
     }
 
@@ -775,7 +802,8 @@ impl Swarm {
     }
 
     fn check_invariants(&self) {
-        assert!(self.peers.len() <= usize::from(self.config.neighbours_max), "too many neighbours");
+        let neighbours_max = self.config.neighbours_max_at(self.contact.location);
+        assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
         assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
         debug_assert!(

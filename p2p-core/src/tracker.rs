@@ -108,7 +108,9 @@ impl Tracker {
         // end with twice as many neighbours as it looks for.
         let wanted = if is_new { announce.wanted.div_ceil(2) } else { announce.wanted };
         let contacts = self.choose_for(announce, usize::from(wanted));
-        for contact in &contacts {
+        let here = announce.contact.location;
+        let is_far = |contact: &&Contact| !here.shares_rack_with(contact.location);
+        for contact in contacts.iter().filter(is_far) {
             self.degrees.raise(contact.node);
         }
         let interval = self.interval();
@@ -119,8 +121,9 @@ impl Tracker {
                 self.seeders.insert(node);
             }
             self.members.insert(node, Member { contact: announce.contact, expires_at });
-            let degree = announce.neighbours.len() + contacts.len();
-            self.degrees.insert(node, announce.contact.location, degree);
+            let known = announce.neighbours.iter().filter(|node| !self.degrees.is_at(here, **node));
+            let degree = known.count() + contacts.iter().filter(is_far).count();
+            self.degrees.insert(node, here, degree);
         }
         AnnounceAnswer { contacts, interval_ms: millis(interval), seeder: self.seeder() }
     }
@@ -136,17 +139,24 @@ impl Tracker {
         let wanted = wanted.min(self.config.contacts_max);
         let mut excluded: BTreeSet<NodeId> = announce.neighbours.iter().copied().collect();
         let mut chosen: Vec<NodeId> = Vec::with_capacity(wanted);
+        let mut contacts: Vec<NodeId> = Vec::new();
         let at = announce.contact.location;
         let degree_max = usize::from(self.config.degree_max);
+        if !announce.is_complete && at.rack != 0 {
+            let mates = self.degrees.mates(at, self.config.mates_max, &excluded, &mut self.prng);
+            excluded.extend(&mates);
+            contacts.extend(mates);
+        }
         let near = wanted * 2 / 3;
-        for (source, limit) in [(Near::Rack, near), (Near::Zone, near), (Near::Anywhere, wanted)] {
+        for (source, limit) in [(Near::Zone, near), (Near::Anywhere, wanted)] {
             let count = limit.saturating_sub(chosen.len());
             let from = (source, at, count);
             let drawn = self.degrees.draw(from, degree_max, &excluded, &mut self.prng);
             excluded.extend(&drawn);
             chosen.extend(drawn);
         }
-        chosen
+        contacts.extend(chosen);
+        contacts
             .iter()
             .filter_map(|node| self.members.get(node))
             .map(|member| member.contact)

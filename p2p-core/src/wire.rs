@@ -72,6 +72,16 @@ pub enum Message {
     NoManifest,
     /// "I do not take part (any more)."
     Leave,
+    /// "I bring this chunk into our rack; wait for my offer." Told to the neighbours of one's rack.
+    Claim {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// "I do not bring this chunk after all."
+    Disclaim {
+        /// The chunk.
+        chunk: u32,
+    },
 }
 
 /// The chunks that somebody has.
@@ -300,6 +310,8 @@ mod tests {
             Message::RequestManifest,
             Message::NoManifest,
             Message::Leave,
+            Message::Claim { chunk: 7 },
+            Message::Disclaim { chunk: 7 },
         ];
         for message in messages {
             assert_eq!(decode_message(&encode(&message)), Ok(message));

@@ -80,6 +80,8 @@ pub struct Summary {
     pub refusals: u64,
     /// Of the messages, cancellations.
     pub cancels: u64,
+    /// Of the messages, claims of chunks among rack mates, made or given up.
+    pub claims: u64,
     /// Announces to trackers.
     pub announces: u64,
     /// Per second of the run, at all trackers.
@@ -143,6 +145,7 @@ impl Summary {
             requests: counts.requests,
             refusals: counts.refusals,
             cancels: counts.cancels,
+            claims: counts.claims,
             announces: counts.announces,
             announces_per_s: as_float(counts.announces) / ran_s,
             exchanges: counts.exchanges,
@@ -190,13 +193,14 @@ impl fmt::Display for Summary {
         }
         writeln!(
             f,
-            "messages        {} ({:.0} per host and second): {} offers, {} requests, {} refusals, {} cancels",
+            "messages        {} ({:.0} per host and second): {} offers, {} requests, {} refusals, {} cancels, {} claims",
             self.messages,
             self.messages_per_host_s,
             self.offers,
             self.requests,
             self.refusals,
-            self.cancels
+            self.cancels,
+            self.claims
         )?;
         writeln!(
             f,

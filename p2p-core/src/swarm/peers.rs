@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::collections::BTreeMap;
 
 use crate::chunk_set::ChunkSet;
-use crate::contact::{Contact, PeerRole};
+use crate::contact::{Contact, Location, PeerRole};
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::Availability;
@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) is_slow: bool,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
+    /// It is a host of our rack.
+    pub(super) is_near: bool,
 }
 
 impl Peer {
@@ -44,6 +46,7 @@ impl Peer {
             service: None,
             is_slow: false,
             manifest_after: now,
+            is_near: false,
         }
     }
 
@@ -62,6 +65,11 @@ impl Peer {
         self.have.as_ref().filter(|_| !self.is_seeder())
     }
 
+    /// The chunks that count as copies in our rack.
+    fn near_have(&self) -> Option<&ChunkSet> {
+        self.have.as_ref().filter(|_| self.is_near)
+    }
+
     /// Folds the time that a request took into the average; an eighth of the weight to the newest.
     fn note_delivery(&mut self, took: Duration) {
         self.service = Some(match self.service {
@@ -72,14 +80,32 @@ impl Peer {
 }
 
 /// All neighbours, by name.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PeerTable {
     peers: BTreeMap<NodeId, Peer>,
     /// What neighbouring hosts have; counted only while chunks are missing.
     copies: Option<Availability>,
+    /// The same for hosts of our rack; never counted if we do not know our rack.
+    near_copies: Option<Availability>,
+    /// Where we stand.
+    location: Location,
 }
 
 impl PeerTable {
+    pub(super) const fn new(location: Location) -> Self {
+        Self { peers: BTreeMap::new(), copies: None, near_copies: None, location }
+    }
+
+    /// Neighbours that are hosts of our rack.
+    pub(super) fn near_count(&self) -> usize {
+        self.peers.values().filter(|peer| peer.is_near).count()
+    }
+
+    /// The copies at hosts of our rack; `None` while they are not counted, or without a rack.
+    pub(super) const fn near_copies(&self) -> Option<&Availability> {
+        self.near_copies.as_ref()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.peers.len()
     }
@@ -98,6 +124,9 @@ impl PeerTable {
         if let (Some(copies), Some(have)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(have);
         }
+        if let (Some(copies), Some(have)) = (&mut self.near_copies, peer.near_have()) {
+            copies.remove_host(have);
+        }
         true
     }
 
@@ -107,8 +136,16 @@ impl PeerTable {
         if let (Some(copies), Some(old)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(old);
         }
+        if let (Some(copies), Some(old)) = (&mut self.near_copies, peer.near_have()) {
+            copies.remove_host(old);
+        }
         (peer.contact, peer.have) = (Some(contact), have);
+        let shares_rack = self.location.shares_rack_with(contact.location);
+        peer.is_near = shares_rack && contact.role == PeerRole::Host;
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
+            copies.add_host(new);
+        }
+        if let (Some(copies), Some(new)) = (&mut self.near_copies, peer.near_have()) {
             copies.add_host(new);
         }
     }
@@ -116,12 +153,15 @@ impl PeerTable {
     /// A neighbour has a chunk; ignored if its build has no such chunk.
     pub(super) fn note_has(&mut self, node: NodeId, chunk: ChunkIndex) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
-        let is_counted = !peer.is_seeder();
+        let (is_counted, is_near) = (!peer.is_seeder(), peer.is_near);
         let Some(have) = peer.have.as_mut().filter(|have| chunk.get() < have.capacity()) else {
             return;
         };
         if !have.contains(chunk) {
             if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
+                copies.note_offer(have, chunk);
+            }
+            if let Some(copies) = self.near_copies.as_mut().filter(|_| is_near) {
                 copies.note_offer(have, chunk);
             }
             have.insert(chunk);
@@ -138,10 +178,17 @@ impl PeerTable {
             }
         }
         self.copies = Some(copies);
+        self.near_copies = (self.location.rack != 0).then(|| {
+            let mut copies = Availability::new(chunk_count);
+            let near = self.peers.values().filter_map(Peer::near_have);
+            near.filter(|have| have.capacity() == chunk_count).for_each(|have| copies.add_host(have));
+            copies
+        });
     }
 
     pub(super) fn stop_counting(&mut self) {
         self.copies = None;
+        self.near_copies = None;
     }
 
     /// The copies at neighbouring hosts; `None` while they are not counted.
@@ -184,7 +231,7 @@ impl PeerTable {
         };
         self.iter()
             .filter(|(node, peer)| !asked.contains(node) && can_send(peer))
-            .min_by_key(|(_, peer)| (peer.is_seeder(), peer.requests))
+            .min_by_key(|(_, peer)| (peer.is_seeder(), !peer.is_near, peer.requests))
             .map(|(node, _)| node)
     }
 

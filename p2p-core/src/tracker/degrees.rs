@@ -38,7 +38,6 @@ struct Pool {
 /// Which members are drawn from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Near {
-    Rack,
     Zone,
     Anywhere,
 }
@@ -71,6 +70,27 @@ impl Degrees {
         }
     }
 
+    /// Whether the member stands in the rack of `at`.
+    pub(super) fn is_at(&self, at: Location, node: NodeId) -> bool {
+        self.members.get(&node).is_some_and(|entry| at.shares_rack_with(entry.location))
+    }
+
+    /// Members in the rack of `at`, at most as many as make `count` with those `excluded`.
+    pub(super) fn mates(
+        &self,
+        at: Location,
+        count: usize,
+        excluded: &BTreeSet<NodeId>,
+        prng: &mut Prng,
+    ) -> Vec<NodeId> {
+        let Some(pool) = self.racks.get(&at.rack) else { return Vec::new() };
+        let known = excluded.iter().filter(|node| self.is_at(at, **node)).count();
+        let mut mates = pool.sample(count, prng);
+        mates.retain(|node| !excluded.contains(node));
+        mates.truncate(count.saturating_sub(known));
+        mates
+    }
+
     /// At most `count` members near `at` with fewer than `degree_max` neighbours, none of them
     /// among the `excluded`.
     ///
@@ -85,7 +105,6 @@ impl Degrees {
         prng: &mut Prng,
     ) -> Vec<NodeId> {
         let pool = match near {
-            Near::Rack => self.racks.get(&at.rack),
             Near::Zone => self.zones.get(&at.zone),
             Near::Anywhere => Some(&self.all),
         };

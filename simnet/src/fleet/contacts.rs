@@ -123,6 +123,7 @@ impl Fleet {
             Message::Request { .. } => counts.requests += 1,
             Message::Busy { .. } => counts.refusals += 1,
             Message::Cancel { .. } => counts.cancels += 1,
+            Message::Claim { .. } | Message::Disclaim { .. } => counts.claims += 1,
             Message::Join { .. }
             | Message::RequestManifest
             | Message::NoManifest
