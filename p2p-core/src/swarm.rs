@@ -146,7 +146,7 @@ impl Swarm {
         self.look_for_neighbours();
         self.ask_for_manifest();
         self.ask_for_chunks();
-        self.disclaim_given_up();
+        self.tend_claims();
         self.start_uploads();
         self.check_invariants();
     }
@@ -498,7 +498,7 @@ impl Swarm {
         }
     }
 
-    fn cancel_request(&mut self, request: RequestId) {
+    pub(super) fn cancel_request(&mut self, request: RequestId) {
         if let Some(Request { peer, .. }) = self.drop_request(request) {
             self.actions.push_back(Action::CancelFetch { request, peer });
         }

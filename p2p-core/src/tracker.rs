@@ -18,6 +18,8 @@ use self::degrees::{Degrees, Near};
 
 mod degrees;
 
+const SEEDED_PER_RACK: u32 = 3;
+
 /// The trackers of many builds in one process.
 #[derive(Debug)]
 pub struct TrackerTable {
@@ -67,6 +69,8 @@ pub struct Tracker {
     degrees: Degrees,
     /// Members that are seeders and have the build.
     seeders: BTreeSet<NodeId>,
+    /// To how many hosts of each rack a seeder was handed out.
+    seeded: BTreeMap<u64, u32>,
     /// When each member is forgotten unless it announces again.
     expiries: BTreeSet<(Instant, NodeId)>,
     prng: Prng,
@@ -86,6 +90,7 @@ impl Tracker {
             members: BTreeMap::new(),
             degrees: Degrees::default(),
             seeders: BTreeSet::new(),
+            seeded: BTreeMap::new(),
             expiries: BTreeSet::new(),
             prng: Prng::from_seed(seed),
         }
@@ -146,6 +151,15 @@ impl Tracker {
             let mates = self.degrees.mates(at, self.config.mates_max, &excluded, &mut self.prng);
             excluded.extend(&mates);
             contacts.extend(mates);
+        }
+        if at.rack != 0 {
+            // Seeders go round the racks, below: drawn like others, they would go to the first.
+            excluded.extend(&self.seeders);
+            let count = self.seeded.entry(at.rack).or_insert(0);
+            if wanted > 0 && *count < SEEDED_PER_RACK && let Some(seeder) = self.seeders.first() {
+                *count += 1;
+                chosen.push(*seeder);
+            }
         }
         let near = wanted * 2 / 3;
         for (source, limit) in [(Near::Zone, near), (Near::Anywhere, wanted)] {

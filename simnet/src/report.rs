@@ -64,6 +64,10 @@ pub struct Summary {
     pub seeder_copies: f64,
     /// Through the uplink of the worst rack, in its busier direction; `None` without racks.
     pub rack_copies: Option<f64>,
+    /// Into the rack that most came into; `None` without racks.
+    pub rack_copies_in_worst: Option<f64>,
+    /// Out of the rack that most came out of; `None` without racks.
+    pub rack_copies_out_worst: Option<f64>,
     /// Into a rack, on average.
     pub rack_copies_in_mean: Option<f64>,
     /// Out of a rack, on average.
@@ -137,6 +141,8 @@ impl Summary {
             last_over_bound: last_s.map(|last| last / bound.time.as_secs_f64()),
             seeder_copies: copies(outcome.seeder_bytes),
             rack_copies: worst.map(copies),
+            rack_copies_in_worst: racks.iter().map(|(into, _)| copies(*into)).reduce(f64::max),
+            rack_copies_out_worst: racks.iter().map(|(_, out)| copies(*out)).reduce(f64::max),
             rack_copies_in_mean: mean(racks.iter().map(|(into, _)| into).sum()),
             rack_copies_out_mean: mean(racks.iter().map(|(_, out)| out).sum()),
             messages: counts.messages,

@@ -24,8 +24,8 @@ use super::peers::PeerTable;
 pub(super) struct Claims {
     theirs: BTreeMap<ChunkIndex, Claim>,
     claimed: ChunkSet,
-    /// What we told our mates that we bring; they were not told yet that it came or never will.
-    ours: Vec<ChunkIndex>,
+    /// What we told our mates that we bring, and when to tell them what became of it.
+    ours: Vec<(ChunkIndex, Instant)>,
     /// No claim ends by itself before this.
     check_at: Option<Instant>,
 }
@@ -61,6 +61,10 @@ impl Claims {
         until: Instant,
         config: &SwarmConfig,
     ) {
+        if let Some(claim) = self.theirs.get_mut(&chunk).filter(|claim| claim.by == by) {
+            claim.until = until;
+            return;
+        }
         let count = self.theirs.values().filter(|claim| claim.by == by).count();
         if count >= usize::from(config.requests_max) || self.claimed.contains(chunk) {
             return;
@@ -110,26 +114,33 @@ impl Claims {
 
 #[expect(clippy::multiple_inherent_impl, reason = "the dispatcher is cut by concern")]
 impl Swarm {
-    /// Tells the mates that we bring `chunk`.
+    /// Tells the mates that we bring `chunk`, unless they know.
     pub(super) fn claim(&mut self, chunk: ChunkIndex) {
-        if self.peers.near_count() == 0 || self.claims.ours.contains(&chunk) {
+        if self.peers.near_count() == 0 || self.claims.ours.iter().any(|(ours, _)| *ours == chunk) {
             return;
         }
-        self.claims.ours.push(chunk);
+        self.claims.ours.push((chunk, self.now.after(self.claim_time() / 2)));
         self.tell_mates(&Message::Claim { chunk: chunk.get() });
     }
 
-    /// Tells the mates of chunks that we claimed and do not ask for any more.
-    pub(super) fn disclaim_given_up(&mut self) {
-        let ours = core::mem::take(&mut self.claims.ours);
-        for chunk in ours {
-            if self.have.contains(chunk) {
-                continue;
-            }
+    /// Renews the claims of chunks that are on their way, and gives up those of chunks for which no
+    /// source had time.
+    pub(super) fn tend_claims(&mut self) {
+        let now = self.now;
+        if self.claims.ours.iter().all(|(_, tend_at)| *tend_at > now) {
+            return;
+        }
+        let tend_at = now.after(self.claim_time() / 2);
+        let (due, kept) = self.claims.ours.iter().partition(|(_, tend_at)| *tend_at <= now);
+        let due: Vec<(ChunkIndex, Instant)> = due;
+        self.claims.ours = kept;
+        for (chunk, _) in due {
+            let chunk_raw = chunk.get();
             if self.requests.asked().contains(chunk) {
-                self.claims.ours.push(chunk);
-            } else {
-                self.tell_mates(&Message::Disclaim { chunk: chunk.get() });
+                self.claims.ours.push((chunk, tend_at));
+                self.tell_mates(&Message::Claim { chunk: chunk_raw });
+            } else if !self.have.contains(chunk) {
+                self.tell_mates(&Message::Disclaim { chunk: chunk_raw });
             }
         }
     }
@@ -177,8 +188,27 @@ impl Swarm {
         if !is_near || self.have.contains(chunk) {
             return;
         }
+        if self.claims.ours.iter().any(|(ours, _)| *ours == chunk) && !self.yields_to(node, chunk) {
+            return;
+        }
         let until = self.now.after(self.claim_time());
         self.claims.note_claim(node, chunk, until, &self.config);
+    }
+
+    /// Whether a mate that claims what we claimed as well is to bring it: of two, the one with the
+    /// lower key goes on. If it is the mate, our request is cancelled.
+    fn yields_to(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
+        if self.contact.node < node {
+            return false;
+        }
+        self.claims.ours.retain(|(ours, _)| *ours != chunk);
+        let asked: Vec<_> = self.requests.of_chunk(chunk).collect();
+        for (request, peer) in asked {
+            if self.peers.get(peer).is_some_and(|peer| !peer.is_near && !peer.is_seeder()) {
+                self.cancel_request(request);
+            }
+        }
+        true
     }
 
     pub(super) fn on_disclaim(&mut self, node: NodeId, raw: u32) {
