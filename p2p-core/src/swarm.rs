@@ -655,15 +655,7 @@ impl Swarm {
         let each = usize::from(self.config.requests_max) / sources;
         let window = u16::try_from(each).unwrap_or(u16::MAX);
         let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
-        let mut free: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.has_slot(self.now, window))
-            .map(|(node, _)| node)
-            .collect();
-        self.prng.shuffle(&mut free);
-        // What can come from outside the rack is what the rack lacks.
-        free.sort_by_key(|node| self.peers.get(*node).is_some_and(|peer| peer.is_near));
+        let mut free = self.peers_with_slots(window);
         // One chunk each per round, so that the first peer does not get all there is to ask for.
         while !free.is_empty() {
             let round = core::mem::take(&mut free);

@@ -153,6 +153,17 @@ impl Swarm {
         }
     }
 
+    /// Peers that may be asked for one more chunk, in random order, rack mates last: what can come
+    /// from outside the rack is what the rack lacks.
+    pub(super) fn peers_with_slots(&mut self, window: u16) -> Vec<NodeId> {
+        let free = self.peers.iter().filter(|(_, peer)| peer.has_slot(self.now, window));
+        let mut free: Vec<(NodeId, bool)> = free.map(|(node, peer)| (node, peer.is_near)).collect();
+        self.prng.shuffle(&mut free);
+        let (near, mut far): (Vec<_>, Vec<_>) = free.into_iter().partition(|(_, is_near)| *is_near);
+        far.extend(near);
+        far.into_iter().map(|(node, _)| node).collect()
+    }
+
     /// How many neighbours outside the rack to look for: a node with few rack mates needs more.
     pub(super) fn far_missing(&self) -> usize {
         let near = self.peers.near_count();

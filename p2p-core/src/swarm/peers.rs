@@ -89,16 +89,18 @@ pub(super) struct PeerTable {
     near_copies: Option<Availability>,
     /// Where we stand.
     location: Location,
+    /// Hosts of our rack among the peers.
+    near_count: usize,
 }
 
 impl PeerTable {
     pub(super) const fn new(location: Location) -> Self {
-        Self { peers: BTreeMap::new(), copies: None, near_copies: None, location }
+        Self { peers: BTreeMap::new(), copies: None, near_copies: None, location, near_count: 0 }
     }
 
     /// Neighbours that are hosts of our rack.
     pub(super) fn near_count(&self) -> usize {
-        self.peers.values().filter(|peer| peer.is_near).count()
+        self.near_count
     }
 
     /// The copies at hosts of our rack; `None` while they are not counted, or without a rack.
@@ -121,6 +123,7 @@ impl PeerTable {
     /// Forgets a neighbour; whether it was one.
     pub(super) fn remove(&mut self, node: NodeId) -> bool {
         let Some(peer) = self.peers.remove(&node) else { return false };
+        self.near_count -= usize::from(peer.is_near);
         if let (Some(copies), Some(have)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(have);
         }
@@ -141,7 +144,9 @@ impl PeerTable {
         }
         (peer.contact, peer.have) = (Some(contact), have);
         let shares_rack = self.location.shares_rack_with(contact.location);
+        self.near_count -= usize::from(peer.is_near);
         peer.is_near = shares_rack && contact.role == PeerRole::Host;
+        self.near_count += usize::from(peer.is_near);
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
             copies.add_host(new);
         }
