@@ -80,6 +80,11 @@ pub struct SwarmConfig {
     /// ...or this many times the time that it needs to send a chunk, if that is longer: so long the
     /// swarm gets to spread the first copy.
     pub reserve_factor: u32,
+    /// Copies of the build that a seeder gives out. Past them it sends chunks that are nowhere else,
+    /// and any to neighbours that got nothing from anybody else for `starve_time`; it tells the rest
+    /// to ask hosts. More than one, so that what is spread badly is spread again; a few, so that a
+    /// fast seeder cannot become the source for everybody.
+    pub copies_max: u32,
 }
 
 impl SwarmConfig {
@@ -116,6 +121,7 @@ impl SwarmConfig {
             exchange_interval: Duration::from_secs(5),
             reserve_min: Duration::from_secs(2),
             reserve_factor: 16,
+            copies_max: 3,
         }
     }
 

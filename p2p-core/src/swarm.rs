@@ -22,7 +22,7 @@ use crate::prng::Prng;
 use crate::time::Instant;
 use crate::wire::{Announce, Have, Message, RequestId};
 
-use self::ledger::{Ledger, Ruling};
+use self::ledger::{Asker, Ledger, Ruling};
 use self::locality::Claims;
 use self::manifest_search::ManifestSearch;
 use self::membership::Membership;
@@ -320,7 +320,7 @@ impl Swarm {
                 return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
             }
             for raw in *start..start + length {
-                self.note_has(node, ChunkIndex::new_unchecked(raw));
+                self.on_offered(node, ChunkIndex::new_unchecked(raw));
             }
         }
     }
@@ -454,8 +454,7 @@ impl Swarm {
         self.requests = RequestTable::new(chunk_count);
         self.claims = Claims::new(chunk_count);
         if self.contact.role == PeerRole::Seeder {
-            let SwarmConfig { reserve_min, reserve_factor, .. } = self.config;
-            self.ledger = Some(Ledger::new(chunk_count, reserve_min, reserve_factor));
+            self.ledger = Some(Ledger::new(chunk_count, &self.config));
         }
         if !have.is_full() {
             self.peers.start_counting(chunk_count);
@@ -770,13 +769,16 @@ impl Swarm {
         while self.uploads.active_count() < self.config.uploads_max {
             let Some(mut upload) = self.uploads.dequeue() else { return };
             if let Some(ledger) = &mut self.ledger {
-                let theirs = self.peers.get(upload.peer).and_then(|peer| peer.have.as_ref());
+                let asker = self.peers.get(upload.peer);
+                let fed_at = asker.map_or(self.now, |asker| asker.fed_at);
+                let is_starving = fed_at.after(self.config.starve_time) <= self.now;
+                let theirs = asker.and_then(|asker| asker.have.as_ref());
                 if theirs.is_some_and(|have| have.contains(upload.chunk)) {
                     // It came in answer to another request meanwhile.
                     self.refuse(upload.peer, upload.request, Duration::ZERO);
                     continue;
                 }
-                match ledger.rule(self.now, upload.chunk, theirs, &mut self.prng) {
+                match ledger.rule(self.now, upload.chunk, Asker { has: theirs, is_starving }, &mut self.prng) {
                     Ruling::Send(chunk) => {
                         ledger.note_start(self.now, chunk);
                         upload.chunk = chunk;

@@ -112,6 +112,7 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         "upload_queue_max" => set_number(&mut config.upload_queue_max, field, value),
         "upload_flood" => set_number(&mut config.upload_flood, field, value),
         "late_factor" => set_number(&mut config.late_factor, field, value),
+        "copies_max" => set_number(&mut config.copies_max, field, value),
         "reserve_factor" => set_number(&mut config.reserve_factor, field, value),
         _ => Err(SettingError::UnknownField { field: field.to_owned() }),
     }

@@ -145,10 +145,12 @@ impl Swarm {
         }
     }
 
-    /// A peer has a chunk, as it says or as we know from serving it.
-    pub(super) fn note_has(&mut self, node: NodeId, chunk: ChunkIndex) {
-        self.peers.note_has(node, chunk);
-        if self.claims.claimed.capacity() > 0 && self.peers.get(node).is_some_and(|p| p.is_near) {
+    /// A peer says that it has a chunk now.
+    pub(super) fn on_offered(&mut self, node: NodeId, chunk: ChunkIndex) {
+        let is_new = self.peers.note_has(node, chunk);
+        let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
+        peer.fed_at = self.now;
+        if peer.is_near {
             self.claims.end(chunk);
         }
     }

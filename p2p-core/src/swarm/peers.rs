@@ -31,6 +31,8 @@ pub(super) struct Peer {
     pub(super) is_slow: bool,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
+    /// When it last told of a chunk that we did not send it; the start before that.
+    pub(super) fed_at: Instant,
     /// It is a host of our rack.
     pub(super) is_near: bool,
 }
@@ -46,6 +48,7 @@ impl Peer {
             service: None,
             is_slow: false,
             manifest_after: now,
+            fed_at: now,
             is_near: false,
         }
     }
@@ -155,14 +158,15 @@ impl PeerTable {
         }
     }
 
-    /// A neighbour has a chunk; ignored if its build has no such chunk.
-    pub(super) fn note_has(&mut self, node: NodeId, chunk: ChunkIndex) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+    /// A neighbour has a chunk; whether that is new. Ignored if its build has no such chunk.
+    pub(super) fn note_has(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
+        let Some(peer) = self.peers.get_mut(&node) else { return false };
         let (is_counted, is_near) = (!peer.is_seeder(), peer.is_near);
         let Some(have) = peer.have.as_mut().filter(|have| chunk.get() < have.capacity()) else {
-            return;
+            return false;
         };
-        if !have.contains(chunk) {
+        let is_new = !have.contains(chunk);
+        if is_new {
             if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
                 copies.note_offer(have, chunk);
             }
@@ -171,6 +175,7 @@ impl PeerTable {
             }
             have.insert(chunk);
         }
+        is_new
     }
 
     /// Counts from here on which of `chunk_count` chunks the neighbouring hosts have.
