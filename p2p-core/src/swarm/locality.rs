@@ -1,15 +1,16 @@
 //! What keeps bytes within a rack: a chunk crosses the rack's uplink once, and its hosts pass it on.
 //!
-//! Rack mates know each other, as far as [`SwarmConfig::near_max`] allows. Whoever asks a host elsewhere
-//! for a chunk claims it, and tells its mates; they wait until it is offered in the rack. A claim is a
-//! promise without a guarantee: it ends with the claimant's connection, when it is given up, or after
-//! a time. Invariant: what is `claimed` are exactly the chunks with a claim in the table.
+//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a host elsewhere
+//! for a chunk claims it before its mates; they wait until it is offered in the rack. A claim is a
+//! promise, not a lock: it ends when it is given up, with the claimant's connection, or after a time.
+//! A node that does not know its rack has no mates, and nothing here happens. Invariant: `claimed` holds
+//! exactly the chunks with a claim in the table.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
+use crate::action::Action;
 use crate::chunk_set::ChunkSet;
-use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::KeptBack;
@@ -17,16 +18,20 @@ use crate::time::Instant;
 use crate::wire::Message;
 
 use super::Swarm;
+use super::asking::Scope;
 use super::peers::PeerTable;
+
+/// How often a claim may be renewed: a mate that is still not done is not waited for any longer.
+const RENEWALS_MAX: u8 = 8;
 
 /// Who brings which chunk into the rack.
 #[derive(Debug)]
 pub(super) struct Claims {
     theirs: BTreeMap<ChunkIndex, Claim>,
     claimed: ChunkSet,
-    /// What we told our mates that we bring, and when to tell them what became of it.
+    /// What we told our mates that we bring, and when to tell them what became of it. A few.
     ours: Vec<(ChunkIndex, Instant)>,
-    /// No claim ends by itself before this.
+    /// No later than the first moment at which something is to be done about a claim.
     check_at: Option<Instant>,
 }
 
@@ -35,6 +40,7 @@ pub(super) struct Claims {
 struct Claim {
     by: NodeId,
     until: Instant,
+    renewals: u8,
 }
 
 impl Claims {
@@ -52,144 +58,113 @@ impl Claims {
         Some(KeptBack { near: peers.near_copies()?, claimed: &self.claimed })
     }
 
-    /// A mate claims a chunk. The first claim of a chunk counts, and no more of one mate than it may
-    /// have requests in flight.
-    pub(super) fn note_claim(
-        &mut self,
-        by: NodeId,
-        chunk: ChunkIndex,
-        until: Instant,
-        config: &SwarmConfig,
-    ) {
-        if let Some(claim) = self.theirs.get_mut(&chunk).filter(|claim| claim.by == by) {
-            claim.until = until;
-            return;
-        }
-        let count = self.theirs.values().filter(|claim| claim.by == by).count();
-        if count >= usize::from(config.requests_max) || self.claimed.contains(chunk) {
-            return;
-        }
-        self.theirs.insert(chunk, Claim { by, until });
-        self.claimed.insert(chunk);
-        self.check_at = Some(self.check_at.map_or(until, |at| at.min(until)));
+    /// When to look at claims, ours and theirs; `None` if there are none.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.check_at
     }
 
-    /// A mate gave up a chunk.
-    pub(super) fn note_disclaim(&mut self, by: NodeId, chunk: ChunkIndex) {
-        if self.theirs.get(&chunk).is_some_and(|claim| claim.by == by) {
-            self.end(chunk);
-        }
+    fn is_ours(&self, chunk: ChunkIndex) -> bool {
+        self.ours.iter().any(|(ours, _)| *ours == chunk)
     }
 
-    /// The chunk is in the rack, or nobody brings it any more.
-    pub(super) fn end(&mut self, chunk: ChunkIndex) {
-        if self.theirs.remove(&chunk).is_some() {
-            self.claimed.remove(chunk);
+    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk counts, and
+    /// no more of one mate than it may have requests in flight.
+    fn note_claim(&mut self, by: NodeId, chunk: ChunkIndex, until: Instant, claims_max: u16) {
+        match self.theirs.get_mut(&chunk) {
+            Some(claim) if claim.by == by && claim.renewals < RENEWALS_MAX => {
+                (claim.until, claim.renewals) = (until, claim.renewals + 1);
+            }
+            Some(_) => return,
+            None => {
+                let count = self.theirs.values().filter(|claim| claim.by == by).count();
+                if count >= usize::from(claims_max) {
+                    return;
+                }
+                self.theirs.insert(chunk, Claim { by, until, renewals: 0 });
+                self.claimed.insert(chunk);
+            }
         }
+        self.plan_check(until);
+    }
+
+    /// Whether a mate's claim was in force and ends.
+    fn note_disclaim(&mut self, by: NodeId, chunk: ChunkIndex) -> bool {
+        self.theirs.get(&chunk).is_some_and(|claim| claim.by == by) && self.end(chunk)
+    }
+
+    /// The chunk is in the rack, or nobody brings it any more; whether it was claimed.
+    fn end(&mut self, chunk: ChunkIndex) -> bool {
+        self.theirs.remove(&chunk).is_some() && self.claimed.remove(chunk)
+    }
+
+    /// A chunk is here: nobody needs to bring it.
+    pub(super) fn note_kept(&mut self, chunk: ChunkIndex) {
+        self.ours.retain(|(ours, _)| *ours != chunk);
+        self.end(chunk);
     }
 
     /// A mate is gone, and its claims with it.
     pub(super) fn forget_peer(&mut self, node: NodeId) {
-        let gone = self.theirs.iter().filter(|(_, claim)| claim.by == node);
-        let gone: Vec<ChunkIndex> = gone.map(|(chunk, _)| *chunk).collect();
-        gone.into_iter().for_each(|chunk| self.end(chunk));
+        self.end_all(|claim| claim.by == node);
     }
 
-    /// Ends the claims that lasted too long.
-    pub(super) fn expire(&mut self, now: Instant) {
-        if self.check_at.is_none_or(|at| at > now) {
-            return;
+    /// Ends claims; which.
+    fn end_all(&mut self, is_over: impl Fn(&Claim) -> bool) -> Vec<ChunkIndex> {
+        let over = self.theirs.iter().filter(|(_, claim)| is_over(claim));
+        let over: Vec<ChunkIndex> = over.map(|(chunk, _)| *chunk).collect();
+        for chunk in &over {
+            self.end(*chunk);
         }
-        let late = self.theirs.iter().filter(|(_, claim)| claim.until <= now);
-        let late: Vec<ChunkIndex> = late.map(|(chunk, _)| *chunk).collect();
-        late.into_iter().for_each(|chunk| self.end(chunk));
-        self.check_at = self.theirs.values().map(|claim| claim.until).min();
+        over
     }
 
-    /// When to look for claims that lasted too long; `None` if there are none.
-    pub(super) const fn due(&self) -> Option<Instant> {
-        self.check_at
+    fn plan_check(&mut self, at: Instant) {
+        self.check_at = Some(self.check_at.map_or(at, |first| first.min(at)));
     }
 }
 
 #[expect(clippy::multiple_inherent_impl, reason = "the dispatcher is cut by concern")]
 impl Swarm {
-    /// Tells the mates that we bring `chunk`, unless they know.
+    /// We ask a host outside the rack for `chunk`: the mates are told, unless they know.
     pub(super) fn claim(&mut self, chunk: ChunkIndex) {
-        if self.peers.near_count() == 0 || self.claims.ours.iter().any(|(ours, _)| *ours == chunk) {
+        if self.peers.near_count() == 0 || self.claims.is_ours(chunk) {
             return;
         }
-        self.claims.ours.push((chunk, self.now.after(self.claim_time() / 2)));
+        let tend_at = self.now.after(self.claim_time() / 2);
+        self.claims.ours.push((chunk, tend_at));
+        self.claims.plan_check(tend_at);
         self.tell_mates(&Message::Claim { chunk: chunk.get() });
     }
 
-    /// Renews the claims of chunks that are on their way, and gives up those of chunks for which no
-    /// source had time.
-    pub(super) fn tend_claims(&mut self) {
+    /// Ends what mates claimed too long ago, renews our claims of chunks that are on their way, and
+    /// gives up those for which no source had time.
+    pub(super) fn check_claims(&mut self) {
         let now = self.now;
-        if self.claims.ours.iter().all(|(_, tend_at)| *tend_at > now) {
+        if self.claims.check_at.is_none_or(|at| at > now) {
             return;
         }
+        for chunk in self.claims.end_all(|claim| claim.until <= now) {
+            self.peers.note_wanted(chunk);
+        }
         let tend_at = now.after(self.claim_time() / 2);
-        let (due, kept) = self.claims.ours.iter().partition(|(_, tend_at)| *tend_at <= now);
-        let due: Vec<(ChunkIndex, Instant)> = due;
-        self.claims.ours = kept;
-        for (chunk, _) in due {
-            let chunk_raw = chunk.get();
-            if self.requests.asked().contains(chunk) {
+        for (chunk, due) in core::mem::take(&mut self.claims.ours) {
+            if due > now {
+                self.claims.ours.push((chunk, due));
+            } else if self.requests.asked().contains(chunk) {
                 self.claims.ours.push((chunk, tend_at));
-                self.tell_mates(&Message::Claim { chunk: chunk_raw });
-            } else if !self.have.contains(chunk) {
-                self.tell_mates(&Message::Disclaim { chunk: chunk_raw });
+                self.tell_mates(&Message::Claim { chunk: chunk.get() });
+            } else {
+                self.tell_mates(&Message::Disclaim { chunk: chunk.get() });
             }
         }
-    }
-
-    /// A peer says that it has a chunk now.
-    pub(super) fn on_offered(&mut self, node: NodeId, chunk: ChunkIndex) {
-        let is_new = self.peers.note_has(node, chunk);
-        let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
-        peer.fed_at = self.now;
-        if peer.is_near {
-            self.claims.end(chunk);
-        }
-    }
-
-    /// Peers that may be asked for one more chunk, in random order, rack mates last: what can come
-    /// from outside the rack is what the rack lacks.
-    pub(super) fn peers_with_slots(&mut self, window: u16) -> Vec<NodeId> {
-        let free = self.peers.iter().filter(|(_, peer)| peer.has_slot(self.now, window));
-        let mut free: Vec<(NodeId, bool)> = free.map(|(node, peer)| (node, peer.is_near)).collect();
-        self.prng.shuffle(&mut free);
-        let (near, mut far): (Vec<_>, Vec<_>) = free.into_iter().partition(|(_, is_near)| *is_near);
-        far.extend(near);
-        far.into_iter().map(|(node, _)| node).collect()
-    }
-
-    /// How many neighbours outside the rack to look for: a node with few rack mates needs more.
-    pub(super) fn far_missing(&self) -> usize {
-        let near = self.peers.near_count();
-        let target = usize::from(self.config.neighbours_target).saturating_sub(near);
-        let target = if near > 0 { target.max(self.config.far_target.into()) } else { target };
-        target.saturating_sub(self.peers.len() - near)
-    }
-
-    /// Whether a neighbour that told where it stands is one too many of its kind.
-    pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
-        if self.contact.location.rack == 0 {
-            return false;
-        }
-        let near = self.peers.near_count();
-        if self.peers.get(node).is_some_and(|peer| peer.is_near) {
-            near > usize::from(self.config.near_max)
-        } else {
-            self.peers.len() - near > usize::from(self.config.neighbours_max)
-        }
+        let theirs = self.claims.theirs.values().map(|claim| claim.until);
+        let ours = self.claims.ours.iter().map(|(_, tend_at)| *tend_at);
+        self.claims.check_at = theirs.chain(ours).min();
     }
 
     fn tell_mates(&mut self, message: &Message) {
-        let mates: Vec<NodeId> =
-            self.peers.iter().filter(|(_, peer)| peer.is_near).map(|(node, _)| node).collect();
+        let mates = self.peers.iter().filter(|peer| peer.is_near);
+        let mates: Vec<NodeId> = mates.map(|peer| peer.node).collect();
         for mate in mates {
             self.send(mate, message.clone());
         }
@@ -201,19 +176,18 @@ impl Swarm {
         if !is_near || self.have.contains(chunk) {
             return;
         }
-        if self.claims.ours.iter().any(|(ours, _)| *ours == chunk) && !self.yields_to(node, chunk) {
-            return;
+        if self.claims.is_ours(chunk) {
+            // Of two that claim a chunk at the same time the one with the lower key goes on.
+            if self.contact.node < node {
+                return;
+            }
+            self.yield_claim(chunk);
         }
         let until = self.now.after(self.claim_time());
-        self.claims.note_claim(node, chunk, until, &self.config);
+        self.claims.note_claim(node, chunk, until, self.config.requests_max);
     }
 
-    /// Whether a mate that claims what we claimed as well is to bring it: of two, the one with the
-    /// lower key goes on. If it is the mate, our request is cancelled.
-    fn yields_to(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
-        if self.contact.node < node {
-            return false;
-        }
+    fn yield_claim(&mut self, chunk: ChunkIndex) {
         self.claims.ours.retain(|(ours, _)| *ours != chunk);
         let asked: Vec<_> = self.requests.of_chunk(chunk).collect();
         for (request, peer) in asked {
@@ -221,13 +195,57 @@ impl Swarm {
                 self.cancel_request(request);
             }
         }
-        true
+        self.peers.note_wanted(chunk);
+        self.scope = Scope::All;
     }
 
     pub(super) fn on_disclaim(&mut self, node: NodeId, raw: u32) {
-        if let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) {
-            self.claims.note_disclaim(node, chunk);
+        let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
+        if self.claims.note_disclaim(node, chunk) {
+            self.peers.note_wanted(chunk);
+            self.scope = Scope::All;
         }
+    }
+
+    /// A peer says that it has chunks now.
+    pub(super) fn note_offered(
+        &mut self,
+        node: NodeId,
+        chunks: impl Iterator<Item = ChunkIndex> + Clone,
+    ) {
+        let is_new = self.peers.note_has(node, chunks.clone());
+        let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
+        peer.fed_at = self.now;
+        if peer.is_near {
+            for chunk in chunks {
+                self.claims.end(chunk);
+            }
+        }
+    }
+
+    /// How many more neighbours outside the rack to look for; a node with few mates needs more.
+    pub(super) fn missing_neighbours(&self) -> usize {
+        let near = self.peers.near_count();
+        let target = usize::from(self.config.neighbours_target).saturating_sub(near);
+        let target = if near > 0 { target.max(self.config.far_target.into()) } else { target };
+        target.saturating_sub(self.peers.len() - near)
+    }
+
+    /// Whether a neighbour that told where it stands is one too many of its kind.
+    pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
+        let near = self.peers.near_count();
+        let far = self.peers.len() - near;
+        match self.peers.get(node) {
+            Some(peer) if peer.is_near => near > usize::from(self.config.near_max),
+            _ => far > usize::from(self.config.neighbours_max),
+        }
+    }
+
+    /// Parts from a neighbour for which there is no room.
+    pub(super) fn turn_away(&mut self, node: NodeId) {
+        self.send(node, Message::Leave);
+        self.actions.push_back(Action::Disconnect { peer: node });
+        self.forget_peer(node);
     }
 
     /// How long a mate gets to bring a chunk.
