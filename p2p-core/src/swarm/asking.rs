@@ -237,7 +237,9 @@ impl Swarm {
                 continue;
             }
             let window = self.config.requests_per_peer_max;
-            let second = self.peers.second_source(self.now, chunk, &asked, window);
+            let only_near = self.claims.is_theirs(chunk);
+            let asked = (asked.as_slice(), only_near);
+            let second = self.peers.second_source(self.now, chunk, asked, window);
             if second.is_some_and(|second| !self.request(second, chunk)) {
                 return;
             }

@@ -63,28 +63,40 @@ impl Claims {
         self.check_at
     }
 
+    /// Whether a mate says that it brings the chunk.
+    pub(super) fn is_theirs(&self, chunk: ChunkIndex) -> bool {
+        self.claimed.capacity() > 0 && self.claimed.contains(chunk)
+    }
+
     fn is_ours(&self, chunk: ChunkIndex) -> bool {
         self.ours.iter().any(|(ours, _)| *ours == chunk)
     }
 
-    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk counts, and
-    /// no more of one mate than it may have requests in flight.
-    fn note_claim(&mut self, by: NodeId, chunk: ChunkIndex, until: Instant, claims_max: u16) {
+    /// A mate claims a chunk, or says that it is still at it; whether we wait for it now. The first
+    /// claim of a chunk counts, and no more of one mate than it may have requests in flight.
+    fn note_claim(
+        &mut self,
+        by: NodeId,
+        chunk: ChunkIndex,
+        until: Instant,
+        claims_max: u16,
+    ) -> bool {
         match self.theirs.get_mut(&chunk) {
             Some(claim) if claim.by == by && claim.renewals < RENEWALS_MAX => {
                 (claim.until, claim.renewals) = (until, claim.renewals + 1);
             }
-            Some(_) => return,
+            Some(_) => return false,
             None => {
                 let count = self.theirs.values().filter(|claim| claim.by == by).count();
                 if count >= usize::from(claims_max) {
-                    return;
+                    return false;
                 }
                 self.theirs.insert(chunk, Claim { by, until, renewals: 0 });
                 self.claimed.insert(chunk);
             }
         }
         self.plan_check(until);
+        true
     }
 
     /// Whether a mate's claim was in force and ends.
@@ -176,15 +188,16 @@ impl Swarm {
         if !is_near || self.have.contains(chunk) {
             return;
         }
-        if self.claims.is_ours(chunk) {
-            // Of two that claim a chunk at the same time the one with the lower key goes on.
-            if self.contact.node < node {
-                return;
-            }
-            self.yield_claim(chunk);
+        // Of two that claim a chunk at the same time the one with the lower key goes on.
+        let is_ours = self.claims.is_ours(chunk);
+        if is_ours && self.contact.node < node {
+            return;
         }
         let until = self.now.after(self.claim_time());
-        self.claims.note_claim(node, chunk, until, self.config.requests_max);
+        let is_taken = self.claims.note_claim(node, chunk, until, self.config.requests_max);
+        if is_ours && is_taken {
+            self.yield_claim(chunk);
+        }
     }
 
     fn yield_claim(&mut self, chunk: ChunkIndex) {

@@ -326,17 +326,17 @@ impl PeerTable {
     }
 
     /// Whom to ask for a chunk that those who were `asked` are late with: a host if one has it, the
-    /// one with the least to do.
+    /// one with the least to do. With `only_near` none but rack mates are asked.
     pub(super) fn second_source(
         &self,
         now: Instant,
         chunk: ChunkIndex,
-        asked: &[NodeId],
+        (asked, only_near): (&[NodeId], bool),
         window: u16,
     ) -> Option<NodeId> {
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && !peer.is_slow && peer.has_slot(now, window)
+            has && (peer.is_near || !only_near) && !peer.is_slow && peer.has_slot(now, window)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
