@@ -149,8 +149,15 @@ pub struct TrackerConfig {
     pub contacts_max: usize,
     /// Members with this many neighbours outside their rack are not handed out any more.
     pub degree_max: u16,
-    /// Most rack mates handed out per announce, beyond `contacts_max`.
+    /// Most mates of a host in its rack; they are handed out beyond `contacts_max`. A larger rack is
+    /// cut into parts that bring chunks in each for itself.
     pub mates_max: usize,
+    /// Hosts of one rack to which the seeder is handed out, so that it feeds many racks alike. More
+    /// than one, so that a rack does not lose it with a host.
+    pub seeded_per_rack: u32,
+    /// A seeder with this many neighbours is not handed out to hosts that know their rack. Below
+    /// what it accepts: the rest of the places is for those who starve.
+    pub seeder_degree_max: u16,
     /// Shortest interval given to announcing nodes.
     pub interval_min: Duration,
     /// Announces per second that the tracker is willing to answer for one swarm: the interval grows
@@ -169,6 +176,8 @@ impl TrackerConfig {
             contacts_max: 32,
             degree_max: 28,
             mates_max: 48,
+            seeded_per_rack: 3,
+            seeder_degree_max: 96,
             interval_min: Duration::from_secs(5),
             announces_per_second: 1_000,
             intervals_missed_max: 3,

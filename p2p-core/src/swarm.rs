@@ -85,13 +85,13 @@ impl Swarm {
         let SwarmParams { config, build, contact, trackers, seed } = params;
         let mut swarm = Self {
             members: Membership::new(now, trackers, contact.location),
+            peers: PeerTable::new(contact.location, config.near_max),
             config,
             build,
             contact,
             layout: None,
             have: ChunkSet::empty(0),
             offers: Offers::default(),
-            peers: PeerTable::new(contact.location),
             claims: Claims::new(0),
             requests: RequestTable::new(0),
             uploads: Uploads::default(),
@@ -613,8 +613,10 @@ impl Swarm {
             let Some(contact) = dial else { break };
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
-        let missing = usize::from(self.config.near_max).saturating_sub(self.peers.near_count());
-        while let Some(contact) = self.members.next_mate(self.now, missing, is_known) {
+        let mates = self.peers.near_count();
+        while let Some(contact) =
+            self.members.next_mate(self.now, (mates, &self.config), is_known)
+        {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
         if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {

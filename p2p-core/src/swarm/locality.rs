@@ -244,14 +244,11 @@ impl Swarm {
         target.saturating_sub(self.peers.len() - near)
     }
 
-    /// Whether a neighbour that told where it stands is one too many of its kind.
+    /// Whether a neighbour that told where it stands is one too many of those outside the rack.
     pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
-        let near = self.peers.near_count();
-        let far = self.peers.len() - near;
-        match self.peers.get(node) {
-            Some(peer) if peer.is_near => near > usize::from(self.config.near_max),
-            _ => far > usize::from(self.config.neighbours_max),
-        }
+        let far = self.peers.len() - self.peers.near_count();
+        let is_far = self.peers.get(node).is_some_and(|peer| !peer.is_near);
+        is_far && far > usize::from(self.config.neighbours_max)
     }
 
     /// Parts from a neighbour for which there is no room.

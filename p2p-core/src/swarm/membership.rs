@@ -102,14 +102,20 @@ impl Membership {
         Some(contact)
     }
 
-    /// Takes the rack mate to dial next; `None` if there is none that may be dialled now. `missing`
-    /// is how many more there is room for.
+    /// Takes the rack mate to dial next; `None` if there is none that may be dialled now. `count` of
+    /// them are neighbours.
     pub(super) fn next_mate(
         &mut self,
         now: Instant,
-        missing: usize,
+        (count, config): (usize, &SwarmConfig),
         is_neighbour: impl Fn(NodeId) -> bool,
     ) -> Option<Contact> {
+        let missing = usize::from(config.near_max).saturating_sub(count);
+        if missing == 0 {
+            // Mates beyond those that we can have serve like anybody else.
+            let room = config.contacts_max.saturating_sub(self.contacts.len());
+            self.contacts.extend(core::mem::take(&mut self.mates).into_iter().take(room));
+        }
         if self.dialling_mates.len() >= missing {
             return None;
         }

@@ -40,7 +40,7 @@ pub(super) struct Peer {
     pub(super) manifest_after: Instant,
     /// When it last told of a chunk that we did not send it; when it came, before that.
     pub(super) fed_at: Instant,
-    /// It is a host of our rack.
+    /// It is a host of our rack, one of those that we pass chunks on with.
     pub(super) is_near: bool,
 }
 
@@ -113,6 +113,8 @@ pub(super) struct PeerTable {
     location: Location,
     /// Hosts of our rack among the neighbours.
     near_count: usize,
+    /// Most of them; more are treated as if they stood elsewhere.
+    near_max: usize,
     /// What they have; counted only while chunks are missing and if we know our rack.
     near_copies: Option<Availability>,
 }
@@ -125,7 +127,7 @@ fn key_of(node: NodeId) -> u64 {
 
 impl PeerTable {
     /// No neighbours, of a node that stands there.
-    pub(super) const fn new(location: Location) -> Self {
+    pub(super) const fn new(location: Location, near_max: u16) -> Self {
         Self {
             keys: Vec::new(),
             peers: Vec::new(),
@@ -135,6 +137,7 @@ impl PeerTable {
             busy_until: None,
             location,
             near_count: 0,
+            near_max: near_max as usize,
             near_copies: None,
         }
     }
@@ -201,7 +204,8 @@ impl PeerTable {
         self.sources -= usize::from(peer.is_source());
         peer.role = contact.role;
         let shares_rack = self.location.shares_rack_with(contact.location);
-        peer.is_near = shares_rack && contact.role == PeerRole::Host;
+        let is_mate = shares_rack && contact.role == PeerRole::Host;
+        peer.is_near = is_mate && self.near_count < self.near_max;
         (peer.contact, peer.have) = (Some(contact), have);
         peer.is_dry = false;
         self.sources += usize::from(peer.is_source());
