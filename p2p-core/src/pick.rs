@@ -209,6 +209,10 @@ mod tests {
             have in prop::collection::btree_set(0_u32..200, 0..50),
             asked in prop::collection::btree_set(0_u32..200, 0..20),
             others in prop::collection::vec(prop::collection::btree_set(0_u32..200, 0..200), 0..5),
+            mate in prop::collection::btree_set(0_u32..200, 0..100),
+            mate_is_full in any::<bool>(),
+            claimed in prop::collection::btree_set(0_u32..200, 0..20),
+            stays_near in any::<bool>(),
             seed in any::<u64>(),
         ) {
             let mut availability = Availability::new(capacity);
@@ -220,12 +224,23 @@ mod tests {
             let have = set_of(capacity, &have);
             let asked = set_of(capacity, &asked);
             let copies = |chunk| others.iter().filter(|other| other.contains(chunk)).count();
+            let mut near = Availability::new(capacity);
+            near.add_host(&set_of(capacity, &mate));
+            let claimed = set_of(capacity, &claimed);
+            let is_kept_back = |chunk: ChunkIndex| {
+                stays_near && (mate.contains(&chunk.get()) || claimed.contains(chunk) || mate_is_full)
+            };
+            if mate_is_full {
+                near.add_host(&ChunkSet::full(capacity));
+            }
             let candidates: Vec<_> = offered
                 .iter()
                 .filter(|chunk| !have.contains(*chunk) && !asked.contains(*chunk))
+                .filter(|chunk| !is_kept_back(*chunk))
                 .collect();
 
-            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back: None };
+            let kept_back = stays_near.then_some(KeptBack { near: &near, claimed: &claimed });
+            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back };
             let mut prng = Prng::from_seed(Seed::from_u64(seed));
             let picked = choice.pick_rarest(capacity, &mut prng);
             prop_assert_eq!(picked.map(copies), candidates.iter().map(|chunk| copies(*chunk)).min());
@@ -268,8 +283,13 @@ mod tests {
         let offered = ChunkSet::full(8);
         let (have, asked) = (ChunkSet::empty(8), ChunkSet::empty(8));
         let availability = Availability::new(8);
-        let choice =
-            Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back: None };
+        let choice = Choice {
+            offered: &offered,
+            have: &have,
+            asked: &asked,
+            availability: &availability,
+            kept_back: None,
+        };
         let mut prng = Prng::from_seed(Seed::from_u64(1));
         let mut drawn = [0_u32; 8];
         for _ in 0..8_000 {

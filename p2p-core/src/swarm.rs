@@ -175,8 +175,8 @@ impl Swarm {
         let announce = self.members.announce_due(self.is_hungry(), &self.config);
         let announce = (announce, TimerKind::Announce);
         let nothing = (None, TimerKind::Members);
-        let mut deadlines = [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing,
-            nothing];
+        let mut deadlines =
+            [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing, nothing];
         if !self.is_complete() {
             let starves = self.progress_at.after(self.config.starve_time);
             let dial_again = self.now.after(Duration::from_secs(1));
@@ -614,8 +614,7 @@ impl Swarm {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
         let mates = self.peers.near_count();
-        while let Some(contact) =
-            self.members.next_mate(self.now, (mates, &self.config), is_known)
+        while let Some(contact) = self.members.next_mate(self.now, (mates, &self.config), is_known)
         {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }

@@ -273,7 +273,8 @@ impl PeerTable {
         self.near_copies = (self.location.rack != 0).then(|| {
             let mut copies = Availability::new(chunk_count);
             let near = self.peers.iter().filter_map(Peer::near_have);
-            near.filter(|have| have.capacity() == chunk_count).for_each(|have| copies.add_host(have));
+            near.filter(|have| have.capacity() == chunk_count)
+                .for_each(|have| copies.add_host(have));
             copies
         });
     }
