@@ -122,6 +122,8 @@ fn set_tracker(config: &mut TrackerConfig, field: &str, value: &str) -> Result<(
     match field {
         "contacts_max" => set_number(&mut config.contacts_max, field, value),
         "degree_max" => set_number(&mut config.degree_max, field, value),
+        "seeded_per_rack" => set_number(&mut config.seeded_per_rack, field, value),
+        "seeder_degree_max" => set_number(&mut config.seeder_degree_max, field, value),
         "mates_max" => set_number(&mut config.mates_max, field, value),
         "announces_per_second" => set_number(&mut config.announces_per_second, field, value),
         "interval_min" => {

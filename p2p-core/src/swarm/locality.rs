@@ -264,3 +264,64 @@ impl Swarm {
         self.config.claim_time_min.max(usual * self.config.late_factor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MATE: NodeId = NodeId::from_bytes([1; 32]);
+    const OTHER: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn chunk(raw: u32) -> ChunkIndex {
+        ChunkIndex::new_unchecked(raw)
+    }
+
+    fn at(second: u64) -> Instant {
+        Instant::from_start(Duration::from_secs(second))
+    }
+
+    #[test]
+    fn one_mate_claims_no_more_than_the_limit() {
+        let mut claims = Claims::new(10);
+        let taken = (0..4).map(|raw| claims.note_claim(MATE, chunk(raw), at(1), 3));
+        assert_eq!(taken.collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(claims.note_claim(OTHER, chunk(3), at(1), 3));
+        assert_eq!(claims.claimed.count(), 4);
+        claims.forget_peer(MATE);
+        assert_eq!(claims.claimed.iter().collect::<Vec<_>>(), [chunk(3)]);
+    }
+
+    #[test]
+    fn first_claim_counts_until_it_is_over() {
+        let mut claims = Claims::new(10);
+        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
+        assert!(!claims.note_claim(OTHER, chunk(0), at(1), 3));
+        assert!(!claims.note_disclaim(OTHER, chunk(0)));
+        assert!(claims.is_theirs(chunk(0)));
+        assert!(claims.note_disclaim(MATE, chunk(0)));
+        assert!(claims.note_claim(OTHER, chunk(0), at(1), 3));
+    }
+
+    /// Goal: a mate that says for ever that it is at it is not waited for.
+    #[test]
+    fn claim_is_renewed_a_few_times_only() {
+        let mut claims = Claims::new(10);
+        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
+        for renewal in 1..=u64::from(RENEWALS_MAX) {
+            assert!(claims.note_claim(MATE, chunk(0), at(1 + renewal), 3));
+        }
+        let end = at(1 + u64::from(RENEWALS_MAX));
+        assert!(!claims.note_claim(MATE, chunk(0), at(100), 3));
+        assert_eq!(claims.end_all(|claim| claim.until <= end), [chunk(0)]);
+    }
+
+    #[test]
+    fn next_check_is_no_later_than_the_first_end() {
+        let mut claims = Claims::new(10);
+        assert_eq!(claims.due(), None);
+        claims.note_claim(MATE, chunk(0), at(5), 3);
+        claims.note_claim(MATE, chunk(1), at(3), 3);
+        claims.note_claim(MATE, chunk(2), at(4), 3);
+        assert_eq!(claims.due(), Some(at(3)));
+    }
+}
