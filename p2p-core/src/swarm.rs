@@ -371,7 +371,7 @@ impl Swarm {
             let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
             return self.refuse(peer, request, wait);
         }
-        self.uploads.enqueue(Upload { peer, request, chunk, since: self.now });
+        self.uploads.enqueue(Upload { peer, request, chunk, is_near: self.peers.get(peer).is_some_and(|p| p.is_near), since: self.now });
     }
 
     fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {

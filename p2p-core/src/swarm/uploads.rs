@@ -14,6 +14,8 @@ pub(super) struct Upload {
     pub(super) request: RequestId,
     /// The chunk asked for while waiting, the chunk being sent afterwards.
     pub(super) chunk: ChunkIndex,
+    /// The asker is a host of our rack.
+    pub(super) is_near: bool,
     /// When it was put where it is: into the queue, or onto the wire.
     pub(super) since: Instant,
 }
@@ -48,7 +50,7 @@ impl Uploads {
     pub(super) fn dequeue(&mut self) -> Option<Upload> {
         let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
         let next =
-            (0..self.waiting.len()).min_by_key(|i| (active_of(self.waiting[*i].peer), *i))?;
+            (0..self.waiting.len()).min_by_key(|i| (self.waiting[*i].is_near, active_of(self.waiting[*i].peer), *i))?;
         self.waiting.remove(next)
     }
 
