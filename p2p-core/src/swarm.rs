@@ -28,7 +28,7 @@ use self::manifest_search::ManifestSearch;
 use self::membership::Membership;
 use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
-use self::peers::PeerTable;
+use self::peers::{Peer, PeerTable};
 use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
 
@@ -371,7 +371,8 @@ impl Swarm {
             let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
             return self.refuse(peer, request, wait);
         }
-        self.uploads.enqueue(Upload { peer, request, chunk, is_near: self.peers.get(peer).is_some_and(|p| p.is_near), since: self.now });
+        let is_near = self.peers.get(peer).is_some_and(Peer::is_near);
+        self.uploads.enqueue(Upload { peer, request, chunk, is_near, since: self.now });
     }
 
     fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {

@@ -156,9 +156,10 @@ impl Tracker {
             // Drawn like others, seeders would become neighbours of the first racks only.
             excluded.extend(&self.seeders);
         }
-        let mates = match announce.is_complete {
-            true => Vec::new(),
-            false => self.degrees.mates_at(at.rack, &excluded),
+        let mates = if announce.is_complete {
+            Vec::new()
+        } else {
+            self.degrees.mates_at(at.rack, &excluded)
         };
         excluded.extend(&mates);
         let near = wanted * 2 / 3;

@@ -87,7 +87,7 @@ impl Swarm {
             Scope::One(node) => vec![node],
             Scope::Nobody | Scope::All => {
                 let free = self.peers.iter().filter(|peer| may_ask(peer, now));
-                let mut free: Vec<_> = free.map(|peer| (peer.is_near, peer.node)).collect();
+                let mut free: Vec<_> = free.map(|peer| (peer.is_near(), peer.node)).collect();
                 self.prng.shuffle(&mut free);
                 // What can come from outside the rack is what the rack lacks.
                 free.sort_by_key(|(is_near, _)| *is_near);
@@ -122,7 +122,7 @@ impl Swarm {
     fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
         let is_starving = self.is_starving();
         let peer = self.peers.get(node)?;
-        let stays_near = !peer.is_near && !is_starving;
+        let stays_near = !peer.is_near() && !is_starving;
         let choice = Choice {
             offered: peer.have.as_ref()?,
             have: &self.have,
@@ -160,7 +160,7 @@ impl Swarm {
         let request = self.requests.add(request);
         let is_far_host = self.peers.get_mut(node).is_some_and(|peer| {
             peer.requests += 1;
-            !peer.is_near && !peer.is_seeder()
+            !peer.is_near() && !peer.is_seeder()
         });
         self.actions.push_back(Action::Fetch { request, peer: node, chunk });
         if is_far_host {

@@ -19,7 +19,7 @@ use crate::wire::Message;
 
 use super::Swarm;
 use super::asking::Scope;
-use super::peers::PeerTable;
+use super::peers::{Peer, PeerTable};
 
 /// How often a claim may be renewed: a mate that is still not done is not waited for any longer.
 const RENEWALS_MAX: u8 = 8;
@@ -175,7 +175,7 @@ impl Swarm {
     }
 
     fn tell_mates(&mut self, message: &Message) {
-        let mates = self.peers.iter().filter(|peer| peer.is_near);
+        let mates = self.peers.iter().filter(|peer| peer.is_near());
         let mates: Vec<NodeId> = mates.map(|peer| peer.node).collect();
         for mate in mates {
             self.send(mate, message.clone());
@@ -184,7 +184,7 @@ impl Swarm {
 
     pub(super) fn on_claim(&mut self, node: NodeId, raw: u32) {
         let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
-        let is_near = self.peers.get(node).is_some_and(|peer| peer.is_near);
+        let is_near = self.peers.get(node).is_some_and(Peer::is_near);
         if !is_near || self.have.contains(chunk) {
             return;
         }
@@ -204,7 +204,7 @@ impl Swarm {
         self.claims.ours.retain(|(ours, _)| *ours != chunk);
         let asked: Vec<_> = self.requests.of_chunk(chunk).collect();
         for (request, peer) in asked {
-            if self.peers.get(peer).is_some_and(|peer| !peer.is_near && !peer.is_seeder()) {
+            if self.peers.get(peer).is_some_and(|peer| !peer.is_near() && !peer.is_seeder()) {
                 self.cancel_request(request);
             }
         }
@@ -229,7 +229,7 @@ impl Swarm {
         let is_new = self.peers.note_has(node, chunks.clone());
         let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
         peer.fed_at = self.now;
-        if peer.is_near {
+        if peer.is_near() {
             for chunk in chunks {
                 self.claims.end(chunk);
             }
@@ -247,7 +247,7 @@ impl Swarm {
     /// Whether a neighbour that told where it stands is one too many of those outside the rack.
     pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
         let far = self.peers.len() - self.peers.near_count();
-        let is_far = self.peers.get(node).is_some_and(|peer| !peer.is_near);
+        let is_far = self.peers.get(node).is_some_and(|peer| !peer.is_near());
         is_far && far > usize::from(self.config.neighbours_max)
     }
 

@@ -14,6 +14,16 @@ use crate::node_id::NodeId;
 use crate::pick::Availability;
 use crate::time::Instant;
 
+/// What a neighbour is to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// A host of our rack, unless we have enough of them.
+    Mate,
+    /// Any other host, and every neighbour before its `Join`.
+    Stranger,
+    Seeder,
+}
+
 /// One neighbour.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -34,14 +44,12 @@ pub(super) struct Peer {
     pub(super) is_slow: bool,
     /// It had nothing to ask for when last looked at, and nothing changed that since.
     pub(super) is_dry: bool,
-    /// A host, until its `Join` says otherwise.
-    role: PeerRole,
+    /// As its `Join` says.
+    kind: Kind,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
     /// When it last told of a chunk that we did not send it; when it came, before that.
     pub(super) fed_at: Instant,
-    /// It is a host of our rack, one of those that we pass chunks on with.
-    pub(super) is_near: bool,
 }
 
 impl Peer {
@@ -56,15 +64,19 @@ impl Peer {
             service: None,
             is_slow: false,
             is_dry: false,
-            role: PeerRole::Host,
+            kind: Kind::Stranger,
             manifest_after: now,
             fed_at: now,
-            is_near: false,
         }
     }
 
     pub(super) fn is_seeder(&self) -> bool {
-        self.role == PeerRole::Seeder
+        self.kind == Kind::Seeder
+    }
+
+    /// Whether it is a host of our rack, one of those with which we bring chunks into it.
+    pub(super) fn is_near(&self) -> bool {
+        self.kind == Kind::Mate
     }
 
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
@@ -90,7 +102,7 @@ impl Peer {
 
     /// The chunks that count as copies in our rack.
     fn near_have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref().filter(|_| self.is_near)
+        self.have.as_ref().filter(|_| self.is_near())
     }
 }
 
@@ -182,7 +194,7 @@ impl PeerTable {
         if let (Some(copies), Some(have)) = (&mut self.near_copies, peer.near_have()) {
             copies.remove_host(have);
         }
-        self.near_count -= usize::from(peer.is_near);
+        self.near_count -= usize::from(peer.is_near());
         self.sources -= usize::from(peer.is_source());
         if let Some(service) = peer.service {
             self.services = (self.services.0 - 1, self.services.1.saturating_sub(service));
@@ -200,16 +212,18 @@ impl PeerTable {
         if let (Some(copies), Some(old)) = (&mut self.near_copies, peer.near_have()) {
             copies.remove_host(old);
         }
-        self.near_count -= usize::from(peer.is_near);
+        self.near_count -= usize::from(peer.is_near());
         self.sources -= usize::from(peer.is_source());
-        peer.role = contact.role;
         let shares_rack = self.location.shares_rack_with(contact.location);
-        let is_mate = shares_rack && contact.role == PeerRole::Host;
-        peer.is_near = is_mate && self.near_count < self.near_max;
+        peer.kind = match contact.role {
+            PeerRole::Seeder => Kind::Seeder,
+            PeerRole::Host if shares_rack && self.near_count < self.near_max => Kind::Mate,
+            PeerRole::Host => Kind::Stranger,
+        };
         (peer.contact, peer.have) = (Some(contact), have);
         peer.is_dry = false;
         self.sources += usize::from(peer.is_source());
-        self.near_count += usize::from(peer.is_near);
+        self.near_count += usize::from(peer.is_near());
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
             copies.add_host(new);
         }
@@ -228,7 +242,7 @@ impl PeerTable {
         let Some(place) = self.place_of(node) else { return false };
         let peer = &mut self.peers[place];
         let (was_source, is_counted) = (peer.is_source(), !peer.is_seeder());
-        let is_near = peer.is_near;
+        let is_near = peer.is_near();
         let Some(have) = peer.have.as_mut() else { return false };
         let (capacity, count_before) = (have.capacity(), have.count());
         for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
@@ -341,11 +355,11 @@ impl PeerTable {
     ) -> Option<NodeId> {
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && (peer.is_near || !only_near) && !peer.is_slow && peer.has_slot(now, window)
+            has && (peer.is_near() || !only_near) && !peer.is_slow && peer.has_slot(now, window)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
-            .min_by_key(|peer| (peer.is_seeder(), !peer.is_near, peer.requests))
+            .min_by_key(|peer| (peer.is_seeder(), !peer.is_near(), peer.requests))
             .map(|peer| peer.node)
     }
 
@@ -389,7 +403,7 @@ impl PeerTable {
     pub(super) fn is_consistent(&self) -> bool {
         let services = self.peers.iter().filter_map(|peer| peer.service);
         let keys = self.peers.iter().map(|peer| key_of(peer.node));
-        let near_count = self.peers.iter().filter(|peer| peer.is_near).count();
+        let near_count = self.peers.iter().filter(|peer| peer.is_near()).count();
         self.near_count == near_count
             && self.sources == self.peers.iter().filter(|peer| peer.is_source()).count()
             && self.services.1 == services.sum()

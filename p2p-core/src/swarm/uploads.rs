@@ -46,11 +46,12 @@ impl Uploads {
         self.waiting.push_back(upload);
     }
 
-    /// Takes the next request to answer: the oldest of the peer that is being sent the least.
+    /// Takes the next request to answer: the oldest of the peer that is being sent the least. Other
+    /// racks go first: what one of their hosts gets, it brings to all of its mates.
     pub(super) fn dequeue(&mut self) -> Option<Upload> {
         let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
-        let next =
-            (0..self.waiting.len()).min_by_key(|i| (self.waiting[*i].is_near, active_of(self.waiting[*i].peer), *i))?;
+        let rank_of = |upload: &Upload, place| (upload.is_near, active_of(upload.peer), place);
+        let next = (0..self.waiting.len()).min_by_key(|i| rank_of(&self.waiting[*i], *i))?;
         self.waiting.remove(next)
     }
 
@@ -76,5 +77,31 @@ impl Uploads {
         let (gone, kept) = self.active.iter().partition(|upload| upload.peer == peer);
         self.active = kept;
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_racks_are_served_before_mates_and_peers_in_turn() {
+        let mut uploads = Uploads::default();
+        for (peer, is_near, request) in [(1, true, 0), (2, false, 1), (2, false, 2), (3, false, 3)]
+        {
+            uploads.enqueue(Upload {
+                peer: NodeId::from_bytes([peer; 32]),
+                request: RequestId(request),
+                chunk: ChunkIndex::new_unchecked(0),
+                is_near,
+                since: Instant::ZERO,
+            });
+        }
+        let order = core::iter::from_fn(|| {
+            let upload = uploads.dequeue()?;
+            uploads.start(upload);
+            Some(upload.request.0)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [1, 3, 2, 0]);
     }
 }
