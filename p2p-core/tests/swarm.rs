@@ -513,6 +513,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         }),
         prop::collection::vec((raw.clone(), 0_u32..5), 0..4)
             .prop_map(|runs| Message::Offer { runs }),
+        raw.clone().prop_map(|chunk| Message::Claim { chunk }),
+        raw.clone().prop_map(|chunk| Message::Disclaim { chunk }),
         (request.clone(), raw).prop_map(|(request, chunk)| Message::Request { request, chunk }),
         request.clone().prop_map(|request| Message::Cancel { request }),
         (request, any::<u32>())

@@ -66,6 +66,8 @@ pub struct Counts {
     pub refusals: u64,
     /// Of these, cancellations.
     pub cancels: u64,
+    /// Of these, claims of chunks among rack mates, made or given up.
+    pub claims: u64,
     /// Announces to trackers.
     pub announces: u64,
     /// Questions to neighbours for others.

@@ -64,6 +64,10 @@ pub struct Summary {
     pub seeder_copies: f64,
     /// Through the uplink of the worst rack, in its busier direction; `None` without racks.
     pub rack_copies: Option<f64>,
+    /// Into the rack that most came into; `None` without racks.
+    pub rack_copies_in_worst: Option<f64>,
+    /// Out of the rack that most came out of; `None` without racks.
+    pub rack_copies_out_worst: Option<f64>,
     /// Into a rack, on average.
     pub rack_copies_in_mean: Option<f64>,
     /// Out of a rack, on average.
@@ -80,6 +84,8 @@ pub struct Summary {
     pub refusals: u64,
     /// Of the messages, cancellations.
     pub cancels: u64,
+    /// Of the messages, claims of chunks among rack mates, made or given up.
+    pub claims: u64,
     /// Announces to trackers.
     pub announces: u64,
     /// Per second of the run, at all trackers.
@@ -135,6 +141,8 @@ impl Summary {
             last_over_bound: last_s.map(|last| last / bound.time.as_secs_f64()),
             seeder_copies: copies(outcome.seeder_bytes),
             rack_copies: worst.map(copies),
+            rack_copies_in_worst: racks.iter().map(|(into, _)| copies(*into)).reduce(f64::max),
+            rack_copies_out_worst: racks.iter().map(|(_, out)| copies(*out)).reduce(f64::max),
             rack_copies_in_mean: mean(racks.iter().map(|(into, _)| into).sum()),
             rack_copies_out_mean: mean(racks.iter().map(|(_, out)| out).sum()),
             messages: counts.messages,
@@ -143,6 +151,7 @@ impl Summary {
             requests: counts.requests,
             refusals: counts.refusals,
             cancels: counts.cancels,
+            claims: counts.claims,
             announces: counts.announces,
             announces_per_s: as_float(counts.announces) / ran_s,
             exchanges: counts.exchanges,
@@ -190,13 +199,14 @@ impl fmt::Display for Summary {
         }
         writeln!(
             f,
-            "messages        {} ({:.0} per host and second): {} offers, {} requests, {} refusals, {} cancels",
+            "messages        {} ({:.0} per host and second): {} offers, {} requests, {} refusals, {} cancels, {} claims",
             self.messages,
             self.messages_per_host_s,
             self.offers,
             self.requests,
             self.refusals,
-            self.cancels
+            self.cancels,
+            self.claims
         )?;
         writeln!(
             f,

@@ -6,4 +6,5 @@ mod command;
 mod determinism;
 mod faults;
 mod office;
+mod racks;
 mod swarm;
