@@ -1,7 +1,8 @@
 //! `shoal-simnet`: runs scenarios from the command line and prints how they went.
 //!
 //! Thin: flags become a [`Scenario`], an outcome becomes a [`Summary`]. Exit codes: 0 every host has
-//! the build, 1 it was not so or something failed, 2 wrong usage or an impossible scenario.
+//! the build (in time, for `thirty-minutes`), 1 it was not so or something failed, 2 wrong usage or an
+//! impossible scenario.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -14,6 +15,7 @@ use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
 use shoal_simnet::report::Stopwatch;
+use shoal_simnet::thirty_minutes;
 use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
 
@@ -29,6 +31,8 @@ struct Cli {
 enum Command {
     /// One region, one build: how long until the last host has it
     Swarm(Box<SwarmArgs>),
+    /// From a commit to a running fleet in all regions, held against half an hour
+    ThirtyMinutes(Box<thirty_minutes::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,12 +107,29 @@ struct SwarmArgs {
 const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Swarm(args) } = Cli::parse();
-    let scenario = match scenario_of(&args) {
+    match Cli::parse().command {
+        Command::Swarm(args) => main_swarm(&args),
+        Command::ThirtyMinutes(args) => main_thirty_minutes(&args),
+    }
+}
+
+/// Exit code 0 says that the deadline was met.
+fn main_thirty_minutes(args: &thirty_minutes::Args) -> ExitCode {
+    match args.check() {
+        Ok(ready) => match ready.run() {
+            Ok(is_met) => ExitCode::from(u8::from(!is_met)),
+            Err(error) => refuse(&error.into(), 1),
+        },
+        Err(error) => refuse(&error.into(), 2),
+    }
+}
+
+fn main_swarm(args: &SwarmArgs) -> ExitCode {
+    let scenario = match scenario_of(args) {
         Ok(scenario) => scenario,
         Err(error) => return refuse(&error, 2),
     };
-    match run(&args, &scenario) {
+    match run(args, &scenario) {
         Ok(summary) => {
             print(&summary, args.json);
             ExitCode::from(u8::from(!summary.is_good()))
