@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
@@ -107,10 +108,27 @@ struct SwarmArgs {
 const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Swarm(args) => main_swarm(&args),
-        Command::ThirtyMinutes(args) => main_thirty_minutes(&args),
+    match Cli::try_parse().map(|cli| cli.command) {
+        Ok(Command::Swarm(args)) => main_swarm(&args),
+        Ok(Command::ThirtyMinutes(args)) => main_thirty_minutes(&args),
+        Err(error) => refuse_usage(&error),
     }
+}
+
+/// Help goes out as it is, a mistake as one line: the parser's message without its frame.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        // If it cannot be printed there is nowhere to say so; the code still tells.
+        drop(error.print());
+        return ExitCode::from(if is_help { 2 } else { 0 });
+    }
+    let message = error.to_string();
+    let is_frame = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more");
+    let body: Vec<&str> = message.lines().take_while(|line| !is_frame(line)).collect();
+    let body = body.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let body = body.strip_prefix("error: ").unwrap_or(&body);
+    refuse(&anyhow::anyhow!("{body}; see shoal-simnet help"), 2)
 }
 
 /// Exit code 0 says that the deadline was met.

@@ -6,4 +6,6 @@ mod command;
 mod determinism;
 mod faults;
 mod office;
+mod sustained_load;
 mod swarm;
+mod thirty_minutes;

@@ -124,7 +124,7 @@ pub enum RunError {
     /// The swarm from which the load learns how sharing slows a deploy down did not complete.
     #[error(
         "the swarm of {hosts} hosts with 1/{sharers} of their links did not complete; \
-         give more --host-rate or --seeder-rate"
+         give more --host-rate or --seeder-rate, or a smaller --chunk"
     )]
     Calibration {
         /// Hosts of the swarm.
