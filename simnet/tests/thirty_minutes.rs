@@ -106,8 +106,8 @@ fn equal_seeds_give_equal_runs_on_any_number_of_threads() {
 #[test]
 fn missed_deadline_names_the_phase() {
     // Slow, but not so slow that a chunk takes many seconds, with nothing else in the way.
-    let slow_swarm =
-        "--host-rate 5Mbit --deadline 60s --build-time 5s --wave-pause 0 --switch-time 0";
+    let slow_swarm = "--host-rate 15Mbit --deadline 20s --build-time 1s --host-poll 1s \
+                      --store-poll 1s --wave-pause 0 --switch-time 0";
     let cases = [
         ("build", "--build-time 29.9m"),
         ("replication", "--wan-rate 200kbit"),
@@ -117,7 +117,7 @@ fn missed_deadline_names_the_phase() {
         ("switch", "--wave-pause 8m"),
     ];
     for (phase, slow) in cases {
-        let slow: Vec<&str> = slow.split(' ').collect();
+        let slow: Vec<&str> = slow.split_whitespace().collect();
         let output = thirty_minutes(&[&SMALL[..], &slow].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
