@@ -106,8 +106,8 @@ fn equal_seeds_give_equal_runs_on_any_number_of_threads() {
 #[test]
 fn missed_deadline_names_the_phase() {
     // Slow, but not so slow that a chunk takes many seconds, with nothing else in the way.
-    let slow_swarm = "--host-rate 15Mbit --deadline 20s --build-time 1s --host-poll 1s \
-                      --store-poll 1s --wave-pause 0 --switch-time 0";
+    let slow_swarm = "--host-rate 30Mbit --deadline 10s --build-time 0 --host-poll 100ms \
+                      --store-poll 100ms --wave-pause 0 --switch-time 0";
     let cases = [
         ("build", "--build-time 29.9m"),
         ("replication", "--wan-rate 200kbit"),
