@@ -133,7 +133,7 @@ fn missed_deadline_names_the_phase() {
 /// its own time.
 #[test]
 fn replication_takes_what_the_design_gives_it() {
-    let few = ["--hosts-per-region", "2", "--chunk", "256MiB"];
+    let few = ["--hosts-per-region", "2", "--chunk", "64MiB"];
     let (code, summary) = json_of(&few);
     assert_eq!(code, Some(0), "{summary}");
     let regions = summary["per_region"].as_array().unwrap();
@@ -163,15 +163,16 @@ fn coarse_chunks_change_little() {
 /// Goal: nothing runs that cannot end well, and one line says why.
 #[test]
 fn bad_flags_are_refused_before_anything_runs() {
-    let cases: [(&[&str], &str); 18] = [
-        (&["--regions", "0"], "--regions"),
-        (&["--regions", "101"], "--regions"),
+    let cases: [(&[&str], &str); 19] = [
+        (&["--regions", "0"], "0 regions"),
+        (&["--regions", "101"], "101 regions"),
         (&["--hosts-per-region", "0"], "--hosts"),
-        (&["--hosts-per-region", "1500000"], "--hosts-per-region"),
+        (&["--hosts-per-region", "1500000"], "12000000 hosts"),
         (&["--seeders", "0"], "--seeders"),
-        (&["--racks", "21"], "--racks"),
+        (&["--racks", "25001"], "25001 racks"),
         (&["--rack-rate", "1Gbit"], "--racks"),
-        (&["--chunk", "1GB"], "--chunk"),
+        (&["--chunk", "1GB"], "chunks of 1000000000 bytes"),
+        (&["--chunk", "16MiB", "--host-rate", "100Mbit"], "--host-rate"),
         (&["--wan-rate", "2MB..1MB"], "--wan-rate"),
         (&["--waves", "10,50"], "--waves"),
         (&["--poll-jitter", "101"], "--poll-jitter"),
@@ -184,7 +185,7 @@ fn bad_flags_are_refused_before_anything_runs() {
         (&["--colour", "blue"], "--colour"),
     ];
     for (args, expected) in cases {
-        assert_refused(&[&SMALL[..], args].concat(), expected);
+        assert_refused(args, expected);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::settings::Settings;
 use crate::units::{parse_duration, parse_size};
 
 use super::load::{self, LoadPlan, LoadSummary};
-use super::plan::{Plan, PlanError, coarsen, coarseness};
+use super::plan::{Plan, PlanError, check_coarse_time, coarsen, coarseness};
 use super::ranges::{RateRange, Share, WaveShares};
 use super::region::{RegionOutcome, regions_of, run_region};
 use super::summary::Summary;
@@ -153,6 +153,7 @@ impl Args {
         let coarseness = coarseness(self.chunk)?;
         let plan = self.plan(coarseness);
         plan.check()?;
+        check_coarse_time(&plan.swarm, coarseness)?;
         let load = self.load_plan()?;
         if let Some(load) = &load {
             load.check(&plan)?;

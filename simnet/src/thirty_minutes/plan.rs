@@ -17,7 +17,11 @@ const ALL_HOSTS_MAX: u64 = 10_000_000;
 
 /// Most chunks of the protocol's largest size that travel as one in a coarse run. Above it too few
 /// are left to say anything.
-const COARSENESS_MAX: u64 = 64;
+const COARSENESS_MAX: u64 = 16;
+
+/// Longest time that a coarse chunk takes of a host's link. Above it the protocol's timers, which
+/// do not grow with the chunks, go off for chunks that are merely coarse, and a run says nothing.
+const COARSE_TIME_MAX: Duration = Duration::from_millis(600);
 
 /// Longest time of any flag: a year, so that sums of times cannot overflow.
 const TIME_MAX: Duration = Duration::from_hours(365 * 24);
@@ -72,6 +76,16 @@ pub enum PlanError {
         actual: u64,
         /// Most bytes.
         limit: u64,
+    },
+    /// A coarse chunk takes so long that timers would go off for nothing.
+    #[error(
+        "--chunk makes several chunks travel as one, which take {actual:?} of a link: give a smaller --chunk or more --host-rate, for at most {limit:?}"
+    )]
+    CoarseTime {
+        /// Time of such a chunk.
+        actual: Duration,
+        /// Longest time.
+        limit: Duration,
     },
     /// No deploys, or more than a day can hold.
     #[error("--deploys-per-day {actual}: give a number from 1 to {limit}")]
@@ -189,6 +203,15 @@ pub(crate) fn coarseness(chunk_size: u64) -> Result<u64, PlanError> {
         return Err(PlanError::ChunkSize { actual: chunk_size, limit });
     }
     Ok(chunk_size.div_ceil(u64::from(CHUNK_SIZE_MAX)))
+}
+
+/// Checks that a coarse chunk of a swarm is not too slow.
+pub(crate) fn check_coarse_time(swarm: &Scenario, coarseness: u64) -> Result<(), PlanError> {
+    let (actual, limit) = (swarm.host_rate.occupancy(swarm.chunk_size), COARSE_TIME_MAX);
+    if coarseness > 1 && actual > limit {
+        return Err(PlanError::CoarseTime { actual, limit });
+    }
+    Ok(())
 }
 
 /// The same swarm with every size and every rate divided by `coarseness`: all times stay, and what
