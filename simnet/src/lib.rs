@@ -17,6 +17,7 @@ pub mod report;
 mod scenario;
 mod settings;
 mod slab;
+pub mod thirty_minutes;
 mod trace;
 pub mod units;
 

@@ -7,4 +7,6 @@ mod determinism;
 mod faults;
 mod office;
 mod racks;
+mod sustained_load;
 mod swarm;
+mod thirty_minutes;
