@@ -4,8 +4,8 @@
 //! the build, 1 it was not so or something failed, 2 wrong usage or an impossible scenario.
 
 use std::fs::File;
-use std::io::BufWriter;
-use std::path::PathBuf;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
+use shoal_simnet::output_file::OutputFile;
+use shoal_simnet::plot;
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
@@ -43,6 +45,9 @@ struct SwarmArgs {
     /// Size of a chunk
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_size)]
     chunk: u64,
+    /// The length of every chunk in bytes, one a line, instead of a size for all
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["build", "chunk"])]
+    chunk_lengths: Option<PathBuf>,
     /// What a host can send, and what it can receive
     #[arg(long, value_name = "RATE", default_value = "1Gbit")]
     host_rate: ByteRate,
@@ -97,6 +102,9 @@ struct SwarmArgs {
     /// Writes one line per step
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Draws completion and link use over time
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 /// Most of the time that nothing of a scenario needs: dials and questions that fail.
@@ -129,6 +137,7 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         seeders: args.seeders,
         build_size: args.build,
         chunk_size: args.chunk,
+        chunk_lengths: None,
         host_rate: args.host_rate,
         seeder_rate: args.seeder_rate.unwrap_or(args.host_rate),
         racks: args.racks,
@@ -145,6 +154,9 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         },
         settings,
     };
+    if let Some(path) = &args.chunk_lengths {
+        scenario.cut_into(&read_lengths(path)?)?;
+    }
     scenario.check()?;
     if args.limit.is_none() {
         let bound = scenario.bound().time;
@@ -162,12 +174,47 @@ fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
         let most = scenario.settings.host.uploads_max.max(scenario.settings.seeder.uploads_max);
         fleet.watch(UploadsWithinLimit::new(nodes, u32::try_from(most).unwrap_or(u32::MAX)));
     }
-    if let Some(path) = &args.trace {
-        let hint = || format!("cannot write the trace to {}; name another file", path.display());
-        fleet.trace_to(BufWriter::new(File::create(path).with_context(hint)?));
+    let trace = args.trace.as_deref().map(|path| create("trace", path)).transpose()?;
+    let plot = args.plot.as_deref().map(|path| create("picture", path)).transpose()?;
+    let trace = trace.map(|(output, file)| {
+        fleet.trace_to(BufWriter::new(file));
+        output
+    });
+    if plot.is_some() {
+        fleet.record();
     }
-    let outcome = fleet.run().context("cannot write the trace; free some space")?;
-    Ok(Summary::new(scenario, &outcome, stopwatch.elapsed()))
+    let outcome = fleet.run().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
+    if let Some(output) = trace {
+        output.publish().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
+    }
+    let summary = Summary::new(scenario, &outcome, stopwatch.elapsed());
+    if let Some((output, mut file)) = plot {
+        let svg = plot::draw(scenario, &outcome, &summary)?;
+        let written = file.write_all(svg.as_bytes()).and_then(|()| output.publish());
+        written.with_context(|| cannot_write("picture", args.plot.as_deref()))?;
+    }
+    Ok(summary)
+}
+
+/// Opens what will be written later, so that nothing runs for nothing.
+fn create(what: &str, path: &Path) -> anyhow::Result<(OutputFile, File)> {
+    OutputFile::create(path.to_owned()).with_context(|| cannot_write(what, Some(path)))
+}
+
+fn cannot_write(what: &str, path: Option<&Path>) -> String {
+    let path = path.map(Path::display).map(|path| path.to_string()).unwrap_or_default();
+    format!("cannot write the {what} to {path}; free space or name another file")
+}
+
+fn read_lengths(path: &Path) -> anyhow::Result<Vec<u32>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the lengths of chunks from {}", path.display()))?;
+    let parse = |(number, line): (usize, &str)| {
+        line.trim().parse().with_context(|| {
+            format!("{}, line {}: {line:?} is no length in bytes", path.display(), number + 1)
+        })
+    };
+    text.lines().enumerate().map(parse).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]
