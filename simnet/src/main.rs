@@ -66,6 +66,9 @@ struct SwarmArgs {
     /// What a host can hash and write
     #[arg(long, value_name = "RATE", default_value = "1GB")]
     disk_rate: ByteRate,
+    /// What packet headers take of every link, in bytes for each thousand bytes of chunks
+    #[arg(long, value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000))]
+    headers: u32,
     /// Time of a message from any machine to any other
     #[arg(long, value_name = "DURATION", default_value = "0.5ms", value_parser = parse_duration)]
     latency: Duration,
@@ -138,10 +141,10 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         build_size: args.build,
         chunk_size: args.chunk,
         chunk_lengths: None,
-        host_rate: args.host_rate,
-        seeder_rate: args.seeder_rate.unwrap_or(args.host_rate),
+        host_rate: payload_rate(args.host_rate, args.headers),
+        seeder_rate: payload_rate(args.seeder_rate.unwrap_or(args.host_rate), args.headers),
         racks: args.racks,
-        rack_rate: args.rack_rate,
+        rack_rate: args.rack_rate.map(|rate| payload_rate(rate, args.headers)),
         disk_rate: args.disk_rate,
         latency: args.latency,
         join_within: args.join_within,
@@ -163,6 +166,12 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         scenario.limit = (args.join_within + SPARE_TIME).saturating_add(bound.saturating_mul(20));
     }
     Ok(scenario)
+}
+
+/// What a link carries of chunks when each thousand bytes of them come with `headers` bytes of others.
+fn payload_rate(link: ByteRate, headers: u32) -> ByteRate {
+    let payload = u128::from(link.get()) * 1_000 / u128::from(1_000 + headers);
+    u64::try_from(payload).ok().and_then(ByteRate::new).unwrap_or(link)
 }
 
 fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
