@@ -22,6 +22,7 @@ pub mod report;
 mod scenario;
 mod settings;
 mod slab;
+pub mod sweep;
 mod trace;
 pub mod units;
 

@@ -14,10 +14,10 @@ use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
 use shoal_simnet::output_file::OutputFile;
-use shoal_simnet::plot;
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
+use shoal_simnet::{plot, sweep};
 
 /// Runs Shoal's protocol for whole fleets, without a network
 #[derive(Debug, Parser)]
@@ -31,6 +31,15 @@ struct Cli {
 enum Command {
     /// One region, one build: how long until the last host has it
     Swarm(Box<SwarmArgs>),
+    /// The table of simnet/sweep.txt: completion by fleet size, chunks, neighbours and churn
+    Sweep(SweepArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct SweepArgs {
+    /// Where the table goes instead of standard output
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +57,9 @@ struct SwarmArgs {
     /// The length of every chunk in bytes, one a line, instead of a size for all
     #[arg(long, value_name = "FILE", conflicts_with_all = ["build", "chunk"])]
     chunk_lengths: Option<PathBuf>,
+    /// Chunks on one uplink take turns of this size; whole chunks if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    turn: Option<u64>,
     /// What a host can send, and what it can receive
     #[arg(long, value_name = "RATE", default_value = "1Gbit")]
     host_rate: ByteRate,
@@ -114,12 +126,35 @@ struct SwarmArgs {
 const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Swarm(args) } = Cli::parse();
-    let scenario = match scenario_of(&args) {
+    match Cli::parse().command {
+        Command::Swarm(args) => swarm(&args),
+        Command::Sweep(args) => match write_sweep(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(&error, 1),
+        },
+    }
+}
+
+fn write_sweep(args: &SweepArgs) -> anyhow::Result<()> {
+    let mut output = args.write.as_deref().map(|path| create("table", path)).transpose()?;
+    let mut write = |text: &str| match &mut output {
+        Some((_, file)) => file.write_all(text.as_bytes()),
+        None => std::io::stdout().write_all(text.as_bytes()),
+    };
+    let hint = || cannot_write("table", args.write.as_deref());
+    write(sweep::HEADER).with_context(hint)?;
+    for case in sweep::cases() {
+        write(&format!("{}\n", case.line()?)).with_context(hint)?;
+    }
+    output.map_or(Ok(()), |(output, _)| output.publish()).with_context(hint)
+}
+
+fn swarm(args: &SwarmArgs) -> ExitCode {
+    let scenario = match scenario_of(args) {
         Ok(scenario) => scenario,
         Err(error) => return refuse(&error, 2),
     };
-    match run(&args, &scenario) {
+    match run(args, &scenario) {
         Ok(summary) => {
             print(&summary, args.json);
             ExitCode::from(u8::from(!summary.is_good()))
@@ -141,6 +176,7 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         build_size: args.build,
         chunk_size: args.chunk,
         chunk_lengths: None,
+        turn_size: args.turn,
         host_rate: payload_rate(args.host_rate, args.headers),
         seeder_rate: payload_rate(args.seeder_rate.unwrap_or(args.host_rate), args.headers),
         racks: args.racks,
@@ -175,6 +211,8 @@ fn payload_rate(link: ByteRate, headers: u32) -> ByteRate {
 }
 
 fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
+    let trace = args.trace.as_deref().map(|path| create("trace", path)).transpose()?;
+    let plot = args.plot.as_deref().map(|path| create("picture", path)).transpose()?;
     let stopwatch = Stopwatch::start();
     let mut fleet = Fleet::new(scenario.clone());
     if args.check {
@@ -183,8 +221,6 @@ fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
         let most = scenario.settings.host.uploads_max.max(scenario.settings.seeder.uploads_max);
         fleet.watch(UploadsWithinLimit::new(nodes, u32::try_from(most).unwrap_or(u32::MAX)));
     }
-    let trace = args.trace.as_deref().map(|path| create("trace", path)).transpose()?;
-    let plot = args.plot.as_deref().map(|path| create("picture", path)).transpose()?;
     let trace = trace.map(|(output, file)| {
         fleet.trace_to(BufWriter::new(file));
         output
@@ -193,14 +229,14 @@ fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
         fleet.record();
     }
     let outcome = fleet.run().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
-    if let Some(output) = trace {
-        output.publish().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
-    }
     let summary = Summary::new(scenario, &outcome, stopwatch.elapsed());
     if let Some((output, mut file)) = plot {
         let svg = plot::draw(scenario, &outcome, &summary)?;
         let written = file.write_all(svg.as_bytes()).and_then(|()| output.publish());
         written.with_context(|| cannot_write("picture", args.plot.as_deref()))?;
+    }
+    if let Some(output) = trace {
+        output.publish().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
     }
     Ok(summary)
 }
@@ -211,7 +247,7 @@ fn create(what: &str, path: &Path) -> anyhow::Result<(OutputFile, File)> {
 }
 
 fn cannot_write(what: &str, path: Option<&Path>) -> String {
-    let path = path.map(Path::display).map(|path| path.to_string()).unwrap_or_default();
+    let path = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
     format!("cannot write the {what} to {path}; free space or name another file")
 }
 

@@ -244,10 +244,13 @@ fn completed(scenario: &Scenario, outcome: &Outcome) -> Vec<(f64, f64)> {
     let share = |count: usize| as_float(count as u64) / f64::from(scenario.hosts);
     let stride = times.len().div_ceil(POINTS_MAX).max(1);
     let mut points = vec![(0.0, 0.0)];
-    // Nobody is complete until the first is: the line must not rise before.
-    points.extend(times.first().map(|first| (seconds(*first), 0.0)));
     let ranks = (1..=times.len()).filter(|rank| rank % stride == 0 || *rank == times.len());
-    points.extend(ranks.map(|rank| (seconds(times[rank - 1]), share(rank))));
+    for rank in ranks {
+        let at = seconds(times[rank - 1]);
+        // A step: a slope would show hosts completing while nothing happened.
+        points.push((at, points.last().map_or(0.0, |(_, share)| *share)));
+        points.push((at, share(rank)));
+    }
     points.push((seconds(outcome.ended_at), share(times.len())));
     points
 }

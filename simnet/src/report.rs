@@ -58,6 +58,8 @@ pub struct Summary {
     pub bound_s: f64,
     /// Which bound that is: `fluid`, `chunked` or `rack`.
     pub bound_kind: &'static str,
+    /// How close half of the hosts came.
+    pub p50_over_bound: Option<f64>,
     /// How close the last host came.
     pub last_over_bound: Option<f64>,
     /// Sent by all seeders.
@@ -118,6 +120,8 @@ pub struct Summary {
     pub wall_s: f64,
     /// Most memory that the process had; `None` where the system does not tell.
     pub peak_rss_mib: Option<u64>,
+    /// Steps of all nodes, each a line of a trace.
+    pub trace_steps: u64,
     /// Of every step of every node.
     pub trace_digest: String,
 }
@@ -131,6 +135,7 @@ impl Summary {
         let hosts = outcome.completed_at.len();
         // The rank counts hosts that never completed too: they come after all others.
         let at_rank = |rank: usize| times.get(rank.saturating_sub(1)).map(|at| seconds(*at));
+        let p50_s = at_rank(hosts.div_ceil(2));
         let last_s = at_rank(hosts);
         let copies = |bytes: u64| as_float(bytes) / as_float(scenario.build_size);
         let racks = &outcome.rack_bytes;
@@ -145,11 +150,12 @@ impl Summary {
             hosts: scenario.hosts,
             chunks: scenario.chunk_count(),
             completed: times.len(),
-            p50_s: at_rank(hosts.div_ceil(2)),
+            p50_s,
             p99_s: at_rank((hosts * 99).div_ceil(100)),
             last_s,
             bound_s: bound.time.as_secs_f64(),
             bound_kind: bound.kind.name(),
+            p50_over_bound: p50_s.map(|p50| p50 / bound.time.as_secs_f64()),
             last_over_bound: last_s.map(|last| last / bound.time.as_secs_f64()),
             seeder_copies: copies(outcome.seeder_bytes),
             rack_copies: worst.map(copies),
@@ -181,6 +187,7 @@ impl Summary {
             simulated_over_wall: ran_s / wall_s.max(f64::EPSILON),
             wall_s,
             peak_rss_mib: peak_rss_mib(),
+            trace_steps: outcome.trace_steps,
             trace_digest: outcome.trace_digest.to_string(),
         }
     }

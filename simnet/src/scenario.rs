@@ -28,6 +28,9 @@ pub struct Scenario {
     pub chunk_size: u64,
     /// Bytes of each chunk, where they differ as those of a real build do.
     pub chunk_lengths: Option<Arc<[u32]>>,
+    /// Chunks that a node sends at the same time take turns of this many bytes; `None`: whole
+    /// chunks, one after the other.
+    pub turn_size: Option<u64>,
     /// What a host can send, and what it can receive.
     pub host_rate: ByteRate,
     /// What a seeder can send, and what it can receive.
@@ -310,6 +313,7 @@ mod tests {
             build_size: 10_500,
             chunk_size: 1_000,
             chunk_lengths: None,
+            turn_size: None,
             host_rate: rate,
             seeder_rate: rate,
             racks: 0,

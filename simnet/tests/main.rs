@@ -6,4 +6,6 @@ mod command;
 mod determinism;
 mod faults;
 mod office;
+mod picture;
+mod snapshots;
 mod swarm;

@@ -15,6 +15,7 @@ pub(crate) fn office(seed: u64) -> Scenario {
         build_size: 80 << 20,
         chunk_size: 1 << 20,
         chunk_lengths: None,
+        turn_size: None,
         host_rate: gigabit,
         seeder_rate: gigabit,
         racks: 0,
