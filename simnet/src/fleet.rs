@@ -89,6 +89,8 @@ pub struct Outcome {
     pub completed_at: Vec<Option<Instant>>,
     /// Bytes that left the seeders.
     pub seeder_bytes: u64,
+    /// Bytes that left the hosts.
+    pub host_bytes: u64,
     /// Bytes that went into and out of each rack.
     pub rack_bytes: Vec<(u64, u64)>,
     /// How often things happened.
@@ -248,6 +250,7 @@ impl Fleet {
         Outcome {
             completed_at: hosts.iter().map(|host| host.completed_at).collect(),
             seeder_bytes: seeders.iter().map(|seeder| carried(seeder.uplink)).sum(),
+            host_bytes: hosts.iter().map(|host| carried(host.uplink)).sum(),
             rack_bytes: self
                 .racks
                 .iter()

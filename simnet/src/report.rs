@@ -104,6 +104,9 @@ pub struct Summary {
     pub exchanges: u64,
     /// Chunks that arrived where they were already, per chunk wanted.
     pub duplicates_share: f64,
+    /// Bytes of chunks sent beyond those wanted, per byte wanted: requests that were given up while
+    /// the chunk was on its way. Below zero if hosts never completed.
+    pub wasted_share: f64,
     /// Peers banned.
     pub bans: u64,
     /// Rules that were broken.
@@ -179,6 +182,9 @@ impl Summary {
             announces_per_host_s: as_float(counts.announces) / as_float(hosts as u64) / ran_s,
             exchanges: counts.exchanges,
             duplicates_share: as_float(counts.duplicates) / as_float(wanted),
+            wasted_share: copies(outcome.seeder_bytes + outcome.host_bytes)
+                / f64::from(scenario.hosts)
+                - 1.0,
             bans: counts.bans,
             violations: outcome.violations.iter().map(ToString::to_string).collect(),
             events: counts.events,
@@ -203,7 +209,8 @@ impl fmt::Display for Summary {
         self.fmt_times(f)?;
         self.fmt_racks(f)?;
         self.fmt_messages(f)?;
-        writeln!(f, "duplicates      {:.3} % of chunks", self.duplicates_share * 100.0)?;
+        let (duplicates, wasted) = (self.duplicates_share * 100.0, self.wasted_share * 100.0);
+        writeln!(f, "duplicates      {duplicates:.3} % of chunks; {wasted:.2} % of bytes in vain")?;
         writeln!(
             f,
             "simulator       {:.1} s for {:.1} s ({:.2} simulated per second), {} events, {:.0} per second, {} MiB",

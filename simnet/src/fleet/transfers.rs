@@ -33,6 +33,8 @@ pub(super) struct Transfer {
     passage: Option<Passage>,
     /// Bytes that have had their turn on the uplink.
     sent: u64,
+    /// Its next turn waits until the last one came out of the links behind the uplink.
+    is_held: bool,
     /// A reminder to say that it moves is in the queue.
     is_advancing: bool,
     arrival: Arrival,
@@ -68,6 +70,7 @@ impl Fleet {
             chunk,
             passage: None,
             sent: 0,
+            is_held: false,
             is_advancing: false,
             arrival: Arrival::Under,
         };
@@ -135,18 +138,30 @@ impl Fleet {
         }
     }
 
+    /// A chunk has had the uplink, or may have it again.
     pub(super) fn on_uplink_free(&mut self, key: SlabKey) {
-        let Some(transfer) = self.transfers.get(key) else { return };
+        let Some(transfer) = self.transfers.get_mut(key) else { return };
         let server = transfer.server;
-        let is_sent = transfer.sent == u64::from(self.layout.size_of(transfer.chunk));
-        let node = &mut self.nodes[server as usize];
-        if node.sending == Some(key) {
-            node.sending = None;
-            if !is_sent {
-                node.uplink_queue.push_back(key);
-            }
-            self.send_next(server);
+        let whole = u64::from(self.layout.size_of(transfer.chunk));
+        let needs_turn = transfer.sent < whole && transfer.arrival == Arrival::Under;
+        let has_had_it = self.nodes[server as usize].sending == Some(key);
+        if !has_had_it && !core::mem::take(&mut transfer.is_held) {
+            return;
         }
+        let node = &mut self.nodes[server as usize];
+        if has_had_it {
+            node.sending = None;
+        }
+        let through_at = transfer.passage.as_ref().map_or(self.now, |passage| passage.finish);
+        if needs_turn && through_at > self.now {
+            // Who sends on while the receiver's link is busy only fills queues on the way;
+            // congestion control does not let it.
+            transfer.is_held = true;
+            self.queue.push(through_at, Step::UplinkFree { transfer: key });
+        } else if needs_turn {
+            node.uplink_queue.push_back(key);
+        }
+        self.send_next(server);
     }
 
     /// The last byte is there: the receiver hashes and stores, the sender will hear of it.
