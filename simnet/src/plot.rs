@@ -315,7 +315,7 @@ fn used(record: &Record, class: LinkClass, ended_at: Instant) -> Vec<(f64, f64)>
         }
         let nanos: u64 =
             group.iter().map(|amounts: &[u64; LINK_CLASSES]| amounts[class as usize]).sum();
-        let all = as_float(links) * (group_end - begin).as_secs_f64() * 1e9;
+        let all = as_float(links) * group_end.saturating_sub(begin).as_secs_f64() * 1e9;
         points.push((midway(begin, group_end), as_float(nanos) / all.max(1.0)));
         begin = group_end;
     }

@@ -206,9 +206,9 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.fmt_times(f)?;
-        self.fmt_racks(f)?;
-        self.fmt_messages(f)?;
+        fmt_times(self, f)?;
+        fmt_racks(self, f)?;
+        fmt_messages(self, f)?;
         let (duplicates, wasted) = (self.duplicates_share * 100.0, self.wasted_share * 100.0);
         writeln!(f, "duplicates      {duplicates:.3} % of chunks; {wasted:.2} % of bytes in vain")?;
         writeln!(
@@ -235,59 +235,57 @@ fn ratio(number: Option<f64>) -> String {
     number.map_or_else(|| "-".into(), |number| format!("{number:.3}"))
 }
 
-impl Summary {
-    fn fmt_times(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |s: Option<f64>| s.map_or_else(|| "never".into(), |s| format!("{s:.3} s"));
-        writeln!(
-            f,
-            "completed       {} of {} hosts, {} chunks",
-            self.completed, self.hosts, self.chunks
-        )?;
-        writeln!(f, "p50             {}", time(self.p50_s))?;
-        writeln!(f, "p99             {}", time(self.p99_s))?;
-        writeln!(f, "last            {}", time(self.last_s))?;
-        writeln!(f, "bound           {:.3} s ({})", self.bound_s, self.bound_kind)?;
-        writeln!(f, "last / bound    {}", ratio(self.last_over_bound))?;
-        writeln!(f, "seeder copies   {:.3}", self.seeder_copies)
-    }
+fn fmt_times(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let time = |s: Option<f64>| s.map_or_else(|| "never".into(), |s| format!("{s:.3} s"));
+    writeln!(
+        f,
+        "completed       {} of {} hosts, {} chunks",
+        summary.completed, summary.hosts, summary.chunks
+    )?;
+    writeln!(f, "p50             {}", time(summary.p50_s))?;
+    writeln!(f, "p99             {}", time(summary.p99_s))?;
+    writeln!(f, "last            {}", time(summary.last_s))?;
+    writeln!(f, "bound           {:.3} s ({})", summary.bound_s, summary.bound_kind)?;
+    writeln!(f, "last / bound    {}", ratio(summary.last_over_bound))?;
+    writeln!(f, "seeder copies   {:.3}", summary.seeder_copies)
+}
 
-    fn fmt_racks(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(bytes) = self.rack_bytes_mean else { return Ok(()) };
-        writeln!(
-            f,
-            "rack copies     {} in and {} out on average, {} at the worst",
-            ratio(self.rack_copies_in_mean),
-            ratio(self.rack_copies_out_mean),
-            ratio(self.rack_copies)
-        )?;
-        writeln!(f, "rack bytes      {:.2} GB over each rack's uplink on average", bytes / 1e9)
-    }
+fn fmt_racks(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(bytes) = summary.rack_bytes_mean else { return Ok(()) };
+    writeln!(
+        f,
+        "rack copies     {} in and {} out on average, {} at the worst",
+        ratio(summary.rack_copies_in_mean),
+        ratio(summary.rack_copies_out_mean),
+        ratio(summary.rack_copies)
+    )?;
+    writeln!(f, "rack bytes      {:.2} GB over each rack's uplink on average", bytes / 1e9)
+}
 
-    fn fmt_messages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "messages        {}: {} offers, {} requests, {} refusals, {} cancels",
-            self.messages, self.offers, self.requests, self.refusals, self.cancels
-        )?;
-        writeln!(
-            f,
-            "  at hosts      {:.0} per second, {:.0} at the busiest, at most {} in a second; at seeders {}",
-            self.messages_per_host_s,
-            self.messages_worst_host_s,
-            self.messages_host_peak_s,
-            self.messages_seeder_peak_s
-        )?;
-        writeln!(
-            f,
-            "announces       {}, {:.3} per host and second, {} exchanges",
-            self.announces, self.announces_per_host_s, self.exchanges
-        )?;
-        writeln!(
-            f,
-            "  at trackers   {:.0} per second, {:.0} at the busiest, at most {} in a second",
-            self.announces_per_s, self.announces_worst_tracker_s, self.announces_peak_s
-        )
-    }
+fn fmt_messages(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "messages        {}: {} offers, {} requests, {} refusals, {} cancels",
+        summary.messages, summary.offers, summary.requests, summary.refusals, summary.cancels
+    )?;
+    writeln!(
+        f,
+        "  at hosts      {:.0} per second, {:.0} at the busiest, at most {} in a second; at seeders {}",
+        summary.messages_per_host_s,
+        summary.messages_worst_host_s,
+        summary.messages_host_peak_s,
+        summary.messages_seeder_peak_s
+    )?;
+    writeln!(
+        f,
+        "announces       {}, {:.3} per host and second, {} exchanges",
+        summary.announces, summary.announces_per_host_s, summary.exchanges
+    )?;
+    writeln!(
+        f,
+        "  at trackers   {:.0} per second, {:.0} at the busiest, at most {} in a second",
+        summary.announces_per_s, summary.announces_worst_tracker_s, summary.announces_peak_s
+    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
