@@ -17,11 +17,11 @@ use crate::event::{Event, ManifestOutcome, Verdict};
 use crate::fault::PeerFault;
 use crate::layout::{ChunkIndex, ChunkLayout};
 use crate::node_id::NodeId;
-use crate::pick::Choice;
 use crate::prng::Prng;
 use crate::time::Instant;
 use crate::wire::{Announce, Have, Message, RequestId};
 
+use self::asking::{Scope, is_routine};
 use self::ledger::{Ledger, Ruling};
 use self::manifest_search::ManifestSearch;
 use self::membership::Membership;
@@ -31,6 +31,7 @@ use self::peers::PeerTable;
 use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
 
+mod asking;
 mod ledger;
 mod manifest_search;
 mod membership;
@@ -65,11 +66,18 @@ pub struct Swarm {
     search: ManifestSearch,
     /// When the last new chunk or the manifest came.
     progress_at: Instant,
+    /// Whom to look at for chunks to ask for, once the event at hand is dealt with.
+    scope: Scope,
+    /// Requests are looked at as near the end.
+    is_end: bool,
+    /// An upload ended or a chunk came, after which neighbours may be told that we are ready.
+    is_readiness_news: bool,
     prng: Prng,
     now: Instant,
     actions: VecDeque<Action>,
 }
 
+#[expect(clippy::multiple_inherent_impl, reason = "what asks for chunks is a concern of its own")]
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
@@ -88,6 +96,9 @@ impl Swarm {
             ledger: None,
             search: ManifestSearch::default(),
             progress_at: now,
+            scope: Scope::Nobody,
+            is_end: false,
+            is_readiness_news: false,
             prng: Prng::from_seed(seed),
             now,
             actions: VecDeque::new(),
@@ -107,6 +118,9 @@ impl Swarm {
         assert!(self.actions.is_empty(), "actions of the previous event were not carried out");
         assert!(self.now <= now, "time ran backwards from {:?} to {now:?}", self.now);
         self.now = now;
+        if !is_routine(&event) {
+            self.scope = Scope::All;
+        }
 
         match event {
             Event::Started | Event::DeadlineReached => self.on_deadline(),
@@ -139,10 +153,14 @@ impl Swarm {
             Event::Leaving => return self.on_leaving(),
         }
 
-        self.look_for_neighbours();
-        self.ask_for_manifest();
-        self.ask_for_chunks();
+        let scope = core::mem::take(&mut self.scope);
+        if scope == Scope::All {
+            self.look_for_neighbours();
+            self.ask_for_manifest();
+        }
+        self.ask_for_chunks(scope);
         self.start_uploads();
+        self.hint_readiness();
         self.check_invariants();
     }
 
@@ -153,22 +171,23 @@ impl Swarm {
 
     /// When to send [`Event::DeadlineReached`], and why; `None` while only an event can move us.
     pub fn next_deadline(&self) -> Option<Deadline> {
-        let mut deadlines = vec![
-            (self.offers.due(), TimerKind::Offer),
-            (self.members.announce_due(self.is_hungry(), &self.config), TimerKind::Announce),
-        ];
+        let offer = (self.offers.due(), TimerKind::Offer);
+        let announce = self.members.announce_due(self.is_hungry(), &self.config);
+        let announce = (announce, TimerKind::Announce);
+        let nothing = (None, TimerKind::Members);
+        let mut deadlines = [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing];
         if !self.is_complete() {
-            let requests = self.requests.iter().map(|(_, request)| self.next_check_of(request));
-            let asleep = self.peers.iter().map(|(_, peer)| peer.busy_until);
-            let members = self.progress_at.after(self.config.starve_time);
+            let starves = self.progress_at.after(self.config.starve_time);
             let dial_again = self.now.after(Duration::from_secs(1));
-            deadlines.extend([
+            let is_short = self.missing_neighbours() > 0;
+            let dial = is_short.then(|| self.members.next_dial_at(self.now)).flatten();
+            deadlines[2..].copy_from_slice(&[
                 (self.exchange_due(), TimerKind::Exchange),
-                (requests.min(), TimerKind::Requests),
+                (self.requests.check_at(), TimerKind::Requests),
                 (self.manifest_due(), TimerKind::Manifest),
-                (asleep.filter(|until| *until > self.now).min(), TimerKind::Busy),
-                (Some(members.max(dial_again)), TimerKind::Members),
-                (self.members.next_dial_at(self.now), TimerKind::Members),
+                (self.peers.busy_until(), TimerKind::Busy),
+                (Some(starves.max(dial_again)), TimerKind::Members),
+                (dial, TimerKind::Members),
             ]);
         }
         let earliest = deadlines.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min()?;
@@ -197,7 +216,7 @@ impl Swarm {
 
     /// The nodes to name when a neighbour asks whom we know.
     pub fn known_contacts(&self) -> Vec<Contact> {
-        self.peers.iter().filter_map(|(_, peer)| peer.contact).collect()
+        self.peers.iter().filter_map(|peer| peer.contact.as_deref().copied()).collect()
     }
 
     /// Why nothing moves; `None` if chunks are on their way or all here.
@@ -221,6 +240,11 @@ impl Swarm {
     fn on_deadline(&mut self) {
         self.offer_new_chunks();
         self.check_requests();
+        self.peers.check_busy(self.now);
+        if self.is_starving() {
+            // The seeder may be asked for more than what nobody else has.
+            self.peers.forget_dryness();
+        }
         let now = self.now;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         if is_due(self.members.announce_due(self.is_hungry(), &self.config)) {
@@ -246,7 +270,7 @@ impl Swarm {
     }
 
     fn on_peer_lost(&mut self, peer: NodeId) {
-        let contact = self.peers.get(peer).and_then(|peer| peer.contact);
+        let contact = self.peers.get(peer).and_then(|peer| peer.contact.as_deref().copied());
         self.forget_peer(peer);
         self.members.note_lost(self.now, peer, contact, &self.config);
     }
@@ -276,6 +300,12 @@ impl Swarm {
                 }
             }
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
+            Message::Ready => {
+                if let Some(entry) = self.peers.get_mut(peer) {
+                    entry.is_ready = true;
+                    self.look_at(peer);
+                }
+            }
             Message::Leave => {
                 self.forget_peer(peer);
                 self.actions.push_back(Action::Disconnect { peer });
@@ -283,7 +313,7 @@ impl Swarm {
         }
     }
 
-    fn on_join(&mut self, node: NodeId, contact: Contact, have: Option<&Have>) {
+    fn on_join(&mut self, node: NodeId, contact: Box<Contact>, have: Option<&Have>) {
         let Ok(have) = have.map(|have| have.to_set().ok_or(())).transpose() else {
             return self.ban(node, PeerFault::WrongLayout);
         };
@@ -291,6 +321,7 @@ impl Swarm {
             return self.ban(node, PeerFault::WrongLayout);
         }
         self.peers.set_have(node, contact, have);
+        self.look_at(node);
     }
 
     fn on_offer(&mut self, node: NodeId, runs: &[(u32, u32)]) {
@@ -306,8 +337,15 @@ impl Swarm {
                 let raw = u32::try_from(end - 1).unwrap_or(u32::MAX);
                 return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
             }
-            for raw in *start..start + length {
-                self.peers.note_has(node, ChunkIndex::new_unchecked(raw));
+            let chunks = (*start..start + length).map(ChunkIndex::new_unchecked);
+            self.peers.note_has(node, chunks.clone());
+            let has_late = self.requests.has_late();
+            let is_useful = |chunk| {
+                let is_asked = || !has_late && self.requests.asked().contains(chunk);
+                self.layout.is_some() && !self.have.contains(chunk) && !is_asked()
+            };
+            if chunks.into_iter().any(is_useful) {
+                self.look_at(node);
             }
         }
     }
@@ -338,13 +376,12 @@ impl Swarm {
         if self.requests.get(request).is_none_or(|request| request.peer != peer) {
             return;
         }
-        self.drop_request(request);
+        self.give_up_request(request);
         // A peer can ask for patience, not for silence.
         let wait = Duration::from_millis(u64::from(retry_after_ms));
         let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.busy_until = self.now.after(wait);
-        }
+        self.peers.note_busy(peer, self.now.after(wait));
+        self.scope = Scope::All;
     }
 
     fn on_manifest_arrived(&mut self, peer: NodeId, outcome: ManifestOutcome) {
@@ -355,8 +392,8 @@ impl Swarm {
                 self.adopt_layout(layout, have);
                 self.progress_at = self.now;
                 let liars =
-                    self.peers.iter().filter(|(_, p)| self.differs_from_layout(p.have.as_ref()));
-                let liars: Vec<NodeId> = liars.map(|(node, _)| node).collect();
+                    self.peers.iter().filter(|peer| self.differs_from_layout(peer.have.as_ref()));
+                let liars: Vec<NodeId> = liars.map(|peer| peer.node).collect();
                 for liar in liars {
                     self.ban(liar, PeerFault::WrongLayout);
                 }
@@ -376,6 +413,7 @@ impl Swarm {
     }
 
     fn on_chunk_hashed(&mut self, id: RequestId, chunk: ChunkIndex, verdict: Verdict) {
+        self.scope = Scope::All;
         let request = self.drop_request(id);
         match (verdict, request) {
             (Verdict::Matches, request) => {
@@ -394,16 +432,15 @@ impl Swarm {
     }
 
     fn on_fetch_failed(&mut self, id: RequestId) {
-        if let Some(request) = self.drop_request(id)
-            && let Some(peer) = self.peers.get_mut(request.peer)
-        {
+        if let Some(request) = self.give_up_request(id) {
             // Not asked again at once: whatever broke needs a moment.
-            peer.busy_until = self.now.after(Duration::from_millis(250));
+            self.peers.note_busy(request.peer, self.now.after(Duration::from_millis(250)));
         }
     }
 
     fn on_serve_ended(&mut self, peer: NodeId, request: RequestId, is_delivered: bool) {
         let Some(upload) = self.uploads.finish(peer, request) else { return };
+        self.is_readiness_news = true;
         if let Some(ledger) = &mut self.ledger {
             if is_delivered {
                 ledger.note_delivered(self.now.since(upload.since));
@@ -412,7 +449,7 @@ impl Swarm {
             }
         }
         if is_delivered {
-            self.peers.note_has(peer, upload.chunk);
+            self.peers.note_has(peer, core::iter::once(upload.chunk));
         }
     }
 
@@ -423,6 +460,7 @@ impl Swarm {
         for chunk in chunks {
             self.have.remove(*chunk);
         }
+        self.peers.forget_dryness();
         self.progress_at = self.now;
     }
 
@@ -446,6 +484,7 @@ impl Swarm {
         if !have.is_full() {
             self.peers.start_counting(chunk_count);
         }
+        self.peers.forget_dryness();
         self.have = have;
         self.layout = Some(layout);
     }
@@ -459,7 +498,7 @@ impl Swarm {
         let have = self.layout.as_ref().map(|_| Have::of(&self.have));
         if let Some(peer) = self.peers.get_mut(node) {
             peer.offers_sent = self.offers.arrival_count();
-            let contact = self.contact;
+            let contact = Box::new(self.contact);
             self.send(node, Message::Join { contact, have });
         }
     }
@@ -469,7 +508,9 @@ impl Swarm {
             return;
         }
         self.progress_at = self.now;
-        self.offers.note_arrival(self.now, chunk, &self.peers, &self.config);
+        self.is_readiness_news = true;
+        let wait = self.offer_wait();
+        self.offers.note_arrival(self.now, chunk, wait);
         let losers: Vec<_> = self.requests.of_chunk(chunk).collect();
         for (request, _) in losers {
             self.cancel_request(request);
@@ -498,7 +539,15 @@ impl Swarm {
         Some(request)
     }
 
+    /// Forgets a request whose chunk is still wanted.
+    fn give_up_request(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.drop_request(id)?;
+        self.peers.note_wanted(request.chunk);
+        Some(request)
+    }
+
     fn forget_peer(&mut self, node: NodeId) {
+        self.scope = Scope::All;
         for request in self.requests.of_peer(node) {
             self.drop_request(request);
         }
@@ -511,6 +560,7 @@ impl Swarm {
         self.search.note_end(node);
         self.members.note_connected(node);
         self.peers.remove(node);
+        self.peers.forget_dryness();
     }
 
     /// A seeder's chunks that left with a peer, and that no other neighbour has, may be nowhere
@@ -518,8 +568,8 @@ impl Swarm {
     fn take_back_chunks_of(&mut self, node: NodeId) {
         let Some(ledger) = &mut self.ledger else { return };
         let Some(gone) = self.peers.get(node).and_then(|peer| peer.have.as_ref()) else { return };
-        let others = self.peers.iter().filter(|(other, _)| *other != node);
-        let others: Vec<&ChunkSet> = others.filter_map(|(_, peer)| peer.have.as_ref()).collect();
+        let others = self.peers.iter().filter(|other| other.node != node);
+        let others: Vec<&ChunkSet> = others.filter_map(|peer| peer.have.as_ref()).collect();
         for chunk in gone.iter().filter(|chunk| chunk.get() < self.have.capacity()) {
             let has = |have: &&ChunkSet| chunk.get() < have.capacity() && have.contains(chunk);
             if !others.iter().any(has) {
@@ -556,15 +606,19 @@ impl Swarm {
         }
         let is_starving = self.is_starving();
         let is_known = |node| node == self.contact.node || self.peers.contains(node);
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        let missing = self.missing_neighbours();
         while self.members.dialling_count() < missing {
             let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
             let Some(contact) = dial else { break };
-            self.actions.push_back(Action::Connect { contact });
+            self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
         if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
-            self.actions.push_back(Action::Connect { contact });
+            self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
+    }
+
+    fn missing_neighbours(&self) -> usize {
+        usize::from(self.config.neighbours_target).saturating_sub(self.peers.len())
     }
 
     fn is_starving(&self) -> bool {
@@ -575,15 +629,15 @@ impl Swarm {
         self.peers.len() >= usize::from(self.config.neighbours_max)
     }
 
-    /// Fewer than half of the wanted neighbours, and chunks missing.
+    /// Fewer than three quarters of the wanted neighbours, and chunks missing: a node with half as
+    /// many as others falls behind them.
     fn is_hungry(&self) -> bool {
-        !self.is_complete() && self.peers.len() * 2 < usize::from(self.config.neighbours_target)
+        !self.is_complete() && self.peers.len() * 4 < usize::from(self.config.neighbours_target) * 3
     }
 
     fn announce(&mut self, is_leaving: bool) {
         let Some(tracker) = self.members.begin_announce(self.now) else { return };
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
-        let wanted = if self.is_complete() { 0 } else { missing };
+        let wanted = if self.is_complete() { 0 } else { self.missing_neighbours() };
         let announce = Announce {
             build: self.build,
             contact: self.contact,
@@ -592,27 +646,26 @@ impl Swarm {
             is_complete: self.is_complete(),
             is_leaving,
         };
-        self.actions.push_back(Action::Announce { tracker, announce });
+        self.actions.push_back(Action::Announce { tracker, announce: Box::new(announce) });
     }
 
     fn exchange_due(&self) -> Option<Instant> {
-        if self.is_complete() || self.peers.len() >= usize::from(self.config.neighbours_target) {
+        if self.is_complete() || self.missing_neighbours() == 0 {
             return None;
         }
-        let someone = self.peers.iter().any(|(_, peer)| peer.contact.is_some());
+        let someone = self.peers.iter().any(|peer| peer.contact.is_some());
         self.members.exchange_due().filter(|_| someone)
     }
 
     fn manifest_due(&self) -> Option<Instant> {
-        let due = self.search.due(&self.peers, &self.config);
-        due.filter(|_| self.layout.is_none())
+        self.layout.is_none().then(|| self.search.due(&self.peers, &self.config)).flatten()
     }
 
     fn exchange(&mut self) {
         self.members.note_exchange(self.now, &self.config, &mut self.prng);
         let contacts = self.known_contacts();
         if !contacts.is_empty() {
-            let contact = contacts[self.prng.index_below(contacts.len())];
+            let contact = Box::new(contacts[self.prng.index_below(contacts.len())]);
             self.actions.push_back(Action::Exchange { contact });
         }
     }
@@ -626,130 +679,9 @@ impl Swarm {
         }
     }
 
-    fn ask_for_chunks(&mut self) {
-        if self.layout.is_none() || self.is_complete() {
-            return;
-        }
-        self.ask_again_for_late_chunks();
-        let sources = self.peers.source_count().max(1);
-        let each = usize::from(self.config.requests_max) / sources;
-        let window = u16::try_from(each).unwrap_or(u16::MAX);
-        let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
-        let mut free: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.has_slot(self.now, window))
-            .map(|(node, _)| node)
-            .collect();
-        self.prng.shuffle(&mut free);
-        // One chunk each per round, so that the first peer does not get all there is to ask for.
-        while !free.is_empty() {
-            let round = core::mem::take(&mut free);
-            for node in round {
-                if self.requests.len() >= usize::from(self.config.requests_max) {
-                    return;
-                }
-                let Some(chunk) = self.pick_for(node) else { continue };
-                if !self.request(node, chunk) {
-                    return;
-                }
-                if self.peers.get(node).is_some_and(|peer| peer.has_slot(self.now, window)) {
-                    free.push(node);
-                }
-            }
-        }
-    }
-
-    fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
-        let peer = self.peers.get(node)?;
-        let choice = Choice {
-            offered: peer.have.as_ref()?,
-            have: &self.have,
-            asked: self.requests.asked(),
-            availability: self.peers.copies()?,
-        };
-        if peer.is_seeder() && !self.is_starving() {
-            choice.pick_unseen(&mut self.prng)
-        } else {
-            choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
-        }
-    }
-
-    /// Asks `peer` for `chunk`; false if the memory for chunks in flight is used up.
-    fn request(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
-        let Some(layout) = &self.layout else { return false };
-        let size = layout.size_of(chunk);
-        let bytes = self.requests.bytes() + u64::from(size);
-        if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
-            return false;
-        }
-        let (asked_at, advanced_at) = (self.now, self.now);
-        let request = self.requests.add(Request {
-            peer: node,
-            chunk,
-            size,
-            asked_at,
-            advanced_at,
-            is_late: false,
-        });
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.requests += 1;
-        }
-        self.actions.push_back(Action::Fetch { request, peer: node, chunk });
-        true
-    }
-
-    fn next_check_of(&self, request: &Request) -> Instant {
-        let usual = self.peers.get(request.peer).and_then(|peer| peer.service);
-        let usual = usual.or_else(|| self.peers.usual_service());
-        let is_end = self.have.count() + self.requests.asked().count() == self.have.capacity();
-        request.next_check(usual, is_end, &self.config)
-    }
-
-    fn check_requests(&mut self) {
-        let is_due = |request: &&Request| self.next_check_of(request) <= self.now;
-        let due: Vec<(RequestId, Request)> = self
-            .requests
-            .iter()
-            .filter(|(_, request)| is_due(request))
-            .map(|(id, request)| (id, *request))
-            .collect();
-        for (id, request) in due {
-            if request.stalled_at(&self.config) <= self.now {
-                self.send(request.peer, Message::Leave);
-                self.actions.push_back(Action::Disconnect { peer: request.peer });
-                self.forget_peer(request.peer);
-                // Left alone for a while, so that the next dial goes to somebody else.
-                self.members.note_dial_failed(self.now, request.peer, &self.config);
-            } else if let Some(entry) = self.requests.get_mut(id) {
-                entry.is_late = true;
-                if let Some(peer) = self.peers.get_mut(request.peer) {
-                    peer.is_slow = true;
-                }
-            }
-        }
-    }
-
-    /// Asks a second peer for each chunk whose only request is late; whoever is first wins.
-    fn ask_again_for_late_chunks(&mut self) {
-        let late = self.requests.iter().filter(|(_, request)| request.is_late);
-        let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
-        for chunk in chunks {
-            let asked: Vec<NodeId> = self.requests.of_chunk(chunk).map(|(_, peer)| peer).collect();
-            if asked.len() > 1 || self.requests.len() >= usize::from(self.config.requests_max) {
-                continue;
-            }
-            let window = self.config.requests_per_peer_max;
-            let second = self.peers.second_source(self.now, chunk, &asked, window);
-            if second.is_some_and(|second| !self.request(second, chunk)) {
-                return;
-            }
-        }
-    }
-
     fn start_uploads(&mut self) {
         while self.uploads.active_count() < self.config.uploads_max {
-            let Some(mut upload) = self.uploads.dequeue() else { return };
+            let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
                 let theirs = self.peers.get(upload.peer).and_then(|peer| peer.have.as_ref());
                 if theirs.is_some_and(|have| have.contains(upload.chunk)) {
@@ -769,8 +701,53 @@ impl Swarm {
                 }
             }
             let Upload { peer, request, chunk, .. } = upload;
-            self.uploads.start(Upload { since: self.now, ..upload });
+            let number = self.uploads.start(Upload { since: self.now, ..upload });
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.served_at = number;
+            }
             self.actions.push_back(Action::Serve { peer, request, chunk });
+        }
+    }
+
+    /// The request to answer next. A seeder goes round its neighbours, so that what it gives out
+    /// spreads from many places; a host serves first whoever has the least.
+    fn next_upload(&mut self) -> Option<Upload> {
+        let (peers, is_seeder) = (&self.peers, self.ledger.is_some());
+        self.uploads.dequeue(|node| {
+            let peer = peers.get(node)?;
+            let chunks = peer.have.as_ref().map_or(0, |have| u64::from(have.count()));
+            Some(if is_seeder { peer.served_at } else { chunks })
+        })
+    }
+
+    /// How long a new chunk may wait to be offered together with others: on links so fast that a
+    /// chunk takes less than the longest interval, half of what it takes. A node with nothing to send
+    /// gains nothing from waiting.
+    fn offer_wait(&self) -> Duration {
+        if self.is_upload_slot_free() {
+            return Duration::ZERO;
+        }
+        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = self.config;
+        let half = self.peers.usual_service().unwrap_or(offer_interval_max) / 2;
+        half.clamp(offer_interval_min, offer_interval_max)
+    }
+
+    /// Whether one more upload could begin at once, and nobody waits for it.
+    fn is_upload_slot_free(&self) -> bool {
+        self.uploads.active_count() + self.uploads.waiting_count() < self.config.uploads_max
+    }
+
+    /// Tells neighbours that lack something of ours that we have nothing to send. Done when an
+    /// upload ends or a chunk comes, because only then that is news.
+    fn hint_readiness(&mut self) {
+        let is_news = core::mem::take(&mut self.is_readiness_news);
+        if !is_news || !self.is_upload_slot_free() || self.have.is_empty() {
+            return;
+        }
+        for _ in 0..self.config.ready_hints {
+            if let Some(node) = self.peers.draw_lacking(&self.have, &mut self.prng) {
+                self.send(node, Message::Ready);
+            }
         }
     }
 
@@ -779,10 +756,11 @@ impl Swarm {
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
         assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
         debug_assert!(
-            self.peers.iter().all(|(node, peer)| {
-                usize::from(peer.requests) == self.requests.of_peer(node).len()
+            self.peers.iter().all(|peer| {
+                usize::from(peer.requests) == self.requests.of_peer(peer.node).len()
             }),
             "requests of a peer are miscounted"
         );
+        debug_assert!(self.peers.is_consistent(), "the sums over the neighbours are wrong");
     }
 }

@@ -1,7 +1,8 @@
 //! The chunks that came, in order, and which of them each neighbour was told of.
 
+use core::time::Duration;
+
 use crate::chunk_set::ChunkSet;
-use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::time::Instant;
@@ -12,13 +13,14 @@ use super::peers::PeerTable;
 /// New chunks on their way to the neighbours, collected for a while.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
-    /// Chunks in the order in which they came; a peer's `offers_sent` is a place in it.
+    /// Chunks in the order in which they came since the last batch; a peer's `offers_sent` is a
+    /// place in it.
     arrivals: Vec<ChunkIndex>,
     due: Option<Instant>,
 }
 
 impl Offers {
-    /// How many chunks came: what a peer that learns the whole set now was told of.
+    /// How many chunks wait to be offered: what a peer that learns the whole set now was told of.
     pub(super) fn arrival_count(&self) -> usize {
         self.arrivals.len()
     }
@@ -28,20 +30,11 @@ impl Offers {
         self.due
     }
 
-    /// A chunk came. The first of a batch sets when the batch goes out: on links so fast that a
-    /// chunk takes less than the longest interval, half of that, so that batches stay small.
-    pub(super) fn note_arrival(
-        &mut self,
-        now: Instant,
-        chunk: ChunkIndex,
-        peers: &PeerTable,
-        config: &SwarmConfig,
-    ) {
+    /// A chunk came, and is to be offered after `wait` at the latest, with all that come until then.
+    pub(super) fn note_arrival(&mut self, now: Instant, chunk: ChunkIndex, wait: Duration) {
         self.arrivals.push(chunk);
-        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = *config;
-        let half = peers.usual_service().unwrap_or(offer_interval_max) / 2;
-        let due = now.after(half.clamp(offer_interval_min, offer_interval_max));
-        self.due.get_or_insert(due);
+        let due = now.after(wait);
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
     /// What to tell whom now. A complete host is told nothing, because it wants nothing; a seeder
@@ -56,24 +49,26 @@ impl Offers {
             return Vec::new();
         }
         self.due = None;
-        let mut offers = Vec::new();
-        for (node, peer) in peers.iter_mut() {
-            let mut new = self.arrivals[peer.offers_sent..].to_vec();
-            peer.offers_sent = self.arrivals.len();
+        let mut offers = Vec::with_capacity(peers.len());
+        let mut new: Vec<ChunkIndex> = Vec::with_capacity(self.arrivals.len());
+        for peer in peers.iter_mut() {
+            new.clear();
+            let sent = core::mem::take(&mut peer.offers_sent).min(self.arrivals.len());
+            new.extend(self.arrivals[sent..].iter().filter(|chunk| have.contains(**chunk)));
             if !peer.is_seeder() {
-                let knows = |chunk: ChunkIndex| {
-                    let theirs = peer.have.as_ref().filter(|have| chunk.get() < have.capacity());
-                    theirs.is_some_and(|have| have.contains(chunk))
-                };
-                new.retain(|chunk| !knows(*chunk));
+                let theirs = peer.have.as_ref();
+                new.retain(|chunk| {
+                    !theirs
+                        .is_some_and(|have| chunk.get() < have.capacity() && have.contains(*chunk))
+                });
             }
-            new.retain(|chunk| have.contains(*chunk));
             new.sort_unstable();
             new.dedup();
             if !new.is_empty() {
-                offers.push((node, Message::offer(&new)));
+                offers.push((peer.node, Message::offer(&new)));
             }
         }
+        self.arrivals.clear();
         offers
     }
 }
