@@ -33,6 +33,9 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 say "documentation examples"
 cargo test --workspace --doc --locked --quiet
 
+say "simulated runs of an optimised build are those of the snapshot"
+simnet/digests
+
 say "tests"
 if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --locked --no-fail-fast

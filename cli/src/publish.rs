@@ -1,11 +1,11 @@
 //! `shoal publish`: a file or a directory becomes a build in a store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use goal_state::AppName;
-use p2p_core::BuildId;
+use p2p_core::{BuildId, Manifest};
 use p2p_net::BuildStore;
 use serde::Serialize;
 
@@ -23,6 +23,9 @@ pub(crate) struct Args {
     /// The store to put it into; created if missing
     #[arg(long, value_name = "DIR", env = "SHOAL_STORE")]
     store: PathBuf,
+    /// Write the length of every chunk to a file, one a line, in the order of the build
+    #[arg(long, value_name = "FILE", hide = true)]
+    chunk_lengths_to: Option<PathBuf>,
     /// Print one JSON object instead of the bare build id
     #[arg(long)]
     pub(crate) json: bool,
@@ -62,6 +65,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .with_context(|| format!("build {build} is in the store, but not in the app's history"))?;
 
     let manifest = published.build.manifest();
+    if let Some(file) = &args.chunk_lengths_to {
+        write_chunk_lengths(manifest, file)?;
+    }
     if args.json {
         output::json(&Report {
             build,
@@ -89,4 +95,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     ));
     output::line(&build.to_string())?;
     Ok(Outcome::Done)
+}
+
+/// What the simulator reads to run the same build (`shoal-simnet swarm --chunk-lengths`).
+fn write_chunk_lengths(manifest: &Manifest, file: &Path) -> anyhow::Result<()> {
+    let lines: String = manifest.chunks().iter().map(|chunk| format!("{}\n", chunk.size)).collect();
+    std::fs::write(file, lines)
+        .with_context(|| format!("cannot write the chunk lengths to {}", file.display()))
 }

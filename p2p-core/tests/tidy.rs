@@ -84,7 +84,15 @@ fn source_files_stay_readable_in_one_sitting() {
 
 #[test]
 fn documents_name_files_that_exist() {
-    for document in ["ARCHITECTURE.md", "README.md", "docs/protocol.md", "benches/README.md"] {
+    let documents = [
+        "ARCHITECTURE.md",
+        "README.md",
+        "docs/protocol.md",
+        "docs/simulator.md",
+        "benches/README.md",
+        "simnet/README.md",
+    ];
+    for document in documents {
         let text = fs::read_to_string(root().join(document)).unwrap();
         let quoted = text.split('`').skip(1).step_by(2);
         let is_path = |text: &&str| {

@@ -16,8 +16,10 @@ use p2p_core::{
     Location, ManifestOutcome, PeerRole, Prng, Seed, Swarm, SwarmParams, TrackerTable, Verdict,
 };
 
+use crate::buckets::Buckets;
 use crate::checker::{Checker, Violation};
-use crate::network::{LinkIndex, Network};
+use crate::load::{Load, WorstLoad};
+use crate::network::{LinkIndex, LinkUse, Network};
 use crate::node::{Node, contact_of, id_of, index_of};
 use crate::queue::{NodeIndex, Queue, Step};
 use crate::scenario::Scenario;
@@ -89,6 +91,8 @@ pub struct Outcome {
     pub completed_at: Vec<Option<Instant>>,
     /// Bytes that left the seeders.
     pub seeder_bytes: u64,
+    /// Bytes that left the hosts.
+    pub host_bytes: u64,
     /// Bytes that went into and out of each rack.
     pub rack_bytes: Vec<(u64, u64)>,
     /// How often things happened.
@@ -101,6 +105,23 @@ pub struct Outcome {
     pub trace_steps: u64,
     /// The first steps that broke a checker's rule.
     pub violations: Vec<Violation>,
+    /// Messages from neighbours, at the busiest of the hosts.
+    pub host_load: WorstLoad,
+    /// Messages from neighbours, at the busiest of the seeders.
+    pub seeder_load: WorstLoad,
+    /// Announces, at the busiest of the trackers.
+    pub tracker_load: WorstLoad,
+    /// What a picture shows; `None` unless [`Fleet::record`] was called.
+    pub record: Option<Record>,
+}
+
+/// How a run went over time, in as many numbers as a picture needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Record {
+    /// Chunks that hosts stored.
+    pub stored: Buckets<1>,
+    /// How busy links were.
+    pub link_use: LinkUse,
 }
 
 /// A fleet in the middle of its scenario.
@@ -134,6 +155,12 @@ pub struct Fleet {
     trace: Trace,
     checkers: Vec<Box<dyn Checker>>,
     violations: Vec<Violation>,
+    /// Messages that reached each node.
+    message_loads: Vec<Load>,
+    /// Announces that reached each tracker.
+    announce_loads: Vec<Load>,
+    /// Only if somebody wants to see it.
+    stored_over_time: Option<Buckets<1>>,
 }
 
 impl core::fmt::Debug for Fleet {
@@ -182,6 +209,9 @@ impl Fleet {
             trace: Trace::new(),
             checkers: Vec::new(),
             violations: Vec::new(),
+            message_loads: vec![Load::default(); scenario.nodes() as usize],
+            announce_loads: vec![Load::default(); scenario.seeders as usize],
+            stored_over_time: None,
             layout,
             scenario,
         };
@@ -211,6 +241,7 @@ impl Fleet {
     pub fn run(mut self) -> io::Result<Outcome> {
         let limit = self.scenario.gives_up_at();
         while self.incomplete > 0
+            && !self.trace.has_failed()
             && let Some((at, step)) = self.queue.pop()
             && at <= limit
         {
@@ -224,11 +255,14 @@ impl Fleet {
     }
 
     fn into_outcome(self) -> Outcome {
-        let (seeders, hosts) = self.nodes.split_at(self.scenario.seeders as usize);
+        let seeder_count = self.scenario.seeders as usize;
+        let (seeders, hosts) = self.nodes.split_at(seeder_count);
+        let (seeder_loads, host_loads) = self.message_loads.split_at(seeder_count);
         let carried = |link| self.network.bytes_of(link);
         Outcome {
             completed_at: hosts.iter().map(|host| host.completed_at).collect(),
             seeder_bytes: seeders.iter().map(|seeder| carried(seeder.uplink)).sum(),
+            host_bytes: hosts.iter().map(|host| carried(host.uplink)).sum(),
             rack_bytes: self
                 .racks
                 .iter()
@@ -239,6 +273,13 @@ impl Fleet {
             trace_digest: self.trace.digest(),
             trace_steps: self.trace.step_count(),
             violations: self.violations,
+            host_load: WorstLoad::of(host_loads),
+            seeder_load: WorstLoad::of(seeder_loads),
+            tracker_load: WorstLoad::of(&self.announce_loads),
+            record: self
+                .stored_over_time
+                .zip(self.network.link_use)
+                .map(|(stored, link_use)| Record { stored, link_use }),
         }
     }
 
@@ -413,6 +454,9 @@ impl Fleet {
             self.counts.duplicates += 1;
         } else {
             self.stored += 1;
+            if let Some(stored) = &mut self.stored_over_time {
+                stored.add(self.now, 0, 1);
+            }
             self.seen.insert(chunk);
         }
         self.observe(to, StepKind::Stored, Some(from), Some(chunk.get()));

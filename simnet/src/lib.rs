@@ -2,26 +2,34 @@
 //!
 //! A [`Scenario`] says what the fleet is and what befalls it, a [`Fleet`] lives through it, a
 //! [`Summary`] tells people how it went. Invariant: what happens is a function of the scenario and its
-//! seed alone; nothing here reads a clock except `report.rs`, and floats exist only there. What the
+//! seed alone; nothing here reads a clock except `report.rs`, and floats exist only there and in
+//! `plot.rs`. What the
 //! model leaves out is written in `docs/simulator.md`.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+pub mod buckets;
 pub mod checker;
 mod fleet;
+mod load;
 mod network;
 mod node;
+pub mod output_file;
+pub mod plot;
 mod queue;
 pub mod report;
 mod scenario;
 mod settings;
 mod slab;
+pub mod sweep;
 pub mod thirty_minutes;
 mod trace;
 pub mod units;
 
-pub use fleet::{Counts, Fleet, Outcome};
+pub use fleet::{Counts, Fleet, Outcome, Record};
+pub use load::WorstLoad;
+pub use network::{LINK_CLASSES, LinkClass, LinkUse};
 pub use queue::NodeIndex;
 pub use report::Summary;
 pub use scenario::{Bound, BoundKind, Crashes, Faults, Scenario, ScenarioError};

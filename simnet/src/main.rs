@@ -5,8 +5,8 @@
 //! impossible scenario.
 
 use std::fs::File;
-use std::io::BufWriter;
-use std::path::PathBuf;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,10 +15,12 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
+use shoal_simnet::output_file::OutputFile;
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::thirty_minutes;
 use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
+use shoal_simnet::{plot, sweep};
 
 /// Runs Shoal's protocol for whole fleets, without a network
 #[derive(Debug, Parser)]
@@ -34,6 +36,15 @@ enum Command {
     Swarm(Box<SwarmArgs>),
     /// From a commit to a running fleet in all regions, held against half an hour
     ThirtyMinutes(Box<thirty_minutes::Args>),
+    /// The table of simnet/sweep.txt: completion by fleet size, chunks, neighbours and churn
+    Sweep(SweepArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct SweepArgs {
+    /// Where the table goes instead of standard output
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +59,12 @@ struct SwarmArgs {
     /// Size of a chunk
     #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_size)]
     chunk: u64,
+    /// The length of every chunk in bytes, one a line, instead of a size for all
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["build", "chunk"])]
+    chunk_lengths: Option<PathBuf>,
+    /// Chunks on one uplink take turns of this size; whole chunks if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    turn: Option<u64>,
     /// What a host can send, and what it can receive
     #[arg(long, value_name = "RATE", default_value = "1Gbit")]
     host_rate: ByteRate,
@@ -66,6 +83,9 @@ struct SwarmArgs {
     /// What a host can hash and write
     #[arg(long, value_name = "RATE", default_value = "1GB")]
     disk_rate: ByteRate,
+    /// What packet headers take of every link, in bytes for each thousand bytes of chunks
+    #[arg(long, value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000))]
+    headers: u32,
     /// Time of a message from any machine to any other
     #[arg(long, value_name = "DURATION", default_value = "0.5ms", value_parser = parse_duration)]
     latency: Duration,
@@ -102,6 +122,9 @@ struct SwarmArgs {
     /// Writes one line per step
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Draws completion and link use over time
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 /// Most of the time that nothing of a scenario needs: dials and questions that fail.
@@ -109,7 +132,11 @@ const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
     match Cli::try_parse().map(|cli| cli.command) {
-        Ok(Command::Swarm(args)) => main_swarm(&args),
+        Ok(Command::Swarm(args)) => swarm(&args),
+        Ok(Command::Sweep(args)) => match write_sweep(&args) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => refuse(&error, 1),
+        },
         Ok(Command::ThirtyMinutes(args)) => main_thirty_minutes(&args),
         Err(error) => refuse_usage(&error),
     }
@@ -142,7 +169,21 @@ fn main_thirty_minutes(args: &thirty_minutes::Args) -> ExitCode {
     }
 }
 
-fn main_swarm(args: &SwarmArgs) -> ExitCode {
+fn write_sweep(args: &SweepArgs) -> anyhow::Result<()> {
+    let mut output = args.write.as_deref().map(|path| create("table", path)).transpose()?;
+    let mut write = |text: &str| match &mut output {
+        Some((_, file)) => file.write_all(text.as_bytes()),
+        None => std::io::stdout().write_all(text.as_bytes()),
+    };
+    let hint = || cannot_write("table", args.write.as_deref());
+    write(sweep::HEADER).with_context(hint)?;
+    for case in sweep::cases() {
+        write(&format!("{}\n", case.line()?)).with_context(hint)?;
+    }
+    output.map_or(Ok(()), |(output, _)| output.publish()).with_context(hint)
+}
+
+fn swarm(args: &SwarmArgs) -> ExitCode {
     let scenario = match scenario_of(args) {
         Ok(scenario) => scenario,
         Err(error) => return refuse(&error, 2),
@@ -168,10 +209,12 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         seeders: args.seeders,
         build_size: args.build,
         chunk_size: args.chunk,
-        host_rate: args.host_rate,
-        seeder_rate: args.seeder_rate.unwrap_or(args.host_rate),
+        chunk_lengths: None,
+        turn_size: args.turn,
+        host_rate: payload_rate(args.host_rate, args.headers),
+        seeder_rate: payload_rate(args.seeder_rate.unwrap_or(args.host_rate), args.headers),
         racks: args.racks,
-        rack_rate: args.rack_rate,
+        rack_rate: args.rack_rate.map(|rate| payload_rate(rate, args.headers)),
         disk_rate: args.disk_rate,
         latency: args.latency,
         join_within: args.join_within,
@@ -184,6 +227,9 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         },
         settings,
     };
+    if let Some(path) = &args.chunk_lengths {
+        scenario.cut_into(&read_lengths(path)?)?;
+    }
     scenario.check()?;
     if args.limit.is_none() {
         let bound = scenario.bound().time;
@@ -192,7 +238,15 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
     Ok(scenario)
 }
 
+/// What a link carries of chunks when each thousand bytes of them come with `headers` bytes of others.
+fn payload_rate(link: ByteRate, headers: u32) -> ByteRate {
+    let payload = u128::from(link.get()) * 1_000 / u128::from(1_000 + headers);
+    u64::try_from(payload).ok().and_then(ByteRate::new).unwrap_or(link)
+}
+
 fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
+    let trace = args.trace.as_deref().map(|path| create("trace", path)).transpose()?;
+    let plot = args.plot.as_deref().map(|path| create("picture", path)).transpose()?;
     let stopwatch = Stopwatch::start();
     let mut fleet = Fleet::new(scenario.clone());
     if args.check {
@@ -201,12 +255,45 @@ fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
         let most = scenario.settings.host.uploads_max.max(scenario.settings.seeder.uploads_max);
         fleet.watch(UploadsWithinLimit::new(nodes, u32::try_from(most).unwrap_or(u32::MAX)));
     }
-    if let Some(path) = &args.trace {
-        let hint = || format!("cannot write the trace to {}; name another file", path.display());
-        fleet.trace_to(BufWriter::new(File::create(path).with_context(hint)?));
+    let trace = trace.map(|(output, file)| {
+        fleet.trace_to(BufWriter::new(file));
+        output
+    });
+    if plot.is_some() {
+        fleet.record();
     }
-    let outcome = fleet.run().context("cannot write the trace; free some space")?;
-    Ok(Summary::new(scenario, &outcome, stopwatch.elapsed()))
+    let outcome = fleet.run().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
+    let summary = Summary::new(scenario, &outcome, stopwatch.elapsed());
+    if let Some((output, mut file)) = plot {
+        let svg = plot::draw(scenario, &outcome, &summary)?;
+        let written = file.write_all(svg.as_bytes()).and_then(|()| output.publish());
+        written.with_context(|| cannot_write("picture", args.plot.as_deref()))?;
+    }
+    if let Some(output) = trace {
+        output.publish().with_context(|| cannot_write("trace", args.trace.as_deref()))?;
+    }
+    Ok(summary)
+}
+
+/// Opens what will be written later, so that nothing runs for nothing.
+fn create(what: &str, path: &Path) -> anyhow::Result<(OutputFile, File)> {
+    OutputFile::create(path.to_owned()).with_context(|| cannot_write(what, Some(path)))
+}
+
+fn cannot_write(what: &str, path: Option<&Path>) -> String {
+    let path = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
+    format!("cannot write the {what} to {path}; free space or name another file")
+}
+
+fn read_lengths(path: &Path) -> anyhow::Result<Vec<u32>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the lengths of chunks from {}", path.display()))?;
+    let parse = |(number, line): (usize, &str)| {
+        line.trim().parse().with_context(|| {
+            format!("{}, line {}: {line:?} is no length in bytes", path.display(), number + 1)
+        })
+    };
+    text.lines().enumerate().map(parse).collect()
 }
 
 #[expect(clippy::print_stdout, reason = "the command's output")]

@@ -6,6 +6,8 @@
 
 use p2p_core::{ByteRate, Instant};
 
+use crate::buckets::Buckets;
+
 /// Links on the longest way: out of a host, out of its rack, into a rack, into a host.
 const HOPS_MAX: usize = 4;
 
@@ -46,10 +48,51 @@ impl Passage {
     }
 }
 
+/// What a link is to a picture. Each is a lane of [`LinkUse::busy`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(usize)]
+pub enum LinkClass {
+    /// Out of a seeder.
+    SeederUplink,
+    /// Out of a host.
+    HostUplink,
+    /// Into a rack.
+    RackUplink,
+}
+
+/// How many classes there are.
+pub const LINK_CLASSES: usize = 3;
+
+/// How busy links were, by class.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct LinkUse {
+    /// Links of each class.
+    pub links: [u32; LINK_CLASSES],
+    /// Nanoseconds that links of each class were taken.
+    pub busy: Buckets<LINK_CLASSES>,
+    /// Class of each link that is watched.
+    classes: Vec<Option<LinkClass>>,
+}
+
+impl LinkUse {
+    pub(crate) fn watch(&mut self, link: LinkIndex, class: LinkClass) {
+        let place = link as usize;
+        self.classes.resize(self.classes.len().max(place + 1), None);
+        self.classes[place] = Some(class);
+        self.links[class as usize] += 1;
+    }
+
+    fn class_of(&self, link: LinkIndex) -> Option<usize> {
+        self.classes.get(link as usize).copied().flatten().map(|class| class as usize)
+    }
+}
+
 /// All links.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     links: Vec<Link>,
+    /// Only if somebody wants to see it.
+    pub(crate) link_use: Option<LinkUse>,
 }
 
 impl Network {
@@ -89,6 +132,11 @@ impl Network {
             passage.finish = passage.finish.max(link.free_at);
             passage.hops[passage.hop_count] = hop;
             passage.hop_count += 1;
+            if let Some(link_use) = &mut self.link_use
+                && let Some(lane) = link_use.class_of(index)
+            {
+                link_use.busy.add_span(hop.from, hop.until, lane);
+            }
         }
         passage
     }
@@ -107,6 +155,11 @@ impl Network {
             link.bytes -= u64::try_from(unsent).unwrap_or(passage.size);
             if link.free_at == hop.until {
                 link.free_at = cut;
+            }
+            if let Some(link_use) = &mut self.link_use
+                && let Some(lane) = link_use.class_of(hop.link)
+            {
+                link_use.busy.take_span(cut, hop.until, lane);
             }
         }
     }
@@ -161,6 +214,20 @@ mod tests {
         network.cancel(second(1), &passage);
         assert_eq!((network.bytes_of(0), network.bytes_of(1)), (10, 10));
         assert_eq!(network.send(second(1), 0..2, 10).finish, second(2));
+    }
+
+    /// Goal: what is drawn is what was carried.
+    /// Method: one passage over a watched and an unwatched link, cancelled after a quarter.
+    #[test]
+    fn use_of_watched_links_is_counted_without_what_was_cancelled() {
+        let mut network = network(&[10, 10]);
+        let mut link_use = LinkUse::default();
+        link_use.watch(1, LinkClass::HostUplink);
+        network.link_use = Some(link_use);
+        let passage = network.send(second(0), 0..2, 40);
+        network.cancel(second(1), &passage);
+        let busy: u64 = network.link_use.unwrap().busy.amounts().iter().flatten().sum();
+        assert_eq!(busy, 1_000_000_000);
     }
 
     #[test]

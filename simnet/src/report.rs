@@ -1,6 +1,6 @@
 //! What a run is summed up to, for people and for scripts.
 //!
-//! The only place of the simulator with floats, and the only one that asks the machine it runs on for
+//! With `plot.rs` the only place of the simulator with floats, and the only one that asks the machine it runs on for
 //! the time and for memory. Neither flows back into the simulation.
 
 #![expect(
@@ -58,6 +58,8 @@ pub struct Summary {
     pub bound_s: f64,
     /// Which bound that is: `fluid`, `chunked` or `rack`.
     pub bound_kind: &'static str,
+    /// How close half of the hosts came.
+    pub p50_over_bound: Option<f64>,
     /// How close the last host came.
     pub last_over_bound: Option<f64>,
     /// Sent by all seeders.
@@ -72,10 +74,18 @@ pub struct Summary {
     pub rack_copies_in_mean: Option<f64>,
     /// Out of a rack, on average.
     pub rack_copies_out_mean: Option<f64>,
+    /// Through all uplinks of a rack, both directions, on average.
+    pub rack_bytes_mean: Option<f64>,
     /// Messages between neighbours.
     pub messages: u64,
     /// Per host and second of the run.
     pub messages_per_host_s: f64,
+    /// Received per second of the run by the host that received most.
+    pub messages_worst_host_s: f64,
+    /// Most that any host received in one second.
+    pub messages_host_peak_s: u32,
+    /// Most that any seeder received in one second.
+    pub messages_seeder_peak_s: u32,
     /// Of the messages, offers.
     pub offers: u64,
     /// Of the messages, requests.
@@ -90,10 +100,19 @@ pub struct Summary {
     pub announces: u64,
     /// Per second of the run, at all trackers.
     pub announces_per_s: f64,
+    /// Per second of the run, at the busiest tracker.
+    pub announces_worst_tracker_s: f64,
+    /// Most that any tracker received in one second.
+    pub announces_peak_s: u32,
+    /// Announces per host and second of the run.
+    pub announces_per_host_s: f64,
     /// Questions to neighbours for others.
     pub exchanges: u64,
     /// Chunks that arrived where they were already, per chunk wanted.
     pub duplicates_share: f64,
+    /// Bytes of chunks sent beyond those wanted, per byte wanted: requests that were given up while
+    /// the chunk was on its way. Below zero if hosts never completed.
+    pub wasted_share: f64,
     /// Peers banned.
     pub bans: u64,
     /// Rules that were broken.
@@ -102,10 +121,16 @@ pub struct Summary {
     pub events: u64,
     /// Of these, per second of wall time.
     pub events_per_s: f64,
+    /// How long the run was for the fleet.
+    pub simulated_s: f64,
+    /// Simulated time per wall time.
+    pub simulated_over_wall: f64,
     /// Wall time of the run.
     pub wall_s: f64,
     /// Most memory that the process had; `None` where the system does not tell.
     pub peak_rss_mib: Option<u64>,
+    /// Steps of all nodes, each a line of a trace.
+    pub trace_steps: u64,
     /// Of every step of every node.
     pub trace_digest: String,
 }
@@ -119,6 +144,7 @@ impl Summary {
         let hosts = outcome.completed_at.len();
         // The rank counts hosts that never completed too: they come after all others.
         let at_rank = |rank: usize| times.get(rank.saturating_sub(1)).map(|at| seconds(*at));
+        let p50_s = at_rank(hosts.div_ceil(2));
         let last_s = at_rank(hosts);
         let copies = |bytes: u64| as_float(bytes) / as_float(scenario.build_size);
         let racks = &outcome.rack_bytes;
@@ -133,11 +159,12 @@ impl Summary {
             hosts: scenario.hosts,
             chunks: scenario.chunk_count(),
             completed: times.len(),
-            p50_s: at_rank(hosts.div_ceil(2)),
+            p50_s,
             p99_s: at_rank((hosts * 99).div_ceil(100)),
             last_s,
             bound_s: bound.time.as_secs_f64(),
             bound_kind: bound.kind.name(),
+            p50_over_bound: p50_s.map(|p50| p50 / bound.time.as_secs_f64()),
             last_over_bound: last_s.map(|last| last / bound.time.as_secs_f64()),
             seeder_copies: copies(outcome.seeder_bytes),
             rack_copies: worst.map(copies),
@@ -145,8 +172,13 @@ impl Summary {
             rack_copies_out_worst: racks.iter().map(|(_, out)| copies(*out)).reduce(f64::max),
             rack_copies_in_mean: mean(racks.iter().map(|(into, _)| into).sum()),
             rack_copies_out_mean: mean(racks.iter().map(|(_, out)| out).sum()),
+            rack_bytes_mean: mean(racks.iter().map(|(into, out)| into + out).sum())
+                .map(|copies| copies * as_float(scenario.build_size)),
             messages: counts.messages,
             messages_per_host_s: as_float(counts.messages) / as_float(hosts as u64) / ran_s,
+            messages_worst_host_s: f64::from(outcome.host_load.total) / ran_s,
+            messages_host_peak_s: outcome.host_load.worst_second,
+            messages_seeder_peak_s: outcome.seeder_load.worst_second,
             offers: counts.offers,
             requests: counts.requests,
             refusals: counts.refusals,
@@ -154,14 +186,23 @@ impl Summary {
             claims: counts.claims,
             announces: counts.announces,
             announces_per_s: as_float(counts.announces) / ran_s,
+            announces_worst_tracker_s: f64::from(outcome.tracker_load.total) / ran_s,
+            announces_peak_s: outcome.tracker_load.worst_second,
+            announces_per_host_s: as_float(counts.announces) / as_float(hosts as u64) / ran_s,
             exchanges: counts.exchanges,
             duplicates_share: as_float(counts.duplicates) / as_float(wanted),
+            wasted_share: copies(outcome.seeder_bytes + outcome.host_bytes)
+                / f64::from(scenario.hosts)
+                - 1.0,
             bans: counts.bans,
             violations: outcome.violations.iter().map(ToString::to_string).collect(),
             events: counts.events,
             events_per_s: as_float(counts.events) / wall_s.max(f64::EPSILON),
+            simulated_s: ran_s,
+            simulated_over_wall: ran_s / wall_s.max(f64::EPSILON),
             wall_s,
             peak_rss_mib: peak_rss_mib(),
+            trace_steps: outcome.trace_steps,
             trace_digest: outcome.trace_digest.to_string(),
         }
     }
@@ -174,50 +215,17 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let time = |at: Option<f64>| at.map_or_else(|| "never".into(), |at| format!("{at:.3} s"));
-        let ratio = |one: Option<f64>| one.map_or_else(|| "-".into(), |one| format!("{one:.3}"));
+        fmt_times(self, f)?;
+        fmt_racks(self, f)?;
+        fmt_messages(self, f)?;
+        let (duplicates, wasted) = (self.duplicates_share * 100.0, self.wasted_share * 100.0);
+        writeln!(f, "duplicates      {duplicates:.3} % of chunks; {wasted:.2} % of bytes in vain")?;
         writeln!(
             f,
-            "completed       {} of {} hosts, {} chunks",
-            self.completed, self.hosts, self.chunks
-        )?;
-        writeln!(f, "p50             {}", time(self.p50_s))?;
-        writeln!(f, "p99             {}", time(self.p99_s))?;
-        writeln!(f, "last            {}", time(self.last_s))?;
-        writeln!(f, "bound           {:.3} s ({})", self.bound_s, self.bound_kind)?;
-        writeln!(f, "last / bound    {}", ratio(self.last_over_bound))?;
-        writeln!(f, "seeder copies   {:.3}", self.seeder_copies)?;
-        if self.rack_copies.is_some() {
-            let (into, out) = (self.rack_copies_in_mean, self.rack_copies_out_mean);
-            writeln!(
-                f,
-                "rack copies     {} in and {} out on average, {} at the worst",
-                ratio(into),
-                ratio(out),
-                ratio(self.rack_copies)
-            )?;
-        }
-        writeln!(
-            f,
-            "messages        {} ({:.0} per host and second): {} offers, {} requests, {} refusals, {} cancels, {} claims",
-            self.messages,
-            self.messages_per_host_s,
-            self.offers,
-            self.requests,
-            self.refusals,
-            self.cancels,
-            self.claims
-        )?;
-        writeln!(
-            f,
-            "announces       {} ({:.0} per second), {} exchanges",
-            self.announces, self.announces_per_s, self.exchanges
-        )?;
-        writeln!(f, "duplicates      {:.3} % of chunks", self.duplicates_share * 100.0)?;
-        writeln!(
-            f,
-            "simulator       {:.1} s, {} events, {:.0} per second, {} MiB",
+            "simulator       {:.1} s for {:.1} s ({:.2} simulated per second), {} events, {:.0} per second, {} MiB",
             self.wall_s,
+            self.simulated_s,
+            self.simulated_over_wall,
             self.events,
             self.events_per_s,
             self.peak_rss_mib.map_or_else(|| "?".into(), |mib| mib.to_string())
@@ -232,8 +240,70 @@ impl fmt::Display for Summary {
     }
 }
 
+fn ratio(number: Option<f64>) -> String {
+    number.map_or_else(|| "-".into(), |number| format!("{number:.3}"))
+}
+
+fn fmt_times(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let time = |s: Option<f64>| s.map_or_else(|| "never".into(), |s| format!("{s:.3} s"));
+    writeln!(
+        f,
+        "completed       {} of {} hosts, {} chunks",
+        summary.completed, summary.hosts, summary.chunks
+    )?;
+    writeln!(f, "p50             {}", time(summary.p50_s))?;
+    writeln!(f, "p99             {}", time(summary.p99_s))?;
+    writeln!(f, "last            {}", time(summary.last_s))?;
+    writeln!(f, "bound           {:.3} s ({})", summary.bound_s, summary.bound_kind)?;
+    writeln!(f, "last / bound    {}", ratio(summary.last_over_bound))?;
+    writeln!(f, "seeder copies   {:.3}", summary.seeder_copies)
+}
+
+fn fmt_racks(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let Some(bytes) = summary.rack_bytes_mean else { return Ok(()) };
+    writeln!(
+        f,
+        "rack copies     {} in and {} out on average, {} at the worst",
+        ratio(summary.rack_copies_in_mean),
+        ratio(summary.rack_copies_out_mean),
+        ratio(summary.rack_copies)
+    )?;
+    writeln!(f, "rack bytes      {:.2} GB over each rack's uplink on average", bytes / 1e9)
+}
+
+fn fmt_messages(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(
+        f,
+        "messages        {}: {} offers, {} requests, {} refusals, {} cancels, {} claims",
+        summary.messages,
+        summary.offers,
+        summary.requests,
+        summary.refusals,
+        summary.cancels,
+        summary.claims
+    )?;
+    writeln!(
+        f,
+        "  at hosts      {:.0} per second, {:.0} at the busiest, at most {} in a second; at seeders {}",
+        summary.messages_per_host_s,
+        summary.messages_worst_host_s,
+        summary.messages_host_peak_s,
+        summary.messages_seeder_peak_s
+    )?;
+    writeln!(
+        f,
+        "announces       {}, {:.3} per host and second, {} exchanges",
+        summary.announces, summary.announces_per_host_s, summary.exchanges
+    )?;
+    writeln!(
+        f,
+        "  at trackers   {:.0} per second, {:.0} at the busiest, at most {} in a second",
+        summary.announces_per_s, summary.announces_worst_tracker_s, summary.announces_peak_s
+    )
+}
+
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-const fn as_float(number: u64) -> f64 {
+pub(crate) const fn as_float(number: u64) -> f64 {
     number as f64
 }
 

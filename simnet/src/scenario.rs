@@ -24,8 +24,13 @@ pub struct Scenario {
     pub seeders: u32,
     /// Bytes of the build.
     pub build_size: u64,
-    /// Bytes of each chunk but the last.
+    /// Bytes of each chunk but the last; the mean if `chunk_lengths` says more.
     pub chunk_size: u64,
+    /// Bytes of each chunk, where they differ as those of a real build do.
+    pub chunk_lengths: Option<Arc<[u32]>>,
+    /// Chunks that a node sends at the same time take turns of this many bytes; `None`: whole
+    /// chunks, one after the other.
+    pub turn_size: Option<u64>,
     /// What a host can send, and what it can receive.
     pub host_rate: ByteRate,
     /// What a seeder can send, and what it can receive.
@@ -193,7 +198,10 @@ impl Scenario {
                 limit: CHUNK_SIZE_MAX,
             });
         }
-        let chunks = self.build_size.div_ceil(self.chunk_size);
+        let chunks = self.chunk_lengths.as_ref().map_or_else(
+            || self.build_size.div_ceil(self.chunk_size),
+            |lengths| lengths.len() as u64,
+        );
         if chunks == 0 || chunks > u64::from(CHUNKS_MAX) {
             return Err(ScenarioError::ChunkCount { actual: chunks, limit: CHUNKS_MAX });
         }
@@ -213,7 +221,30 @@ impl Scenario {
 
     /// Chunks of the build.
     pub fn chunk_count(&self) -> u32 {
-        u32::try_from(self.build_size.div_ceil(self.chunk_size)).unwrap_or(u32::MAX)
+        let equal = || self.build_size.div_ceil(self.chunk_size);
+        let count = self.chunk_lengths.as_ref().map_or_else(equal, |lengths| lengths.len() as u64);
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
+    /// Cuts the build into chunks of these lengths.
+    ///
+    /// # Errors
+    ///
+    /// If a chunk is empty or too long, or there are none or too many.
+    pub fn cut_into(&mut self, lengths: &[u32]) -> Result<(), ScenarioError> {
+        let is_wrong = |length: &&u32| **length == 0 || **length > CHUNK_SIZE_MAX;
+        if let Some(length) = lengths.iter().find(is_wrong) {
+            let actual = u64::from(*length);
+            return Err(ScenarioError::ChunkSize { actual, limit: CHUNK_SIZE_MAX });
+        }
+        let actual = lengths.len() as u64;
+        if actual == 0 || actual > u64::from(CHUNKS_MAX) {
+            return Err(ScenarioError::ChunkCount { actual, limit: CHUNKS_MAX });
+        }
+        self.build_size = lengths.iter().map(|length| u64::from(*length)).sum();
+        self.chunk_size = self.build_size.div_ceil(actual);
+        self.chunk_lengths = Some(lengths.into());
+        Ok(())
     }
 
     /// All machines.
@@ -239,7 +270,8 @@ impl Scenario {
                 bound = Bound { time, kind };
             }
         };
-        if self.seeders == 1 && self.seeder_rate == self.host_rate {
+        let is_chunked = self.chunk_lengths.is_none();
+        if is_chunked && self.seeders == 1 && self.seeder_rate == self.host_rate {
             let whole = u32::try_from(self.build_size / self.chunk_size).unwrap_or(u32::MAX);
             let hosts = u64::from(self.hosts);
             let time = chunked_bound(hosts, whole, self.chunk_size, self.host_rate);
@@ -253,6 +285,10 @@ impl Scenario {
 
     /// How the build is cut. Only for a scenario that was checked.
     pub(crate) fn layout(&self) -> Arc<ChunkLayout> {
+        if let Some(lengths) = &self.chunk_lengths {
+            let layout = ChunkLayout::new(lengths.iter().copied());
+            return Arc::new(layout.expect("the lengths were checked"));
+        }
         let sizes: Vec<u32> = (0..u64::from(self.chunk_count()))
             .map(|chunk| self.chunk_size.min(self.build_size - chunk * self.chunk_size))
             .map(|size| u32::try_from(size).expect("the scenario was checked"))
@@ -276,6 +312,8 @@ mod tests {
             seeders: 1,
             build_size: 10_500,
             chunk_size: 1_000,
+            chunk_lengths: None,
+            turn_size: None,
             host_rate: rate,
             seeder_rate: rate,
             racks: 0,
@@ -330,6 +368,23 @@ mod tests {
             let time = Duration::from_millis(millis);
             assert_eq!(scenario.bound(), Bound { time, kind });
         }
+    }
+
+    #[test]
+    fn lengths_of_a_real_build_take_the_place_of_equal_ones() {
+        let mut scenario = scenario();
+        assert_eq!(scenario.cut_into(&[300, 1_200, 500]), Ok(()));
+        assert_eq!(scenario.check(), Ok(()));
+        let layout = scenario.layout();
+        assert_eq!(
+            (layout.chunk_count(), scenario.chunk_count(), layout.build_size()),
+            (3, 3, 2_000)
+        );
+        // Chunks as units mean nothing when they differ.
+        assert_eq!(scenario.bound().kind, BoundKind::Fluid);
+        assert!(matches!(scenario.cut_into(&[1, 0]), Err(ScenarioError::ChunkSize { .. })));
+        assert!(matches!(scenario.cut_into(&[u32::MAX]), Err(ScenarioError::ChunkSize { .. })));
+        assert!(matches!(scenario.cut_into(&[]), Err(ScenarioError::ChunkCount { .. })));
     }
 
     #[test]

@@ -177,6 +177,11 @@ impl Trace {
         }
     }
 
+    /// Whether a line could not be written.
+    pub(crate) const fn has_failed(&self) -> bool {
+        self.failure.is_some()
+    }
+
     pub(crate) const fn digest(&self) -> TraceDigest {
         self.digest
     }

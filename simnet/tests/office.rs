@@ -14,6 +14,8 @@ pub(crate) fn office(seed: u64) -> Scenario {
         seeders: 1,
         build_size: 80 << 20,
         chunk_size: 1 << 20,
+        chunk_lengths: None,
+        turn_size: None,
         host_rate: gigabit,
         seeder_rate: gigabit,
         racks: 0,

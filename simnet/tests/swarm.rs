@@ -1,7 +1,9 @@
 //! Fleets in which nothing goes wrong.
 
+use std::time::Duration;
+
 use p2p_core::ByteRate;
-use shoal_simnet::Scenario;
+use shoal_simnet::{Crashes, Faults, Scenario};
 
 use crate::office::{office, run};
 
@@ -53,6 +55,25 @@ fn fast_seeder_leaves_the_work_to_the_hosts() {
     let (_, summary) = run(&Scenario { seeder_rate, ..office(3) });
     assert!(summary.is_good(), "{summary}");
     assert!(summary.seeder_copies < 20.0, "{summary}");
+}
+
+/// Goal: chunks that share an uplink arrive whole, whatever befalls their way.
+/// Method: turns of a sixteenth of a chunk, with and without hosts that crash while chunks are on their
+/// way to and from them; what was sent is what was wanted, and what was given up.
+#[test]
+fn chunks_that_take_turns_arrive() {
+    for percent in [0, 10] {
+        let crashes =
+            (percent > 0).then_some(Crashes { percent, downtime: Duration::from_secs(1) });
+        let faults = Faults { crashes, ..Faults::default() };
+        let scenario = Scenario { hosts: 30, turn_size: Some(1 << 16), faults, ..office(5) };
+        let (outcome, summary) = run(&scenario);
+        assert!(summary.is_good(), "{percent} percent\n{summary}");
+        assert_eq!(summary.bans, 0, "{percent} percent\n{summary}");
+        let sent = outcome.seeder_bytes + outcome.host_bytes;
+        assert!(sent >= scenario.build_size * 30, "{percent} percent\n{summary}");
+        assert!(summary.wasted_share < 0.2, "{percent} percent\n{summary}");
+    }
 }
 
 /// Goal: a run that is given up says how far it came.

@@ -140,6 +140,7 @@ impl Fleet {
         if !node.is_alive() {
             return;
         }
+        self.message_loads[to as usize].note(self.now);
         let Some(connection) = node.connection(from) else { return };
         let is_join = matches!(message, Message::Join { .. });
         if is_join && !core::mem::replace(&mut connection.is_attached, true) {
@@ -176,6 +177,7 @@ impl Fleet {
 
     /// An announce reaches a tracker, which answers unless it is dead.
     pub(super) fn on_announce(&mut self, tracker: NodeIndex, from: NodeIndex, announce: &Announce) {
+        self.announce_loads[tracker as usize].note(self.now);
         if !self.are_trackers_alive || !self.nodes[tracker as usize].is_alive() {
             let at = self.later(ANSWER_TIME);
             return self.post_at(at, tracker, from, Parcel::NoAnswer);

@@ -3,6 +3,8 @@
 use p2p_core::wire::Message;
 use p2p_core::{Event, NodeId};
 
+use crate::buckets::Buckets;
+use crate::network::{LinkClass, LinkUse};
 use crate::node::index_of;
 use crate::queue::NodeIndex;
 use crate::trace::{Observation, StepKind};
@@ -11,6 +13,21 @@ use super::{Fleet, VIOLATIONS_MAX};
 
 #[expect(clippy::multiple_inherent_impl, reason = "the driver is cut by concern")]
 impl Fleet {
+    /// Keeps what a picture shows.
+    pub fn record(&mut self) {
+        let mut link_use = LinkUse::default();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let is_seeder = index < self.scenario.seeders as usize;
+            let class = if is_seeder { LinkClass::SeederUplink } else { LinkClass::HostUplink };
+            link_use.watch(node.uplink, class);
+        }
+        for (_, into) in &self.racks {
+            link_use.watch(*into, LinkClass::RackUplink);
+        }
+        self.network.link_use = Some(link_use);
+        self.stored_over_time = Some(Buckets::default());
+    }
+
     pub(super) fn observe(
         &mut self,
         node: NodeIndex,

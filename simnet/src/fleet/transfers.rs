@@ -1,6 +1,7 @@
 //! Chunks on their way.
 //!
-//! A node sends its chunks one after the other in the order in which the swarm orders them; links
+//! A node sends its chunks one after the other in the order in which the swarm orders them, or in
+//! turns if the scenario says so; links
 //! beyond its own work off what they are given in order (`network.rs`). A transfer that is cancelled
 //! leaves the sender's queue at once, and gives back the time of every link where nothing was queued
 //! behind it.
@@ -28,8 +29,12 @@ pub(super) struct Transfer {
     asker: NodeIndex,
     request: RequestId,
     chunk: ChunkIndex,
-    /// `None` while it waits for the uplink.
+    /// Of its last turn on the uplink; `None` before the first.
     passage: Option<Passage>,
+    /// Bytes that have had their turn on the uplink.
+    sent: u64,
+    /// Its next turn waits until the last one came out of the links behind the uplink.
+    is_held: bool,
     /// A reminder to say that it moves is in the queue.
     is_advancing: bool,
     arrival: Arrival,
@@ -64,6 +69,8 @@ impl Fleet {
             request,
             chunk,
             passage: None,
+            sent: 0,
+            is_held: false,
             is_advancing: false,
             arrival: Arrival::Under,
         };
@@ -95,13 +102,18 @@ impl Fleet {
         let out = from_rack.filter(|_| crosses).map(|rack| self.racks[rack as usize].0);
         let into = asker.rack.filter(|_| crosses).map(|rack| self.racks[rack as usize].1);
         let way = [Some(uplink), out, into, Some(asker.downlink)];
-        let size = u64::from(self.layout.size_of(transfer.chunk));
+        let whole = u64::from(self.layout.size_of(transfer.chunk));
+        let left = whole - transfer.sent;
+        let size = self.scenario.turn_size.map_or(left, |turn| left.min(turn));
         let passage = self.network.send(self.now, way.into_iter().flatten(), size);
         transfer.passage = Some(passage);
+        transfer.sent += size;
         let is_slow = passage.finish > self.now.after(ADVANCE_TIME) && !transfer.is_advancing;
         self.queue.push(passage.first_hop_end(), Step::UplinkFree { transfer: key });
-        let arrives_at = passage.finish.after(self.scenario.latency);
-        self.queue.push(arrives_at, Step::Arrived { transfer: key });
+        if size == left {
+            let arrives_at = passage.finish.after(self.scenario.latency);
+            self.queue.push(arrives_at, Step::Arrived { transfer: key });
+        }
         if is_slow {
             self.remind_to_advance(key, Duration::ZERO);
         }
@@ -126,13 +138,30 @@ impl Fleet {
         }
     }
 
+    /// A chunk has had the uplink, or may have it again.
     pub(super) fn on_uplink_free(&mut self, key: SlabKey) {
-        let Some(server) = self.transfers.get(key).map(|transfer| transfer.server) else { return };
-        let node = &mut self.nodes[server as usize];
-        if node.sending == Some(key) {
-            node.sending = None;
-            self.send_next(server);
+        let Some(transfer) = self.transfers.get_mut(key) else { return };
+        let server = transfer.server;
+        let whole = u64::from(self.layout.size_of(transfer.chunk));
+        let needs_turn = transfer.sent < whole && transfer.arrival == Arrival::Under;
+        let has_had_it = self.nodes[server as usize].sending == Some(key);
+        if !has_had_it && !core::mem::take(&mut transfer.is_held) {
+            return;
         }
+        let node = &mut self.nodes[server as usize];
+        if has_had_it {
+            node.sending = None;
+        }
+        let through_at = transfer.passage.as_ref().map_or(self.now, |passage| passage.finish);
+        if needs_turn && through_at > self.now {
+            // Who sends on while the receiver's link is busy only fills queues on the way;
+            // congestion control does not let it.
+            transfer.is_held = true;
+            self.queue.push(through_at, Step::UplinkFree { transfer: key });
+        } else if needs_turn {
+            node.uplink_queue.push_back(key);
+        }
+        self.send_next(server);
     }
 
     /// The last byte is there: the receiver hashes and stores, the sender will hear of it.
@@ -194,11 +223,12 @@ impl Fleet {
     fn take_off_links(&mut self, key: SlabKey) {
         let Some(transfer) = self.transfers.get(key) else { return };
         let server = transfer.server;
-        match &transfer.passage {
-            Some(passage) => self.network.cancel(self.now, passage),
-            None => self.nodes[server as usize].uplink_queue.retain(|waiting| *waiting != key),
+        if let Some(passage) = &transfer.passage {
+            self.network.cancel(self.now, passage);
         }
         let node = &mut self.nodes[server as usize];
+        // Also between two turns.
+        node.uplink_queue.retain(|waiting| *waiting != key);
         if node.sending == Some(key) {
             node.sending = None;
             self.send_next(server);

@@ -172,6 +172,8 @@ impl Args {
             racks: self.racks,
             rack_rate: self.rack_rate,
             disk_rate: self.disk_rate,
+            chunk_lengths: None,
+            turn_size: None,
             latency: self.latency,
             join_within: Duration::ZERO,
             seed: self.seed,
