@@ -43,14 +43,7 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("app")).unwrap();
         let goal = watch::Sender::new(GoalView::default());
-        Self {
-            folder,
-            source: LocalSource::new(),
-            goal,
-            generation: 0,
-            launch,
-            timings: timings(),
-        }
+        Self { folder, source: LocalSource::new(), goal, generation: 0, launch, timings: timings() }
     }
 
     fn with_program() -> Self {

@@ -24,12 +24,13 @@ use crate::wire::{Announce, Have, Message, RequestId};
 
 use self::ledger::{Ledger, Ruling};
 use self::manifest_search::ManifestSearch;
-use self::membership::Membership;
+use self::membership::{Membership, Parting};
 use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
 use self::peers::PeerTable;
 use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
+pub use self::view::TableSize;
 
 mod ledger;
 mod manifest_search;
@@ -38,7 +39,9 @@ mod offers;
 mod params;
 mod peers;
 mod requests;
+mod trackers;
 mod uploads;
+mod view;
 
 /// One node's part in distributing one build.
 ///
@@ -73,9 +76,9 @@ pub struct Swarm {
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
-        let SwarmParams { config, build, contact, trackers, seed } = params;
+        let SwarmParams { config, build, contact, trackers, remembered, seed } = params;
         let mut swarm = Self {
-            members: Membership::new(now, trackers),
+            members: Membership::new(now, (trackers, contact.role), remembered),
             config,
             build,
             contact,
@@ -124,11 +127,12 @@ impl Swarm {
             Event::ServeEnded { peer, request, is_delivered } => {
                 self.on_serve_ended(peer, request, is_delivered);
             }
-            Event::AnnounceAnswered { answer, .. } => {
-                self.members.note_answer(now, &answer, &self.config, &mut self.prng);
+            Event::AnnounceAnswered { tracker, answer } => {
+                let answer = (tracker, &answer);
+                self.members.note_answer(now, answer, &self.config, &mut self.prng);
             }
-            Event::AnnounceFailed { .. } => {
-                self.members.note_failure(now, &self.config, &mut self.prng);
+            Event::AnnounceFailed { tracker } => {
+                self.members.note_failure(now, tracker, &self.config, &mut self.prng);
             }
             Event::ContactsLearned { contacts } => {
                 for contact in contacts {
@@ -195,36 +199,14 @@ impl Swarm {
         self.requests.len()
     }
 
-    /// The nodes to name when a neighbour asks whom we know.
-    pub fn known_contacts(&self) -> Vec<Contact> {
-        self.peers.iter().filter_map(|(_, peer)| peer.contact).collect()
-    }
-
-    /// Why nothing moves; `None` if chunks are on their way or all here.
-    pub fn waiting(&self) -> Option<Waiting> {
-        if self.is_complete() || self.requests.len() > 0 {
-            return None;
-        }
-        if self.peers.has_something_beyond(&self.have) {
-            let no_manifest = self.layout.is_none();
-            return Some(if no_manifest { Waiting::Manifest } else { Waiting::Chunks });
-        }
-        Some(if self.members.is_tracker_silent() {
-            Waiting::Tracker
-        } else if self.members.knows_seeder() {
-            Waiting::Neighbours
-        } else {
-            Waiting::Source
-        })
-    }
-
     fn on_deadline(&mut self) {
         self.offer_new_chunks();
         self.check_requests();
         let now = self.now;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.members.announce_due(self.is_hungry(), &self.config)) {
-            self.announce(false);
+        let is_hungry = self.is_hungry();
+        while let Some(tracker) = self.members.begin_announce(now, is_hungry, &self.config) {
+            self.announce(tracker, false);
         }
         if is_due(self.exchange_due()) {
             self.exchange();
@@ -239,16 +221,14 @@ impl Swarm {
         if self.members.is_banned(self.now, peer) || self.is_full_house() {
             self.send(peer, Message::Leave);
             self.actions.push_back(Action::Disconnect { peer });
-            return;
+            return self.part_from(peer, Parting::Left);
         }
         self.peers.add(self.now, peer);
         self.join(peer);
     }
 
     fn on_peer_lost(&mut self, peer: NodeId) {
-        let contact = self.peers.get(peer).and_then(|peer| peer.contact);
-        self.forget_peer(peer);
-        self.members.note_lost(self.now, peer, contact, &self.config);
+        self.part_from(peer, Parting::Lost);
     }
 
     fn on_message(&mut self, peer: NodeId, message: Message) {
@@ -277,7 +257,7 @@ impl Swarm {
             }
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
             Message::Leave => {
-                self.forget_peer(peer);
+                self.part_from(peer, Parting::Left);
                 self.actions.push_back(Action::Disconnect { peer });
             }
         }
@@ -290,6 +270,7 @@ impl Swarm {
         if contact.node != node || self.differs_from_layout(have.as_ref()) {
             return self.ban(node, PeerFault::WrongLayout);
         }
+        self.members.note_joined(node);
         self.peers.set_have(node, contact, have);
     }
 
@@ -328,10 +309,20 @@ impl Swarm {
             return self.refuse(peer, request, Duration::from_secs(1));
         }
         if self.uploads.waiting_count() >= self.config.upload_queue_max {
-            let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
-            return self.refuse(peer, request, wait);
+            return self.refuse(peer, request, self.queue_wait());
         }
         self.uploads.enqueue(Upload { peer, request, chunk, since: self.now });
+    }
+
+    /// When one whom the full queue has no place for should ask again: a host whose neighbours have
+    /// other sources says after half a chunk, a seeder, whom everybody wants, says when the queue
+    /// will be empty.
+    fn queue_wait(&self) -> Duration {
+        let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
+        let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(self.config.uploads_max).unwrap_or(1).max(1);
+        let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
+        self.ledger.as_ref().map_or(usual, |ledger| drained(ledger).max(usual))
     }
 
     fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {
@@ -343,7 +334,7 @@ impl Swarm {
         let wait = Duration::from_millis(u64::from(retry_after_ms));
         let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
         if let Some(peer) = self.peers.get_mut(peer) {
-            peer.busy_until = self.now.after(wait);
+            peer.note_busy(self.now, wait);
         }
     }
 
@@ -432,7 +423,9 @@ impl Swarm {
             self.actions.push_back(Action::Disconnect { peer });
             self.forget_peer(peer);
         }
-        self.announce(true);
+        for tracker in self.members.trackers() {
+            self.announce(tracker, true);
+        }
     }
 
     fn adopt_layout(&mut self, layout: Arc<ChunkLayout>, have: ChunkSet) {
@@ -498,6 +491,12 @@ impl Swarm {
         Some(request)
     }
 
+    fn part_from(&mut self, node: NodeId, parting: Parting) {
+        let contact = self.peers.get(node).and_then(|peer| peer.contact);
+        self.forget_peer(node);
+        self.members.note_gone(self.now, (node, parting), contact, &self.config);
+    }
+
     fn forget_peer(&mut self, node: NodeId) {
         for request in self.requests.of_peer(node) {
             self.drop_request(request);
@@ -509,7 +508,6 @@ impl Swarm {
         }
         self.take_back_chunks_of(node);
         self.search.note_end(node);
-        self.members.note_connected(node);
         self.peers.remove(node);
     }
 
@@ -555,14 +553,22 @@ impl Swarm {
             return;
         }
         let is_starving = self.is_starving();
+        self.members.recall(self.now, &self.config);
         let is_known = |node| node == self.contact.node || self.peers.contains(node);
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
+        let target = usize::from(self.config.neighbours_target);
+        // Neighbours who all lack the same chunks look healthy: one who starves among them looks
+        // beyond, but not so far that nobody has a place left for those who have no neighbours.
+        let wanted =
+            if is_starving { (self.peers.len() + 1).clamp(target, target * 3 / 2) } else { target };
+        let missing = wanted.saturating_sub(self.peers.len());
         while self.members.dialling_count() < missing {
             let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
             let Some(contact) = dial else { break };
             self.actions.push_back(Action::Connect { contact });
         }
-        if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
+        if is_starving
+            && let Some(contact) = self.members.last_resort(self.now, &self.config, is_known)
+        {
             self.actions.push_back(Action::Connect { contact });
         }
     }
@@ -580,8 +586,7 @@ impl Swarm {
         !self.is_complete() && self.peers.len() * 2 < usize::from(self.config.neighbours_target)
     }
 
-    fn announce(&mut self, is_leaving: bool) {
-        let Some(tracker) = self.members.begin_announce(self.now) else { return };
+    fn announce(&mut self, tracker: NodeId, is_leaving: bool) {
         let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
         let wanted = if self.is_complete() { 0 } else { missing };
         let announce = Announce {
@@ -596,7 +601,8 @@ impl Swarm {
     }
 
     fn exchange_due(&self) -> Option<Instant> {
-        if self.is_complete() || self.peers.len() >= usize::from(self.config.neighbours_target) {
+        let is_settled = self.peers.len() >= usize::from(self.config.neighbours_target);
+        if self.is_complete() || (is_settled && !self.is_starving()) {
             return None;
         }
         let someone = self.peers.iter().any(|(_, peer)| peer.contact.is_some());
@@ -718,9 +724,7 @@ impl Swarm {
             if request.stalled_at(&self.config) <= self.now {
                 self.send(request.peer, Message::Leave);
                 self.actions.push_back(Action::Disconnect { peer: request.peer });
-                self.forget_peer(request.peer);
-                // Left alone for a while, so that the next dial goes to somebody else.
-                self.members.note_dial_failed(self.now, request.peer, &self.config);
+                self.part_from(request.peer, Parting::Left);
             } else if let Some(entry) = self.requests.get_mut(id) {
                 entry.is_late = true;
                 if let Some(peer) = self.peers.get_mut(request.peer) {

@@ -4,6 +4,7 @@
 #![allow(clippy::cast_precision_loss, reason = "ratios for people")]
 
 mod fleet;
+mod membership;
 mod swarm;
 mod tidy;
 mod tracker;

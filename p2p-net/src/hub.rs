@@ -589,6 +589,7 @@ impl Hub {
             build,
             contact: self.contact,
             trackers: trackers.collect(),
+            remembered: Vec::new(),
             seed: Seed::from_u64(self.entropy.hash_one(build)),
         };
         if let Some(member) = self.members.get_mut(&build) {

@@ -419,6 +419,7 @@ impl Fleet {
             build: self.build,
             contact: node.contact,
             trackers: own.into_iter().chain(others).map(id_of).collect(),
+            remembered: core::mem::take(&mut node.remembered),
             seed: Seed::from_u64(node.seed.wrapping_add(u64::from(node.crashes))),
         };
         let holdings = have

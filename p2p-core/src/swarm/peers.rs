@@ -12,6 +12,17 @@ use crate::node_id::NodeId;
 use crate::pick::Availability;
 use crate::time::Instant;
 
+/// Longest time that a busy seeder is left alone: long enough for a crowd, short enough to take a
+/// place in its queue that became free.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Requests in flight to a seeder that has delivered nothing yet. One would leave a link of some
+/// length idle between its first two chunks.
+const FIRST_REQUESTS_MAX: u16 = 2;
+
+/// Doublings that reach it from the shortest wait.
+const BUSY_DOUBLINGS_MAX: u8 = 8;
+
 /// One neighbour.
 #[derive(Debug)]
 pub(super) struct Peer {
@@ -25,6 +36,8 @@ pub(super) struct Peer {
     pub(super) requests: u16,
     /// It is not asked before this moment: it said that it is busy.
     pub(super) busy_until: Instant,
+    /// How often in a row it was busy, each counted when it was asked again.
+    busy_streak: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
     pub(super) service: Option<Duration>,
     /// It has a request that is late, or had one and delivered nothing in time since.
@@ -41,6 +54,7 @@ impl Peer {
             offers_sent: 0,
             requests: 0,
             busy_until: now,
+            busy_streak: 0,
             service: None,
             is_slow: false,
             manifest_after: now,
@@ -53,7 +67,14 @@ impl Peer {
 
     /// Whether it may be asked for one more chunk.
     pub(super) fn has_slot(&self, now: Instant, window: u16) -> bool {
-        let window = if self.is_slow { 1 } else { window };
+        let window = if self.is_slow || self.busy_streak > 0 {
+            1
+        } else if self.is_seeder() && self.service.is_none() {
+            // Everybody who is new asks a seeder, and nobody knows yet how many they are.
+            window.min(FIRST_REQUESTS_MAX)
+        } else {
+            window
+        };
         self.requests < window && self.busy_until <= now
     }
 
@@ -62,8 +83,22 @@ impl Peer {
         self.have.as_ref().filter(|_| !self.is_seeder())
     }
 
+    /// It has no place for a request. A seeder, whom everybody asks at once when a build is new, is
+    /// asked half as often each time; hosts are not, because their queues are short and turn over.
+    pub(super) fn note_busy(&mut self, now: Instant, wait: Duration) {
+        if !self.is_seeder() {
+            self.busy_until = now.after(wait);
+        } else if self.busy_until <= now {
+            // Several requests refused at once are one refusal.
+            let doubled = wait.saturating_mul(1 << self.busy_streak.min(BUSY_DOUBLINGS_MAX));
+            self.busy_until = now.after(doubled.min(BUSY_WAIT_MAX));
+            self.busy_streak = self.busy_streak.saturating_add(1);
+        }
+    }
+
     /// Folds the time that a request took into the average; an eighth of the weight to the newest.
     fn note_delivery(&mut self, took: Duration) {
+        self.busy_streak = 0;
         self.service = Some(match self.service {
             Some(average) => (average * 7 + took) / 8,
             None => took,

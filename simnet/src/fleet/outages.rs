@@ -50,6 +50,7 @@ impl Fleet {
         let Some(swarm) = node.swarm.take() else { return };
         node.crashes += 1;
         node.kept = Some(swarm.have().clone()).filter(|have| have.capacity() > 0);
+        node.remembered = swarm.lasting_contacts();
         node.alarm_generation = node.alarm_generation.wrapping_add(1);
         node.alarm_at = None;
         node.dialling.clear();
