@@ -15,7 +15,7 @@ pub enum Action {
     /// Open a connection, or use the one that is open. Answered by `PeerConnected` or `DialFailed`.
     Connect {
         /// Whom to reach, and where.
-        contact: Contact,
+        contact: Box<Contact>,
     },
     /// This swarm no longer needs the connection. Not answered.
     Disconnect {
@@ -86,12 +86,12 @@ pub enum Action {
         /// The tracker, one of those the swarm was made with.
         tracker: NodeId,
         /// What to say.
-        announce: Announce,
+        announce: Box<Announce>,
     },
     /// Ask a neighbour whom it knows; answered by `ContactsLearned`.
     Exchange {
         /// The neighbour.
-        contact: Contact,
+        contact: Box<Contact>,
     },
     /// Every chunk is stored and verified. Sent once each time the last chunk arrives.
     Complete,

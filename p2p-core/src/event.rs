@@ -84,7 +84,7 @@ pub enum Event {
         /// The tracker.
         tracker: NodeId,
         /// What it said.
-        answer: AnnounceAnswer,
+        answer: Box<AnnounceAnswer>,
     },
     /// A tracker did not answer.
     AnnounceFailed {

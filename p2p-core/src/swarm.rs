@@ -17,11 +17,11 @@ use crate::event::{Event, ManifestOutcome, Verdict};
 use crate::fault::PeerFault;
 use crate::layout::{ChunkIndex, ChunkLayout};
 use crate::node_id::NodeId;
-use crate::pick::Choice;
 use crate::prng::Prng;
 use crate::time::Instant;
 use crate::wire::{Announce, Have, Message, RequestId};
 
+use self::asking::{Scope, is_routine};
 use self::ledger::{Ledger, Ruling};
 use self::manifest_search::ManifestSearch;
 use self::membership::{Membership, Parting};
@@ -32,6 +32,7 @@ use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
 pub use self::view::TableSize;
 
+mod asking;
 mod ledger;
 mod manifest_search;
 mod membership;
@@ -68,11 +69,16 @@ pub struct Swarm {
     search: ManifestSearch,
     /// When the last new chunk or the manifest came.
     progress_at: Instant,
+    /// Whom to look at for chunks to ask for, once the event at hand is dealt with.
+    scope: Scope,
+    /// Requests are looked at as near the end.
+    is_end: bool,
     prng: Prng,
     now: Instant,
     actions: VecDeque<Action>,
 }
 
+#[expect(clippy::multiple_inherent_impl, reason = "what asks for chunks is a concern of its own")]
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
@@ -91,6 +97,8 @@ impl Swarm {
             ledger: None,
             search: ManifestSearch::default(),
             progress_at: now,
+            scope: Scope::Nobody,
+            is_end: false,
             prng: Prng::from_seed(seed),
             now,
             actions: VecDeque::new(),
@@ -110,6 +118,9 @@ impl Swarm {
         assert!(self.actions.is_empty(), "actions of the previous event were not carried out");
         assert!(self.now <= now, "time ran backwards from {:?} to {now:?}", self.now);
         self.now = now;
+        if !is_routine(&event) {
+            self.scope = Scope::All;
+        }
 
         match event {
             Event::Started | Event::DeadlineReached => self.on_deadline(),
@@ -128,7 +139,7 @@ impl Swarm {
                 self.on_serve_ended(peer, request, is_delivered);
             }
             Event::AnnounceAnswered { tracker, answer } => {
-                let answer = (tracker, &answer);
+                let answer = (tracker, &*answer);
                 self.members.note_answer(now, answer, &self.config, &mut self.prng);
             }
             Event::AnnounceFailed { tracker } => {
@@ -143,9 +154,12 @@ impl Swarm {
             Event::Leaving => return self.on_leaving(),
         }
 
-        self.look_for_neighbours();
-        self.ask_for_manifest();
-        self.ask_for_chunks();
+        let scope = core::mem::take(&mut self.scope);
+        if scope == Scope::All {
+            self.look_for_neighbours();
+            self.ask_for_manifest();
+        }
+        self.ask_for_chunks(scope);
         self.start_uploads();
         self.check_invariants();
     }
@@ -157,22 +171,23 @@ impl Swarm {
 
     /// When to send [`Event::DeadlineReached`], and why; `None` while only an event can move us.
     pub fn next_deadline(&self) -> Option<Deadline> {
-        let mut deadlines = vec![
-            (self.offers.due(), TimerKind::Offer),
-            (self.members.announce_due(self.is_hungry(), &self.config), TimerKind::Announce),
-        ];
+        let offer = (self.offers.due(), TimerKind::Offer);
+        let announce = self.members.announce_due(self.is_hungry(), &self.config);
+        let announce = (announce, TimerKind::Announce);
+        let nothing = (None, TimerKind::Members);
+        let mut deadlines = [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing];
         if !self.is_complete() {
-            let requests = self.requests.iter().map(|(_, request)| self.next_check_of(request));
-            let asleep = self.peers.iter().map(|(_, peer)| peer.busy_until);
-            let members = self.progress_at.after(self.config.starve_time);
+            let starves = self.progress_at.after(self.config.starve_time);
             let dial_again = self.now.after(Duration::from_secs(1));
-            deadlines.extend([
+            let is_short = self.missing_neighbours() > 0;
+            let dial = is_short.then(|| self.members.next_dial_at(self.now)).flatten();
+            deadlines[2..].copy_from_slice(&[
                 (self.exchange_due(), TimerKind::Exchange),
-                (requests.min(), TimerKind::Requests),
+                (self.requests.check_at(), TimerKind::Requests),
                 (self.manifest_due(), TimerKind::Manifest),
-                (asleep.filter(|until| *until > self.now).min(), TimerKind::Busy),
-                (Some(members.max(dial_again)), TimerKind::Members),
-                (self.members.next_dial_at(self.now), TimerKind::Members),
+                (self.peers.busy_until(), TimerKind::Busy),
+                (Some(starves.max(dial_again)), TimerKind::Members),
+                (dial, TimerKind::Members),
             ]);
         }
         let earliest = deadlines.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min()?;
@@ -202,6 +217,11 @@ impl Swarm {
     fn on_deadline(&mut self) {
         self.offer_new_chunks();
         self.check_requests();
+        self.peers.check_busy(self.now);
+        if self.is_starving() {
+            // The seeder may be asked for more than what nobody else has.
+            self.peers.forget_dryness();
+        }
         let now = self.now;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         let is_hungry = self.is_hungry();
@@ -263,7 +283,7 @@ impl Swarm {
         }
     }
 
-    fn on_join(&mut self, node: NodeId, contact: Contact, have: Option<&Have>) {
+    fn on_join(&mut self, node: NodeId, contact: Box<Contact>, have: Option<&Have>) {
         let Ok(have) = have.map(|have| have.to_set().ok_or(())).transpose() else {
             return self.ban(node, PeerFault::WrongLayout);
         };
@@ -272,6 +292,7 @@ impl Swarm {
         }
         self.members.note_joined(node);
         self.peers.set_have(node, contact, have);
+        self.look_at(node);
     }
 
     fn on_offer(&mut self, node: NodeId, runs: &[(u32, u32)]) {
@@ -287,8 +308,15 @@ impl Swarm {
                 let raw = u32::try_from(end - 1).unwrap_or(u32::MAX);
                 return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
             }
-            for raw in *start..start + length {
-                self.peers.note_has(node, ChunkIndex::new_unchecked(raw));
+            let chunks = (*start..start + length).map(ChunkIndex::new_unchecked);
+            self.peers.note_has(node, chunks.clone());
+            let has_late = self.requests.has_late();
+            let is_useful = |chunk| {
+                let is_asked = || !has_late && self.requests.asked().contains(chunk);
+                self.layout.is_some() && !self.have.contains(chunk) && !is_asked()
+            };
+            if chunks.into_iter().any(is_useful) {
+                self.look_at(node);
             }
         }
     }
@@ -329,13 +357,12 @@ impl Swarm {
         if self.requests.get(request).is_none_or(|request| request.peer != peer) {
             return;
         }
-        self.drop_request(request);
+        self.give_up_request(request);
         // A peer can ask for patience, not for silence.
         let wait = Duration::from_millis(u64::from(retry_after_ms));
         let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.note_busy(self.now, wait);
-        }
+        self.peers.note_busy(self.now, peer, wait);
+        self.scope = Scope::All;
     }
 
     fn on_manifest_arrived(&mut self, peer: NodeId, outcome: ManifestOutcome) {
@@ -346,8 +373,8 @@ impl Swarm {
                 self.adopt_layout(layout, have);
                 self.progress_at = self.now;
                 let liars =
-                    self.peers.iter().filter(|(_, p)| self.differs_from_layout(p.have.as_ref()));
-                let liars: Vec<NodeId> = liars.map(|(node, _)| node).collect();
+                    self.peers.iter().filter(|peer| self.differs_from_layout(peer.have.as_ref()));
+                let liars: Vec<NodeId> = liars.map(|peer| peer.node).collect();
                 for liar in liars {
                     self.ban(liar, PeerFault::WrongLayout);
                 }
@@ -367,6 +394,7 @@ impl Swarm {
     }
 
     fn on_chunk_hashed(&mut self, id: RequestId, chunk: ChunkIndex, verdict: Verdict) {
+        self.scope = Scope::All;
         let request = self.drop_request(id);
         match (verdict, request) {
             (Verdict::Matches, request) => {
@@ -385,11 +413,9 @@ impl Swarm {
     }
 
     fn on_fetch_failed(&mut self, id: RequestId) {
-        if let Some(request) = self.drop_request(id)
-            && let Some(peer) = self.peers.get_mut(request.peer)
-        {
+        if let Some(request) = self.give_up_request(id) {
             // Not asked again at once: whatever broke needs a moment.
-            peer.busy_until = self.now.after(Duration::from_millis(250));
+            self.peers.note_busy(self.now, request.peer, Duration::from_millis(250));
         }
     }
 
@@ -403,7 +429,7 @@ impl Swarm {
             }
         }
         if is_delivered {
-            self.peers.note_has(peer, upload.chunk);
+            self.peers.note_has(peer, core::iter::once(upload.chunk));
         }
     }
 
@@ -414,6 +440,7 @@ impl Swarm {
         for chunk in chunks {
             self.have.remove(*chunk);
         }
+        self.peers.forget_dryness();
         self.progress_at = self.now;
     }
 
@@ -439,6 +466,7 @@ impl Swarm {
         if !have.is_full() {
             self.peers.start_counting(chunk_count);
         }
+        self.peers.forget_dryness();
         self.have = have;
         self.layout = Some(layout);
     }
@@ -452,7 +480,7 @@ impl Swarm {
         let have = self.layout.as_ref().map(|_| Have::of(&self.have));
         if let Some(peer) = self.peers.get_mut(node) {
             peer.offers_sent = self.offers.arrival_count();
-            let contact = self.contact;
+            let contact = Box::new(self.contact);
             self.send(node, Message::Join { contact, have });
         }
     }
@@ -491,13 +519,21 @@ impl Swarm {
         Some(request)
     }
 
+    /// Forgets a request whose chunk is still wanted.
+    fn give_up_request(&mut self, id: RequestId) -> Option<Request> {
+        let request = self.drop_request(id)?;
+        self.peers.note_wanted(request.chunk);
+        Some(request)
+    }
+
     fn part_from(&mut self, node: NodeId, parting: Parting) {
-        let contact = self.peers.get(node).and_then(|peer| peer.contact);
+        let contact = self.peers.get(node).and_then(|peer| peer.contact.as_deref().copied());
         self.forget_peer(node);
         self.members.note_gone(self.now, (node, parting), contact, &self.config);
     }
 
     fn forget_peer(&mut self, node: NodeId) {
+        self.scope = Scope::All;
         for request in self.requests.of_peer(node) {
             self.drop_request(request);
         }
@@ -509,6 +545,7 @@ impl Swarm {
         self.take_back_chunks_of(node);
         self.search.note_end(node);
         self.peers.remove(node);
+        self.peers.forget_dryness();
     }
 
     /// A seeder's chunks that left with a peer, and that no other neighbour has, may be nowhere
@@ -516,8 +553,8 @@ impl Swarm {
     fn take_back_chunks_of(&mut self, node: NodeId) {
         let Some(ledger) = &mut self.ledger else { return };
         let Some(gone) = self.peers.get(node).and_then(|peer| peer.have.as_ref()) else { return };
-        let others = self.peers.iter().filter(|(other, _)| *other != node);
-        let others: Vec<&ChunkSet> = others.filter_map(|(_, peer)| peer.have.as_ref()).collect();
+        let others = self.peers.iter().filter(|other| other.node != node);
+        let others: Vec<&ChunkSet> = others.filter_map(|peer| peer.have.as_ref()).collect();
         for chunk in gone.iter().filter(|chunk| chunk.get() < self.have.capacity()) {
             let has = |have: &&ChunkSet| chunk.get() < have.capacity() && have.contains(chunk);
             if !others.iter().any(has) {
@@ -553,24 +590,28 @@ impl Swarm {
             return;
         }
         let is_starving = self.is_starving();
-        self.members.recall(self.now, &self.config);
         let is_known = |node| node == self.contact.node || self.peers.contains(node);
-        let target = usize::from(self.config.neighbours_target);
-        // Neighbours who all lack the same chunks look healthy: one who starves among them looks
-        // beyond, but not so far that nobody has a place left for those who have no neighbours.
-        let wanted =
-            if is_starving { (self.peers.len() + 1).clamp(target, target * 3 / 2) } else { target };
-        let missing = wanted.saturating_sub(self.peers.len());
+        self.members.recall(self.now, &self.config);
+        let missing = self.missing_neighbours();
         while self.members.dialling_count() < missing {
             let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
             let Some(contact) = dial else { break };
-            self.actions.push_back(Action::Connect { contact });
+            self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
         if is_starving
             && let Some(contact) = self.members.last_resort(self.now, &self.config, is_known)
         {
-            self.actions.push_back(Action::Connect { contact });
+            self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
+    }
+
+    /// Neighbours that all lack the same chunks look healthy: one who starves among them looks
+    /// beyond, but not so far that nobody has a place left for those who have no neighbours.
+    fn missing_neighbours(&self) -> usize {
+        let target = usize::from(self.config.neighbours_target);
+        let missing = target.saturating_sub(self.peers.len());
+        let looks_beyond = self.is_starving() && self.peers.len() < target * 3 / 2;
+        missing.max(usize::from(looks_beyond))
     }
 
     fn is_starving(&self) -> bool {
@@ -587,8 +628,7 @@ impl Swarm {
     }
 
     fn announce(&mut self, tracker: NodeId, is_leaving: bool) {
-        let missing = usize::from(self.config.neighbours_target).saturating_sub(self.peers.len());
-        let wanted = if self.is_complete() { 0 } else { missing };
+        let wanted = if self.is_complete() { 0 } else { self.missing_neighbours() };
         let announce = Announce {
             build: self.build,
             contact: self.contact,
@@ -597,28 +637,26 @@ impl Swarm {
             is_complete: self.is_complete(),
             is_leaving,
         };
-        self.actions.push_back(Action::Announce { tracker, announce });
+        self.actions.push_back(Action::Announce { tracker, announce: Box::new(announce) });
     }
 
     fn exchange_due(&self) -> Option<Instant> {
-        let is_settled = self.peers.len() >= usize::from(self.config.neighbours_target);
-        if self.is_complete() || (is_settled && !self.is_starving()) {
+        if self.is_complete() || self.missing_neighbours() == 0 {
             return None;
         }
-        let someone = self.peers.iter().any(|(_, peer)| peer.contact.is_some());
+        let someone = self.peers.iter().any(|peer| peer.contact.is_some());
         self.members.exchange_due().filter(|_| someone)
     }
 
     fn manifest_due(&self) -> Option<Instant> {
-        let due = self.search.due(&self.peers, &self.config);
-        due.filter(|_| self.layout.is_none())
+        self.layout.is_none().then(|| self.search.due(&self.peers, &self.config)).flatten()
     }
 
     fn exchange(&mut self) {
         self.members.note_exchange(self.now, &self.config, &mut self.prng);
         let contacts = self.known_contacts();
         if !contacts.is_empty() {
-            let contact = contacts[self.prng.index_below(contacts.len())];
+            let contact = Box::new(contacts[self.prng.index_below(contacts.len())]);
             self.actions.push_back(Action::Exchange { contact });
         }
     }
@@ -629,125 +667,6 @@ impl Swarm {
                 self.search.next(self.now, &mut self.peers, &self.config, &mut self.prng)
         {
             self.actions.push_back(Action::FetchManifest { peer });
-        }
-    }
-
-    fn ask_for_chunks(&mut self) {
-        if self.layout.is_none() || self.is_complete() {
-            return;
-        }
-        self.ask_again_for_late_chunks();
-        let sources = self.peers.source_count().max(1);
-        let each = usize::from(self.config.requests_max) / sources;
-        let window = u16::try_from(each).unwrap_or(u16::MAX);
-        let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
-        let mut free: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.has_slot(self.now, window))
-            .map(|(node, _)| node)
-            .collect();
-        self.prng.shuffle(&mut free);
-        // One chunk each per round, so that the first peer does not get all there is to ask for.
-        while !free.is_empty() {
-            let round = core::mem::take(&mut free);
-            for node in round {
-                if self.requests.len() >= usize::from(self.config.requests_max) {
-                    return;
-                }
-                let Some(chunk) = self.pick_for(node) else { continue };
-                if !self.request(node, chunk) {
-                    return;
-                }
-                if self.peers.get(node).is_some_and(|peer| peer.has_slot(self.now, window)) {
-                    free.push(node);
-                }
-            }
-        }
-    }
-
-    fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
-        let peer = self.peers.get(node)?;
-        let choice = Choice {
-            offered: peer.have.as_ref()?,
-            have: &self.have,
-            asked: self.requests.asked(),
-            availability: self.peers.copies()?,
-        };
-        if peer.is_seeder() && !self.is_starving() {
-            choice.pick_unseen(&mut self.prng)
-        } else {
-            choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
-        }
-    }
-
-    /// Asks `peer` for `chunk`; false if the memory for chunks in flight is used up.
-    fn request(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
-        let Some(layout) = &self.layout else { return false };
-        let size = layout.size_of(chunk);
-        let bytes = self.requests.bytes() + u64::from(size);
-        if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
-            return false;
-        }
-        let (asked_at, advanced_at) = (self.now, self.now);
-        let request = self.requests.add(Request {
-            peer: node,
-            chunk,
-            size,
-            asked_at,
-            advanced_at,
-            is_late: false,
-        });
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.requests += 1;
-        }
-        self.actions.push_back(Action::Fetch { request, peer: node, chunk });
-        true
-    }
-
-    fn next_check_of(&self, request: &Request) -> Instant {
-        let usual = self.peers.get(request.peer).and_then(|peer| peer.service);
-        let usual = usual.or_else(|| self.peers.usual_service());
-        let is_end = self.have.count() + self.requests.asked().count() == self.have.capacity();
-        request.next_check(usual, is_end, &self.config)
-    }
-
-    fn check_requests(&mut self) {
-        let is_due = |request: &&Request| self.next_check_of(request) <= self.now;
-        let due: Vec<(RequestId, Request)> = self
-            .requests
-            .iter()
-            .filter(|(_, request)| is_due(request))
-            .map(|(id, request)| (id, *request))
-            .collect();
-        for (id, request) in due {
-            if request.stalled_at(&self.config) <= self.now {
-                self.send(request.peer, Message::Leave);
-                self.actions.push_back(Action::Disconnect { peer: request.peer });
-                self.part_from(request.peer, Parting::Left);
-            } else if let Some(entry) = self.requests.get_mut(id) {
-                entry.is_late = true;
-                if let Some(peer) = self.peers.get_mut(request.peer) {
-                    peer.is_slow = true;
-                }
-            }
-        }
-    }
-
-    /// Asks a second peer for each chunk whose only request is late; whoever is first wins.
-    fn ask_again_for_late_chunks(&mut self) {
-        let late = self.requests.iter().filter(|(_, request)| request.is_late);
-        let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
-        for chunk in chunks {
-            let asked: Vec<NodeId> = self.requests.of_chunk(chunk).map(|(_, peer)| peer).collect();
-            if asked.len() > 1 || self.requests.len() >= usize::from(self.config.requests_max) {
-                continue;
-            }
-            let window = self.config.requests_per_peer_max;
-            let second = self.peers.second_source(self.now, chunk, &asked, window);
-            if second.is_some_and(|second| !self.request(second, chunk)) {
-                return;
-            }
         }
     }
 
@@ -783,10 +702,11 @@ impl Swarm {
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
         assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
         debug_assert!(
-            self.peers.iter().all(|(node, peer)| {
-                usize::from(peer.requests) == self.requests.of_peer(node).len()
+            self.peers.iter().all(|peer| {
+                usize::from(peer.requests) == self.requests.of_peer(peer.node).len()
             }),
             "requests of a peer are miscounted"
         );
+        debug_assert!(self.peers.is_consistent(), "the sums over the neighbours are wrong");
     }
 }

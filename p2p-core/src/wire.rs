@@ -37,7 +37,7 @@ pub enum Message {
     /// sender learns the manifest. Replaces everything offered before.
     Join {
         /// What the sender is and how to reach it; addresses may be unspecified.
-        contact: Contact,
+        contact: Box<Contact>,
         /// What the sender has; `None` while it does not know the manifest.
         have: Option<Have>,
     },
@@ -291,8 +291,8 @@ mod tests {
             set
         };
         let messages = [
-            Message::Join { contact: contact(), have: None },
-            Message::Join { contact: contact(), have: Some(Have::of(&set)) },
+            Message::Join { contact: Box::new(contact()), have: None },
+            Message::Join { contact: Box::new(contact()), have: Some(Have::of(&set)) },
             Message::Offer { runs: vec![(0, 4), (9, 1)] },
             Message::Request { request: RequestId(u64::MAX), chunk: 7 },
             Message::Cancel { request: RequestId(1) },
@@ -311,7 +311,7 @@ mod tests {
     fn largest_join_fits_a_message() {
         let mut set = ChunkSet::full(CHUNKS_MAX);
         set.remove(ChunkIndex::new_unchecked(5));
-        let join = Message::Join { contact: contact(), have: Some(Have::of(&set)) };
+        let join = Message::Join { contact: Box::new(contact()), have: Some(Have::of(&set)) };
         assert!(encode(&join).len() <= MESSAGE_BYTES_MAX);
     }
 

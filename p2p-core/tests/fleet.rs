@@ -286,7 +286,7 @@ impl Fleet {
             Action::CancelServe { .. } => {}
             Action::Announce { announce, .. } => {
                 let at = self.now.after(LATENCY);
-                self.schedule(at, Step::TrackerAsked(from, announce));
+                self.schedule(at, Step::TrackerAsked(from, *announce));
             }
             Action::Exchange { contact } => {
                 let at = self.now.after(LATENCY);
@@ -347,7 +347,7 @@ impl Fleet {
             return self.later(from, Event::AnnounceFailed { tracker: node(0) });
         }
         let answer = self.tracker.answer(self.now, announce);
-        self.later(from, Event::AnnounceAnswered { tracker: node(0), answer });
+        self.later(from, Event::AnnounceAnswered { tracker: node(0), answer: Box::new(answer) });
     }
 
     fn exchange(&mut self, from: NodeId, to: NodeId) {

@@ -76,7 +76,8 @@ impl Lone {
 
     fn meet(&mut self, number: u8, role: PeerRole, have: &ChunkSet) -> Vec<Action> {
         self.give(Event::PeerConnected { peer: node(number) });
-        let message = Message::Join { contact: contact(number, role), have: Some(Have::of(have)) };
+        let (contact, have) = (Box::new(contact(number, role)), Some(Have::of(have)));
+        let message = Message::Join { contact, have };
         self.give(Event::MessageReceived { peer: node(number), message })
     }
 }
@@ -121,7 +122,7 @@ fn remembered_contacts_are_left_alone_while_the_tracker_answers() {
     let mut host = Lone::new(hosts(1..5));
     host.give(Event::Started);
     let answer = AnnounceAnswer { contacts: hosts(7..8), interval_ms: 60_000, seeder: None };
-    let actions = host.give(Event::AnnounceAnswered { tracker: node(0), answer });
+    let actions = host.give(Event::AnnounceAnswered { tracker: node(0), answer: Box::new(answer) });
     let dialled = dials_in(actions.into_iter().map(|one| (host.now, one)).collect());
     assert_eq!(dialled, [(host.now, node(7))]);
     // It announces again meanwhile, because it is hungry, and nobody answers that.

@@ -211,7 +211,8 @@ fn host_with_nothing() -> Swarm {
 }
 
 fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
-    let message = Message::Join { contact: contact(from, role), have: Some(Have::of(have)) };
+    let message =
+        Message::Join { contact: Box::new(contact(from, role)), have: Some(Have::of(have)) };
     Event::MessageReceived { peer: node(from), message }
 }
 
@@ -385,11 +386,15 @@ fn swarm_says_what_it_waits_for() {
     assert_eq!(swarm.waiting(), Some(Waiting::Tracker));
     let answer =
         p2p_core::wire::AnnounceAnswer { contacts: vec![], interval_ms: 1_000, seeder: None };
-    give(&mut swarm, Instant::ZERO, Event::AnnounceAnswered { tracker: node(0), answer });
+    give(
+        &mut swarm,
+        Instant::ZERO,
+        Event::AnnounceAnswered { tracker: node(0), answer: Box::new(answer) },
+    );
     assert_eq!(swarm.waiting(), Some(Waiting::Source));
     // Others who look for the build as well do not have it either.
     give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(2) });
-    let nothing = Message::Join { contact: contact(2, PeerRole::Host), have: None };
+    let nothing = Message::Join { contact: Box::new(contact(2, PeerRole::Host)), have: None };
     give(&mut swarm, Instant::ZERO, says(2, nothing));
     assert_eq!(swarm.waiting(), Some(Waiting::Source));
     give(&mut swarm, Instant::ZERO, join(2, PeerRole::Host, &ChunkSet::full(10)));
@@ -440,11 +445,11 @@ fn any_message() -> impl Strategy<Value = Message> {
     let request = (0_u64..20).prop_map(RequestId);
     prop_oneof![
         (0_u32..12, 0_u8..8).prop_map(|(capacity, from)| Message::Join {
-            contact: contact(from, PeerRole::Host),
+            contact: Box::new(contact(from, PeerRole::Host)),
             have: Some(Have::of(&ChunkSet::full(capacity))),
         }),
         (2_u8..6).prop_map(|from| Message::Join {
-            contact: contact(from, PeerRole::Host),
+            contact: Box::new(contact(from, PeerRole::Host)),
             have: Some(Have::of(&ChunkSet::empty(10))),
         }),
         prop::collection::vec((raw.clone(), 0_u32..5), 0..4)

@@ -201,7 +201,7 @@ impl Hub {
     /// Starts an action without waiting for it.
     fn carry_out(&mut self, build: BuildId, action: Action) {
         match action {
-            Action::Connect { contact } => self.connect(build, contact),
+            Action::Connect { contact } => self.connect(build, *contact),
             Action::Disconnect { peer } => self.disconnect(build, peer),
             Action::Ban { peer, fault, until } => {
                 warn!(%build, peer = %peer, "banned a peer: it {fault}");
@@ -227,8 +227,8 @@ impl Hub {
                     token.cancel();
                 }
             }
-            Action::Announce { tracker, announce } => self.announce(tracker, announce),
-            Action::Exchange { contact } => self.questions.exchange(build, contact),
+            Action::Announce { tracker, announce } => self.announce(tracker, *announce),
+            Action::Exchange { contact } => self.questions.exchange(build, *contact),
             Action::Complete => {
                 if let Some(member) = self.members.get_mut(&build) {
                     member.read_back(&self.sender);
@@ -413,7 +413,7 @@ impl Hub {
         }
         if let Message::Join { contact, .. } = &mut message {
             let Some(linked) = self.links.get_mut(node) else { return };
-            *contact = contact.seen_from(linked.link.remote_ip());
+            **contact = contact.seen_from(linked.link.remote_ip());
             linked.role = contact.role;
             if self.links.attach(node, build) {
                 self.pending.push_back((build, Event::PeerConnected { peer: node }));
@@ -746,7 +746,7 @@ impl Hub {
             self.questions.announce(tracker, announce);
         } else if let Some(table) = &mut self.tracker {
             let answer = table.answer(self.clock.now(), &announce);
-            let event = Event::AnnounceAnswered { tracker, answer };
+            let event = Event::AnnounceAnswered { tracker, answer: Box::new(answer) };
             self.pending.push_back((announce.build, event));
         }
     }

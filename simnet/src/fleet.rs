@@ -38,8 +38,8 @@ const VIOLATIONS_MAX: usize = 20;
 #[derive(Debug)]
 enum Parcel {
     Message(Message),
-    Announce(Announce),
-    Answer(AnnounceAnswer),
+    Announce(Box<Announce>),
+    Answer(Box<AnnounceAnswer>),
     NoAnswer,
     ExchangeAsked,
     Contacts(Vec<Contact>),

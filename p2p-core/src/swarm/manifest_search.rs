@@ -26,8 +26,8 @@ impl ManifestSearch {
     /// When to ask; `None` while no neighbour claims to know the build.
     pub(super) fn due(&self, peers: &PeerTable, config: &SwarmConfig) -> Option<Instant> {
         let until = self.asked.map(|(_, since)| since.after(config.late_unknown));
-        let knowing = peers.iter().filter(|(_, peer)| peer.have.is_some());
-        until.or_else(|| knowing.map(|(_, peer)| peer.manifest_after).min())
+        let knowing = peers.iter().filter(|peer| peer.have.is_some());
+        until.or_else(|| knowing.map(|peer| peer.manifest_after).min())
     }
 
     /// Whom to ask now, if anybody.
@@ -47,13 +47,13 @@ impl ManifestSearch {
             peer.manifest_after = now.after(config.late_unknown);
         }
         let may_ask = |peer: &Peer| peer.have.is_some() && peer.manifest_after <= now;
-        let sources = peers.iter().filter(|(_, peer)| may_ask(peer));
-        let (seeders, hosts): (Vec<_>, Vec<_>) = sources.partition(|(_, peer)| peer.is_seeder());
+        let sources = peers.iter().filter(|peer| may_ask(peer));
+        let (seeders, hosts): (Vec<&Peer>, Vec<&Peer>) = sources.partition(|peer| peer.is_seeder());
         let sources = if hosts.is_empty() { seeders } else { hosts };
         if sources.is_empty() {
             return None;
         }
-        let (peer, _) = sources[prng.index_below(sources.len())];
+        let peer = sources[prng.index_below(sources.len())].node;
         self.asked = Some((peer, now));
         Some(peer)
     }

@@ -12,13 +12,14 @@ use super::peers::PeerTable;
 /// New chunks on their way to the neighbours, collected for a while.
 #[derive(Debug, Default)]
 pub(super) struct Offers {
-    /// Chunks in the order in which they came; a peer's `offers_sent` is a place in it.
+    /// Chunks in the order in which they came since the last batch; a peer's `offers_sent` is a
+    /// place in it.
     arrivals: Vec<ChunkIndex>,
     due: Option<Instant>,
 }
 
 impl Offers {
-    /// How many chunks came: what a peer that learns the whole set now was told of.
+    /// How many chunks wait to be offered: what a peer that learns the whole set now was told of.
     pub(super) fn arrival_count(&self) -> usize {
         self.arrivals.len()
     }
@@ -56,24 +57,26 @@ impl Offers {
             return Vec::new();
         }
         self.due = None;
-        let mut offers = Vec::new();
-        for (node, peer) in peers.iter_mut() {
-            let mut new = self.arrivals[peer.offers_sent..].to_vec();
-            peer.offers_sent = self.arrivals.len();
+        let mut offers = Vec::with_capacity(peers.len());
+        let mut new: Vec<ChunkIndex> = Vec::with_capacity(self.arrivals.len());
+        for peer in peers.iter_mut() {
+            new.clear();
+            let sent = core::mem::take(&mut peer.offers_sent).min(self.arrivals.len());
+            new.extend(self.arrivals[sent..].iter().filter(|chunk| have.contains(**chunk)));
             if !peer.is_seeder() {
-                let knows = |chunk: ChunkIndex| {
-                    let theirs = peer.have.as_ref().filter(|have| chunk.get() < have.capacity());
-                    theirs.is_some_and(|have| have.contains(chunk))
-                };
-                new.retain(|chunk| !knows(*chunk));
+                let theirs = peer.have.as_ref();
+                new.retain(|chunk| {
+                    !theirs
+                        .is_some_and(|have| chunk.get() < have.capacity() && have.contains(*chunk))
+                });
             }
-            new.retain(|chunk| have.contains(*chunk));
             new.sort_unstable();
             new.dedup();
             if !new.is_empty() {
-                offers.push((node, Message::offer(&new)));
+                offers.push((peer.node, Message::offer(&new)));
             }
         }
+        self.arrivals.clear();
         offers
     }
 }

@@ -1,9 +1,11 @@
 //! The neighbours of a swarm: what each has, and how well it delivers.
 //!
-//! Invariant: while copies are counted, the count is the sum over the neighbouring hosts' sets.
+//! Neighbours are few and looked up with every event, so they lie in a row and are found by the first
+//! bytes of their names. Invariants: while copies are counted, the count is the sum over the
+//! neighbouring hosts' sets; `sources` and `services` are the sums over the neighbours that their
+//! comments say.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 
 use crate::chunk_set::ChunkSet;
 use crate::contact::{Contact, PeerRole};
@@ -16,21 +18,22 @@ use crate::time::Instant;
 /// place in its queue that became free.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Doublings that reach it from the shortest wait.
+const BUSY_DOUBLINGS_MAX: u8 = 8;
+
 /// Requests in flight to a seeder that has delivered nothing yet. One would leave a link of some
 /// length idle between its first two chunks.
 const FIRST_REQUESTS_MAX: u16 = 2;
 
-/// Doublings that reach it from the shortest wait.
-const BUSY_DOUBLINGS_MAX: u8 = 8;
-
 /// One neighbour.
 #[derive(Debug)]
 pub(super) struct Peer {
+    pub(super) node: NodeId,
     /// What its `Join` said; `None` until that came.
-    pub(super) contact: Option<Contact>,
+    pub(super) contact: Option<Box<Contact>>,
     /// What it has; `None` until it told, or while it does not know the manifest.
     pub(super) have: Option<ChunkSet>,
-    /// How many of our chunks, in the order in which they came, it was told of.
+    /// How many of the chunks that wait to be offered it knows of already.
     pub(super) offers_sent: usize,
     /// Requests in flight to it.
     pub(super) requests: u16,
@@ -39,16 +42,21 @@ pub(super) struct Peer {
     /// How often in a row it was busy, each counted when it was asked again.
     busy_streak: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
-    pub(super) service: Option<Duration>,
+    service: Option<Duration>,
     /// It has a request that is late, or had one and delivered nothing in time since.
     pub(super) is_slow: bool,
+    /// It had nothing to ask for when last looked at, and nothing changed that since.
+    pub(super) is_dry: bool,
+    /// A host, until its `Join` says otherwise.
+    role: PeerRole,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
 }
 
 impl Peer {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, node: NodeId) -> Self {
         Self {
+            node,
             contact: None,
             have: None,
             offers_sent: 0,
@@ -57,12 +65,19 @@ impl Peer {
             busy_streak: 0,
             service: None,
             is_slow: false,
+            is_dry: false,
+            role: PeerRole::Host,
             manifest_after: now,
         }
     }
 
     pub(super) fn is_seeder(&self) -> bool {
-        self.contact.is_some_and(|contact| contact.role == PeerRole::Seeder)
+        self.role == PeerRole::Seeder
+    }
+
+    /// What a request to it usually takes, waiting included; `None` before its first chunk.
+    pub(super) const fn service(&self) -> Option<Duration> {
+        self.service
     }
 
     /// Whether it may be asked for one more chunk.
@@ -78,14 +93,9 @@ impl Peer {
         self.requests < window && self.busy_until <= now
     }
 
-    /// The chunks that count as copies: those of hosts.
-    fn counted_have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref().filter(|_| !self.is_seeder())
-    }
-
     /// It has no place for a request. A seeder, whom everybody asks at once when a build is new, is
     /// asked half as often each time; hosts are not, because their queues are short and turn over.
-    pub(super) fn note_busy(&mut self, now: Instant, wait: Duration) {
+    fn note_busy(&mut self, now: Instant, wait: Duration) {
         if !self.is_seeder() {
             self.busy_until = now.after(wait);
         } else if self.busy_until <= now {
@@ -96,77 +106,127 @@ impl Peer {
         }
     }
 
-    /// Folds the time that a request took into the average; an eighth of the weight to the newest.
-    fn note_delivery(&mut self, took: Duration) {
-        self.busy_streak = 0;
-        self.service = Some(match self.service {
-            Some(average) => (average * 7 + took) / 8,
-            None => took,
-        });
+    /// Whether it has chunks to give.
+    fn is_source(&self) -> bool {
+        self.have.as_ref().is_some_and(|have| !have.is_empty())
+    }
+
+    /// The chunks that count as copies: those of hosts.
+    fn counted_have(&self) -> Option<&ChunkSet> {
+        self.have.as_ref().filter(|_| !self.is_seeder())
     }
 }
 
-/// All neighbours, by name.
+/// All neighbours.
 #[derive(Debug, Default)]
 pub(super) struct PeerTable {
-    peers: BTreeMap<NodeId, Peer>,
+    /// The first bytes of each neighbour's name.
+    keys: Vec<u64>,
+    /// In the same order as `keys`.
+    peers: Vec<Peer>,
     /// What neighbouring hosts have; counted only while chunks are missing.
     copies: Option<Availability>,
+    /// Neighbours that have chunks to give.
+    sources: usize,
+    /// Neighbours that delivered something, and the sum of their usual times.
+    services: (u32, Duration),
+    /// No later than the first moment at which a busy neighbour may be asked again.
+    busy_until: Option<Instant>,
+}
+
+fn key_of(node: NodeId) -> u64 {
+    let mut head = [0; 8];
+    head.copy_from_slice(&node.as_bytes()[..8]);
+    u64::from_le_bytes(head)
 }
 
 impl PeerTable {
-    pub(super) fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.peers.len()
     }
 
+    fn place_of(&self, node: NodeId) -> Option<usize> {
+        let key = key_of(node);
+        let same = self.keys.iter().enumerate().filter(|(_, other)| **other == key);
+        same.map(|(place, _)| place).find(|place| self.peers[*place].node == node)
+    }
+
     pub(super) fn contains(&self, node: NodeId) -> bool {
-        self.peers.contains_key(&node)
+        self.place_of(node).is_some()
     }
 
     pub(super) fn add(&mut self, now: Instant, node: NodeId) {
-        self.peers.insert(node, Peer::new(now));
+        self.keys.push(key_of(node));
+        self.peers.push(Peer::new(now, node));
     }
 
     /// Forgets a neighbour; whether it was one.
     pub(super) fn remove(&mut self, node: NodeId) -> bool {
-        let Some(peer) = self.peers.remove(&node) else { return false };
+        let Some(place) = self.place_of(node) else { return false };
+        self.keys.swap_remove(place);
+        let peer = self.peers.swap_remove(place);
         if let (Some(copies), Some(have)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(have);
+        }
+        self.sources -= usize::from(peer.is_source());
+        if let Some(service) = peer.service {
+            self.services = (self.services.0 - 1, self.services.1.saturating_sub(service));
         }
         true
     }
 
     /// A neighbour told what it is and what it has; replaces what it told before.
-    pub(super) fn set_have(&mut self, node: NodeId, contact: Contact, have: Option<ChunkSet>) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
+    pub(super) fn set_have(&mut self, node: NodeId, contact: Box<Contact>, have: Option<ChunkSet>) {
+        let Some(place) = self.place_of(node) else { return };
+        let peer = &mut self.peers[place];
         if let (Some(copies), Some(old)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(old);
         }
+        self.sources -= usize::from(peer.is_source());
+        peer.role = contact.role;
         (peer.contact, peer.have) = (Some(contact), have);
+        peer.is_dry = false;
+        self.sources += usize::from(peer.is_source());
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
             copies.add_host(new);
         }
     }
 
-    /// A neighbour has a chunk; ignored if its build has no such chunk.
-    pub(super) fn note_has(&mut self, node: NodeId, chunk: ChunkIndex) {
-        let Some(peer) = self.peers.get_mut(&node) else { return };
-        let is_counted = !peer.is_seeder();
-        let Some(have) = peer.have.as_mut().filter(|have| chunk.get() < have.capacity()) else {
-            return;
-        };
-        if !have.contains(chunk) {
-            if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
-                copies.note_offer(have, chunk);
+    /// A neighbour has chunks; those that its build does not have are ignored.
+    pub(super) fn note_has(&mut self, node: NodeId, chunks: impl Iterator<Item = ChunkIndex>) {
+        let Some(place) = self.place_of(node) else { return };
+        let peer = &mut self.peers[place];
+        let (was_source, is_counted) = (peer.is_source(), !peer.is_seeder());
+        let Some(have) = peer.have.as_mut() else { return };
+        let capacity = have.capacity();
+        for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
+            if !have.contains(chunk) {
+                if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
+                    copies.note_offer(have, chunk);
+                }
+                have.insert(chunk);
             }
-            have.insert(chunk);
+        }
+        self.sources += usize::from(!was_source && peer.is_source());
+    }
+
+    /// Whatever left neighbours without anything to ask for may have changed.
+    pub(super) fn forget_dryness(&mut self) {
+        self.peers.iter_mut().for_each(|peer| peer.is_dry = false);
+    }
+
+    /// The chunk may be asked for again, of whoever has it.
+    pub(super) fn note_wanted(&mut self, chunk: ChunkIndex) {
+        for peer in &mut self.peers {
+            let mut have = peer.have.iter();
+            peer.is_dry &= !have.any(|have| chunk.get() < have.capacity() && have.contains(chunk));
         }
     }
 
     /// Counts from here on which of `chunk_count` chunks the neighbouring hosts have.
     pub(super) fn start_counting(&mut self, chunk_count: u32) {
         let mut copies = Availability::new(chunk_count);
-        for have in self.peers.values().filter_map(Peer::counted_have) {
+        for have in self.peers.iter().filter_map(Peer::counted_have) {
             // Sets of another size are about to be found out as lies.
             if have.capacity() == chunk_count {
                 copies.add_host(have);
@@ -185,23 +245,45 @@ impl PeerTable {
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Peer> {
-        self.peers.get(&node)
+        self.place_of(node).map(|place| &self.peers[place])
     }
 
     pub(super) fn get_mut(&mut self, node: NodeId) -> Option<&mut Peer> {
-        self.peers.get_mut(&node)
+        self.place_of(node).map(|place| &mut self.peers[place])
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
-        self.peers.iter().map(|(node, peer)| (*node, peer))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter()
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (NodeId, &mut Peer)> {
-        self.peers.iter_mut().map(|(node, peer)| (*node, peer))
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Peer> {
+        self.peers.iter_mut()
     }
 
     pub(super) fn nodes(&self) -> Vec<NodeId> {
-        self.peers.keys().copied().collect()
+        self.peers.iter().map(|peer| peer.node).collect()
+    }
+
+    /// A neighbour has no place for a request and asks for patience.
+    pub(super) fn note_busy(&mut self, now: Instant, node: NodeId, wait: Duration) {
+        if let Some(place) = self.place_of(node) {
+            self.peers[place].note_busy(now, wait);
+            let until = self.peers[place].busy_until;
+            self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
+        }
+    }
+
+    /// No later than the first moment at which a busy neighbour may be asked again.
+    pub(super) const fn busy_until(&self) -> Option<Instant> {
+        self.busy_until
+    }
+
+    /// Looks who is still busy.
+    pub(super) fn check_busy(&mut self, now: Instant) {
+        if self.busy_until.is_some_and(|first| first <= now) {
+            let still = self.peers.iter().map(|peer| peer.busy_until).filter(|until| *until > now);
+            self.busy_until = still.min();
+        }
     }
 
     /// Whom to ask for a chunk that those who were `asked` are late with: a host if one has it, the
@@ -218,15 +300,15 @@ impl PeerTable {
             has && !peer.is_slow && peer.has_slot(now, window)
         };
         self.iter()
-            .filter(|(node, peer)| !asked.contains(node) && can_send(peer))
-            .min_by_key(|(_, peer)| (peer.is_seeder(), peer.requests))
-            .map(|(node, _)| node)
+            .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
+            .min_by_key(|peer| (peer.is_seeder(), peer.requests))
+            .map(|peer| peer.node)
     }
 
     /// Whether a neighbour has a chunk that is not in `have`, or knows the manifest while `have` is
     /// of a build whose manifest is not known here.
     pub(super) fn has_something_beyond(&self, have: &ChunkSet) -> bool {
-        let mut theirs = self.peers.values().filter_map(|peer| peer.have.as_ref());
+        let mut theirs = self.peers.iter().filter_map(|peer| peer.have.as_ref());
         theirs.any(|theirs| {
             let is_other = theirs.capacity() != have.capacity();
             is_other || theirs.iter_without(have).next().is_some()
@@ -234,23 +316,38 @@ impl PeerTable {
     }
 
     /// Neighbours that have chunks to give.
-    pub(super) fn source_count(&self) -> usize {
-        let gives = |peer: &&Peer| peer.have.as_ref().is_some_and(|have| !have.is_empty());
-        self.peers.values().filter(gives).count()
+    pub(super) const fn source_count(&self) -> usize {
+        self.sources
     }
 
-    /// A neighbour delivered a chunk after `took`.
+    /// A neighbour delivered a chunk after `took`. An eighth of the weight goes to the newest.
     pub(super) fn note_delivery(&mut self, node: NodeId, took: Duration, was_late: bool) {
-        if let Some(peer) = self.peers.get_mut(&node) {
-            peer.note_delivery(took);
-            peer.is_slow = was_late;
-        }
+        let Some(place) = self.place_of(node) else { return };
+        let peer = &mut self.peers[place];
+        peer.is_slow = was_late;
+        peer.busy_streak = 0;
+        let (count, sum) = self.services;
+        let (count, rest) = match peer.service {
+            Some(average) => (count, sum.saturating_sub(average)),
+            None => (count + 1, sum),
+        };
+        let average = peer.service.map_or(took, |average| (average * 7 + took) / 8);
+        peer.service = Some(average);
+        self.services = (count, rest + average);
     }
 
     /// What a request usually takes, over all neighbours that delivered; `None` before the first.
     pub(super) fn usual_service(&self) -> Option<Duration> {
-        let times: Vec<Duration> = self.peers.values().filter_map(|peer| peer.service).collect();
-        let count = u32::try_from(times.len()).ok().filter(|count| *count > 0)?;
-        Some(times.iter().sum::<Duration>() / count)
+        let (count, sum) = self.services;
+        (count > 0).then(|| sum / count)
+    }
+
+    /// Whether the sums agree with the neighbours. For assertions: it looks at all of them.
+    pub(super) fn is_consistent(&self) -> bool {
+        let services = self.peers.iter().filter_map(|peer| peer.service);
+        let keys = self.peers.iter().map(|peer| key_of(peer.node));
+        self.sources == self.peers.iter().filter(|peer| peer.is_source()).count()
+            && self.services.1 == services.sum()
+            && keys.eq(self.keys.iter().copied())
     }
 }

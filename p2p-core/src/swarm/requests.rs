@@ -3,7 +3,6 @@
 //! Invariant: `asked` holds exactly the chunks with a request in the table.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
 
 use crate::chunk_set::ChunkSet;
 use crate::config::SwarmConfig;
@@ -24,6 +23,8 @@ pub(super) struct Request {
     pub(super) advanced_at: Instant,
     /// It took longer than the peer's usual; the chunk may be asked of a second peer.
     pub(super) is_late: bool,
+    /// When to look at it next.
+    pub(super) check_at: Instant,
 }
 
 impl Request {
@@ -52,32 +53,65 @@ impl Request {
     }
 }
 
-/// All requests in flight.
+/// All requests in flight. A few, so they lie in a row, oldest first.
 #[derive(Debug)]
 pub(super) struct RequestTable {
-    requests: BTreeMap<RequestId, Request>,
+    requests: Vec<(RequestId, Request)>,
     next: u64,
     asked: ChunkSet,
     bytes: u64,
+    late: usize,
+    /// There was no memory for one more; so it is until one ends.
+    is_full: bool,
+    /// No later than the first moment at which a request is to be looked at.
+    check_at: Option<Instant>,
 }
 
 impl RequestTable {
     pub(super) fn new(chunk_count: u32) -> Self {
-        Self { requests: BTreeMap::new(), next: 0, asked: ChunkSet::empty(chunk_count), bytes: 0 }
+        Self {
+            requests: Vec::new(),
+            next: 0,
+            asked: ChunkSet::empty(chunk_count),
+            bytes: 0,
+            late: 0,
+            is_full: false,
+            check_at: None,
+        }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(super) const fn len(&self) -> usize {
         self.requests.len()
     }
 
     /// Bytes of all chunks in flight.
-    pub(super) fn bytes(&self) -> u64 {
+    pub(super) const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// The chunks in flight.
-    pub(super) fn asked(&self) -> &ChunkSet {
+    pub(super) const fn asked(&self) -> &ChunkSet {
         &self.asked
+    }
+
+    /// Whether there was no memory for one more.
+    pub(super) const fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    /// There is no memory for one more.
+    pub(super) const fn note_full(&mut self) {
+        self.is_full = true;
+    }
+
+    /// Whether some request is late.
+    pub(super) const fn has_late(&self) -> bool {
+        self.late > 0
+    }
+
+    /// No later than the first moment at which a request is to be looked at.
+    pub(super) const fn check_at(&self) -> Option<Instant> {
+        self.check_at
     }
 
     pub(super) fn add(&mut self, request: Request) -> RequestId {
@@ -85,28 +119,48 @@ impl RequestTable {
         self.next += 1;
         self.bytes += u64::from(request.size);
         self.asked.insert(request.chunk);
-        self.requests.insert(id, request);
+        self.late += usize::from(request.is_late);
+        self.check_at = Some(self.check_at.map_or(request.check_at, |at| at.min(request.check_at)));
+        self.requests.push((id, request));
         id
     }
 
-    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
-        self.requests.get(&id)
+    fn place_of(&self, id: RequestId) -> Option<usize> {
+        self.requests.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 
-    pub(super) fn get_mut(&mut self, id: RequestId) -> Option<&mut Request> {
-        self.requests.get_mut(&id)
+    pub(super) fn get(&self, id: RequestId) -> Option<&Request> {
+        self.place_of(id).map(|place| &self.requests[place].1)
     }
 
     /// Bytes of the answer arrived.
     pub(super) fn note_advance(&mut self, now: Instant, id: RequestId) {
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.advanced_at = now;
+        if let Some(place) = self.place_of(id) {
+            self.requests[place].1.advanced_at = now;
         }
     }
 
+    /// The request took longer than usual.
+    pub(super) fn note_late(&mut self, id: RequestId) {
+        if let Some(place) = self.place_of(id) {
+            let request = &mut self.requests[place].1;
+            self.late += usize::from(!core::mem::replace(&mut request.is_late, true));
+        }
+    }
+
+    /// Sets anew when to look at each request.
+    pub(super) fn plan_checks(&mut self, check_of: impl Fn(&Request) -> Instant) {
+        for (_, request) in &mut self.requests {
+            request.check_at = check_of(request);
+        }
+        self.check_at = self.requests.iter().map(|(_, request)| request.check_at).min();
+    }
+
     pub(super) fn remove(&mut self, id: RequestId) -> Option<Request> {
-        let request = self.requests.remove(&id)?;
+        let (_, request) = self.requests.remove(self.place_of(id)?);
         self.bytes -= u64::from(request.size);
+        self.is_full = false;
+        self.late -= usize::from(request.is_late);
         if self.of_chunk(request.chunk).next().is_none() {
             self.asked.remove(request.chunk);
         }
@@ -145,6 +199,7 @@ mod tests {
             asked_at: Instant::ZERO,
             advanced_at: Instant::ZERO,
             is_late: false,
+            check_at: Instant::ZERO,
         };
         let mut table = RequestTable::new(2);
         let (first, second) = (table.add(request(1)), table.add(request(2)));

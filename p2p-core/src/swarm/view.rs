@@ -71,7 +71,7 @@ impl Swarm {
 
     /// The nodes to name when a neighbour asks whom we know.
     pub fn known_contacts(&self) -> Vec<Contact> {
-        self.peers.iter().filter_map(|(_, peer)| peer.contact).collect()
+        self.peers.iter().filter_map(|peer| peer.contact.as_deref().copied()).collect()
     }
 
     /// The nodes to remember beyond this node's death: neighbours first, then others it knows of.

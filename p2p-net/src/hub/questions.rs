@@ -119,7 +119,7 @@ impl Questions {
                     Ok(Answer::Announce(mut answer)) => {
                         let seen = |contact: &mut Contact| *contact = contact.seen_from(ip);
                         answer.contacts.iter_mut().chain(&mut answer.seeder).for_each(seen);
-                        (Event::AnnounceAnswered { tracker, answer }, None)
+                        (Event::AnnounceAnswered { tracker, answer: Box::new(answer) }, None)
                     }
                     Ok(_) => (Event::AnnounceFailed { tracker }, Some(no_seeder())),
                     Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),

@@ -156,7 +156,12 @@ impl Fleet {
         self.post_at(at, from, to, Parcel::Manifest);
     }
 
-    pub(super) fn announce(&mut self, from: NodeIndex, tracker: NodeIndex, announce: Announce) {
+    pub(super) fn announce(
+        &mut self,
+        from: NodeIndex,
+        tracker: NodeIndex,
+        announce: Box<Announce>,
+    ) {
         self.counts.announces += 1;
         if from == tracker {
             self.on_announce(tracker, from, &announce);
@@ -173,9 +178,12 @@ impl Fleet {
         }
         let answer = self.trackers[tracker as usize].answer(self.now, announce);
         if from == tracker {
-            self.give(from, Event::AnnounceAnswered { tracker: id_of(tracker), answer });
+            self.give(
+                from,
+                Event::AnnounceAnswered { tracker: id_of(tracker), answer: Box::new(answer) },
+            );
         } else {
-            self.post(tracker, from, Parcel::Answer(answer));
+            self.post(tracker, from, Parcel::Answer(Box::new(answer)));
         }
     }
 

@@ -1,0 +1,234 @@
+//! Asking for chunks: whom after which event, which chunk, and what to do about late requests.
+//!
+//! Most events change something about one neighbour or about none, so only that one is looked at. A
+//! neighbour whose last look found nothing to ask for is passed over until something about it changes
+//! (`Peer::is_dry`): its own chunks, those that are asked of others, or what the seeder is for.
+
+use crate::action::Action;
+use crate::event::Event;
+use crate::layout::ChunkIndex;
+use crate::node_id::NodeId;
+use crate::pick::Choice;
+use crate::time::Instant;
+use crate::wire::{Message, RequestId};
+
+use super::Swarm;
+use super::membership::Parting;
+use super::peers::Peer;
+use super::requests::{Request, RequestTable};
+
+/// Whom to look at for chunks to ask for after an event.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Scope {
+    #[default]
+    Nobody,
+    /// Nothing has changed but with this neighbour.
+    One(NodeId),
+    All,
+}
+
+/// Whether the event is one of those that come with every chunk. Their handlers say themselves whom
+/// to look at; after any other event everything is looked after.
+pub(super) const fn is_routine(event: &Event) -> bool {
+    match event {
+        Event::MessageReceived { message, .. } => matches!(
+            message,
+            Message::Join { .. }
+                | Message::Offer { .. }
+                | Message::Request { .. }
+                | Message::Cancel { .. }
+                | Message::Busy { .. }
+        ),
+        Event::FetchAdvanced { .. } | Event::ServeEnded { .. } | Event::ChunkHashed { .. } => true,
+        Event::Started
+        | Event::PeerConnected { .. }
+        | Event::DialFailed { .. }
+        | Event::PeerLost { .. }
+        | Event::MalformedReceived { .. }
+        | Event::ManifestArrived { .. }
+        | Event::FetchFailed { .. }
+        | Event::AnnounceAnswered { .. }
+        | Event::AnnounceFailed { .. }
+        | Event::ContactsLearned { .. }
+        | Event::ChunksLost { .. }
+        | Event::Leaving
+        | Event::DeadlineReached => false,
+    }
+}
+
+impl Swarm {
+    /// A neighbour may have something new to ask for.
+    pub(super) fn look_at(&mut self, node: NodeId) {
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.is_dry = false;
+        }
+        self.scope = match self.scope {
+            Scope::Nobody => Scope::One(node),
+            Scope::One(other) if other == node => Scope::One(node),
+            Scope::One(_) | Scope::All => Scope::All,
+        };
+    }
+
+    pub(super) fn ask_for_chunks(&mut self, scope: Scope) {
+        if scope == Scope::Nobody || self.layout.is_none() || self.is_complete() {
+            return;
+        }
+        if self.requests.has_late() {
+            self.ask_again_for_late_chunks();
+        }
+        let each = usize::from(self.config.requests_max) / self.peers.source_count().max(1);
+        let window = u16::try_from(each).unwrap_or(u16::MAX);
+        let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
+        let (now, may_ask) =
+            (self.now, |peer: &Peer, now| !peer.is_dry && peer.has_slot(now, window));
+        let mut free: Vec<NodeId> = match scope {
+            _ if self.is_request_table_full() => Vec::new(),
+            Scope::One(node) => vec![node],
+            Scope::Nobody | Scope::All => {
+                let free = self.peers.iter().filter(|peer| may_ask(peer, now));
+                let mut free: Vec<NodeId> = free.map(|peer| peer.node).collect();
+                self.prng.shuffle(&mut free);
+                free
+            }
+        };
+        // One chunk each per round, so that the first peer does not get all there is to ask for.
+        while !free.is_empty() && !self.is_request_table_full() {
+            free.retain(|node| {
+                let may_ask_it =
+                    |swarm: &Self| swarm.peers.get(*node).is_some_and(|peer| may_ask(peer, now));
+                let is_full = self.is_request_table_full();
+                !is_full && may_ask_it(self) && self.ask(*node) && may_ask_it(self)
+            });
+        }
+        self.plan_checks_near_end();
+    }
+
+    /// Asks a neighbour for one chunk, if it has one to ask for; whether it was asked.
+    fn ask(&mut self, node: NodeId) -> bool {
+        let chunk = self.pick_for(node);
+        match (chunk, self.peers.get_mut(node)) {
+            (Some(chunk), _) => self.request(node, chunk),
+            (None, Some(peer)) => {
+                peer.is_dry = true;
+                false
+            }
+            (None, None) => false,
+        }
+    }
+
+    fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
+        let peer = self.peers.get(node)?;
+        let choice = Choice {
+            offered: peer.have.as_ref()?,
+            have: &self.have,
+            asked: self.requests.asked(),
+            availability: self.peers.copies()?,
+        };
+        if peer.is_seeder() && !self.is_starving() {
+            choice.pick_unseen(&mut self.prng)
+        } else {
+            choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
+        }
+    }
+
+    /// Asks `peer` for `chunk`; false if the memory for chunks in flight is used up.
+    fn request(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
+        let Some(layout) = &self.layout else { return false };
+        let size = layout.size_of(chunk);
+        let bytes = self.requests.bytes() + u64::from(size);
+        if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
+            self.requests.note_full();
+            return false;
+        }
+        let (asked_at, advanced_at) = (self.now, self.now);
+        let mut request = Request {
+            peer: node,
+            chunk,
+            size,
+            asked_at,
+            advanced_at,
+            is_late: false,
+            check_at: self.now,
+        };
+        request.check_at = self.next_check_of(&request);
+        let request = self.requests.add(request);
+        if let Some(peer) = self.peers.get_mut(node) {
+            peer.requests += 1;
+        }
+        self.actions.push_back(Action::Fetch { request, peer: node, chunk });
+        true
+    }
+
+    fn is_request_table_full(&self) -> bool {
+        let requests_max = usize::from(self.config.requests_max);
+        self.requests.is_full() || self.requests.len() >= requests_max
+    }
+
+    fn next_check_of(&self, request: &Request) -> Instant {
+        let usual = self.peers.get(request.peer).and_then(Peer::service);
+        let usual = usual.or_else(|| self.peers.usual_service());
+        request.next_check(usual, self.is_end, &self.config)
+    }
+
+    /// Looks at requests sooner once nothing is left to ask for.
+    fn plan_checks_near_end(&mut self) {
+        let in_sight = self.have.count() + self.requests.asked().count();
+        let is_end = in_sight == self.have.capacity();
+        if core::mem::replace(&mut self.is_end, is_end) != is_end {
+            self.plan_checks();
+        }
+    }
+
+    fn plan_checks(&mut self) {
+        let mut requests = core::mem::replace(&mut self.requests, RequestTable::new(0));
+        requests.plan_checks(|request| self.next_check_of(request));
+        self.requests = requests;
+    }
+
+    pub(super) fn check_requests(&mut self) {
+        if self.requests.check_at().is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.plan_checks();
+        let is_due = |request: &&Request| request.check_at <= self.now;
+        let due: Vec<(RequestId, Request)> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| is_due(request))
+            .map(|(id, request)| (id, *request))
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        for (id, request) in due {
+            if request.stalled_at(&self.config) <= self.now {
+                self.send(request.peer, Message::Leave);
+                self.actions.push_back(Action::Disconnect { peer: request.peer });
+                self.part_from(request.peer, Parting::Left);
+            } else if self.requests.get(id).is_some() {
+                self.requests.note_late(id);
+                if let Some(peer) = self.peers.get_mut(request.peer) {
+                    peer.is_slow = true;
+                }
+            }
+        }
+        self.plan_checks();
+    }
+
+    /// Asks a second peer for each chunk whose only request is late; whoever is first wins.
+    fn ask_again_for_late_chunks(&mut self) {
+        let late = self.requests.iter().filter(|(_, request)| request.is_late);
+        let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
+        for chunk in chunks {
+            let asked: Vec<NodeId> = self.requests.of_chunk(chunk).map(|(_, peer)| peer).collect();
+            if asked.len() > 1 || self.requests.len() >= usize::from(self.config.requests_max) {
+                continue;
+            }
+            let window = self.config.requests_per_peer_max;
+            let second = self.peers.second_source(self.now, chunk, &asked, window);
+            if second.is_some_and(|second| !self.request(second, chunk)) {
+                return;
+            }
+        }
+    }
+}
