@@ -9,6 +9,7 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod checker;
+mod faults;
 mod fleet;
 mod network;
 mod node;
@@ -20,9 +21,10 @@ mod slab;
 mod trace;
 pub mod units;
 
+pub use faults::{Crashes, Faults, Loss};
 pub use fleet::{Counts, Fleet, Outcome};
 pub use queue::NodeIndex;
 pub use report::Summary;
-pub use scenario::{Bound, BoundKind, Crashes, Faults, Scenario, ScenarioError};
+pub use scenario::{Bound, BoundKind, Scenario, ScenarioError};
 pub use settings::{SettingError, Settings};
 pub use trace::{Observation, StepKind, TraceDigest};

@@ -138,6 +138,10 @@ impl Node {
         self.connections.binary_search_by_key(&peer, |one| one.peer).is_ok()
     }
 
+    pub(crate) fn connected_peers(&self) -> impl Iterator<Item = NodeIndex> {
+        self.connections.iter().map(|connection| connection.peer)
+    }
+
     /// A connection to `peer` is there; whoever had one before has a new one.
     pub(crate) fn connect(&mut self, peer: NodeIndex, is_attached: bool) {
         let connection = Connection { peer, is_attached, is_stale: false };

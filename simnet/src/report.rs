@@ -44,6 +44,8 @@ impl Stopwatch {
 pub struct Summary {
     /// Machines that wanted the build.
     pub hosts: u32,
+    /// Of these, those that died for good or lie: nobody waits for them, and they count nowhere else.
+    pub not_awaited: usize,
     /// Chunks of the build.
     pub chunks: u32,
     /// Hosts that have it.
@@ -108,9 +110,10 @@ impl Summary {
     /// Sums up a run that took `wall`.
     pub fn new(scenario: &Scenario, outcome: &Outcome, wall: Duration) -> Self {
         let bound = scenario.bound();
-        let mut times: Vec<Instant> = outcome.completed_at.iter().copied().flatten().collect();
+        let awaited = outcome.completed_at.iter().zip(&outcome.awaited).filter(|(_, is)| **is);
+        let (hosts, all) = (awaited.clone().count(), outcome.completed_at.len());
+        let mut times: Vec<Instant> = awaited.filter_map(|(at, _)| *at).collect();
         times.sort_unstable();
-        let hosts = outcome.completed_at.len();
         // The rank counts hosts that never completed too: they come after all others.
         let at_rank = |rank: usize| times.get(rank.saturating_sub(1)).map(|at| seconds(*at));
         let last_s = at_rank(hosts);
@@ -125,6 +128,7 @@ impl Summary {
         let wanted = u64::from(scenario.hosts) * u64::from(scenario.chunk_count());
         Self {
             hosts: scenario.hosts,
+            not_awaited: all - hosts,
             chunks: scenario.chunk_count(),
             completed: times.len(),
             p50_s: at_rank(hosts.div_ceil(2)),
@@ -138,7 +142,7 @@ impl Summary {
             rack_copies_in_mean: mean(racks.iter().map(|(into, _)| into).sum()),
             rack_copies_out_mean: mean(racks.iter().map(|(_, out)| out).sum()),
             messages: counts.messages,
-            messages_per_host_s: as_float(counts.messages) / as_float(hosts as u64) / ran_s,
+            messages_per_host_s: as_float(counts.messages) / as_float(all as u64) / ran_s,
             offers: counts.offers,
             requests: counts.requests,
             refusals: counts.refusals,
@@ -170,8 +174,13 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "completed       {} of {} hosts, {} chunks",
-            self.completed, self.hosts, self.chunks
+            self.completed,
+            self.hosts as usize - self.not_awaited,
+            self.chunks
         )?;
+        if self.not_awaited > 0 {
+            writeln!(f, "not awaited     {}: dead for good, or liars", self.not_awaited)?;
+        }
         writeln!(f, "p50             {}", time(self.p50_s))?;
         writeln!(f, "p99             {}", time(self.p99_s))?;
         writeln!(f, "last            {}", time(self.last_s))?;
@@ -213,7 +222,7 @@ impl fmt::Display for Summary {
             self.peak_rss_mib.map_or_else(|| "?".into(), |mib| mib.to_string())
         )?;
         if self.bans > 0 {
-            writeln!(f, "bans            {}, although nobody lies", self.bans)?;
+            writeln!(f, "bans            {}", self.bans)?;
         }
         for violation in &self.violations {
             writeln!(f, "violation       {violation}")?;

@@ -19,7 +19,7 @@ pub(super) const IDLE_TIME: Duration = Duration::from_secs(10);
 const DIAL_TIME: Duration = Duration::from_secs(5);
 
 /// How long a question to nobody takes to fail.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes of a manifest per chunk: digest and length.
 const MANIFEST_BYTES_PER_CHUNK: u64 = 36;
@@ -36,6 +36,7 @@ impl Fleet {
         }
         node.dialling.push(to);
         let is_there = self.nodes.get(to as usize).is_some_and(Node::is_alive);
+        let is_there = is_there && !self.is_cut(from, to);
         // A handshake takes a round trip.
         let takes = if is_there { self.scenario.latency * 2 } else { DIAL_TIME };
         self.queue.push(self.later(takes), Step::DialEnded { from, to });
@@ -51,7 +52,7 @@ impl Fleet {
         if !node.is_alive() {
             return;
         }
-        let is_refused = is_banned(node, to);
+        let is_refused = is_banned(node, to) || self.is_cut(from, to);
         let other = &self.nodes[to as usize];
         if is_refused || !other.is_alive() || is_banned(other, from) {
             return self.give(from, Event::DialFailed { peer: id_of(to) });
@@ -76,7 +77,7 @@ impl Fleet {
         }
     }
 
-    fn lose(&mut self, node: NodeIndex, peer: NodeIndex) {
+    pub(super) fn lose(&mut self, node: NodeIndex, peer: NodeIndex) {
         self.end_serves_to(node, peer);
         let lost = self.nodes[node as usize].disconnect(peer);
         if lost.is_some_and(|connection| connection.is_attached) {
@@ -116,6 +117,7 @@ impl Fleet {
         if !self.nodes[from as usize].is_connected(to) {
             return;
         }
+        let Some(message) = self.twist(from, message) else { return };
         let counts = &mut self.counts;
         counts.messages += 1;
         match &message {
@@ -149,6 +151,9 @@ impl Fleet {
 
     pub(super) fn send_manifest(&mut self, from: NodeIndex, to: NodeIndex) {
         self.counts.manifests += 1;
+        if self.is_cut(from, to) {
+            return self.hold_back(from, to, Parcel::Manifest);
+        }
         let bytes = MANIFEST_BYTES_PER_CHUNK * u64::from(self.layout.chunk_count());
         let (server, asker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let slower = self.network.rate_of(server.uplink).min(self.network.rate_of(asker.downlink));
