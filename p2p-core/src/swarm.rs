@@ -538,6 +538,10 @@ impl Swarm {
             self.drop_request(request);
         }
         for upload in self.uploads.forget_peer(node) {
+            // The peer may have left with its connection still open: what is being sent to it must
+            // not go on beside what takes its place.
+            let request = upload.request;
+            self.actions.push_back(Action::CancelServe { peer: node, request });
             if let Some(ledger) = &mut self.ledger {
                 ledger.note_failed(upload.chunk);
             }

@@ -18,10 +18,14 @@ use crate::time::Instant;
 /// place in its queue that became free.
 const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Silences that are counted: as many as double the patience with a peer to more than the time after
+/// which it is dropped.
+const SILENCES_MAX: u8 = 3;
+
 /// Doublings that reach it from the shortest wait.
 const BUSY_DOUBLINGS_MAX: u8 = 8;
 
-/// Requests in flight to a seeder that has delivered nothing yet. One would leave a link of some
+/// Requests in flight to a peer that has delivered nothing yet. One would leave a link of some
 /// length idle between its first two chunks.
 const FIRST_REQUESTS_MAX: u16 = 2;
 
@@ -41,10 +45,13 @@ pub(super) struct Peer {
     pub(super) busy_until: Instant,
     /// How often in a row it was busy, each counted when it was asked again.
     busy_streak: u8,
+    /// Requests in a row that it did not answer with a single byte.
+    silences: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
     service: Option<Duration>,
-    /// It has a request that is late, or had one and delivered nothing in time since.
-    pub(super) is_slow: bool,
+    /// It has a request that is late, or had one and delivered nothing in time since. Then it may
+    /// not have what it offers, and what it offers does not count as copies.
+    is_slow: bool,
     /// It had nothing to ask for when last looked at, and nothing changed that since.
     pub(super) is_dry: bool,
     /// A host, until its `Join` says otherwise.
@@ -63,6 +70,7 @@ impl Peer {
             requests: 0,
             busy_until: now,
             busy_streak: 0,
+            silences: 0,
             service: None,
             is_slow: false,
             is_dry: false,
@@ -80,12 +88,18 @@ impl Peer {
         self.service
     }
 
+    /// Requests in a row that it did not answer with a single byte, up to a limit.
+    pub(super) const fn silences(&self) -> u8 {
+        self.silences
+    }
+
     /// Whether it may be asked for one more chunk.
     pub(super) fn has_slot(&self, now: Instant, window: u16) -> bool {
         let window = if self.is_slow || self.busy_streak > 0 {
             1
-        } else if self.is_seeder() && self.service.is_none() {
-            // Everybody who is new asks a seeder, and nobody knows yet how many they are.
+        } else if self.service.is_none() {
+            // Everybody who is new asks a seeder, and nobody knows yet how many they are; a host
+            // that has delivered nothing may have nothing.
             window.min(FIRST_REQUESTS_MAX)
         } else {
             window
@@ -111,9 +125,14 @@ impl Peer {
         self.have.as_ref().is_some_and(|have| !have.is_empty())
     }
 
-    /// The chunks that count as copies: those of hosts.
+    /// Whether its chunks count as copies: those of hosts that deliver.
+    fn is_counted(&self) -> bool {
+        !self.is_seeder() && !self.is_slow
+    }
+
+    /// The chunks that count as copies.
     fn counted_have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref().filter(|_| !self.is_seeder())
+        self.have.as_ref().filter(|_| self.is_counted())
     }
 }
 
@@ -196,7 +215,7 @@ impl PeerTable {
     pub(super) fn note_has(&mut self, node: NodeId, chunks: impl Iterator<Item = ChunkIndex>) {
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
-        let (was_source, is_counted) = (peer.is_source(), !peer.is_seeder());
+        let (was_source, is_counted) = (peer.is_source(), peer.is_counted());
         let Some(have) = peer.have.as_mut() else { return };
         let capacity = have.capacity();
         for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
@@ -297,11 +316,11 @@ impl PeerTable {
     ) -> Option<NodeId> {
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && !peer.is_slow && peer.has_slot(now, window)
+            has && peer.has_slot(now, window)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
-            .min_by_key(|peer| (peer.is_seeder(), peer.requests))
+            .min_by_key(|peer| (peer.is_slow, peer.is_seeder(), peer.requests))
             .map(|peer| peer.node)
     }
 
@@ -322,10 +341,11 @@ impl PeerTable {
 
     /// A neighbour delivered a chunk after `took`. An eighth of the weight goes to the newest.
     pub(super) fn note_delivery(&mut self, node: NodeId, took: Duration, was_late: bool) {
+        self.set_slow(node, was_late);
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
-        peer.is_slow = was_late;
         peer.busy_streak = 0;
+        peer.silences = 0;
         let (count, sum) = self.services;
         let (count, rest) = match peer.service {
             Some(average) => (count, sum.saturating_sub(average)),
@@ -334,6 +354,39 @@ impl PeerTable {
         let average = peer.service.map_or(took, |average| (average * 7 + took) / 8);
         peer.service = Some(average);
         self.services = (count, rest + average);
+    }
+
+    /// A request to a neighbour is late.
+    pub(super) fn note_slow(&mut self, node: NodeId) {
+        self.set_slow(node, true);
+    }
+
+    /// A neighbour did not answer a request with a single byte; others are asked for a while.
+    pub(super) fn note_silent(&mut self, now: Instant, node: NodeId) {
+        self.set_slow(node, true);
+        if let Some(peer) = self.get_mut(node) {
+            let wait = BUSY_WAIT_MAX * (1 << peer.silences);
+            peer.silences = (peer.silences + 1).min(SILENCES_MAX);
+            let until = now.after(wait);
+            peer.busy_until = until;
+            self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
+        }
+    }
+
+    fn set_slow(&mut self, node: NodeId, is_slow: bool) {
+        let Some(place) = self.place_of(node) else { return };
+        let peer = &mut self.peers[place];
+        if core::mem::replace(&mut peer.is_slow, is_slow) == is_slow || peer.is_seeder() {
+            return;
+        }
+        let (Some(copies), Some(have)) = (&mut self.copies, &peer.have) else { return };
+        if is_slow {
+            copies.remove_host(have);
+            // What only it has may be asked of a seeder now.
+            self.forget_dryness();
+        } else {
+            copies.add_host(have);
+        }
     }
 
     /// What a request usually takes, over all neighbours that delivered; `None` before the first.
