@@ -101,7 +101,7 @@ fn remembered_contacts_are_dialled_when_the_tracker_fails() {
     let mut host = Lone::new(hosts(1..5));
     host.give(Event::Started);
     assert!(
-        dials_in(host.wait(Duration::from_millis(500))).is_empty(),
+        dials_in(host.wait(Duration::from_millis(200))).is_empty(),
         "the tracker has time left"
     );
     let actions = host.give(Event::AnnounceFailed { tracker: node(0) });
@@ -255,4 +255,64 @@ fn tracker_names_each_of_its_seeders() {
         named.extend(answer.seeder.map(|seeder| seeder.node));
     }
     assert!(named.contains(&node(0)) && named.contains(&node(1)), "{named:?}");
+}
+
+/// Goal: a peer that offers everything and answers nothing does not hold up the download.
+/// Method: it is the first neighbour and takes what it is asked for; an honest one comes later, and
+/// gets every chunk to send long before the first would be dropped as stalled.
+#[test]
+fn silent_peer_holds_few_requests_and_not_for_long() {
+    let mut host = Lone::new(Vec::new());
+    host.give(Event::Started);
+    let asked_of = |actions: &[Action], peer: u8| -> Vec<u32> {
+        let asked = actions.iter().filter_map(|action| match action {
+            Action::Fetch { peer: whom, chunk, .. } if *whom == node(peer) => Some(chunk.get()),
+            _ => None,
+        });
+        asked.collect()
+    };
+    let silent = host.meet(1, PeerRole::Host, &ChunkSet::full(10));
+    assert_eq!(asked_of(&silent, 1).len(), 2, "too much is trusted to a stranger");
+    let mut actions = host.meet(2, PeerRole::Host, &ChunkSet::full(10));
+    let mut stored = 0;
+    while stored < 10 {
+        let mut next = Vec::new();
+        for action in actions {
+            let Action::Fetch { request, peer, chunk } = action else { continue };
+            if peer == node(2) {
+                stored += 1;
+                let verdict = p2p_core::Verdict::Matches;
+                next.extend(host.give(Event::ChunkHashed { request, chunk, verdict }));
+            }
+        }
+        next.extend(host.wait(Duration::from_millis(100)).into_iter().map(|(_, action)| action));
+        assert!(host.now < Instant::from_start(Duration::from_secs(15)), "{stored} chunks");
+        actions = next;
+    }
+}
+
+/// Goal: what is being sent to a peer that left is stopped, so that no more is sent at once than the
+/// limit allows.
+#[test]
+fn upload_to_a_peer_that_left_is_stopped() {
+    let mut host = Lone::new(Vec::new());
+    host.give(Event::Started);
+    let mut have = ChunkSet::empty(10);
+    let chunk = Fleet::new(10, 0).layout.index(3).unwrap();
+    have.insert(chunk);
+    let asked = host.meet(1, PeerRole::Host, &have);
+    let Some(Action::Fetch { request, .. }) =
+        asked.iter().find(|action| matches!(action, Action::Fetch { .. }))
+    else {
+        panic!("{asked:?}");
+    };
+    let verdict = p2p_core::Verdict::Matches;
+    host.give(Event::ChunkHashed { request: *request, chunk, verdict });
+    host.meet(2, PeerRole::Host, &ChunkSet::empty(10));
+    let request = p2p_core::wire::RequestId(5);
+    let message = Message::Request { request, chunk: 3 };
+    let actions = host.give(Event::MessageReceived { peer: node(2), message });
+    assert!(actions.contains(&Action::Serve { peer: node(2), request, chunk }), "{actions:?}");
+    let actions = host.give(Event::MessageReceived { peer: node(2), message: Message::Leave });
+    assert!(actions.contains(&Action::CancelServe { peer: node(2), request }), "{actions:?}");
 }

@@ -183,7 +183,8 @@ impl Swarm {
         let peer = self.peers.get(node).filter(|peer| !peer.is_seeder())?;
         let usual = peer.service().or_else(|| self.peers.usual_service());
         let least = usual.map_or(Duration::ZERO, |usual| usual * self.config.late_factor);
-        Some(least.max(self.config.late_unknown) * (1 << peer.silences()))
+        // Twice as long as until it is late, so that a second peer has its chance first.
+        Some(least.max(self.config.late_unknown) * (2 << peer.silences()))
     }
 
     /// Looks at requests sooner once nothing is left to ask for.

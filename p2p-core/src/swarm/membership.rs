@@ -28,8 +28,9 @@ const DIAL_RETRY_MAX: Duration = Duration::from_secs(30);
 const REDIAL_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a tracker has to answer before contacts from an earlier life are dialled. What a tracker
-/// hands out is fresh and balanced, so it goes first; one that lives answers in far less.
-const RECALL_WAIT: Duration = Duration::from_secs(1);
+/// hands out is fresh and balanced, so it goes first; one that lives answers in far less, and one
+/// that takes longer costs a few dials too many.
+const RECALL_WAIT: Duration = Duration::from_millis(250);
 
 /// The swarm's knowledge of nodes that are not neighbours, and its dealings with trackers.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Silences that are counted: as many as double the patience with a peer to more than the time after
 /// which it is dropped.
-const SILENCES_MAX: u8 = 3;
+const SILENCES_MAX: u8 = 2;
 
 /// Doublings that reach it from the shortest wait.
 const BUSY_DOUBLINGS_MAX: u8 = 8;

@@ -74,6 +74,19 @@ impl Fleet {
         let connection = self.nodes[node as usize].connection(peer);
         if connection.is_some_and(|connection| connection.is_stale) {
             self.lose(node, peer);
+            self.lose_messages(node, peer);
+        }
+    }
+
+    /// What was sent on a connection does not arrive on the one that takes its place.
+    fn lose_messages(&mut self, from: NodeIndex, to: NodeIndex) {
+        let is_lost = |parcel: &(NodeIndex, NodeIndex, Parcel)| {
+            (parcel.0, parcel.1) == (to, from) && matches!(parcel.2, Parcel::Message(_))
+        };
+        let lost = self.parcels.iter().filter(|(_, parcel)| is_lost(parcel));
+        let lost: Vec<_> = lost.map(|(key, _)| key).collect();
+        for key in lost {
+            self.parcels.remove(key);
         }
     }
 
