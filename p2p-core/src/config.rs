@@ -26,6 +26,12 @@ pub struct SwarmConfig {
     pub requests_per_peer: u16,
     /// The same with a single neighbour: a link of some length needs more than one chunk under way.
     pub requests_per_peer_max: u16,
+    /// Requests in flight to all neighbours beyond which only those are asked that said that they
+    /// have nothing to send; twice as many for a node that has fewer chunks than its neighbours.
+    /// Each request more waits at a busy host, and its chunk spreads later.
+    pub requests_target: u16,
+    /// Neighbours told at once that a node has nothing to send. One may have nothing to ask for.
+    pub ready_hints: u16,
     /// Most requests in flight to all neighbours.
     pub requests_max: u16,
     /// Most bytes of chunks in flight to all neighbours; bounds the memory of a download.
@@ -82,6 +88,8 @@ impl SwarmConfig {
             ban_time: Duration::from_mins(10),
             requests_per_peer: 1,
             requests_per_peer_max: 8,
+            requests_target: 4,
+            ready_hints: 2,
             requests_max: 16,
             request_bytes_max: 32 << 20,
             pick_sample_max: 256,
@@ -97,7 +105,7 @@ impl SwarmConfig {
             starve_time: Duration::from_secs(5),
             announce_retry_min: Duration::from_millis(500),
             announce_retry_max: Duration::from_secs(10),
-            announce_hungry: Duration::from_secs(2),
+            announce_hungry: Duration::from_secs(1),
             exchange_interval: Duration::from_secs(5),
             reserve_min: Duration::from_secs(2),
             reserve_factor: 16,
@@ -122,6 +130,10 @@ pub struct TrackerConfig {
     pub contacts_max: usize,
     /// Members with this many neighbours are not handed out any more.
     pub degree_max: u16,
+    /// A newcomer gets the seeder with a chance of this many in the number of members, so that the
+    /// seeder's neighbours are from all over the swarm and grow with the logarithm of its size.
+    /// Chunks that enter at a few old members only have a long way.
+    pub seeder_draws: u32,
     /// Shortest interval given to announcing nodes.
     pub interval_min: Duration,
     /// Announces per second that the tracker is willing to answer for one swarm: the interval grows
@@ -139,6 +151,7 @@ impl TrackerConfig {
             members_max: 200_000,
             contacts_max: 32,
             degree_max: 28,
+            seeder_draws: 8,
             interval_min: Duration::from_secs(5),
             announces_per_second: 1_000,
             intervals_missed_max: 3,

@@ -73,6 +73,8 @@ pub struct Swarm {
     scope: Scope,
     /// Requests are looked at as near the end.
     is_end: bool,
+    /// An upload ended or a chunk came, after which neighbours may be told that we are ready.
+    is_readiness_news: bool,
     prng: Prng,
     now: Instant,
     actions: VecDeque<Action>,
@@ -99,6 +101,7 @@ impl Swarm {
             progress_at: now,
             scope: Scope::Nobody,
             is_end: false,
+            is_readiness_news: false,
             prng: Prng::from_seed(seed),
             now,
             actions: VecDeque::new(),
@@ -161,6 +164,7 @@ impl Swarm {
         }
         self.ask_for_chunks(scope);
         self.start_uploads();
+        self.hint_readiness();
         self.check_invariants();
     }
 
@@ -276,6 +280,12 @@ impl Swarm {
                 }
             }
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
+            Message::Ready => {
+                if let Some(entry) = self.peers.get_mut(peer) {
+                    entry.is_ready = true;
+                    self.look_at(peer);
+                }
+            }
             Message::Leave => {
                 self.part_from(peer, Parting::Left);
                 self.actions.push_back(Action::Disconnect { peer });
@@ -421,6 +431,7 @@ impl Swarm {
 
     fn on_serve_ended(&mut self, peer: NodeId, request: RequestId, is_delivered: bool) {
         let Some(upload) = self.uploads.finish(peer, request) else { return };
+        self.is_readiness_news = true;
         if let Some(ledger) = &mut self.ledger {
             if is_delivered {
                 ledger.note_delivered(self.now.since(upload.since));
@@ -490,7 +501,9 @@ impl Swarm {
             return;
         }
         self.progress_at = self.now;
-        self.offers.note_arrival(self.now, chunk, &self.peers, &self.config);
+        self.is_readiness_news = true;
+        let wait = self.offer_wait();
+        self.offers.note_arrival(self.now, chunk, wait);
         let losers: Vec<_> = self.requests.of_chunk(chunk).collect();
         for (request, _) in losers {
             self.cancel_request(request);
@@ -626,9 +639,10 @@ impl Swarm {
         self.peers.len() >= usize::from(self.config.neighbours_max)
     }
 
-    /// Fewer than half of the wanted neighbours, and chunks missing.
+    /// Fewer than three quarters of the wanted neighbours, and chunks missing: a node with half as
+    /// many as others falls behind them.
     fn is_hungry(&self) -> bool {
-        !self.is_complete() && self.peers.len() * 2 < usize::from(self.config.neighbours_target)
+        !self.is_complete() && self.peers.len() * 4 < usize::from(self.config.neighbours_target) * 3
     }
 
     fn announce(&mut self, tracker: NodeId, is_leaving: bool) {
@@ -676,7 +690,7 @@ impl Swarm {
 
     fn start_uploads(&mut self) {
         while self.uploads.active_count() < self.config.uploads_max {
-            let Some(mut upload) = self.uploads.dequeue() else { return };
+            let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
                 let theirs = self.peers.get(upload.peer).and_then(|peer| peer.have.as_ref());
                 if theirs.is_some_and(|have| have.contains(upload.chunk)) {
@@ -696,8 +710,53 @@ impl Swarm {
                 }
             }
             let Upload { peer, request, chunk, .. } = upload;
-            self.uploads.start(Upload { since: self.now, ..upload });
+            let number = self.uploads.start(Upload { since: self.now, ..upload });
+            if let Some(peer) = self.peers.get_mut(peer) {
+                peer.served_at = number;
+            }
             self.actions.push_back(Action::Serve { peer, request, chunk });
+        }
+    }
+
+    /// The request to answer next. A seeder goes round its neighbours, so that what it gives out
+    /// spreads from many places; a host serves first whoever has the least.
+    fn next_upload(&mut self) -> Option<Upload> {
+        let (peers, is_seeder) = (&self.peers, self.ledger.is_some());
+        self.uploads.dequeue(|node| {
+            let peer = peers.get(node)?;
+            let chunks = peer.have.as_ref().map_or(0, |have| u64::from(have.count()));
+            Some(if is_seeder { peer.served_at } else { chunks })
+        })
+    }
+
+    /// How long a new chunk may wait to be offered together with others: on links so fast that a
+    /// chunk takes less than the longest interval, half of what it takes. A node with nothing to send
+    /// gains nothing from waiting.
+    fn offer_wait(&self) -> Duration {
+        if self.is_upload_slot_free() {
+            return Duration::ZERO;
+        }
+        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = self.config;
+        let half = self.peers.usual_service().unwrap_or(offer_interval_max) / 2;
+        half.clamp(offer_interval_min, offer_interval_max)
+    }
+
+    /// Whether one more upload could begin at once, and nobody waits for it.
+    fn is_upload_slot_free(&self) -> bool {
+        self.uploads.active_count() + self.uploads.waiting_count() < self.config.uploads_max
+    }
+
+    /// Tells neighbours that lack something of ours that we have nothing to send. Done when an
+    /// upload ends or a chunk comes, because only then that is news.
+    fn hint_readiness(&mut self) {
+        let is_news = core::mem::take(&mut self.is_readiness_news);
+        if !is_news || !self.is_upload_slot_free() || self.have.is_empty() {
+            return;
+        }
+        for _ in 0..self.config.ready_hints {
+            if let Some(node) = self.peers.draw_lacking(&self.have, &mut self.prng) {
+                self.send(node, Message::Ready);
+            }
         }
     }
 

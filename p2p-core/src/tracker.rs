@@ -139,6 +139,13 @@ impl Tracker {
         let at = announce.contact.location;
         let degree_max = usize::from(self.config.degree_max);
         let near = wanted * 2 / 3;
+        if let Some(seeder) = self.seeders.first().copied() {
+            let is_new = excluded.insert(seeder) && wanted > 0;
+            let members = u64::try_from(self.members.len()).unwrap_or(u64::MAX).saturating_add(1);
+            if is_new && self.prng.below(members) < u64::from(self.config.seeder_draws) {
+                chosen.push(seeder);
+            }
+        }
         for (source, limit) in [(Near::Rack, near), (Near::Zone, near), (Near::Anywhere, wanted)] {
             let count = limit.saturating_sub(chosen.len());
             let from = (source, at, count);

@@ -72,6 +72,8 @@ pub enum Message {
     NoManifest,
     /// "I do not take part (any more)."
     Leave,
+    /// "I have chunks that you lack, and nothing to send: ask me."
+    Ready,
 }
 
 /// The chunks that somebody has.

@@ -103,6 +103,8 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         "requests_per_peer" => set_number(&mut config.requests_per_peer, field, value),
         "requests_per_peer_max" => set_number(&mut config.requests_per_peer_max, field, value),
         "requests_max" => set_number(&mut config.requests_max, field, value),
+        "requests_target" => set_number(&mut config.requests_target, field, value),
+        "ready_hints" => set_number(&mut config.ready_hints, field, value),
         "request_bytes_max" => set_number(&mut config.request_bytes_max, field, value),
         "pick_sample_max" => set_number(&mut config.pick_sample_max, field, value),
         "uploads_max" => set_number(&mut config.uploads_max, field, value),
@@ -118,6 +120,7 @@ fn set_tracker(config: &mut TrackerConfig, field: &str, value: &str) -> Result<(
     match field {
         "contacts_max" => set_number(&mut config.contacts_max, field, value),
         "degree_max" => set_number(&mut config.degree_max, field, value),
+        "seeder_draws" => set_number(&mut config.seeder_draws, field, value),
         "announces_per_second" => set_number(&mut config.announces_per_second, field, value),
         "interval_min" => {
             config.interval_min =

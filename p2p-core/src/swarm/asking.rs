@@ -44,6 +44,7 @@ pub(super) const fn is_routine(event: &Event) -> bool {
                 | Message::Request { .. }
                 | Message::Cancel { .. }
                 | Message::Busy { .. }
+                | Message::Ready
         ),
         Event::FetchAdvanced { .. } | Event::ServeEnded { .. } | Event::ChunkHashed { .. } => true,
         Event::Started
@@ -85,13 +86,17 @@ impl Swarm {
         let each = usize::from(self.config.requests_max) / self.peers.source_count().max(1);
         let window = u16::try_from(each).unwrap_or(u16::MAX);
         let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
-        let (now, may_ask) =
-            (self.now, |peer: &Peer, now| !peer.is_dry && peer.has_slot(now, window));
+        let factor = if self.peers.is_behind(self.have.count()) { 2 } else { 1 };
+        let target = usize::from(self.config.requests_target) * factor;
+        let (now, may_ask) = (self.now, |peer: &Peer, now, len| {
+            !peer.is_dry && peer.has_slot(now, window) && (len < target || peer.is_ready)
+        });
+        let len = self.requests.len();
         let mut free: Vec<NodeId> = match scope {
             _ if self.is_request_table_full() => Vec::new(),
             Scope::One(node) => vec![node],
             Scope::Nobody | Scope::All => {
-                let free = self.peers.iter().filter(|peer| may_ask(peer, now));
+                let free = self.peers.iter().filter(|peer| may_ask(peer, now, len));
                 let mut free: Vec<NodeId> = free.map(|peer| peer.node).collect();
                 self.prng.shuffle(&mut free);
                 free
@@ -100,8 +105,12 @@ impl Swarm {
         // One chunk each per round, so that the first peer does not get all there is to ask for.
         while !free.is_empty() && !self.is_request_table_full() {
             free.retain(|node| {
-                let may_ask_it =
-                    |swarm: &Self| swarm.peers.get(*node).is_some_and(|peer| may_ask(peer, now));
+                let may_ask_it = |swarm: &Self| {
+                    swarm
+                        .peers
+                        .get(*node)
+                        .is_some_and(|peer| may_ask(peer, now, swarm.requests.len()))
+                };
                 let is_full = self.is_request_table_full();
                 !is_full && may_ask_it(self) && self.ask(*node) && may_ask_it(self)
             });
@@ -160,6 +169,7 @@ impl Swarm {
         let request = self.requests.add(request);
         if let Some(peer) = self.peers.get_mut(node) {
             peer.requests += 1;
+            peer.is_ready = false;
         }
         self.actions.push_back(Action::Fetch { request, peer: node, chunk });
         true

@@ -1,7 +1,8 @@
 //! The chunks that came, in order, and which of them each neighbour was told of.
 
+use core::time::Duration;
+
 use crate::chunk_set::ChunkSet;
-use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::time::Instant;
@@ -29,20 +30,11 @@ impl Offers {
         self.due
     }
 
-    /// A chunk came. The first of a batch sets when the batch goes out: on links so fast that a
-    /// chunk takes less than the longest interval, half of that, so that batches stay small.
-    pub(super) fn note_arrival(
-        &mut self,
-        now: Instant,
-        chunk: ChunkIndex,
-        peers: &PeerTable,
-        config: &SwarmConfig,
-    ) {
+    /// A chunk came, and is to be offered after `wait` at the latest, with all that come until then.
+    pub(super) fn note_arrival(&mut self, now: Instant, chunk: ChunkIndex, wait: Duration) {
         self.arrivals.push(chunk);
-        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = *config;
-        let half = peers.usual_service().unwrap_or(offer_interval_max) / 2;
-        let due = now.after(half.clamp(offer_interval_min, offer_interval_max));
-        self.due.get_or_insert(due);
+        let due = now.after(wait);
+        self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
     /// What to tell whom now. A complete host is told nothing, because it wants nothing; a seeder

@@ -12,6 +12,7 @@ use crate::contact::{Contact, PeerRole};
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::Availability;
+use crate::prng::Prng;
 use crate::time::Instant;
 
 /// Longest time that a busy seeder is left alone: long enough for a crowd, short enough to take a
@@ -31,6 +32,7 @@ const FIRST_REQUESTS_MAX: u16 = 2;
 
 /// One neighbour.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Peer {
     pub(super) node: NodeId,
     /// What its `Join` said; `None` until that came.
@@ -54,6 +56,10 @@ pub(super) struct Peer {
     is_slow: bool,
     /// It had nothing to ask for when last looked at, and nothing changed that since.
     pub(super) is_dry: bool,
+    /// It said that it has nothing to send, and was not asked since.
+    pub(super) is_ready: bool,
+    /// Which of all uploads was the last one to it; zero before the first.
+    pub(super) served_at: u64,
     /// A host, until its `Join` says otherwise.
     role: PeerRole,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
@@ -74,6 +80,8 @@ impl Peer {
             service: None,
             is_slow: false,
             is_dry: false,
+            is_ready: false,
+            served_at: 0,
             role: PeerRole::Host,
             manifest_after: now,
         }
@@ -130,6 +138,11 @@ impl Peer {
         !self.is_seeder() && !self.is_slow
     }
 
+    /// One host and its chunks; nothing for one that is not counted, or before it told.
+    fn holdings(&self) -> (u64, u64) {
+        self.counted_have().map_or((0, 0), |have| (1, u64::from(have.count())))
+    }
+
     /// The chunks that count as copies.
     fn counted_have(&self) -> Option<&ChunkSet> {
         self.have.as_ref().filter(|_| self.is_counted())
@@ -149,8 +162,22 @@ pub(super) struct PeerTable {
     sources: usize,
     /// Neighbours that delivered something, and the sum of their usual times.
     services: (u32, Duration),
+    /// Neighbouring hosts that told what they have, and the sum of their chunks.
+    holdings: (u64, u64),
     /// No later than the first moment at which a busy neighbour may be asked again.
     busy_until: Option<Instant>,
+}
+
+/// How many chunks fewer than its neighbours a node must have to count as behind; a difference of
+/// one batch of offers says nothing.
+const BEHIND_MIN: u64 = 2;
+
+fn more(sum: (u64, u64), part: (u64, u64)) -> (u64, u64) {
+    (sum.0 + part.0, sum.1 + part.1)
+}
+
+fn less(sum: (u64, u64), part: (u64, u64)) -> (u64, u64) {
+    (sum.0 - part.0, sum.1 - part.1)
 }
 
 fn key_of(node: NodeId) -> u64 {
@@ -188,6 +215,7 @@ impl PeerTable {
             copies.remove_host(have);
         }
         self.sources -= usize::from(peer.is_source());
+        self.holdings = less(self.holdings, peer.holdings());
         if let Some(service) = peer.service {
             self.services = (self.services.0 - 1, self.services.1.saturating_sub(service));
         }
@@ -202,10 +230,12 @@ impl PeerTable {
             copies.remove_host(old);
         }
         self.sources -= usize::from(peer.is_source());
+        self.holdings = less(self.holdings, peer.holdings());
         peer.role = contact.role;
         (peer.contact, peer.have) = (Some(contact), have);
         peer.is_dry = false;
         self.sources += usize::from(peer.is_source());
+        self.holdings = more(self.holdings, peer.holdings());
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
             copies.add_host(new);
         }
@@ -215,6 +245,7 @@ impl PeerTable {
     pub(super) fn note_has(&mut self, node: NodeId, chunks: impl Iterator<Item = ChunkIndex>) {
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
+        let before = peer.holdings();
         let (was_source, is_counted) = (peer.is_source(), peer.is_counted());
         let Some(have) = peer.have.as_mut() else { return };
         let capacity = have.capacity();
@@ -227,6 +258,27 @@ impl PeerTable {
             }
         }
         self.sources += usize::from(!was_source && peer.is_source());
+        self.holdings = more(less(self.holdings, before), peer.holdings());
+    }
+
+    /// Whether `own` chunks are fewer than the neighbouring hosts have on average.
+    pub(super) fn is_behind(&self, own: u32) -> bool {
+        let (hosts, chunks) = self.holdings;
+        (u64::from(own) + BEHIND_MIN) * hosts < chunks
+    }
+
+    /// A random neighbouring host that lacks some chunk of `have`; `None` if all have all of it.
+    pub(super) fn draw_lacking(&self, have: &ChunkSet, prng: &mut Prng) -> Option<NodeId> {
+        let start = prng.index_below(self.peers.len().max(1));
+        let lacks = |peer: &&Peer| {
+            let mut theirs = peer.have.iter().filter(|_| !peer.is_seeder());
+            theirs.any(|theirs| {
+                let is_same_build = theirs.capacity() == have.capacity();
+                is_same_build && have.iter_without(theirs).next().is_some()
+            })
+        };
+        let (before, after) = self.peers.split_at(start);
+        after.iter().chain(before).find(lacks).map(|peer| peer.node)
     }
 
     /// Whatever left neighbours without anything to ask for may have changed.
@@ -376,16 +428,21 @@ impl PeerTable {
     fn set_slow(&mut self, node: NodeId, is_slow: bool) {
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
+        let before = peer.holdings();
         if core::mem::replace(&mut peer.is_slow, is_slow) == is_slow || peer.is_seeder() {
             return;
         }
-        let (Some(copies), Some(have)) = (&mut self.copies, &peer.have) else { return };
+        self.holdings = more(less(self.holdings, before), peer.holdings());
+        if let (Some(copies), Some(have)) = (&mut self.copies, &peer.have) {
+            if is_slow {
+                copies.remove_host(have);
+            } else {
+                copies.add_host(have);
+            }
+        }
         if is_slow {
-            copies.remove_host(have);
             // What only it has may be asked of a seeder now.
             self.forget_dryness();
-        } else {
-            copies.add_host(have);
         }
     }
 
@@ -399,7 +456,9 @@ impl PeerTable {
     pub(super) fn is_consistent(&self) -> bool {
         let services = self.peers.iter().filter_map(|peer| peer.service);
         let keys = self.peers.iter().map(|peer| key_of(peer.node));
-        self.sources == self.peers.iter().filter(|peer| peer.is_source()).count()
+        let holdings = self.peers.iter().map(Peer::holdings).fold((0, 0), more);
+        holdings == self.holdings
+            && self.sources == self.peers.iter().filter(|peer| peer.is_source()).count()
             && self.services.1 == services.sum()
             && keys.eq(self.keys.iter().copied())
     }

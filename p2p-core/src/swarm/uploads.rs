@@ -22,6 +22,8 @@ pub(super) struct Upload {
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     waiting: VecDeque<Upload>,
+    /// Uploads begun.
+    started: u64,
     active: Vec<Upload>,
 }
 
@@ -44,16 +46,20 @@ impl Uploads {
         self.waiting.push_back(upload);
     }
 
-    /// Takes the next request to answer: the oldest of the peer that is being sent the least.
-    pub(super) fn dequeue(&mut self) -> Option<Upload> {
+    /// Takes the next request to answer: of the peer that is being sent the least, then the one
+    /// that `rank` puts first, then the oldest.
+    pub(super) fn dequeue<R: Ord>(&mut self, rank: impl Fn(NodeId) -> R) -> Option<Upload> {
         let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
-        let next =
-            (0..self.waiting.len()).min_by_key(|i| (active_of(self.waiting[*i].peer), *i))?;
+        let rank = |upload: &Upload| (active_of(upload.peer), rank(upload.peer));
+        let next = (0..self.waiting.len()).min_by_key(|i| (rank(&self.waiting[*i]), *i))?;
         self.waiting.remove(next)
     }
 
-    pub(super) fn start(&mut self, upload: Upload) {
+    /// Notes that an upload begins, and tells which of all it is, from one.
+    pub(super) fn start(&mut self, upload: Upload) -> u64 {
+        self.started += 1;
         self.active.push(upload);
+        self.started
     }
 
     /// Takes out an upload that ended.

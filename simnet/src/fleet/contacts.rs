@@ -141,6 +141,7 @@ impl Fleet {
             Message::Join { .. }
             | Message::RequestManifest
             | Message::NoManifest
+            | Message::Ready
             | Message::Leave => {}
         }
         self.post(from, to, Parcel::Message(message));

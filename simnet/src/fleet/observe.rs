@@ -65,7 +65,7 @@ fn kind_of(message: &Message) -> (StepKind, Option<u32>) {
         Message::Request { chunk, .. } => (StepKind::Requested, Some(*chunk)),
         Message::Cancel { .. } => (StepKind::Cancelled, None),
         Message::Busy { .. } => (StepKind::Busy, None),
-        Message::RequestManifest | Message::NoManifest | Message::Leave => {
+        Message::RequestManifest | Message::NoManifest | Message::Ready | Message::Leave => {
             (StepKind::OtherMessage, None)
         }
     }
