@@ -13,8 +13,8 @@ fn campus(seed: u64, faults: Faults) -> Scenario {
     Scenario { racks: 6, zones: 2, faults, ..office(seed) }
 }
 
-fn crashes(percent: u32, seconds: u64) -> Option<Crashes> {
-    Some(Crashes { percent, downtime: Duration::from_secs(seconds) })
+fn crashes(percent: u32, seconds: u64) -> Crashes {
+    Crashes { percent, downtime: Duration::from_secs(seconds) }
 }
 
 /// Runs a campus; everybody completes and, unless somebody lies, nobody is banned.
@@ -37,7 +37,7 @@ fn last(summary: &Summary) -> f64 {
 #[test]
 fn hosts_that_crash_and_return_complete() {
     for downtime in [2, 30] {
-        completes(11, Faults { crashes: crashes(5, downtime), ..Faults::default() });
+        completes(11, Faults { crashes: Some(crashes(5, downtime)), ..Faults::default() });
     }
 }
 
@@ -63,7 +63,7 @@ fn fleet_completes_without_its_tracker() {
 #[test]
 fn fleet_survives_crashes_without_its_tracker() {
     let faults = Faults {
-        crashes: crashes(5, 1),
+        crashes: Some(crashes(5, 1)),
         vanish_percent: 1,
         trackers_die_at_percent: Some(30),
         ..Faults::default()

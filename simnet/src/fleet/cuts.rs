@@ -21,7 +21,7 @@ pub(crate) type CutIndex = u32;
 /// All cuts, and what waits for their end.
 #[derive(Debug, Default)]
 pub(super) struct Cuts {
-    cuts: Vec<Cut>,
+    all: Vec<Cut>,
     /// To whom, from whom, what.
     messages: Vec<(NodeIndex, NodeIndex, Parcel)>,
     /// Chunks that were under way, or whose turn came.
@@ -69,7 +69,7 @@ impl Fleet {
     }
 
     fn plan_cut(&mut self, racks: Range<u32>, from: Instant, until: Instant) {
-        let cuts = &mut self.fate.cuts.cuts;
+        let cuts = &mut self.fate.cuts.all;
         let cut = u32::try_from(cuts.len()).unwrap_or(u32::MAX);
         cuts.push(Cut { racks, is_on: false });
         self.queue.push(from, Step::CutBegins { cut });
@@ -80,11 +80,11 @@ impl Fleet {
     /// Whether nothing gets from one node to the other now.
     pub(super) fn is_cut(&self, one: NodeIndex, other: NodeIndex) -> bool {
         let (one, other) = (&self.nodes[one as usize], &self.nodes[other as usize]);
-        self.fate.cuts.cuts.iter().any(|cut| cut.parts(one, other))
+        self.fate.cuts.all.iter().any(|cut| cut.parts(one, other))
     }
 
     pub(super) fn on_cut_begins(&mut self, cut: CutIndex) {
-        self.fate.cuts.cuts[cut as usize].is_on = true;
+        self.fate.cuts.all[cut as usize].is_on = true;
         for key in self.transfers_under_way() {
             if self.transfers.get(key).is_some_and(|one| self.is_cut(one.server(), one.asker())) {
                 self.stall(key);
@@ -117,7 +117,7 @@ impl Fleet {
 
     /// The cut lasts so long that whoever is connected across it gives up.
     pub(super) fn on_cut_noticed(&mut self, cut: CutIndex) {
-        let cut = &self.fate.cuts.cuts[cut as usize];
+        let cut = &self.fate.cuts.all[cut as usize];
         let inside = self.nodes.iter().zip(0..).filter(|(node, _)| cut.has_inside(node));
         let across = inside.flat_map(|(node, index)| {
             let peers = node.connected_peers();
@@ -136,7 +136,7 @@ impl Fleet {
     }
 
     pub(super) fn on_cut_ends(&mut self, cut: CutIndex) {
-        self.fate.cuts.cuts[cut as usize].is_on = false;
+        self.fate.cuts.all[cut as usize].is_on = false;
         for (to, from, parcel) in core::mem::take(&mut self.fate.cuts.messages) {
             // To a connection that is gone, or across another cut.
             if self.nodes[from as usize].is_connected(to) {
