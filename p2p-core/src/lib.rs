@@ -46,7 +46,7 @@ pub use manifest::{
 pub use node_id::NodeId;
 pub use prng::{Prng, Seed};
 pub use rate::RateError;
-pub use swarm::{Deadline, Holdings, Swarm, SwarmParams, TimerKind, Waiting};
+pub use swarm::{Deadline, Holdings, Swarm, SwarmParams, TableSize, TimerKind, Waiting};
 pub use time::Instant;
 pub use tracker::{Tracker, TrackerTable};
 pub use units::ByteRate;

@@ -25,12 +25,13 @@ use self::asking::{Scope, is_routine};
 use self::ledger::{Asker, Ledger, Ruling};
 use self::locality::Claims;
 use self::manifest_search::ManifestSearch;
-use self::membership::Membership;
+use self::membership::{Membership, Parting};
 use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
 use self::peers::{Peer, PeerTable};
 use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
+pub use self::view::TableSize;
 
 mod asking;
 mod ledger;
@@ -41,7 +42,9 @@ mod offers;
 mod params;
 mod peers;
 mod requests;
+mod trackers;
 mod uploads;
+mod view;
 
 /// One node's part in distributing one build.
 ///
@@ -84,9 +87,9 @@ pub struct Swarm {
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
-        let SwarmParams { config, build, contact, trackers, seed } = params;
+        let SwarmParams { config, build, contact, trackers, remembered, seed } = params;
         let mut swarm = Self {
-            members: Membership::new(now, trackers, contact.location),
+            members: Membership::new(now, (trackers, &contact), remembered),
             peers: PeerTable::new(contact.location, config.near_max),
             config,
             build,
@@ -142,11 +145,12 @@ impl Swarm {
             Event::ServeEnded { peer, request, is_delivered } => {
                 self.on_serve_ended(peer, request, is_delivered);
             }
-            Event::AnnounceAnswered { answer, .. } => {
-                self.members.note_answer(now, &answer, &self.config, &mut self.prng);
+            Event::AnnounceAnswered { tracker, answer } => {
+                let answer = (tracker, &*answer);
+                self.members.note_answer(now, answer, &self.config, &mut self.prng);
             }
-            Event::AnnounceFailed { .. } => {
-                self.members.note_failure(now, &self.config, &mut self.prng);
+            Event::AnnounceFailed { tracker } => {
+                self.members.note_failure(now, tracker, &self.config, &mut self.prng);
             }
             Event::ContactsLearned { contacts } => {
                 for contact in contacts {
@@ -220,29 +224,6 @@ impl Swarm {
         self.requests.len()
     }
 
-    /// The nodes to name when a neighbour asks whom we know.
-    pub fn known_contacts(&self) -> Vec<Contact> {
-        self.peers.iter().filter_map(|peer| peer.contact.as_deref().copied()).collect()
-    }
-
-    /// Why nothing moves; `None` if chunks are on their way or all here.
-    pub fn waiting(&self) -> Option<Waiting> {
-        if self.is_complete() || self.requests.len() > 0 {
-            return None;
-        }
-        if self.peers.has_something_beyond(&self.have) {
-            let no_manifest = self.layout.is_none();
-            return Some(if no_manifest { Waiting::Manifest } else { Waiting::Chunks });
-        }
-        Some(if self.members.is_tracker_silent() {
-            Waiting::Tracker
-        } else if self.members.knows_seeder() {
-            Waiting::Neighbours
-        } else {
-            Waiting::Source
-        })
-    }
-
     fn on_deadline(&mut self) {
         self.offer_new_chunks();
         self.check_requests();
@@ -254,8 +235,9 @@ impl Swarm {
         }
         let now = self.now;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        if is_due(self.members.announce_due(self.is_hungry(), &self.config)) {
-            self.announce(false);
+        let is_hungry = self.is_hungry();
+        while let Some(tracker) = self.members.begin_announce(now, is_hungry, &self.config) {
+            self.announce(tracker, false);
         }
         if is_due(self.exchange_due()) {
             self.exchange();
@@ -270,16 +252,14 @@ impl Swarm {
         if self.members.is_banned(self.now, peer) || self.is_full_house() {
             self.send(peer, Message::Leave);
             self.actions.push_back(Action::Disconnect { peer });
-            return;
+            return self.part_from(peer, Parting::Left);
         }
         self.peers.add(self.now, peer);
         self.join(peer);
     }
 
     fn on_peer_lost(&mut self, peer: NodeId) {
-        let contact = self.peers.get(peer).and_then(|peer| peer.contact.as_deref().copied());
-        self.forget_peer(peer);
-        self.members.note_lost(self.now, peer, contact, &self.config);
+        self.part_from(peer, Parting::Lost);
     }
 
     fn on_message(&mut self, peer: NodeId, message: Message) {
@@ -316,7 +296,7 @@ impl Swarm {
                 }
             }
             Message::Leave => {
-                self.forget_peer(peer);
+                self.part_from(peer, Parting::Left);
                 self.actions.push_back(Action::Disconnect { peer });
             }
         }
@@ -329,6 +309,7 @@ impl Swarm {
         if contact.node != node || self.differs_from_layout(have.as_ref()) {
             return self.ban(node, PeerFault::WrongLayout);
         }
+        self.members.note_joined(node);
         self.peers.set_have(node, contact, have);
         if self.is_crowded_by(node) {
             return self.turn_away(node);
@@ -378,11 +359,21 @@ impl Swarm {
             return self.refuse(peer, request, Duration::from_secs(1));
         }
         if self.uploads.waiting_count() >= self.config.upload_queue_max {
-            let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
-            return self.refuse(peer, request, wait);
+            return self.refuse(peer, request, self.queue_wait());
         }
         let is_near = self.peers.get(peer).is_some_and(Peer::is_near);
         self.uploads.enqueue(Upload { peer, request, chunk, is_near, since: self.now });
+    }
+
+    /// When one whom the full queue has no place for should ask again: a host whose neighbours have
+    /// other sources says after half a chunk, a seeder, whom everybody wants, says when the queue
+    /// will be empty.
+    fn queue_wait(&self) -> Duration {
+        let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
+        let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(self.config.uploads_max).unwrap_or(1).max(1);
+        let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
+        self.ledger.as_ref().map_or(usual, |ledger| drained(ledger).max(usual))
     }
 
     fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {
@@ -393,7 +384,7 @@ impl Swarm {
         // A peer can ask for patience, not for silence.
         let wait = Duration::from_millis(u64::from(retry_after_ms));
         let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
-        self.peers.note_busy(peer, self.now.after(wait));
+        self.peers.note_busy(self.now, peer, wait);
         self.scope = Scope::All;
     }
 
@@ -447,7 +438,7 @@ impl Swarm {
     fn on_fetch_failed(&mut self, id: RequestId) {
         if let Some(request) = self.give_up_request(id) {
             // Not asked again at once: whatever broke needs a moment.
-            self.peers.note_busy(request.peer, self.now.after(Duration::from_millis(250)));
+            self.peers.note_busy(self.now, request.peer, Duration::from_millis(250));
         }
     }
 
@@ -483,7 +474,9 @@ impl Swarm {
             self.actions.push_back(Action::Disconnect { peer });
             self.forget_peer(peer);
         }
-        self.announce(true);
+        for tracker in self.members.trackers() {
+            self.announce(tracker, true);
+        }
     }
 
     fn adopt_layout(&mut self, layout: Arc<ChunkLayout>, have: ChunkSet) {
@@ -560,12 +553,22 @@ impl Swarm {
         Some(request)
     }
 
+    fn part_from(&mut self, node: NodeId, parting: Parting) {
+        let contact = self.peers.get(node).and_then(|peer| peer.contact.as_deref().copied());
+        self.forget_peer(node);
+        self.members.note_gone(self.now, (node, parting), contact, &self.config);
+    }
+
     fn forget_peer(&mut self, node: NodeId) {
         self.scope = Scope::All;
         for request in self.requests.of_peer(node) {
             self.drop_request(request);
         }
         for upload in self.uploads.forget_peer(node) {
+            // The peer may have left with its connection still open: what is being sent to it must
+            // not go on beside what takes its place.
+            let request = upload.request;
+            self.actions.push_back(Action::CancelServe { peer: node, request });
             if let Some(ledger) = &mut self.ledger {
                 ledger.note_failed(upload.chunk);
             }
@@ -573,7 +576,6 @@ impl Swarm {
         self.take_back_chunks_of(node);
         self.claims.forget_peer(node);
         self.search.note_end(node);
-        self.members.note_connected(node);
         self.peers.remove(node);
         self.peers.forget_dryness();
     }
@@ -621,6 +623,7 @@ impl Swarm {
         }
         let is_starving = self.is_starving();
         let is_known = |node| node == self.contact.node || self.peers.contains(node);
+        self.members.recall(self.now, &self.config);
         let missing = self.missing_neighbours();
         while self.members.dialling_count() < missing {
             let dial = self.members.next_dial(self.now, &self.config, is_known, &mut self.prng);
@@ -632,7 +635,9 @@ impl Swarm {
         {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
-        if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
+        if is_starving
+            && let Some(contact) = self.members.last_resort(self.now, &self.config, is_known)
+        {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
     }
@@ -651,8 +656,7 @@ impl Swarm {
         !self.is_complete() && self.peers.len() * 4 < usize::from(self.config.neighbours_target) * 3
     }
 
-    fn announce(&mut self, is_leaving: bool) {
-        let Some(tracker) = self.members.begin_announce(self.now) else { return };
+    fn announce(&mut self, tracker: NodeId, is_leaving: bool) {
         let wanted = if self.is_complete() { 0 } else { self.missing_neighbours() };
         let announce = Announce {
             build: self.build,

@@ -206,9 +206,14 @@ impl Tracker {
         }
     }
 
-    /// A seeder that has the build, if one is a member.
-    fn seeder(&self) -> Option<Contact> {
-        let seeder = self.seeders.first()?;
+    /// A seeder that has the build, if one is a member; any of them, so that they share the work.
+    fn seeder(&mut self) -> Option<Contact> {
+        let place = match self.seeders.len() {
+            0 => return None,
+            1 => 0,
+            many => self.prng.index_below(many),
+        };
+        let seeder = self.seeders.iter().nth(place)?;
         self.members.get(seeder).map(|member| member.contact)
     }
 

@@ -114,6 +114,7 @@ impl Fleet {
             build: self.build,
             contact: contact(number, role),
             trackers: vec![node(0)],
+            remembered: Vec::new(),
             seed: Seed::from_u64(self.seed * 1_000 + u64::from(number)),
         };
         let test_node = TestNode {

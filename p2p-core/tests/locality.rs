@@ -38,6 +38,7 @@ impl Rig {
             build: fleet.build,
             contact: contact_at(SELF, rack),
             trackers: vec![],
+            remembered: vec![],
             seed: Seed::from_u64(1),
         };
         let have = ChunkSet::empty(10);

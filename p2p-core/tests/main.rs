@@ -5,6 +5,7 @@
 
 mod fleet;
 mod locality;
+mod membership;
 mod swarm;
 mod tidy;
 mod tracker;

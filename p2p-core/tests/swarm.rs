@@ -192,6 +192,7 @@ fn lone_host(holdings: Holdings) -> Swarm {
         build: fleet.build,
         contact: contact(1, PeerRole::Host),
         trackers: vec![node(0)],
+        remembered: Vec::new(),
         seed: Seed::from_u64(1),
     };
     let mut swarm = Swarm::new(params, holdings, Instant::ZERO);

@@ -45,6 +45,7 @@ mod clock;
 mod copy;
 mod links;
 pub(crate) mod member;
+mod memory;
 mod questions;
 pub(crate) mod reports;
 pub(crate) mod shared;
@@ -448,10 +449,11 @@ impl Hub {
         self.pending.push_back((build, event));
     }
 
-    fn on_prepared(&mut self, build: BuildId, outcome: Result<OnDisk, StoreError>) {
+    fn on_prepared(&mut self, build: BuildId, outcome: Result<(OnDisk, Vec<Contact>), StoreError>) {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
-            Ok(on_disk) => {
+            Ok((on_disk, contacts)) => {
+                member.memory.remembered = contacts;
                 let holdings = member.adopt(on_disk);
                 self.enter_swarm(build, holdings);
             }
@@ -534,6 +536,7 @@ impl Hub {
         for build in builds {
             let Some(member) = self.members.get_mut(&build) else { continue };
             member.checkpoint(&self.sender);
+            member.save_contacts();
             if member.is_dirty {
                 member.publish(&self.seeders);
                 // While it waits, the reason may change without an event.
@@ -584,22 +587,22 @@ impl Hub {
         // A seeder is its own first tracker.
         let own = is_seeder.then_some(self.contact.node);
         let trackers = own.into_iter().chain(self.seeders.iter().map(|seeder| seeder.node));
+        let Some(member) = self.members.get_mut(&build) else { return };
         let params = SwarmParams {
             config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() },
             build,
             contact: self.contact,
             trackers: trackers.collect(),
+            remembered: std::mem::take(&mut member.memory.remembered),
             seed: Seed::from_u64(self.entropy.hash_one(build)),
         };
-        if let Some(member) = self.members.get_mut(&build) {
-            let swarm = Swarm::new(params, holdings, self.clock.now());
-            // An attempt that ended after its last chunk left only the reading back to do.
-            if swarm.is_complete() {
-                member.read_back(&self.sender);
-            }
-            member.swarm = Some(swarm);
-            self.pending.push_back((build, Event::Started));
+        let swarm = Swarm::new(params, holdings, self.clock.now());
+        // An attempt that ended after its last chunk left only the reading back to do.
+        if swarm.is_complete() {
+            member.read_back(&self.sender);
         }
+        member.swarm = Some(swarm);
+        self.pending.push_back((build, Event::Started));
     }
 
     fn leave(&mut self, build: BuildId) -> Option<Member> {
@@ -751,9 +754,10 @@ impl Hub {
     }
 }
 
-fn look_at_disk(build: BuildId, store: &BuildStore) -> Result<OnDisk, StoreError> {
+fn look_at_disk(build: BuildId, store: &BuildStore) -> Result<(OnDisk, Vec<Contact>), StoreError> {
     if let Some(stored) = store.build(build)? {
-        return Ok(OnDisk::Whole(stored));
+        return Ok((OnDisk::Whole(stored), Vec::new()));
     }
-    Ok(store.staged(build)?.map_or(OnDisk::Nothing, OnDisk::Part))
+    let on_disk = store.staged(build)?.map_or(OnDisk::Nothing, OnDisk::Part);
+    Ok((on_disk, store.contacts()))
 }

@@ -4,6 +4,7 @@
 //! <store>/builds/<id>            the tree of a complete build, or a link to where it was moved
 //!         builds/<id>.manifest   its manifest; a tree without one is not a build
 //!         staging/<id>/          manifest, bitmap, tree/: a download that can be resumed
+//!         staging/contacts       whom the last downloads knew; soft state
 //!         staging/<work>-*       work of a running process; swept once the process is gone
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 mod bitmap;
 mod check;
+mod contacts;
 mod durable;
 mod error;
 mod open_files;
@@ -32,7 +34,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use p2p_core::{BuildId, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
@@ -246,6 +248,21 @@ impl BuildStore {
         }
         durable::sync_directory(self.builds())?;
         Ok(root)
+    }
+
+    /// Whom the last downloads into this store knew; nobody if that is not known.
+    pub(crate) fn contacts(&self) -> Vec<Contact> {
+        contacts::read(&self.staging().join("contacts"))
+    }
+
+    /// Keeps whom a download knows.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason; what was kept before is still there.
+    pub(crate) fn write_contacts(&self, contacts: &[Contact]) -> Result<(), StoreError> {
+        let scratch = self.staging().join("contacts.new");
+        contacts::write(&self.staging().join("contacts"), &scratch, contacts)
     }
 
     pub(crate) fn staging(&self) -> &Path {

@@ -95,6 +95,36 @@ async fn interrupted_download_is_resumed() {
     assert_eq!(progress.bytes_resumed + progress.bytes_from_seeders, size, "{progress:?}");
 }
 
+/// Goal: a host that is started again when the seeder, and the tracker with it, is gone for good
+/// finds its neighbour by what it kept, and completes.
+/// Method: a neighbour that has everything and sends slowly; the host is stopped in the middle.
+#[tokio::test]
+async fn host_that_returns_finds_its_neighbours_without_a_tracker() {
+    let rig = Rig::new();
+    let published = rig.published("store", 24 * MIB);
+    let seeder = seeder(Some(4 << 20)).await;
+    seeder.serve(&published);
+    let mut config = host_config(&[seeder.address()]);
+    config.upload_limit = p2p_core::ByteRate::new(4 << 20);
+    let neighbour = Node::start(config).await.unwrap();
+    neighbour.serve(&published);
+    let config = host_config(&[seeder.address()]);
+    let first = Node::start(config.clone()).await.unwrap();
+    let mut download = first.fetch(published.id(), &rig.store("host"));
+    let kept = rig.path("host/staging/contacts");
+    // Two neighbours are known, and both were written.
+    while soon(download.next_progress()).await.unwrap().neighbours < 2 || !kept.exists() {}
+    drop(download);
+    soon(first.shutdown()).await;
+    soon(seeder.shutdown()).await;
+
+    let second = Node::start(config).await.unwrap();
+    let build = soon(second.fetch(published.id(), &rig.store("host")).finish()).await.unwrap();
+    assert_same_tree(published.root(), build.root());
+    soon(second.shutdown()).await;
+    soon(neighbour.shutdown()).await;
+}
+
 /// Goal: a build that is here already is complete at once, and asking twice is harmless.
 #[tokio::test]
 async fn complete_build_is_found_on_disk() {

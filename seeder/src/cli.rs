@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
+use p2p_net::SeederAddress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -35,6 +36,10 @@ pub struct Args {
     /// Directory for the seeder's key and lock; created if missing
     #[arg(long, value_name = "DIR", env = "SHOAL_STATE")]
     pub state: PathBuf,
+    /// Another seeder of the region, as it prints its address; repeat for more. Hosts ask only one
+    /// seeder, so each announces its builds to all others
+    #[arg(long = "seeder", value_name = "ADDRESS", env = "SHOAL_SEEDERS", value_delimiter = ',')]
+    pub seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are written to, if hosts do not write there themselves
     #[arg(long, value_name = "URL", env = "SHOAL_GOAL")]
     pub goal: Option<GoalUrl>,
@@ -103,6 +108,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         store: args.store,
         listen: args.listen,
         state: args.state,
+        seeders: args.seeders,
         goal: args.goal,
         zone: args.zone,
         rack: args.rack,

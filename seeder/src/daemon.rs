@@ -55,6 +55,8 @@ pub struct SeederConfig {
     pub listen: SocketAddr,
     /// Directory for the key and the lock; created if missing. One seeder at a time.
     pub state: PathBuf,
+    /// The other seeders of the region. Each is told of every build that is served here.
+    pub seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
     pub goal: Option<GoalUrl>,
     /// Where the seeder is, for locality. Empty if unknown.
@@ -118,7 +120,10 @@ impl Seeder {
         let opened = spawn_blocking(move || BuildStore::open(path)).await?;
         let store =
             opened.map_err(|source| SeederError::Store { path: config.store.clone(), source })?;
+        // One list for all seeders of a region names this one, too.
+        let others = config.seeders.into_iter().filter(|seeder| seeder.node != identity.node());
         let node_config = NodeConfig {
+            seeders: others.collect(),
             zone: config.zone,
             rack: config.rack,
             upload_limit: config.upload_limit,

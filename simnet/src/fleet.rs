@@ -26,11 +26,18 @@ use crate::scenario::Scenario;
 use crate::slab::Slab;
 use crate::trace::{StepKind, Trace, TraceDigest};
 
+use self::fate::Fate;
 use self::transfers::Transfer;
 
+mod checks;
 mod contacts;
+mod cuts;
+mod fate;
+mod liars;
+mod lossy;
 mod observe;
 mod outages;
+mod slow;
 mod transfers;
 
 /// Violations that are kept to be shown. The first ones tell the most.
@@ -78,7 +85,7 @@ pub struct Counts {
     pub duplicates: u64,
     /// Manifests sent.
     pub manifests: u64,
-    /// Peers banned. Nobody lies in a simulated fleet, so each is a mistake.
+    /// Peers banned. If nobody lies, each is a mistake.
     pub bans: u64,
     /// Alarms that went off.
     pub wakes: u64,
@@ -89,6 +96,8 @@ pub struct Counts {
 pub struct Outcome {
     /// When each host first had every chunk; `None` if it never did.
     pub completed_at: Vec<Option<Instant>>,
+    /// Whether each host is one that must complete: not those that lie or died for good.
+    pub awaited: Vec<bool>,
     /// Bytes that left the seeders.
     pub seeder_bytes: u64,
     /// Bytes that left the hosts.
@@ -145,8 +154,9 @@ pub struct Fleet {
     pending: VecDeque<(NodeIndex, Event)>,
     /// Kept for its memory.
     actions: Vec<Action>,
-    /// Hosts that have not completed yet.
+    /// Hosts that must complete and have not yet.
     incomplete: u32,
+    fate: Fate,
     /// Chunks stored by hosts, over all hosts.
     stored: u64,
     /// Chunks that some host has stored.
@@ -203,6 +213,7 @@ impl Fleet {
             pending: VecDeque::new(),
             actions: Vec::new(),
             incomplete: scenario.hosts,
+            fate: Fate::default(),
             stored: 0,
             seen: ChunkSet::empty(layout.chunk_count()),
             counts: Counts::default(),
@@ -219,7 +230,7 @@ impl Fleet {
         fleet.add_nodes(&mut prng.split());
         fleet.add_racks();
         fleet.plan_starts(starts, &mut prng.split());
-        fleet.plan_crashes(&mut prng.split());
+        fleet.plan_faults(&mut prng.split());
         fleet
     }
 
@@ -240,26 +251,31 @@ impl Fleet {
     /// If the lines of the trace could not be written.
     pub fn run(mut self) -> io::Result<Outcome> {
         let limit = self.scenario.gives_up_at();
-        while self.incomplete > 0
-            && !self.trace.has_failed()
-            && let Some((at, step)) = self.queue.pop()
-            && at <= limit
-        {
+        while self.incomplete > 0 && !self.trace.has_failed() {
+            let next = self.queue.pop().filter(|(at, _)| *at <= limit);
+            let Some((at, step)) = next else {
+                self.now = limit;
+                break;
+            };
             self.now = at;
             self.counts.events += 1;
             self.on_step(step);
             self.feed_swarms();
         }
+        self.finish_checks();
         self.trace.finish()?;
         Ok(self.into_outcome())
     }
 
     fn into_outcome(self) -> Outcome {
+        let hosts = self.scenario.seeders..self.scenario.nodes();
+        let awaited = hosts.map(|host| self.is_awaited(host)).collect();
         let seeder_count = self.scenario.seeders as usize;
         let (seeders, hosts) = self.nodes.split_at(seeder_count);
         let (seeder_loads, host_loads) = self.message_loads.split_at(seeder_count);
         let carried = |link| self.network.bytes_of(link);
         Outcome {
+            awaited,
             completed_at: hosts.iter().map(|host| host.completed_at).collect(),
             seeder_bytes: seeders.iter().map(|seeder| carried(seeder.uplink)).sum(),
             host_bytes: hosts.iter().map(|host| carried(host.uplink)).sum(),
@@ -296,7 +312,7 @@ impl Fleet {
                 u32::try_from(rack).unwrap_or(0)
             });
             let location = rack.map_or_else(Location::default, |rack| Location {
-                zone: 1,
+                zone: 1 + u64::from(self.scenario.zone_of(rack)),
                 rack: 1 + u64::from(rack),
             });
             let links = (self.network.add(rate), self.network.add(rate));
@@ -324,17 +340,26 @@ impl Fleet {
     fn plan_starts(&mut self, starts: Option<&[Instant]>, prng: &mut Prng) {
         assert!(starts.is_none_or(|starts| starts.len() == self.scenario.hosts as usize));
         let within = u64::try_from(self.scenario.join_within.as_nanos()).unwrap_or(u64::MAX);
+        let late = self.draw_hosts(self.scenario.faults.late_percent, &mut prng.split());
         for node in 0..self.scenario.nodes() {
             let is_seeder = node < self.scenario.seeders;
-            let at = if is_seeder || within == 0 { 0 } else { prng.below(within) };
+            let mut at = if is_seeder || within == 0 { 0 } else { prng.below(within) };
+            if late.contains(&node) {
+                // Between one and one and a half times what the others need at least.
+                let bound = Instant::from_start(self.scenario.bound().time);
+                at = bound.as_nanos() + self.draw_time(50, prng).as_nanos();
+            }
             let host = node.checked_sub(self.scenario.seeders);
             let given = host.and_then(|host| starts?.get(host as usize).copied());
-            self.queue.push(given.unwrap_or(Instant::from_nanos(at)), Step::Start { node });
+            let at = given.unwrap_or(Instant::from_nanos(at));
+            self.plan_healing(at, Step::Start { node });
         }
     }
 
     fn on_step(&mut self, step: Step) {
         match step {
+            // Those who died before they were there.
+            Step::Start { node } if self.fate.gone.contains(&node) => {}
             Step::Start { node } => {
                 self.observe(node, StepKind::Start, None, None);
                 let is_seeder = node < self.scenario.seeders;
@@ -355,6 +380,10 @@ impl Fleet {
             Step::PeerSilent { node, peer } => self.on_peer_silent(node, peer),
             Step::Crash { node } => self.crash(node),
             Step::Return { node } => self.bring_back(node),
+            Step::Vanish { node } => self.vanish(node),
+            Step::CutBegins { cut } => self.on_cut_begins(cut),
+            Step::CutIsNoticed { cut } => self.on_cut_noticed(cut),
+            Step::CutEnds { cut } => self.on_cut_ends(cut),
         }
     }
 
@@ -364,6 +393,8 @@ impl Fleet {
             self.observe_event(index, &event);
             let Some(swarm) = self.nodes[index as usize].swarm.as_mut() else { continue };
             swarm.handle_event(self.now, event);
+            self.check_tables(index);
+            let Some(swarm) = self.nodes[index as usize].swarm.as_mut() else { continue };
             let mut actions = core::mem::take(&mut self.actions);
             actions.extend(std::iter::from_fn(|| swarm.poll_action()));
             self.set_alarm(index);
@@ -416,10 +447,11 @@ impl Fleet {
     fn on_complete(&mut self, node: NodeIndex) {
         self.observe(node, StepKind::Complete, None, None);
         let is_host = node >= self.scenario.seeders;
+        let is_awaited = self.is_awaited(node);
         let completed_at = &mut self.nodes[node as usize].completed_at;
         if is_host && completed_at.is_none() {
             *completed_at = Some(self.now);
-            self.incomplete -= 1;
+            self.incomplete -= u32::from(is_awaited);
         }
     }
 
@@ -449,7 +481,12 @@ impl Fleet {
             // Given up while it was being written: right bytes, but nobody is told.
             return;
         }
-        let Some(swarm) = &node.swarm else { return };
+        if self.verdict_on(from) == Verdict::Differs {
+            self.observe(to, StepKind::Differs, Some(from), Some(chunk.get()));
+            let verdict = Verdict::Differs;
+            return self.give(to, Event::ChunkHashed { request, chunk, verdict });
+        }
+        let Some(swarm) = &self.nodes[to as usize].swarm else { return };
         if swarm.have().capacity() > 0 && swarm.have().contains(chunk) {
             self.counts.duplicates += 1;
         } else {
@@ -457,7 +494,10 @@ impl Fleet {
             if let Some(stored) = &mut self.stored_over_time {
                 stored.add(self.now, 0, 1);
             }
-            self.seen.insert(chunk);
+            // What only a liar has, or one who is about to go for good, is as good as nowhere.
+            if self.is_awaited(to) && !self.fate.doomed.contains(&to) {
+                self.seen.insert(chunk);
+            }
         }
         self.observe(to, StepKind::Stored, Some(from), Some(chunk.get()));
         self.give(to, Event::ChunkHashed { request, chunk, verdict: Verdict::Matches });
@@ -478,6 +518,7 @@ impl Fleet {
             build: self.build,
             contact: node.contact,
             trackers: own.into_iter().chain(others).map(id_of).collect(),
+            remembered: core::mem::take(&mut node.remembered),
             seed: Seed::from_u64(node.seed.wrapping_add(u64::from(node.crashes))),
         };
         let holdings = have
@@ -493,7 +534,11 @@ impl Fleet {
 
     /// Puts a parcel on its way; it arrives one latency later.
     fn post(&mut self, from: NodeIndex, to: NodeIndex, parcel: Parcel) {
-        self.post_at(self.now.after(self.scenario.latency), from, to, parcel);
+        if self.is_cut(from, to) {
+            return self.hold_back(from, to, parcel);
+        }
+        let at = self.arrival_of(from, to);
+        self.post_at(at, from, to, parcel);
     }
 
     fn post_at(&mut self, at: Instant, from: NodeIndex, to: NodeIndex, parcel: Parcel) {

@@ -11,6 +11,7 @@
 
 pub mod buckets;
 pub mod checker;
+mod faults;
 mod fleet;
 mod load;
 mod network;
@@ -27,11 +28,12 @@ pub mod thirty_minutes;
 mod trace;
 pub mod units;
 
+pub use faults::{Crashes, Faults, Loss};
 pub use fleet::{Counts, Fleet, Outcome, Record};
 pub use load::WorstLoad;
 pub use network::{LINK_CLASSES, LinkClass, LinkUse};
 pub use queue::NodeIndex;
 pub use report::Summary;
-pub use scenario::{Bound, BoundKind, Crashes, Faults, Scenario, ScenarioError};
+pub use scenario::{Bound, BoundKind, Scenario, ScenarioError};
 pub use settings::{SettingError, Settings};
 pub use trace::{Observation, StepKind, TraceDigest};

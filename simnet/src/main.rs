@@ -14,12 +14,11 @@ use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
-use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
 use shoal_simnet::output_file::OutputFile;
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::thirty_minutes;
 use shoal_simnet::units::{parse_duration, parse_size};
-use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
+use shoal_simnet::{Crashes, Faults, Fleet, Loss, Scenario, Settings, Summary};
 use shoal_simnet::{plot, sweep};
 
 /// Runs Shoal's protocol for whole fleets, without a network
@@ -77,6 +76,9 @@ struct SwarmArgs {
     /// Racks over which hosts are spread; 0: hosts do not know where they stand
     #[arg(long, default_value_t = 0)]
     racks: u32,
+    /// Zones over which racks are spread
+    #[arg(long, default_value_t = 0)]
+    zones: u32,
     /// What a rack's uplink carries each way; unlimited if not given
     #[arg(long, value_name = "RATE")]
     rack_rate: Option<ByteRate>,
@@ -102,14 +104,47 @@ struct SwarmArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 0)]
     crash: u32,
     /// How long a host that crashed stays away
-    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = parse_duration)]
     downtime: Duration,
+    /// Hosts that crash and never return, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    vanish: u32,
+    /// Hosts whose link has an eighth of the rate, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    slow_hosts: u32,
+    /// Hosts whose disk has an eighth of the rate, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    slow_disks: u32,
+    /// Hosts that can send an eighth of what they can receive, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    asymmetric: u32,
+    /// Hosts whose links lose packets, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    lossy: u32,
+    /// Packets that such links lose, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 2)]
+    loss: u32,
+    /// Hosts that send wrong bytes or offer what they lack, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    liars: u32,
+    /// Hosts that start when the others should be done, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 0)]
+    late: u32,
+    /// One rack is cut off for this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    rack_outage: Option<Duration>,
+    /// One zone is cut off for this long
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    zone_outage: Option<Duration>,
     /// The seeders die once the hosts together have every chunk
     #[arg(long)]
     seeder_gone: bool,
     /// The trackers die when hosts have this share of all chunks
     #[arg(long, value_name = "PERCENT")]
     tracker_dies_at: Option<u32>,
+    /// Draws from the seed which kinds of faults happen and how badly, instead of the flags above
+    #[arg(long)]
+    random_faults: bool,
     /// Sets a field of the protocol's configuration, for sweeps
     #[arg(long, value_name = "FIELD=VALUE", hide = true)]
     set: Vec<String>,
@@ -191,6 +226,9 @@ fn swarm(args: &SwarmArgs) -> ExitCode {
     match run(args, &scenario) {
         Ok(summary) => {
             print(&summary, args.json);
+            if !summary.is_good() {
+                tell_how_to_repeat(&scenario);
+            }
             ExitCode::from(u8::from(!summary.is_good()))
         }
         Err(error) => refuse(&error, 1),
@@ -202,8 +240,6 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
     for text in &args.set {
         settings.set(text)?;
     }
-    let crashes =
-        (args.crash > 0).then_some(Crashes { percent: args.crash, downtime: args.downtime });
     let mut scenario = Scenario {
         hosts: args.hosts,
         seeders: args.seeders,
@@ -214,17 +250,14 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         host_rate: payload_rate(args.host_rate, args.headers),
         seeder_rate: payload_rate(args.seeder_rate.unwrap_or(args.host_rate), args.headers),
         racks: args.racks,
+        zones: args.zones,
         rack_rate: args.rack_rate.map(|rate| payload_rate(rate, args.headers)),
         disk_rate: args.disk_rate,
         latency: args.latency,
         join_within: args.join_within,
         seed: args.seed,
         limit: args.limit.unwrap_or(Duration::MAX),
-        faults: Faults {
-            crashes,
-            seeders_die_after_first_copy: args.seeder_gone,
-            trackers_die_at_percent: args.tracker_dies_at,
-        },
+        faults: faults_of(args),
         settings,
     };
     if let Some(path) = &args.chunk_lengths {
@@ -233,7 +266,10 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
     scenario.check()?;
     if args.limit.is_none() {
         let bound = scenario.bound().time;
-        scenario.limit = (args.join_within + SPARE_TIME).saturating_add(bound.saturating_mul(20));
+        let usual = (args.join_within + SPARE_TIME).saturating_add(bound.saturating_mul(20));
+        // Late hosts start within one and a half times the bound.
+        let healed = args.join_within + scenario.faults.span() + bound * 2;
+        scenario.limit = usual.max(healed.saturating_add(scenario.liveness_time()));
     }
     Ok(scenario)
 }
@@ -244,16 +280,35 @@ fn payload_rate(link: ByteRate, headers: u32) -> ByteRate {
     u64::try_from(payload).ok().and_then(ByteRate::new).unwrap_or(link)
 }
 
+fn faults_of(args: &SwarmArgs) -> Faults {
+    if args.random_faults {
+        return Faults::drawn(args.seed, (args.racks, args.zones));
+    }
+    let crashes = Crashes { percent: args.crash, downtime: args.downtime };
+    let loss = Loss { percent: args.lossy, lost_percent: args.loss };
+    Faults {
+        crashes: Some(crashes).filter(|crashes| crashes.percent > 0),
+        vanish_percent: args.vanish,
+        slow_percent: args.slow_hosts,
+        slow_disk_percent: args.slow_disks,
+        asymmetric_percent: args.asymmetric,
+        loss: Some(loss).filter(|loss| loss.percent > 0),
+        liars_percent: args.liars,
+        late_percent: args.late,
+        rack_outage: args.rack_outage,
+        zone_outage: args.zone_outage,
+        seeders_die_after_first_copy: args.seeder_gone,
+        trackers_die_at_percent: args.tracker_dies_at,
+    }
+}
+
 fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
     let trace = args.trace.as_deref().map(|path| create("trace", path)).transpose()?;
     let plot = args.plot.as_deref().map(|path| create("picture", path)).transpose()?;
     let stopwatch = Stopwatch::start();
     let mut fleet = Fleet::new(scenario.clone());
     if args.check {
-        let (nodes, chunks) = (scenario.nodes(), scenario.chunk_count());
-        fleet.watch(NoEarlyServe::new(nodes, scenario.seeders, chunks));
-        let most = scenario.settings.host.uploads_max.max(scenario.settings.seeder.uploads_max);
-        fleet.watch(UploadsWithinLimit::new(nodes, u32::try_from(most).unwrap_or(u32::MAX)));
+        fleet.watch_everything();
     }
     let trace = trace.map(|(output, file)| {
         fleet.trace_to(BufWriter::new(file));
@@ -304,6 +359,25 @@ fn print(summary: &Summary, is_json: bool) {
     } else {
         println!("{summary}");
     }
+}
+
+/// A run is a function of its flags, so the flags are all that it takes to see it again.
+#[expect(clippy::print_stderr, reason = "the command's errors")]
+fn tell_how_to_repeat(scenario: &Scenario) {
+    let quote = |word: String| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/:+".contains(c);
+        if !word.is_empty() && word.chars().all(is_plain) {
+            word
+        } else {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        }
+    };
+    let words: Vec<String> = std::env::args().skip(1).map(quote).collect();
+    eprintln!(
+        "failed with seed {}; repeat it with: shoal-simnet {}",
+        scenario.seed,
+        words.join(" ")
+    );
 }
 
 #[expect(clippy::print_stderr, reason = "the command's errors")]

@@ -105,6 +105,11 @@ impl Network {
         self.links[link as usize].rate
     }
 
+    /// A link is made slower or faster, before anything was sent on it.
+    pub(crate) fn set_rate(&mut self, link: LinkIndex, rate: ByteRate) {
+        self.links[link as usize].rate = rate;
+    }
+
     pub(crate) fn bytes_of(&self, link: LinkIndex) -> u64 {
         self.links[link as usize].bytes
     }

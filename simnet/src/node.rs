@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) seed: u64,
     /// What it had stored when it went down; `None` if it never had the manifest.
     pub(crate) kept: Option<ChunkSet>,
+    /// The contacts that its disk kept when it went down.
+    pub(crate) remembered: Vec<Contact>,
     /// How often it crashed.
     pub(crate) crashes: u32,
     /// Sorted by peer.
@@ -104,6 +106,7 @@ impl Node {
             contact,
             seed,
             kept: None,
+            remembered: Vec::new(),
             crashes: 0,
             connections: Vec::new(),
             dialling: Vec::new(),
@@ -133,6 +136,10 @@ impl Node {
 
     pub(crate) fn is_connected(&self, peer: NodeIndex) -> bool {
         self.connections.binary_search_by_key(&peer, |one| one.peer).is_ok()
+    }
+
+    pub(crate) fn connected_peers(&self) -> impl Iterator<Item = NodeIndex> {
+        self.connections.iter().map(|connection| connection.peer)
     }
 
     /// A connection to `peer` is there; whoever had one before has a new one.

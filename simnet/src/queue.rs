@@ -38,6 +38,14 @@ pub(crate) enum Step {
     Crash { node: NodeIndex },
     /// A node that died is back, with the chunks that it had stored.
     Return { node: NodeIndex },
+    /// A node dies for good.
+    Vanish { node: NodeIndex },
+    /// A part of the fleet is cut off from the rest.
+    CutBegins { cut: u32 },
+    /// Connections across a cut that still lasts are given up.
+    CutIsNoticed { cut: u32 },
+    /// The cut is mended.
+    CutEnds { cut: u32 },
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

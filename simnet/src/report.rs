@@ -44,6 +44,8 @@ impl Stopwatch {
 pub struct Summary {
     /// Machines that wanted the build.
     pub hosts: u32,
+    /// Of these, those that died for good or lie: nobody waits for them, and they count nowhere else.
+    pub not_awaited: usize,
     /// Chunks of the build.
     pub chunks: u32,
     /// Hosts that have it.
@@ -139,9 +141,10 @@ impl Summary {
     /// Sums up a run that took `wall`.
     pub fn new(scenario: &Scenario, outcome: &Outcome, wall: Duration) -> Self {
         let bound = scenario.bound();
-        let mut times: Vec<Instant> = outcome.completed_at.iter().copied().flatten().collect();
+        let awaited = outcome.completed_at.iter().zip(&outcome.awaited).filter(|(_, is)| **is);
+        let (hosts, all) = (awaited.clone().count(), outcome.completed_at.len());
+        let mut times: Vec<Instant> = awaited.filter_map(|(at, _)| *at).collect();
         times.sort_unstable();
-        let hosts = outcome.completed_at.len();
         // The rank counts hosts that never completed too: they come after all others.
         let at_rank = |rank: usize| times.get(rank.saturating_sub(1)).map(|at| seconds(*at));
         let p50_s = at_rank(hosts.div_ceil(2));
@@ -157,6 +160,7 @@ impl Summary {
         let wanted = u64::from(scenario.hosts) * u64::from(scenario.chunk_count());
         Self {
             hosts: scenario.hosts,
+            not_awaited: all - hosts,
             chunks: scenario.chunk_count(),
             completed: times.len(),
             p50_s,
@@ -175,7 +179,7 @@ impl Summary {
             rack_bytes_mean: mean(racks.iter().map(|(into, out)| into + out).sum())
                 .map(|copies| copies * as_float(scenario.build_size)),
             messages: counts.messages,
-            messages_per_host_s: as_float(counts.messages) / as_float(hosts as u64) / ran_s,
+            messages_per_host_s: as_float(counts.messages) / as_float(all as u64) / ran_s,
             messages_worst_host_s: f64::from(outcome.host_load.total) / ran_s,
             messages_host_peak_s: outcome.host_load.worst_second,
             messages_seeder_peak_s: outcome.seeder_load.worst_second,
@@ -231,7 +235,7 @@ impl fmt::Display for Summary {
             self.peak_rss_mib.map_or_else(|| "?".into(), |mib| mib.to_string())
         )?;
         if self.bans > 0 {
-            writeln!(f, "bans            {}, although nobody lies", self.bans)?;
+            writeln!(f, "bans            {}", self.bans)?;
         }
         for violation in &self.violations {
             writeln!(f, "violation       {violation}")?;
@@ -249,8 +253,13 @@ fn fmt_times(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
         "completed       {} of {} hosts, {} chunks",
-        summary.completed, summary.hosts, summary.chunks
+        summary.completed,
+        summary.hosts as usize - summary.not_awaited,
+        summary.chunks
     )?;
+    if summary.not_awaited > 0 {
+        writeln!(f, "not awaited     {}: dead for good, or liars", summary.not_awaited)?;
+    }
     writeln!(f, "p50             {}", time(summary.p50_s))?;
     writeln!(f, "p99             {}", time(summary.p99_s))?;
     writeln!(f, "last            {}", time(summary.last_s))?;

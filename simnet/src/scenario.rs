@@ -10,6 +10,7 @@ use p2p_core::{
     fluid_bound,
 };
 
+use crate::faults::{Faults, LOSS_PERCENT_MAX};
 use crate::settings::Settings;
 
 /// Most hosts of one region. Above it a scenario is a typing error, not a fleet.
@@ -37,6 +38,8 @@ pub struct Scenario {
     pub seeder_rate: ByteRate,
     /// Racks over which the hosts are spread evenly; zero: hosts do not know where they stand.
     pub racks: u32,
+    /// Zones over which the racks are spread evenly; zero: all of them are in one.
+    pub zones: u32,
     /// What a rack's uplink carries each way; `None`: enough for everything.
     pub rack_rate: Option<ByteRate>,
     /// What a host can hash and write.
@@ -53,27 +56,6 @@ pub struct Scenario {
     pub faults: Faults,
     /// What the machines run with.
     pub settings: Settings,
-}
-
-/// What goes wrong. Each kind is off unless it is asked for.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Faults {
-    /// Hosts that crash and return.
-    pub crashes: Option<Crashes>,
-    /// The seeders die as soon as the hosts together have every chunk.
-    pub seeders_die_after_first_copy: bool,
-    /// The trackers die when the hosts have this share of all chunks that they want, in percent.
-    pub trackers_die_at_percent: Option<u32>,
-}
-
-/// Hosts that crash and return with every chunk that they had stored.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Crashes {
-    /// Share of the hosts, in percent. Each crashes once, at a time drawn from the seed within the
-    /// bound of the scenario.
-    pub percent: u32,
-    /// How long a host stays away.
-    pub downtime: Duration,
 }
 
 /// The least time that the fleet needs, whatever its protocol.
@@ -134,6 +116,35 @@ pub enum ScenarioError {
         racks: u32,
         /// Hosts.
         hosts: u32,
+    },
+    /// A zone would be without racks.
+    #[error("{zones} zones for {racks} racks: give --zones at most the number of racks")]
+    Zones {
+        /// Zones asked for.
+        zones: u32,
+        /// Racks.
+        racks: u32,
+    },
+    /// There is nothing that could be cut off from the rest.
+    #[error("{flag} needs two of them at least: give {needs} as well")]
+    Outage {
+        /// The flag.
+        flag: &'static str,
+        /// The flag that says how many there are.
+        needs: &'static str,
+    },
+    /// Nobody would tell those who come late whom to ask.
+    #[error(
+        "--late with trackers that die: nobody can join then; leave out --tracker-dies-at and --seeder-gone"
+    )]
+    LateWithoutTracker,
+    /// A link that carries nothing.
+    #[error("--loss of {actual} percent: give a number up to {limit}")]
+    Loss {
+        /// Packets lost, in percent.
+        actual: u32,
+        /// Most of them.
+        limit: u32,
     },
     /// An uplink without racks.
     #[error("--rack-rate without racks: give --racks as well")]
@@ -205,18 +216,52 @@ impl Scenario {
         if chunks == 0 || chunks > u64::from(CHUNKS_MAX) {
             return Err(ScenarioError::ChunkCount { actual: chunks, limit: CHUNKS_MAX });
         }
-        let crashes = self.faults.crashes.map_or(0, |crashes| crashes.percent);
-        let tracker = self.faults.trackers_die_at_percent.unwrap_or(0);
-        for (flag, actual) in [("--crash", crashes), ("--tracker-dies-at", tracker)] {
-            if actual > 100 {
-                return Err(ScenarioError::Percent { flag, actual });
-            }
-        }
+        self.check_faults()?;
         let bound = self.bound().time;
         if self.limit < bound {
             return Err(ScenarioError::Limit { limit: self.limit, bound });
         }
         Ok(())
+    }
+
+    fn check_faults(&self) -> Result<(), ScenarioError> {
+        let Self { racks, zones, faults, .. } = *self;
+        if zones > racks {
+            return Err(ScenarioError::Zones { zones, racks });
+        }
+        for (flag, actual) in faults.percents() {
+            if actual > 100 {
+                return Err(ScenarioError::Percent { flag, actual });
+            }
+        }
+        let lost = faults.loss.map_or(0, |loss| loss.lost_percent);
+        if lost > LOSS_PERCENT_MAX {
+            return Err(ScenarioError::Loss { actual: lost, limit: LOSS_PERCENT_MAX });
+        }
+        let outage = |flag, needs| Err(ScenarioError::Outage { flag, needs });
+        if faults.rack_outage.is_some() && racks < 2 {
+            return outage("--rack-outage", "--racks");
+        }
+        if faults.zone_outage.is_some() && zones < 2 {
+            return outage("--zone-outage", "--zones");
+        }
+        if faults.late_percent > 0 && faults.end_trackers() {
+            return Err(ScenarioError::LateWithoutTracker);
+        }
+        Ok(())
+    }
+
+    /// The zone of a rack.
+    pub(crate) fn zone_of(&self, rack: u32) -> u32 {
+        let zone = u64::from(rack) * u64::from(self.zones) / u64::from(self.racks.max(1));
+        u32::try_from(zone).unwrap_or(0)
+    }
+
+    /// Time that every live host has to complete once everything that heals has healed: a minute to
+    /// find the others again, and three times what the weakest host needs for the build.
+    pub fn liveness_time(&self) -> Duration {
+        let build = self.host_rate.occupancy(self.build_size).max(self.bound().time);
+        Duration::from_mins(1) + build.saturating_mul(3 * self.faults.slowdown())
     }
 
     /// Chunks of the build.
@@ -304,6 +349,7 @@ impl Scenario {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::{Crashes, Loss};
 
     fn scenario() -> Scenario {
         let rate = ByteRate::new(1_000).unwrap();
@@ -317,6 +363,7 @@ mod tests {
             host_rate: rate,
             seeder_rate: rate,
             racks: 0,
+            zones: 0,
             rack_rate: None,
             disk_rate: rate,
             latency: Duration::ZERO,
@@ -332,8 +379,11 @@ mod tests {
     fn impossible_scenarios_are_refused() {
         let base = scenario();
         assert_eq!(base.check(), Ok(()));
+        let faulty = |faults| Scenario { racks: 2, faults, ..scenario() };
+        let minute = Some(Duration::from_mins(1));
+        let loss = Some(Loss { percent: 1, lost_percent: 51 });
         let crashes = Some(Crashes { percent: 101, downtime: Duration::ZERO });
-        let cases = [
+        let cases = vec![
             (Scenario { hosts: 0, ..base.clone() }, "0 hosts"),
             (Scenario { hosts: HOSTS_MAX + 1, ..base.clone() }, "2000001 hosts"),
             (Scenario { seeders: 0, ..base.clone() }, "0 seeders"),
@@ -346,6 +396,19 @@ mod tests {
             (Scenario { build_size: 1 << 60, ..base.clone() }, "a build of 1152921504606847"),
             (Scenario { faults: Faults { crashes, ..base.faults }, ..base.clone() }, "101 percent"),
             (Scenario { limit: Duration::from_secs(1), ..base.clone() }, "--limit of 1s"),
+            (Scenario { racks: 2, zones: 3, ..base.clone() }, "3 zones for 2 racks"),
+            (faulty(Faults { vanish_percent: 101, ..base.faults }), "101 percent in --vanish"),
+            (faulty(Faults { liars_percent: 101, ..base.faults }), "101 percent in --liars"),
+            (faulty(Faults { loss, ..base.faults }), "--loss of 51"),
+            (faulty(Faults { zone_outage: minute, ..base.faults }), "--zone-outage needs"),
+            (
+                faulty(Faults { late_percent: 1, trackers_die_at_percent: Some(1), ..base.faults }),
+                "--late with trackers",
+            ),
+            (
+                Scenario { faults: Faults { rack_outage: minute, ..base.faults }, ..base.clone() },
+                "--rack-outage needs",
+            ),
         ];
         for (scenario, start) in cases {
             let error = scenario.check().unwrap_err().to_string();

@@ -10,9 +10,10 @@ use std::io;
 
 use p2p_core::ByteRate;
 
+use crate::faults::{Crashes, Faults};
 use crate::fleet::Fleet;
 use crate::report::Summary;
-use crate::scenario::{Crashes, Faults, Scenario};
+use crate::scenario::Scenario;
 use crate::settings::Settings;
 
 /// A gigabit, for hosts and the seeder.
@@ -75,6 +76,7 @@ impl Case {
             host_rate: rate,
             seeder_rate: rate,
             racks: 0,
+            zones: 0,
             rack_rate: None,
             disk_rate: ByteRate::new(1_000_000_000).expect("the constant is not zero"),
             latency: Duration::from_micros(500),

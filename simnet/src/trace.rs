@@ -46,6 +46,8 @@ pub enum StepKind {
     ServeEnded,
     /// The chunk was hashed, found right and stored.
     Stored,
+    /// The chunk was hashed, found wrong and thrown away.
+    Differs,
     /// A tracker answered.
     Answered,
     /// A tracker did not answer.
@@ -62,6 +64,10 @@ pub enum StepKind {
     Crash,
     /// The node is back.
     Return,
+    /// The node died for good.
+    Vanish,
+    /// The run ended.
+    End,
 }
 
 impl StepKind {
@@ -84,6 +90,7 @@ impl StepKind {
             Self::Serve => "serve",
             Self::ServeEnded => "served",
             Self::Stored => "stored",
+            Self::Differs => "differs",
             Self::Answered => "answer",
             Self::Unanswered => "noanswer",
             Self::Contacts => "contacts",
@@ -92,6 +99,8 @@ impl StepKind {
             Self::Complete => "complete",
             Self::Crash => "crash",
             Self::Return => "return",
+            Self::Vanish => "vanish",
+            Self::End => "end",
         }
     }
 }

@@ -2,16 +2,28 @@
 
 use std::time::Duration;
 
-use shoal_simnet::{Crashes, Faults, Scenario};
+use shoal_simnet::{Crashes, Faults, Loss, Scenario};
 
 use crate::office::{office, run};
 
 /// Everything that can be drawn from a seed at once.
 fn busy(seed: u64) -> Scenario {
     let crashes = Some(Crashes { percent: 10, downtime: Duration::from_secs(3) });
-    let faults =
-        Faults { crashes, trackers_die_at_percent: Some(30), seeders_die_after_first_copy: true };
-    Scenario { racks: 4, join_within: Duration::from_millis(200), faults, ..office(seed) }
+    let faults = Faults {
+        crashes,
+        vanish_percent: 2,
+        slow_percent: 2,
+        slow_disk_percent: 2,
+        asymmetric_percent: 5,
+        loss: Some(Loss { percent: 10, lost_percent: 2 }),
+        liars_percent: 4,
+        late_percent: 0,
+        rack_outage: Some(Duration::from_secs(2)),
+        zone_outage: Some(Duration::from_secs(1)),
+        trackers_die_at_percent: Some(30),
+        seeders_die_after_first_copy: true,
+    };
+    Scenario { racks: 4, zones: 2, join_within: Duration::from_millis(200), faults, ..office(seed) }
 }
 
 /// Goal: every failure can be replayed.

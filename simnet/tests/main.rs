@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod checkers;
 mod command;
 mod determinism;
 mod faults;

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use p2p_core::ByteRate;
-use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
 use shoal_simnet::{Faults, Fleet, Outcome, Scenario, Settings, Summary};
 
 /// Sixty hosts at a gigabit, as fast as the one seeder, and a build of eighty chunks.
@@ -19,6 +18,7 @@ pub(crate) fn office(seed: u64) -> Scenario {
         host_rate: gigabit,
         seeder_rate: gigabit,
         racks: 0,
+        zones: 0,
         rack_rate: None,
         disk_rate: ByteRate::new(1_000_000_000).unwrap(),
         latency: Duration::from_micros(500),
@@ -34,10 +34,7 @@ pub(crate) fn office(seed: u64) -> Scenario {
 pub(crate) fn run(scenario: &Scenario) -> (Outcome, Summary) {
     scenario.check().unwrap();
     let mut fleet = Fleet::new(scenario.clone());
-    let nodes = scenario.nodes();
-    fleet.watch(NoEarlyServe::new(nodes, scenario.seeders, scenario.chunk_count()));
-    let most = u32::try_from(scenario.settings.host.uploads_max).unwrap();
-    fleet.watch(UploadsWithinLimit::new(nodes, most));
+    fleet.watch_everything();
     let outcome = fleet.run().unwrap();
     let summary = Summary::new(scenario, &outcome, Duration::from_secs(1));
     (outcome, summary)

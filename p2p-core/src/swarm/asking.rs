@@ -4,6 +4,8 @@
 //! neighbour whose last look found nothing to ask for is passed over until something about it changes
 //! (`Peer::is_dry`): its own chunks, those that are asked of others, or what the seeder is for.
 
+use core::time::Duration;
+
 use crate::action::Action;
 use crate::event::Event;
 use crate::layout::ChunkIndex;
@@ -13,8 +15,13 @@ use crate::time::Instant;
 use crate::wire::{Message, RequestId};
 
 use super::Swarm;
+use super::membership::Parting;
 use super::peers::Peer;
 use super::requests::{Request, RequestTable};
+
+/// Peers that are asked for one chunk at once. The first two may both have offered what they lack;
+/// more would be bytes sent for nothing wherever the network is slow.
+const ASKED_AT_ONCE_MAX: usize = 3;
 
 /// Whom to look at for chunks to ask for after an event.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -187,7 +194,18 @@ impl Swarm {
     fn next_check_of(&self, request: &Request) -> Instant {
         let usual = self.peers.get(request.peer).and_then(Peer::service);
         let usual = usual.or_else(|| self.peers.usual_service());
-        request.next_check(usual, self.is_end, &self.config)
+        let patience = self.patience_with(request.peer);
+        request.next_check((usual, patience), self.is_end, &self.config)
+    }
+
+    /// How long a peer may be silent; `None` for seeders, whose queues are long and who do not lie.
+    /// Longer each time, because a host on a slow link may be busy with others for that long.
+    fn patience_with(&self, node: NodeId) -> Option<Duration> {
+        let peer = self.peers.get(node).filter(|peer| !peer.is_seeder())?;
+        let usual = peer.service().or_else(|| self.peers.usual_service());
+        let least = usual.map_or(Duration::ZERO, |usual| usual * self.config.late_factor);
+        // Twice as long as until it is late, so that a second peer has its chance first.
+        Some(least.max(self.config.late_unknown) * (2 << peer.silences()))
     }
 
     /// Looks at requests sooner once nothing is left to ask for.
@@ -224,26 +242,38 @@ impl Swarm {
             if request.stalled_at(&self.config) <= self.now {
                 self.send(request.peer, Message::Leave);
                 self.actions.push_back(Action::Disconnect { peer: request.peer });
-                self.forget_peer(request.peer);
-                // Left alone for a while, so that the next dial goes to somebody else.
-                self.members.note_dial_failed(self.now, request.peer, &self.config);
+                self.part_from(request.peer, Parting::Left);
+            } else if request
+                .silent_at(self.patience_with(request.peer))
+                .is_some_and(|silent| silent <= self.now)
+            {
+                // It may lack what it offers, and must not hold memory that others could use.
+                self.peers.note_silent(self.now, request.peer);
+                if self.give_up_request(id).is_some() {
+                    let peer = request.peer;
+                    self.actions.push_back(Action::CancelFetch { request: id, peer });
+                }
             } else if self.requests.get(id).is_some() {
                 self.requests.note_late(id);
-                if let Some(peer) = self.peers.get_mut(request.peer) {
-                    peer.is_slow = true;
-                }
+                self.peers.note_slow(request.peer);
             }
         }
         self.plan_checks();
     }
 
-    /// Asks a second peer for each chunk whose only request is late; whoever is first wins.
+    /// Asks one more peer for each chunk whose requests are all late; whoever is first wins.
     fn ask_again_for_late_chunks(&mut self) {
         let late = self.requests.iter().filter(|(_, request)| request.is_late);
         let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
         for chunk in chunks {
             let asked: Vec<NodeId> = self.requests.of_chunk(chunk).map(|(_, peer)| peer).collect();
-            if asked.len() > 1 || self.requests.len() >= usize::from(self.config.requests_max) {
+            let is_in_time =
+                |(_, request): (_, &Request)| request.chunk == chunk && !request.is_late;
+            let is_hopeful = self.requests.iter().any(is_in_time);
+            if is_hopeful
+                || asked.len() >= ASKED_AT_ONCE_MAX
+                || self.requests.len() >= usize::from(self.config.requests_max)
+            {
                 continue;
             }
             let window = self.config.requests_per_peer_max;

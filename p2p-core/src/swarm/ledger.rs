@@ -94,6 +94,11 @@ impl Ledger {
         self.served_at[chunk.as_usize()] = now;
     }
 
+    /// What sending a chunk usually takes; zero before the first.
+    pub(super) const fn send_time(&self) -> Duration {
+        self.send_time
+    }
+
     /// A chunk reached its asker after `took`.
     pub(super) fn note_delivered(&mut self, took: Duration) {
         self.send_time =

@@ -237,11 +237,16 @@ impl Swarm {
     }
 
     /// How many more neighbours outside the rack to look for; a node with few mates needs more.
+    ///
+    /// Neighbours that all lack the same chunks look healthy: one who starves among them looks
+    /// beyond, but not so far that nobody has a place left for those who have no neighbours.
     pub(super) fn missing_neighbours(&self) -> usize {
         let near = self.peers.near_count();
         let target = usize::from(self.config.neighbours_target).saturating_sub(near);
         let target = if near > 0 { target.max(self.config.far_target.into()) } else { target };
-        target.saturating_sub(self.peers.len() - near)
+        let far = self.peers.len() - near;
+        let looks_beyond = self.is_starving() && far < target * 3 / 2;
+        target.saturating_sub(far).max(usize::from(looks_beyond))
     }
 
     /// Whether a neighbour that told where it stands is one too many of those outside the rack.

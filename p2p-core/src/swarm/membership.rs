@@ -1,7 +1,11 @@
 //! Who else takes part: contacts, dials, bans, and when to ask a tracker or a neighbour for more.
+//!
+//! Invariant: a contact is forgotten only when it is banned or when better ones need its place. A
+//! node that lost all its neighbours goes on dialling those it knew, less and less often, because
+//! they may be all it has: trackers are soft state and may be gone for good.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use crate::config::SwarmConfig;
 use crate::contact::{Contact, Location, PeerRole};
@@ -10,12 +14,23 @@ use crate::prng::Prng;
 use crate::time::Instant;
 use crate::wire::AnnounceAnswer;
 
-/// How long a contact that could not be reached is left alone.
+use super::trackers::{Trackers, jittered};
+
+/// How long a contact that could not be reached is left alone the first time; doubles each time.
 const DIAL_RETRY: Duration = Duration::from_secs(5);
+
+/// Longest time that a contact is left alone. A fleet that was cut in two finds itself again this
+/// long after it was mended; shorter, and the dials to machines that are gone for good would add up.
+const DIAL_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// How long a neighbour whose connection broke is left alone. A peer that closes every connection
 /// must not be dialled in a loop; one that was restarted is up again by then.
 const REDIAL_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a tracker has to answer before contacts from an earlier life are dialled. What a tracker
+/// hands out is fresh and balanced, so it goes first; one that lives answers in far less, and one
+/// that takes longer costs a few dials too many.
+const RECALL_WAIT: Duration = Duration::from_millis(250);
 
 /// The swarm's knowledge of nodes that are not neighbours, and its dealings with trackers.
 #[derive(Debug)]
@@ -23,61 +38,105 @@ pub(super) struct Membership {
     contacts: BTreeMap<NodeId, Contact>,
     /// Contacts in our rack, which are all dialled.
     mates: BTreeMap<NodeId, Contact>,
-    dialling: BTreeSet<NodeId>,
+    dialling: BTreeMap<NodeId, Contact>,
     /// The same for rack mates, so that one kind of neighbours does not wait for the other.
-    dialling_mates: BTreeSet<NodeId>,
+    dialling_mates: BTreeMap<NodeId, Contact>,
+    /// Contacts of neighbours that were dialled and have not said yet how they are reached.
+    reached: BTreeMap<NodeId, Contact>,
     /// Where we stand.
     here: Location,
     /// Nodes that are neither dialled nor accepted before a moment.
     banned: BTreeMap<NodeId, Instant>,
     /// Nodes that are not dialled again before a moment, because that failed.
-    dial_after: BTreeMap<NodeId, Instant>,
-    trackers: Vec<NodeId>,
-    /// The tracker that is asked next.
-    tracker: usize,
-    /// A tracker was asked and has not answered.
-    is_announcing: bool,
-    announce_at: Option<Instant>,
-    /// The interval that the tracker last named.
-    interval: Duration,
-    announced_at: Option<Instant>,
-    /// Announces that failed since the last answer.
-    failures: u32,
+    waits: BTreeMap<NodeId, Wait>,
+    /// Contacts from an earlier life of this node, until they are needed.
+    remembered: Vec<Contact>,
+    /// When they are needed at the latest; `None` once a tracker answered.
+    recall_at: Option<Instant>,
+    trackers: Trackers,
     exchange_at: Instant,
-    /// The seeder behind the tracker that last answered.
+    /// The seeder that a tracker last named.
     seeder: Option<Contact>,
 }
 
+/// When a node may be dialled again.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    until: Instant,
+    /// Dials in a row that led to nothing.
+    failures: u32,
+}
+
+/// How a neighbour went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Parting {
+    /// The connection broke; it may be back in a moment.
+    Lost,
+    /// It left, has no place for us, or was dropped because it delivers nothing.
+    Left,
+}
+
 impl Membership {
-    pub(super) fn new(now: Instant, trackers: Vec<NodeId>, here: Location) -> Self {
+    pub(super) fn new(
+        now: Instant,
+        (trackers, own): (Vec<NodeId>, &Contact),
+        remembered: Vec<Contact>,
+    ) -> Self {
+        let wait = if trackers.is_empty() { Duration::ZERO } else { RECALL_WAIT };
         Self {
             contacts: BTreeMap::new(),
             mates: BTreeMap::new(),
-            dialling: BTreeSet::new(),
-            dialling_mates: BTreeSet::new(),
-            here,
+            dialling: BTreeMap::new(),
+            dialling_mates: BTreeMap::new(),
+            here: own.location,
+            reached: BTreeMap::new(),
             banned: BTreeMap::new(),
-            dial_after: BTreeMap::new(),
-            announce_at: (!trackers.is_empty()).then_some(now),
-            trackers,
-            tracker: 0,
-            is_announcing: false,
-            interval: Duration::MAX,
-            announced_at: None,
-            failures: 0,
+            waits: BTreeMap::new(),
+            recall_at: (!remembered.is_empty()).then_some(now.after(wait)),
+            remembered,
+            trackers: Trackers::new(now, trackers, own.role),
             exchange_at: now,
             seeder: None,
         }
     }
 
+    /// Remembers a contact. Past the limit it takes the place of the one that failed most often, if
+    /// any did.
     pub(super) fn learn(&mut self, contact: Contact, config: &SwarmConfig) {
         if self.here.shares_rack_with(contact.location) && contact.role == PeerRole::Host {
-            if self.mates.len() < usize::from(config.near_max) {
+            let has_room = self.mates.len() < usize::from(config.near_max);
+            if has_room || self.mates.contains_key(&contact.node) {
                 self.mates.insert(contact.node, contact);
             }
-        } else if self.contacts.len() < config.contacts_max {
-            self.contacts.insert(contact.node, contact);
+            return;
         }
+        if self.contacts.len() >= config.contacts_max && !self.contacts.contains_key(&contact.node)
+        {
+            let failures = |node: &NodeId| self.waits.get(node).map_or(0, |wait| wait.failures);
+            let worst = self.contacts.keys().max_by_key(|node| failures(node)).copied();
+            let Some(worst) = worst.filter(|node| failures(node) > failures(&contact.node)) else {
+                return;
+            };
+            self.contacts.remove(&worst);
+        }
+        self.contacts.insert(contact.node, contact);
+    }
+
+    /// Falls back on contacts from an earlier life if it is time.
+    pub(super) fn recall(&mut self, now: Instant, config: &SwarmConfig) {
+        if self.recall_at.is_some_and(|at| at <= now) {
+            self.recall_at = None;
+            for contact in core::mem::take(&mut self.remembered) {
+                self.learn(contact, config);
+            }
+        }
+    }
+
+    /// Contacts beyond the neighbours that are worth keeping for a next life.
+    pub(super) fn lasting(&self) -> impl Iterator<Item = Contact> {
+        let known = self.contacts.values().chain(self.mates.values());
+        let dialled = self.dialling.values().chain(self.dialling_mates.values());
+        self.seeder.iter().chain(known).chain(dialled).chain(&self.remembered).copied()
     }
 
     /// Takes the contact to dial next; `None` if there is none that may be dialled now.
@@ -92,13 +151,14 @@ impl Membership {
             return None;
         }
         self.contacts.retain(|node, _| !is_neighbour(*node));
-        let may_dial = |node: &&NodeId| !self.dialling.contains(node) && self.may_dial(now, **node);
+        let may_dial =
+            |node: &&NodeId| !self.dialling.contains_key(*node) && self.may_dial(now, **node);
         let free: Vec<NodeId> = self.contacts.keys().filter(may_dial).copied().collect();
         if free.is_empty() {
             return None;
         }
         let contact = self.contacts.remove(&free[prng.index_below(free.len())])?;
-        self.dialling.insert(contact.node);
+        self.dialling.insert(contact.node, contact);
         Some(contact)
     }
 
@@ -121,34 +181,38 @@ impl Membership {
         }
         self.mates.retain(|node, _| !is_neighbour(*node));
         let may_dial =
-            |node: &&NodeId| !self.dialling_mates.contains(node) && self.may_dial(now, **node);
+            |node: &&NodeId| !self.dialling_mates.contains_key(*node) && self.may_dial(now, **node);
         let mate = self.mates.keys().find(may_dial).copied()?;
-        self.dialling_mates.insert(mate);
-        self.mates.remove(&mate)
+        let contact = self.mates.remove(&mate)?;
+        self.dialling_mates.insert(mate, contact);
+        Some(contact)
     }
 
     /// The seeder of last resort, to dial, unless it is a neighbour or may not be dialled now.
     pub(super) fn last_resort(
         &mut self,
         now: Instant,
+        config: &SwarmConfig,
         is_neighbour: impl Fn(NodeId) -> bool,
     ) -> Option<Contact> {
-        let seeder = self.seeder?;
+        let seeder = self.seeder.filter(|_| self.dialling.len() < config.dials_max)?;
         if is_neighbour(seeder.node) || !self.may_dial(now, seeder.node) {
             return None;
         }
-        self.dialling.insert(seeder.node).then_some(seeder)
+        self.dialling.insert(seeder.node, seeder).is_none().then_some(seeder)
     }
 
-    /// When a contact that must wait may be dialled; `None` if none waits.
+    /// When a contact that must wait may be dialled, or those from an earlier life; `None` if none
+    /// waits.
     pub(super) fn next_dial_at(&self, now: Instant) -> Option<Instant> {
         let all = self.contacts.keys().chain(self.mates.keys());
-        let waits = all.filter_map(|node| self.dial_after.get(node).copied());
+        let waits = all.filter_map(|node| self.waits.get(node));
+        let waits = waits.map(|wait| wait.until).chain(self.recall_at);
         waits.filter(|until| *until > now).min()
     }
 
     fn may_dial(&self, now: Instant, node: NodeId) -> bool {
-        let is_waiting = self.dial_after.get(&node).is_some_and(|until| *until > now);
+        let is_waiting = self.waits.get(&node).is_some_and(|wait| wait.until > now);
         !is_waiting && !self.is_banned(now, node)
     }
 
@@ -156,29 +220,56 @@ impl Membership {
         self.dialling.len()
     }
 
+    /// Entries of each table: contacts, dials, waits, bans.
+    pub(super) fn sizes(&self) -> [usize; 4] {
+        [self.contacts.len(), self.dialling.len(), self.waits.len(), self.banned.len()]
+    }
+
     pub(super) fn note_connected(&mut self, node: NodeId) {
-        self.dialling.remove(&node);
-        self.dialling_mates.remove(&node);
-        self.contacts.remove(&node);
-        self.mates.remove(&node);
+        let dialled = self.take_dialled(node);
+        let known = self.contacts.remove(&node).or(self.mates.remove(&node));
+        if let Some(contact) = dialled.or(known) {
+            self.reached.insert(node, contact);
+        }
+    }
+
+    /// Notes that a dial ended, and returns whom it was for; `None` if nobody was dialled.
+    fn take_dialled(&mut self, node: NodeId) -> Option<Contact> {
+        self.dialling.remove(&node).or_else(|| self.dialling_mates.remove(&node))
+    }
+
+    /// The neighbour said how it is reached.
+    pub(super) fn note_joined(&mut self, node: NodeId) {
+        self.reached.remove(&node);
+        self.waits.remove(&node);
     }
 
     pub(super) fn note_dial_failed(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
-        self.dialling.remove(&node);
-        self.dialling_mates.remove(&node);
-        insert_bounded(&mut self.dial_after, node, now.after(DIAL_RETRY), config.bans_max);
+        let failures = self.waits.get(&node).map_or(0, |wait| wait.failures);
+        let doubled = DIAL_RETRY * 2_u32.saturating_pow(failures.min(8));
+        let until = now.after(doubled.min(DIAL_RETRY_MAX));
+        self.wait(node, Wait { until, failures: failures + 1 }, config);
+        if let Some(contact) = self.take_dialled(node) {
+            self.learn(contact, config);
+        }
     }
 
-    /// The connection to a neighbour broke; it is dialled again after a while.
-    pub(super) fn note_lost(
+    /// A neighbour is gone; it is dialled again after a while.
+    pub(super) fn note_gone(
         &mut self,
         now: Instant,
-        node: NodeId,
+        (node, parting): (NodeId, Parting),
         contact: Option<Contact>,
         config: &SwarmConfig,
     ) {
-        insert_bounded(&mut self.dial_after, node, now.after(REDIAL_WAIT), config.bans_max);
-        if let Some(contact) = contact {
+        let reached = self.reached.remove(&node);
+        let has_joined = contact.is_some();
+        if has_joined && parting == Parting::Lost {
+            self.wait(node, Wait { until: now.after(REDIAL_WAIT), failures: 0 }, config);
+        } else {
+            self.note_dial_failed(now, node, config);
+        }
+        if let Some(contact) = contact.or(reached) {
             self.learn(contact, config);
         }
     }
@@ -188,66 +279,72 @@ impl Membership {
         self.dialling_mates.remove(&node);
         self.contacts.remove(&node);
         self.mates.remove(&node);
-        insert_bounded(&mut self.banned, node, until, config.bans_max);
+        self.reached.remove(&node);
+        make_room(&mut self.banned, config.bans_max, |until| *until);
+        let entry = self.banned.entry(node).or_insert(until);
+        *entry = until.max(*entry);
     }
 
     pub(super) fn is_banned(&self, now: Instant, node: NodeId) -> bool {
         self.banned.get(&node).is_some_and(|until| *until > now)
     }
 
-    /// When the next announce is due, given whether neighbours are short.
-    pub(super) fn announce_due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
-        if self.is_announcing {
-            return None;
-        }
-        let due = self.announce_at?;
-        match self.announced_at {
-            Some(last) if is_hungry && self.failures == 0 => {
-                Some(due.min(last.after(config.announce_hungry)))
-            }
-            _ => Some(due),
-        }
+    fn wait(&mut self, node: NodeId, wait: Wait, config: &SwarmConfig) {
+        make_room(&mut self.waits, config.bans_max, |wait| wait.until);
+        self.waits.insert(node, wait);
     }
 
-    /// The tracker to announce to now; the answer is awaited from here on.
-    pub(super) fn begin_announce(&mut self, now: Instant) -> Option<NodeId> {
-        let tracker = *self.trackers.get(self.tracker)?;
-        self.is_announcing = true;
-        self.announced_at = Some(now);
-        Some(tracker)
+    /// When the next announce is due, given whether neighbours are short.
+    pub(super) fn announce_due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
+        self.trackers.due(is_hungry, config)
+    }
+
+    /// The tracker to announce to now, if one is due; the answer is awaited from here on.
+    pub(super) fn begin_announce(
+        &mut self,
+        now: Instant,
+        is_hungry: bool,
+        config: &SwarmConfig,
+    ) -> Option<NodeId> {
+        self.trackers.begin(now, is_hungry, config)
+    }
+
+    /// The trackers to say farewell to.
+    pub(super) fn trackers(&self) -> Vec<NodeId> {
+        self.trackers.all()
     }
 
     pub(super) fn note_answer(
         &mut self,
         now: Instant,
-        answer: &AnnounceAnswer,
+        (tracker, answer): (NodeId, &AnnounceAnswer),
         config: &SwarmConfig,
         prng: &mut Prng,
     ) {
-        self.is_announcing = false;
-        self.failures = 0;
+        self.trackers.note_answer(now, tracker, answer.interval_ms, prng);
+        self.recall_at = None;
         self.seeder = answer.seeder.or(self.seeder);
-        // A tracker may ask for silence, but not for longer than a swarm can do without one.
-        let named = Duration::from_millis(u64::from(answer.interval_ms));
-        self.interval = named.clamp(Duration::from_millis(100), Duration::from_mins(10));
-        self.announce_at = Some(now.after(jittered(self.interval, prng)));
         for contact in &answer.contacts {
             self.learn(*contact, config);
         }
     }
 
-    pub(super) fn note_failure(&mut self, now: Instant, config: &SwarmConfig, prng: &mut Prng) {
-        self.is_announcing = false;
-        self.failures = self.failures.saturating_add(1);
-        self.tracker = (self.tracker + 1) % self.trackers.len().max(1);
-        let doubled = config.announce_retry_min * 2_u32.saturating_pow(self.failures.min(16) - 1);
-        let wait = doubled.min(config.announce_retry_max);
-        self.announce_at = Some(now.after(jittered(wait, prng)));
+    pub(super) fn note_failure(
+        &mut self,
+        now: Instant,
+        tracker: NodeId,
+        config: &SwarmConfig,
+        prng: &mut Prng,
+    ) {
+        self.trackers.note_failure(now, tracker, config, prng);
+        if self.trackers.are_failing() && !self.remembered.is_empty() {
+            self.recall_at = Some(now);
+        }
     }
 
     /// Whether the last announce failed, or none was answered yet.
     pub(super) fn is_tracker_silent(&self) -> bool {
-        self.failures > 0 || self.interval == Duration::MAX
+        self.trackers.are_silent()
     }
 
     /// Whether some tracker said that its seeder has the build.
@@ -257,7 +354,7 @@ impl Membership {
 
     /// When to ask a neighbour for contacts; only while trackers fail.
     pub(super) fn exchange_due(&self) -> Option<Instant> {
-        (self.failures > 0 || self.trackers.is_empty()).then_some(self.exchange_at)
+        self.trackers.are_failing().then_some(self.exchange_at)
     }
 
     pub(super) fn note_exchange(&mut self, now: Instant, config: &SwarmConfig, prng: &mut Prng) {
@@ -266,22 +363,13 @@ impl Membership {
 }
 
 /// Past the limit the entry that ends first makes room.
-fn insert_bounded(
-    table: &mut BTreeMap<NodeId, Instant>,
-    node: NodeId,
-    until: Instant,
+fn make_room<T>(
+    table: &mut BTreeMap<NodeId, T>,
     entries_max: usize,
+    until: impl Fn(&T) -> Instant,
 ) {
     if table.len() >= entries_max {
-        let first = table.iter().min_by_key(|(_, until)| **until).map(|(node, _)| *node);
+        let first = table.iter().min_by_key(|(_, entry)| until(entry)).map(|(node, _)| *node);
         first.and_then(|node| table.remove(&node));
     }
-    let entry = table.entry(node).or_insert(until);
-    *entry = until.max(*entry);
-}
-
-/// `span` give or take a tenth, so that nodes that start together drift apart.
-fn jittered(span: Duration, prng: &mut Prng) -> Duration {
-    let tenth = u64::try_from((span / 10).as_nanos()).unwrap_or(u64::MAX / 4).max(1);
-    span * 9 / 10 + Duration::from_nanos(prng.below(2 * tenth))
 }

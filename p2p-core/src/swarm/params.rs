@@ -22,6 +22,10 @@ pub struct SwarmParams {
     pub contact: Contact,
     /// Nodes that answer announces, in order of preference.
     pub trackers: Vec<NodeId>,
+    /// What [`Swarm::lasting_contacts`](crate::Swarm::lasting_contacts) said before this node was
+    /// last stopped; empty if nothing was kept. Dialled if no tracker answers. Not trusted: those
+    /// that are wrong cost a failed dial.
+    pub remembered: Vec<Contact>,
     /// Where all of the swarm's random choices come from.
     pub seed: Seed,
 }

@@ -24,6 +24,20 @@ enum Kind {
     Stranger,
     Seeder,
 }
+/// Longest time that a busy seeder is left alone: long enough for a crowd, short enough to take a
+/// place in its queue that became free.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Silences that are counted: as many as double the patience with a peer to more than the time after
+/// which it is dropped.
+const SILENCES_MAX: u8 = 2;
+
+/// Doublings that reach it from the shortest wait.
+const BUSY_DOUBLINGS_MAX: u8 = 8;
+
+/// Requests in flight to a peer that has delivered nothing yet. One would leave a link of some
+/// length idle between its first two chunks.
+const FIRST_REQUESTS_MAX: u16 = 2;
 
 /// One neighbour.
 #[derive(Debug)]
@@ -40,10 +54,15 @@ pub(super) struct Peer {
     pub(super) requests: u16,
     /// It is not asked before this moment: it said that it is busy.
     pub(super) busy_until: Instant,
+    /// How often in a row it was busy, each counted when it was asked again.
+    busy_streak: u8,
+    /// Requests in a row that it did not answer with a single byte.
+    silences: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
     service: Option<Duration>,
-    /// It has a request that is late, or had one and delivered nothing in time since.
-    pub(super) is_slow: bool,
+    /// It has a request that is late, or had one and delivered nothing in time since. Then it may
+    /// not have what it offers, and what it offers does not count as copies.
+    is_slow: bool,
     /// It had nothing to ask for when last looked at, and nothing changed that since.
     pub(super) is_dry: bool,
     /// It said that it has nothing to send, and was not asked since.
@@ -67,6 +86,8 @@ impl Peer {
             offers_sent: 0,
             requests: 0,
             busy_until: now,
+            busy_streak: 0,
+            silences: 0,
             service: None,
             is_slow: false,
             is_dry: false,
@@ -92,10 +113,36 @@ impl Peer {
         self.service
     }
 
+    /// Requests in a row that it did not answer with a single byte, up to a limit.
+    pub(super) const fn silences(&self) -> u8 {
+        self.silences
+    }
+
     /// Whether it may be asked for one more chunk.
     pub(super) fn has_slot(&self, now: Instant, window: u16) -> bool {
-        let window = if self.is_slow { 1 } else { window };
+        let window = if self.is_slow || self.busy_streak > 0 {
+            1
+        } else if self.service.is_none() {
+            // Everybody who is new asks a seeder, and nobody knows yet how many they are; a host
+            // that has delivered nothing may have nothing.
+            window.min(FIRST_REQUESTS_MAX)
+        } else {
+            window
+        };
         self.requests < window && self.busy_until <= now
+    }
+
+    /// It has no place for a request. A seeder, whom everybody asks at once when a build is new, is
+    /// asked half as often each time; hosts are not, because their queues are short and turn over.
+    fn note_busy(&mut self, now: Instant, wait: Duration) {
+        if !self.is_seeder() {
+            self.busy_until = now.after(wait);
+        } else if self.busy_until <= now {
+            // Several requests refused at once are one refusal.
+            let doubled = wait.saturating_mul(1 << self.busy_streak.min(BUSY_DOUBLINGS_MAX));
+            self.busy_until = now.after(doubled.min(BUSY_WAIT_MAX));
+            self.busy_streak = self.busy_streak.saturating_add(1);
+        }
     }
 
     /// Whether it has chunks to give.
@@ -103,14 +150,19 @@ impl Peer {
         self.have.as_ref().is_some_and(|have| !have.is_empty())
     }
 
-    /// One host and its chunks; nothing for a seeder, or before it told.
+    /// Whether its chunks count as copies: those of hosts that deliver.
+    fn is_counted(&self) -> bool {
+        !self.is_seeder() && !self.is_slow
+    }
+
+    /// One host and its chunks; nothing for one that is not counted, or before it told.
     fn holdings(&self) -> (u64, u64) {
         self.counted_have().map_or((0, 0), |have| (1, u64::from(have.count())))
     }
 
-    /// The chunks that count as copies: those of hosts.
+    /// The chunks that count as copies.
     fn counted_have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref().filter(|_| !self.is_seeder())
+        self.have.as_ref().filter(|_| self.is_counted())
     }
 
     /// The chunks that count as copies in our rack.
@@ -273,7 +325,7 @@ impl PeerTable {
         let Some(place) = self.place_of(node) else { return false };
         let peer = &mut self.peers[place];
         let before = peer.holdings();
-        let (was_source, is_counted) = (peer.is_source(), !peer.is_seeder());
+        let (was_source, is_counted) = (peer.is_source(), peer.is_counted());
         let is_near = peer.is_near();
         let Some(have) = peer.have.as_mut() else { return false };
         let (capacity, count_before) = (have.capacity(), have.count());
@@ -304,7 +356,7 @@ impl PeerTable {
     pub(super) fn draw_lacking(&self, have: &ChunkSet, prng: &mut Prng) -> Option<NodeId> {
         let start = prng.index_below(self.peers.len().max(1));
         let lacks = |peer: &&Peer| {
-            let mut theirs = peer.counted_have().into_iter();
+            let mut theirs = peer.have.iter().filter(|_| !peer.is_seeder());
             theirs.any(|theirs| {
                 let is_same_build = theirs.capacity() == have.capacity();
                 is_same_build && have.iter_without(theirs).next().is_some()
@@ -376,10 +428,11 @@ impl PeerTable {
         self.peers.iter().map(|peer| peer.node).collect()
     }
 
-    /// A neighbour is not to be asked before `until`.
-    pub(super) fn note_busy(&mut self, node: NodeId, until: Instant) {
+    /// A neighbour has no place for a request and asks for patience.
+    pub(super) fn note_busy(&mut self, now: Instant, node: NodeId, wait: Duration) {
         if let Some(place) = self.place_of(node) {
-            self.peers[place].busy_until = until;
+            self.peers[place].note_busy(now, wait);
+            let until = self.peers[place].busy_until;
             self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
         }
     }
@@ -408,11 +461,11 @@ impl PeerTable {
     ) -> Option<NodeId> {
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && (peer.is_near() || !only_near) && !peer.is_slow && peer.has_slot(now, window)
+            has && (peer.is_near() || !only_near) && peer.has_slot(now, window)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
-            .min_by_key(|peer| (peer.is_seeder(), !peer.is_near(), peer.requests))
+            .min_by_key(|peer| (peer.is_slow, peer.is_seeder(), !peer.is_near(), peer.requests))
             .map(|peer| peer.node)
     }
 
@@ -433,9 +486,11 @@ impl PeerTable {
 
     /// A neighbour delivered a chunk after `took`. An eighth of the weight goes to the newest.
     pub(super) fn note_delivery(&mut self, node: NodeId, took: Duration, was_late: bool) {
+        self.set_slow(node, was_late);
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
-        peer.is_slow = was_late;
+        peer.busy_streak = 0;
+        peer.silences = 0;
         let (count, sum) = self.services;
         let (count, rest) = match peer.service {
             Some(average) => (count, sum.saturating_sub(average)),
@@ -444,6 +499,44 @@ impl PeerTable {
         let average = peer.service.map_or(took, |average| (average * 7 + took) / 8);
         peer.service = Some(average);
         self.services = (count, rest + average);
+    }
+
+    /// A request to a neighbour is late.
+    pub(super) fn note_slow(&mut self, node: NodeId) {
+        self.set_slow(node, true);
+    }
+
+    /// A neighbour did not answer a request with a single byte; others are asked for a while.
+    pub(super) fn note_silent(&mut self, now: Instant, node: NodeId) {
+        self.set_slow(node, true);
+        if let Some(peer) = self.get_mut(node) {
+            let wait = BUSY_WAIT_MAX * (1 << peer.silences);
+            peer.silences = (peer.silences + 1).min(SILENCES_MAX);
+            let until = now.after(wait);
+            peer.busy_until = until;
+            self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
+        }
+    }
+
+    fn set_slow(&mut self, node: NodeId, is_slow: bool) {
+        let Some(place) = self.place_of(node) else { return };
+        let peer = &mut self.peers[place];
+        let before = peer.holdings();
+        if core::mem::replace(&mut peer.is_slow, is_slow) == is_slow || peer.is_seeder() {
+            return;
+        }
+        self.holdings = more(less(self.holdings, before), peer.holdings());
+        if let (Some(copies), Some(have)) = (&mut self.copies, &peer.have) {
+            if is_slow {
+                copies.remove_host(have);
+            } else {
+                copies.add_host(have);
+            }
+        }
+        if is_slow {
+            // What only it has may be asked of a seeder now.
+            self.forget_dryness();
+        }
     }
 
     /// What a request usually takes, over all neighbours that delivered; `None` before the first.

@@ -33,15 +33,23 @@ impl Request {
         self.advanced_at.after(config.stall_time)
     }
 
-    /// When to look at the request next: when it is late, or stalled. It is late against what its
+    /// When the request is given up if no byte of the answer has come until then; `None` once one
+    /// came. One that is merely slow keeps its place.
+    pub(super) fn silent_at(&self, patience: Option<Duration>) -> Option<Instant> {
+        let is_silent = self.advanced_at == self.asked_at;
+        patience.filter(|_| is_silent).map(|patience| self.asked_at.after(patience))
+    }
+
+    /// When to look at the request next: when it is late, silent or stalled. It is late against what its
     /// peer usually takes, sooner near the end, where nothing else is left to ask for.
     pub(super) fn next_check(
         &self,
-        usual: Option<Duration>,
+        (usual, patience): (Option<Duration>, Option<Duration>),
         is_end: bool,
         config: &SwarmConfig,
     ) -> Instant {
         let stalled = self.stalled_at(config);
+        let stalled = self.silent_at(patience).map_or(stalled, |silent| silent.min(stalled));
         if self.is_late {
             return stalled;
         }

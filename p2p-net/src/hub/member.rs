@@ -25,6 +25,7 @@ use crate::identity::peer_id_of;
 use crate::progress::{Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
+use super::memory::Memory;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
 /// Faults that are kept to be shown. The first ones tell the most.
@@ -67,6 +68,8 @@ pub(crate) struct Member {
     pub(crate) faults: Vec<String>,
     /// Why the last announce failed.
     pub(crate) announce_error: Option<String>,
+    /// Whom earlier downloads knew, and what of this one's is kept.
+    pub(crate) memory: Memory,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Something was said that differs from what was last published.
@@ -99,6 +102,7 @@ impl Member {
             chunks_served_early: 0,
             faults: Vec::new(),
             announce_error: None,
+            memory: Memory::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             is_dirty: true,
         }

@@ -1,7 +1,7 @@
 //! What can wake the hub, and the way to it.
 
 use p2p_core::wire::RequestId;
-use p2p_core::{BuildId, ChunkIndex, NodeId};
+use p2p_core::{BuildId, ChunkIndex, Contact, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::ControlEvent;
@@ -24,7 +24,7 @@ pub(crate) enum Wake {
     /// What an earlier attempt left was looked at.
     Prepared {
         build: BuildId,
-        outcome: Result<OnDisk, StoreError>,
+        outcome: Result<(OnDisk, Vec<Contact>), StoreError>,
     },
     Checkpointed {
         build: BuildId,

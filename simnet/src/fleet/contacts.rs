@@ -19,7 +19,7 @@ pub(super) const IDLE_TIME: Duration = Duration::from_secs(10);
 const DIAL_TIME: Duration = Duration::from_secs(5);
 
 /// How long a question to nobody takes to fail.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes of a manifest per chunk: digest and length.
 const MANIFEST_BYTES_PER_CHUNK: u64 = 36;
@@ -36,6 +36,7 @@ impl Fleet {
         }
         node.dialling.push(to);
         let is_there = self.nodes.get(to as usize).is_some_and(Node::is_alive);
+        let is_there = is_there && !self.is_cut(from, to);
         // A handshake takes a round trip.
         let takes = if is_there { self.scenario.latency * 2 } else { DIAL_TIME };
         self.queue.push(self.later(takes), Step::DialEnded { from, to });
@@ -51,7 +52,7 @@ impl Fleet {
         if !node.is_alive() {
             return;
         }
-        let is_refused = is_banned(node, to);
+        let is_refused = is_banned(node, to) || self.is_cut(from, to);
         let other = &self.nodes[to as usize];
         if is_refused || !other.is_alive() || is_banned(other, from) {
             return self.give(from, Event::DialFailed { peer: id_of(to) });
@@ -73,10 +74,23 @@ impl Fleet {
         let connection = self.nodes[node as usize].connection(peer);
         if connection.is_some_and(|connection| connection.is_stale) {
             self.lose(node, peer);
+            self.lose_messages(node, peer);
         }
     }
 
-    fn lose(&mut self, node: NodeIndex, peer: NodeIndex) {
+    /// What was sent on a connection does not arrive on the one that takes its place.
+    fn lose_messages(&mut self, from: NodeIndex, to: NodeIndex) {
+        let is_lost = |parcel: &(NodeIndex, NodeIndex, Parcel)| {
+            (parcel.0, parcel.1) == (to, from) && matches!(parcel.2, Parcel::Message(_))
+        };
+        let lost = self.parcels.iter().filter(|(_, parcel)| is_lost(parcel));
+        let lost: Vec<_> = lost.map(|(key, _)| key).collect();
+        for key in lost {
+            self.parcels.remove(key);
+        }
+    }
+
+    pub(super) fn lose(&mut self, node: NodeIndex, peer: NodeIndex) {
         self.end_serves_to(node, peer);
         let lost = self.nodes[node as usize].disconnect(peer);
         if lost.is_some_and(|connection| connection.is_attached) {
@@ -116,6 +130,7 @@ impl Fleet {
         let Some(connection) = self.nodes[from as usize].connection(to) else { return };
         // What is sent to one that died unnoticed must not reach it when it has returned.
         let is_lost = connection.is_stale;
+        let Some(message) = self.twist(from, message) else { return };
         let counts = &mut self.counts;
         counts.messages += 1;
         match &message {
@@ -154,6 +169,9 @@ impl Fleet {
 
     pub(super) fn send_manifest(&mut self, from: NodeIndex, to: NodeIndex) {
         self.counts.manifests += 1;
+        if self.is_cut(from, to) {
+            return self.hold_back(from, to, Parcel::Manifest);
+        }
         let bytes = MANIFEST_BYTES_PER_CHUNK * u64::from(self.layout.chunk_count());
         let (server, asker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let slower = self.network.rate_of(server.uplink).min(self.network.rate_of(asker.downlink));

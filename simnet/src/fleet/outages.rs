@@ -3,10 +3,10 @@
 //! A node dies without a word: its neighbours notice when nothing comes for a while. Everything is
 //! drawn from the seed when the fleet is made, or follows from how far the fleet has come.
 
-use p2p_core::{Instant, Prng};
+use p2p_core::Prng;
 
+use crate::faults::Crashes;
 use crate::queue::{NodeIndex, Step};
-use crate::scenario::Crashes;
 use crate::trace::StepKind;
 
 use super::Fleet;
@@ -15,16 +15,32 @@ use super::contacts::IDLE_TIME;
 #[expect(clippy::multiple_inherent_impl, reason = "the driver is cut by concern")]
 impl Fleet {
     pub(super) fn plan_crashes(&mut self, prng: &mut Prng) {
-        let Some(Crashes { percent, downtime }) = self.scenario.faults.crashes else { return };
-        let bound = self.scenario.bound().time;
-        let within = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let mut hosts: Vec<NodeIndex> = (self.scenario.seeders..self.scenario.nodes()).collect();
-        prng.shuffle(&mut hosts);
-        let count = u64::from(self.scenario.hosts) * u64::from(percent) / 100;
-        for node in hosts.into_iter().take(usize::try_from(count).unwrap_or(usize::MAX)) {
-            let at = Instant::from_nanos(prng.below(within));
-            self.queue.push(at, Step::Crash { node });
-            self.queue.push(at.after(downtime), Step::Return { node });
+        let mut hosts = self.draw_hosts(100, &mut prng.split());
+        let (mut return_prng, mut vanish_prng) = (prng.split(), prng.split());
+        if let Some(Crashes { percent, downtime }) = self.scenario.faults.crashes {
+            let rest = hosts.split_off(self.count_of(percent).min(hosts.len()));
+            for node in core::mem::replace(&mut hosts, rest) {
+                let at = self.draw_time(100, &mut return_prng);
+                self.queue.push(at, Step::Crash { node });
+                self.plan_healing(at.after(downtime), Step::Return { node });
+            }
+        }
+        hosts.truncate(self.count_of(self.scenario.faults.vanish_percent));
+        for node in hosts {
+            let at = self.draw_time(100, &mut vanish_prng);
+            self.queue.push(at, Step::Vanish { node });
+            self.fate.doomed.insert(node);
+        }
+    }
+
+    /// The machine is gone for good.
+    pub(super) fn vanish(&mut self, index: NodeIndex) {
+        let was_awaited = self.is_awaited(index);
+        self.crash(index);
+        self.fate.gone.insert(index);
+        self.observe(index, StepKind::Vanish, None, None);
+        if was_awaited && self.nodes[index as usize].completed_at.is_none() {
+            self.incomplete -= 1;
         }
     }
 
@@ -50,6 +66,7 @@ impl Fleet {
         let Some(swarm) = node.swarm.take() else { return };
         node.crashes += 1;
         node.kept = Some(swarm.have().clone()).filter(|have| have.capacity() > 0);
+        node.remembered = swarm.lasting_contacts();
         node.alarm_generation = node.alarm_generation.wrapping_add(1);
         node.alarm_at = None;
         node.dialling.clear();
@@ -70,7 +87,8 @@ impl Fleet {
     /// The machine is back under its name, with what its disk kept.
     pub(super) fn bring_back(&mut self, index: NodeIndex) {
         let node = &mut self.nodes[index as usize];
-        if node.is_alive() {
+        if node.is_alive() || node.crashes == 0 {
+            // It is back already, or has not started yet.
             return;
         }
         let kept = node.kept.take();

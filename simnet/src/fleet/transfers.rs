@@ -40,6 +40,16 @@ pub(super) struct Transfer {
     arrival: Arrival,
 }
 
+impl Transfer {
+    pub(super) const fn server(&self) -> NodeIndex {
+        self.server
+    }
+
+    pub(super) const fn asker(&self) -> NodeIndex {
+        self.asker
+    }
+}
+
 /// How far a transfer has come. From `Under` to one of the others, once.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Arrival {
@@ -94,6 +104,12 @@ impl Fleet {
             return;
         }
         let Some(key) = node.uplink_queue.pop_front() else { return };
+        let asker = self.transfers.get(key).map(|transfer| transfer.asker);
+        if asker.is_some_and(|asker| self.is_cut(server, asker)) {
+            self.stall(key);
+            return self.send_next(server);
+        }
+        let node = &mut self.nodes[server as usize];
         node.sending = Some(key);
         let (uplink, from_rack) = (node.uplink, node.rack);
         let Some(transfer) = self.transfers.get_mut(key) else { return };
@@ -133,7 +149,9 @@ impl Fleet {
         };
         let Transfer { server, asker, request, .. } = *transfer;
         if self.nodes[asker as usize].expected.contains(&(server, request)) {
-            self.give(asker, Event::FetchAdvanced { request });
+            if !self.is_cut(server, asker) {
+                self.give(asker, Event::FetchAdvanced { request });
+            }
             self.remind_to_advance(key, Duration::ZERO);
         }
     }
@@ -178,8 +196,8 @@ impl Fleet {
         if is_wanted {
             let size = u64::from(self.layout.size_of(chunk));
             let begins_at = node.disk_free_at.max(self.now);
-            node.disk_free_at = begins_at.after(self.scenario.disk_rate.occupancy(size));
-            let stored_at = node.disk_free_at;
+            let stored_at = begins_at.after(self.disk_rate_of(asker).occupancy(size));
+            self.nodes[asker as usize].disk_free_at = stored_at;
             self.post_at(stored_at, server, asker, Parcel::Hashed { request, chunk });
         }
         self.queue.push(self.later(self.scenario.latency), Step::Served { transfer: key });
@@ -233,6 +251,35 @@ impl Fleet {
             node.sending = None;
             self.send_next(server);
         }
+    }
+
+    /// Chunks that are on some link, in the order of their slots.
+    pub(super) fn transfers_under_way(&self) -> Vec<SlabKey> {
+        let is_under =
+            |transfer: &Transfer| transfer.arrival == Arrival::Under && transfer.passage.is_some();
+        let all = self.transfers.iter().filter(|(_, transfer)| is_under(transfer));
+        all.map(|(key, _)| key).collect()
+    }
+
+    /// Takes a transfer off its links and forgets how far it had come; the name under which it waits
+    /// from now on, so that nothing that was planned for it happens.
+    pub(super) fn begin_anew(&mut self, key: SlabKey) -> Option<SlabKey> {
+        self.take_off_links(key);
+        let mut transfer = self.transfers.remove(key)?;
+        transfer.passage = None;
+        transfer.is_advancing = false;
+        let server = transfer.server;
+        let fresh = self.transfers.insert(transfer);
+        let serving = &mut self.nodes[server as usize].serving;
+        serving.iter_mut().filter(|(.., old)| *old == key).for_each(|(.., old)| *old = fresh);
+        Some(fresh)
+    }
+
+    /// A transfer that waited for its two ends to reach each other waits for the uplink again.
+    pub(super) fn send_again(&mut self, key: SlabKey) {
+        let Some(server) = self.transfers.get(key).map(|transfer| transfer.server) else { return };
+        self.nodes[server as usize].uplink_queue.push_back(key);
+        self.send_next(server);
     }
 
     /// Ends what `server` sends to `asker`, and tells its swarm.

@@ -9,8 +9,9 @@ use core::time::Duration;
 use p2p_core::{ByteRate, Prng, Seed};
 use serde::Serialize;
 
+use crate::faults::Faults;
 use crate::report::Stopwatch;
-use crate::scenario::{Faults, Scenario};
+use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::units::{parse_duration, parse_size};
 
@@ -170,6 +171,7 @@ impl Args {
             host_rate: self.host_rate,
             seeder_rate: self.seeder_rate.unwrap_or(self.host_rate),
             racks: self.racks,
+            zones: 0,
             rack_rate: self.rack_rate,
             disk_rate: self.disk_rate,
             chunk_lengths: None,

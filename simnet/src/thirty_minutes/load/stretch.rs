@@ -7,8 +7,9 @@ use core::time::Duration;
 
 use p2p_core::{ByteRate, Instant, Prng};
 
+use crate::faults::Faults;
 use crate::fleet::Fleet;
-use crate::scenario::{Faults, Scenario};
+use crate::scenario::Scenario;
 use crate::thirty_minutes::command::RunError;
 use crate::thirty_minutes::plan::Plan;
 use crate::thirty_minutes::workers::run_all;

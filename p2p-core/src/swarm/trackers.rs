@@ -1,0 +1,207 @@
+//! Dealings with trackers: which one is asked, when, and how often it failed.
+//!
+//! Trackers are asked along lines. A host has one line over all its trackers: it asks the first as
+//! long as that answers, and goes on to the next when it fails. A seeder has a line per tracker and
+//! so announces to all of them: a host asks only one, and must hear of every seeder there.
+
+use core::time::Duration;
+
+use crate::config::SwarmConfig;
+use crate::contact::PeerRole;
+use crate::node_id::NodeId;
+use crate::prng::Prng;
+use crate::time::Instant;
+
+/// All lines.
+#[derive(Debug)]
+pub(super) struct Trackers {
+    lines: Vec<Line>,
+}
+
+/// Trackers that stand in for each other.
+#[derive(Debug)]
+struct Line {
+    trackers: Vec<NodeId>,
+    /// The tracker that is asked next.
+    next: usize,
+    /// One was asked and has not answered.
+    is_announcing: bool,
+    announce_at: Instant,
+    announced_at: Option<Instant>,
+    is_answered: bool,
+    /// Announces that failed since the last answer.
+    failures: u32,
+}
+
+impl Trackers {
+    pub(super) fn new(now: Instant, trackers: Vec<NodeId>, role: PeerRole) -> Self {
+        let lines: Vec<Vec<NodeId>> = match role {
+            PeerRole::Host => vec![trackers],
+            PeerRole::Seeder => trackers.into_iter().map(|tracker| vec![tracker]).collect(),
+        };
+        let lines = lines.into_iter().filter(|line| !line.is_empty());
+        Self { lines: lines.map(|trackers| Line::new(now, trackers)).collect() }
+    }
+
+    /// When the next announce is due, given whether neighbours are short.
+    pub(super) fn due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
+        self.lines.iter().filter_map(|line| line.due(is_hungry, config)).min()
+    }
+
+    /// The tracker to announce to now, if one is due; its answer is awaited from here on.
+    pub(super) fn begin(
+        &mut self,
+        now: Instant,
+        is_hungry: bool,
+        config: &SwarmConfig,
+    ) -> Option<NodeId> {
+        let is_due = |line: &&mut Line| line.due(is_hungry, config).is_some_and(|due| due <= now);
+        self.lines.iter_mut().find(is_due).map(|line| line.begin(now))
+    }
+
+    /// The trackers to say farewell to: those that were told of us last.
+    pub(super) fn all(&self) -> Vec<NodeId> {
+        self.lines.iter().map(|line| line.trackers[line.next]).collect()
+    }
+
+    pub(super) fn note_answer(
+        &mut self,
+        now: Instant,
+        tracker: NodeId,
+        interval_ms: u32,
+        prng: &mut Prng,
+    ) {
+        let Some(line) = self.line_of(tracker) else { return };
+        line.is_announcing = false;
+        line.is_answered = true;
+        line.failures = 0;
+        // A tracker may ask for silence, but not for longer than a swarm can do without one.
+        let named = Duration::from_millis(u64::from(interval_ms));
+        let interval = named.clamp(Duration::from_millis(100), Duration::from_mins(10));
+        line.announce_at = now.after(jittered(interval, prng));
+    }
+
+    pub(super) fn note_failure(
+        &mut self,
+        now: Instant,
+        tracker: NodeId,
+        config: &SwarmConfig,
+        prng: &mut Prng,
+    ) {
+        let Some(line) = self.line_of(tracker) else { return };
+        line.is_announcing = false;
+        line.failures = line.failures.saturating_add(1);
+        line.next = (line.next + 1) % line.trackers.len();
+        let doubled = config.announce_retry_min * 2_u32.saturating_pow(line.failures.min(16) - 1);
+        let wait = doubled.min(config.announce_retry_max);
+        line.announce_at = now.after(jittered(wait, prng));
+    }
+
+    /// Whether no tracker answers: the last announces failed, or there is none.
+    pub(super) fn are_failing(&self) -> bool {
+        self.lines.iter().all(|line| line.failures > 0)
+    }
+
+    /// Whether the last announces failed, or none was answered yet.
+    pub(super) fn are_silent(&self) -> bool {
+        self.lines.iter().all(|line| line.failures > 0 || !line.is_answered)
+    }
+
+    fn line_of(&mut self, tracker: NodeId) -> Option<&mut Line> {
+        self.lines.iter_mut().find(|line| line.trackers.contains(&tracker))
+    }
+}
+
+impl Line {
+    const fn new(now: Instant, trackers: Vec<NodeId>) -> Self {
+        Self {
+            trackers,
+            next: 0,
+            is_announcing: false,
+            announce_at: now,
+            announced_at: None,
+            is_answered: false,
+            failures: 0,
+        }
+    }
+
+    fn due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
+        if self.is_announcing {
+            return None;
+        }
+        let hungry_at = self.announced_at.filter(|_| is_hungry && self.failures == 0);
+        let hungry_at = hungry_at.map(|last| last.after(config.announce_hungry));
+        Some(hungry_at.map_or(self.announce_at, |at| at.min(self.announce_at)))
+    }
+
+    fn begin(&mut self, now: Instant) -> NodeId {
+        self.is_announcing = true;
+        self.announced_at = Some(now);
+        self.trackers[self.next]
+    }
+}
+
+/// `span` give or take a tenth, so that nodes that start together drift apart.
+pub(super) fn jittered(span: Duration, prng: &mut Prng) -> Duration {
+    let tenth = u64::try_from((span / 10).as_nanos()).unwrap_or(u64::MAX / 4).max(1);
+    span * 9 / 10 + Duration::from_nanos(prng.below(2 * tenth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prng::Seed;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    /// Whom a node announces to at the very start, one after the other.
+    fn asked_at_start(role: PeerRole) -> Vec<NodeId> {
+        let mut trackers = Trackers::new(Instant::ZERO, vec![node(1), node(2)], role);
+        let config = SwarmConfig::host();
+        std::iter::from_fn(|| trackers.begin(Instant::ZERO, false, &config)).collect()
+    }
+
+    #[test]
+    fn hosts_ask_one_tracker_and_seeders_announce_to_all() {
+        assert_eq!(asked_at_start(PeerRole::Host), [node(1)]);
+        assert_eq!(asked_at_start(PeerRole::Seeder), [node(1), node(2)]);
+    }
+
+    #[test]
+    fn host_goes_to_the_next_tracker_and_waits_longer_each_time() {
+        let config = SwarmConfig::host();
+        let mut prng = Prng::from_seed(Seed::from_u64(1));
+        let mut trackers = Trackers::new(Instant::ZERO, vec![node(1), node(2)], PeerRole::Host);
+        let mut now = Instant::ZERO;
+        let mut waits = Vec::new();
+        for asked in [1, 2, 1, 2] {
+            assert_eq!(trackers.begin(now, false, &config), Some(node(asked)));
+            assert_eq!(trackers.due(false, &config), None, "asked twice at once");
+            trackers.note_failure(now, node(asked), &config, &mut prng);
+            let due = trackers.due(false, &config).unwrap();
+            waits.push(due.since(now));
+            now = due;
+        }
+        assert!(waits.is_sorted(), "{waits:?}");
+        assert!(trackers.are_failing() && trackers.are_silent());
+        trackers.begin(now, false, &config);
+        trackers.note_answer(now, node(1), 60_000, &mut prng);
+        assert!(!trackers.are_failing() && !trackers.are_silent());
+    }
+
+    #[test]
+    fn a_failing_tracker_of_a_seeder_does_not_hold_up_the_others() {
+        let config = SwarmConfig::seeder();
+        let mut prng = Prng::from_seed(Seed::from_u64(1));
+        let mut trackers = Trackers::new(Instant::ZERO, vec![node(1), node(2)], PeerRole::Seeder);
+        while trackers.begin(Instant::ZERO, false, &config).is_some() {}
+        trackers.note_answer(Instant::ZERO, node(1), 5_000, &mut prng);
+        trackers.note_failure(Instant::ZERO, node(2), &config, &mut prng);
+        assert!(!trackers.are_failing());
+        let later = Instant::from_start(Duration::from_secs(1));
+        assert_eq!(trackers.begin(later, false, &config), Some(node(2)));
+        assert_eq!(trackers.begin(later, false, &config), None);
+    }
+}

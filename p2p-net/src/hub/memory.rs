@@ -1,0 +1,48 @@
+//! Keeps the contacts of a download on disk, so that a host that is started again finds its
+//! neighbours when no tracker is left.
+
+use p2p_core::{Contact, Swarm};
+use tokio::task::spawn_blocking;
+use tokio::time::{Duration, Instant};
+use tracing::warn;
+
+use crate::progress::Phase;
+
+use super::member::Member;
+
+/// How often contacts are written at most. Neighbours last for minutes, and each write costs two
+/// syncs.
+const SAVE_TIME: Duration = Duration::from_secs(5);
+
+/// What is known of the file of contacts.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// Contacts of an earlier life, until the swarm takes them.
+    pub(crate) remembered: Vec<Contact>,
+    saved: Vec<Contact>,
+    saved_at: Option<Instant>,
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "the member is cut by concern")]
+impl Member {
+    /// Writes the contacts of the swarm, if it is time and they changed. A failure is said and
+    /// costs nothing but what the file is for.
+    pub(crate) fn save_contacts(&mut self) {
+        let is_under_way = matches!(self.phase, Phase::Locating | Phase::Downloading);
+        let is_due = self.memory.saved_at.is_none_or(|at| at.elapsed() >= SAVE_TIME);
+        let Some(swarm) = self.swarm.as_ref().filter(|_| is_under_way && is_due) else { return };
+        let contacts = Swarm::lasting_contacts(swarm);
+        let Some(store) = self.store.clone() else { return };
+        if contacts.is_empty() || contacts == self.memory.saved {
+            return;
+        }
+        self.memory.saved_at = Some(Instant::now());
+        self.memory.saved.clone_from(&contacts);
+        let build = self.build;
+        self.tasks.spawn(async move {
+            if let Ok(Err(error)) = spawn_blocking(move || store.write_contacts(&contacts)).await {
+                warn!(%build, %error, "cannot keep the contacts of neighbours");
+            }
+        });
+    }
+}
