@@ -2,6 +2,8 @@
 
 use core::time::Duration;
 
+use crate::contact::Location;
+
 /// Limits and timings of one node's part in a swarm.
 ///
 /// Every table, queue and retry of the swarm is bounded by a field of this struct. There is no
@@ -11,8 +13,18 @@ pub struct SwarmConfig {
     /// Neighbours a node looks for. Fewer lengthen the paths through the swarm, more cost a message
     /// per offer and a set of chunks each.
     pub neighbours_target: u16,
-    /// Most neighbours it accepts, so that others can find a place with a full node.
+    /// Most neighbours it accepts, so that others can find a place with a full node. A node that
+    /// knows its rack does not count rack mates here.
     pub neighbours_max: u16,
+    /// Neighbours outside its rack that a node looks for once it has enough rack mates for
+    /// `neighbours_target` in all: the ways by which chunks come into the rack.
+    pub far_target: u16,
+    /// Most rack mates that a node connects to. All hosts of an ordinary rack, because only those
+    /// that know of each other's claims keep a chunk from crossing the uplink twice.
+    pub near_max: u16,
+    /// A rack mate that claims a chunk gets this long to bring it, or `late_factor` times what a
+    /// request usually takes, if that is longer.
+    pub claim_time_min: Duration,
     /// Most dials under way at once.
     pub dials_max: usize,
     /// Most contacts remembered beyond the neighbours.
@@ -74,6 +86,11 @@ pub struct SwarmConfig {
     /// ...or this many times the time that it needs to send a chunk, if that is longer: so long the
     /// swarm gets to spread the first copy.
     pub reserve_factor: u32,
+    /// Copies of the build that a seeder gives out. Past them it sends chunks that are nowhere else,
+    /// and any to neighbours that got nothing from anybody else for `starve_time`; it tells the rest
+    /// to ask hosts. More than one, so that what is spread badly is spread again; a few, so that a
+    /// fast seeder cannot become the source for everybody.
+    pub copies_max: u32,
 }
 
 impl SwarmConfig {
@@ -82,6 +99,9 @@ impl SwarmConfig {
         Self {
             neighbours_target: 14,
             neighbours_max: 32,
+            far_target: 6,
+            near_max: 48,
+            claim_time_min: Duration::from_secs(2),
             dials_max: 8,
             contacts_max: 64,
             bans_max: 256,
@@ -109,7 +129,14 @@ impl SwarmConfig {
             exchange_interval: Duration::from_secs(5),
             reserve_min: Duration::from_secs(2),
             reserve_factor: 16,
+            copies_max: 3,
         }
+    }
+
+    /// Most neighbours of a node that stands there.
+    pub(crate) fn neighbours_max_at(&self, location: Location) -> usize {
+        let mates = if location.rack == 0 { 0 } else { self.near_max };
+        usize::from(self.neighbours_max) + usize::from(mates)
     }
 
     /// The seeder of a region: a host that accepts more neighbours, because it is the place of last
@@ -128,12 +155,21 @@ pub struct TrackerConfig {
     pub members_max: usize,
     /// Most contacts handed out per announce.
     pub contacts_max: usize,
-    /// Members with this many neighbours are not handed out any more.
+    /// Members with this many neighbours outside their rack are not handed out any more.
     pub degree_max: u16,
     /// A newcomer gets the seeder with a chance of this many in the number of members, so that the
     /// seeder's neighbours are from all over the swarm and grow with the logarithm of its size.
     /// Chunks that enter at a few old members only have a long way.
     pub seeder_draws: u32,
+    /// Most mates of a host in its rack; they are handed out beyond `contacts_max`. A larger rack is
+    /// cut into parts that bring chunks in each for itself.
+    pub mates_max: usize,
+    /// Hosts of one rack to which the seeder is handed out, so that it feeds many racks alike. More
+    /// than one, so that a rack does not lose it with a host.
+    pub seeded_per_rack: u32,
+    /// A seeder with this many neighbours is not handed out to hosts that know their rack. Below
+    /// what it accepts: the rest of the places is for those who starve.
+    pub seeder_degree_max: u16,
     /// Shortest interval given to announcing nodes.
     pub interval_min: Duration,
     /// Announces per second that the tracker is willing to answer for one swarm: the interval grows
@@ -152,6 +188,9 @@ impl TrackerConfig {
             contacts_max: 32,
             degree_max: 28,
             seeder_draws: 8,
+            mates_max: 48,
+            seeded_per_rack: 3,
+            seeder_degree_max: 96,
             interval_min: Duration::from_secs(5),
             announces_per_second: 1_000,
             intervals_missed_max: 3,

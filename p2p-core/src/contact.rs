@@ -41,6 +41,11 @@ impl Location {
             rack: if rack.is_empty() { 0 } else { label(format!("{zone}\0{rack}")) },
         }
     }
+
+    /// Whether both are known to stand in one rack, so that bytes between them cross no uplink.
+    pub const fn shares_rack_with(self, other: Self) -> bool {
+        self.rack != 0 && self.rack == other.rack
+    }
 }
 
 /// How to reach a node. A claim of whoever sent it: connections are pinned to [`Self::node`], so a

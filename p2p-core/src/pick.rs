@@ -92,11 +92,24 @@ pub struct Choice<'a> {
     pub asked: &'a ChunkSet,
     /// What the neighbouring hosts have.
     pub availability: &'a Availability,
+    /// What is not asked of this peer because it is in our rack already, or on its way there.
+    pub kept_back: Option<KeptBack<'a>>,
+}
+
+/// What is not asked of nodes outside the rack.
+#[derive(Clone, Copy, Debug)]
+pub struct KeptBack<'a> {
+    /// What the hosts of the rack have.
+    pub near: &'a Availability,
+    /// What they say they bring.
+    pub claimed: &'a ChunkSet,
 }
 
 impl Choice<'_> {
     fn word(&self, i: usize) -> u64 {
-        self.offered.word(i) & !self.have.word(i) & !self.asked.word(i)
+        let kept_back =
+            self.kept_back.map_or(0, |kept| kept.near.word_of_seen(i) | kept.claimed.word(i));
+        self.offered.word(i) & !self.have.word(i) & !self.asked.word(i) & !kept_back
     }
 
     /// The rarest chunk of a sample of at most `sample_max` candidates that start at a random
@@ -196,6 +209,10 @@ mod tests {
             have in prop::collection::btree_set(0_u32..200, 0..50),
             asked in prop::collection::btree_set(0_u32..200, 0..20),
             others in prop::collection::vec(prop::collection::btree_set(0_u32..200, 0..200), 0..5),
+            mate in prop::collection::btree_set(0_u32..200, 0..100),
+            mate_is_full in any::<bool>(),
+            claimed in prop::collection::btree_set(0_u32..200, 0..20),
+            stays_near in any::<bool>(),
             seed in any::<u64>(),
         ) {
             let mut availability = Availability::new(capacity);
@@ -207,12 +224,23 @@ mod tests {
             let have = set_of(capacity, &have);
             let asked = set_of(capacity, &asked);
             let copies = |chunk| others.iter().filter(|other| other.contains(chunk)).count();
+            let mut near = Availability::new(capacity);
+            near.add_host(&set_of(capacity, &mate));
+            let claimed = set_of(capacity, &claimed);
+            let is_kept_back = |chunk: ChunkIndex| {
+                stays_near && (mate.contains(&chunk.get()) || claimed.contains(chunk) || mate_is_full)
+            };
+            if mate_is_full {
+                near.add_host(&ChunkSet::full(capacity));
+            }
             let candidates: Vec<_> = offered
                 .iter()
                 .filter(|chunk| !have.contains(*chunk) && !asked.contains(*chunk))
+                .filter(|chunk| !is_kept_back(*chunk))
                 .collect();
 
-            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability };
+            let kept_back = stays_near.then_some(KeptBack { near: &near, claimed: &claimed });
+            let choice = Choice { offered: &offered, have: &have, asked: &asked, availability: &availability, kept_back };
             let mut prng = Prng::from_seed(Seed::from_u64(seed));
             let picked = choice.pick_rarest(capacity, &mut prng);
             prop_assert_eq!(picked.map(copies), candidates.iter().map(|chunk| copies(*chunk)).min());
@@ -255,8 +283,13 @@ mod tests {
         let offered = ChunkSet::full(8);
         let (have, asked) = (ChunkSet::empty(8), ChunkSet::empty(8));
         let availability = Availability::new(8);
-        let choice =
-            Choice { offered: &offered, have: &have, asked: &asked, availability: &availability };
+        let choice = Choice {
+            offered: &offered,
+            have: &have,
+            asked: &asked,
+            availability: &availability,
+            kept_back: None,
+        };
         let mut prng = Prng::from_seed(Seed::from_u64(1));
         let mut drawn = [0_u32; 8];
         for _ in 0..8_000 {

@@ -22,17 +22,19 @@ use crate::time::Instant;
 use crate::wire::{Announce, Have, Message, RequestId};
 
 use self::asking::{Scope, is_routine};
-use self::ledger::{Ledger, Ruling};
+use self::ledger::{Asker, Ledger, Ruling};
+use self::locality::Claims;
 use self::manifest_search::ManifestSearch;
 use self::membership::Membership;
 use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
-use self::peers::PeerTable;
+use self::peers::{Peer, PeerTable};
 use self::requests::{Request, RequestTable};
 use self::uploads::{Upload, Uploads};
 
 mod asking;
 mod ledger;
+mod locality;
 mod manifest_search;
 mod membership;
 mod offers;
@@ -60,6 +62,7 @@ pub struct Swarm {
     peers: PeerTable,
     requests: RequestTable,
     uploads: Uploads,
+    claims: Claims,
     /// Kept by seeders only.
     ledger: Option<Ledger>,
     members: Membership,
@@ -83,14 +86,15 @@ impl Swarm {
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
         let SwarmParams { config, build, contact, trackers, seed } = params;
         let mut swarm = Self {
-            members: Membership::new(now, trackers),
+            members: Membership::new(now, trackers, contact.location),
+            peers: PeerTable::new(contact.location, config.near_max),
             config,
             build,
             contact,
             layout: None,
             have: ChunkSet::empty(0),
             offers: Offers::default(),
-            peers: PeerTable::default(),
+            claims: Claims::new(0),
             requests: RequestTable::new(0),
             uploads: Uploads::default(),
             ledger: None,
@@ -175,7 +179,8 @@ impl Swarm {
         let announce = self.members.announce_due(self.is_hungry(), &self.config);
         let announce = (announce, TimerKind::Announce);
         let nothing = (None, TimerKind::Members);
-        let mut deadlines = [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing];
+        let mut deadlines =
+            [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing, nothing];
         if !self.is_complete() {
             let starves = self.progress_at.after(self.config.starve_time);
             let dial_again = self.now.after(Duration::from_secs(1));
@@ -184,6 +189,7 @@ impl Swarm {
             deadlines[2..].copy_from_slice(&[
                 (self.exchange_due(), TimerKind::Exchange),
                 (self.requests.check_at(), TimerKind::Requests),
+                (self.claims.due(), TimerKind::Claims),
                 (self.manifest_due(), TimerKind::Manifest),
                 (self.peers.busy_until(), TimerKind::Busy),
                 (Some(starves.max(dial_again)), TimerKind::Members),
@@ -241,6 +247,7 @@ impl Swarm {
         self.offer_new_chunks();
         self.check_requests();
         self.peers.check_busy(self.now);
+        self.check_claims();
         if self.is_starving() {
             // The seeder may be asked for more than what nobody else has.
             self.peers.forget_dryness();
@@ -299,6 +306,8 @@ impl Swarm {
                     self.send(peer, Message::NoManifest);
                 }
             }
+            Message::Claim { chunk } => self.on_claim(peer, chunk),
+            Message::Disclaim { chunk } => self.on_disclaim(peer, chunk),
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
             Message::Ready => {
                 if let Some(entry) = self.peers.get_mut(peer) {
@@ -321,6 +330,9 @@ impl Swarm {
             return self.ban(node, PeerFault::WrongLayout);
         }
         self.peers.set_have(node, contact, have);
+        if self.is_crowded_by(node) {
+            return self.turn_away(node);
+        }
         self.look_at(node);
     }
 
@@ -338,7 +350,7 @@ impl Swarm {
                 return self.ban(node, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
             }
             let chunks = (*start..start + length).map(ChunkIndex::new_unchecked);
-            self.peers.note_has(node, chunks.clone());
+            self.note_offered(node, chunks.clone());
             let has_late = self.requests.has_late();
             let is_useful = |chunk| {
                 let is_asked = || !has_late && self.requests.asked().contains(chunk);
@@ -369,7 +381,8 @@ impl Swarm {
             let wait = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
             return self.refuse(peer, request, wait);
         }
-        self.uploads.enqueue(Upload { peer, request, chunk, since: self.now });
+        let is_near = self.peers.get(peer).is_some_and(Peer::is_near);
+        self.uploads.enqueue(Upload { peer, request, chunk, is_near, since: self.now });
     }
 
     fn on_busy(&mut self, peer: NodeId, request: RequestId, retry_after_ms: u32) {
@@ -477,9 +490,9 @@ impl Swarm {
         let chunk_count = layout.chunk_count();
         assert_eq!(have.capacity(), chunk_count, "the chunks are of another build");
         self.requests = RequestTable::new(chunk_count);
+        self.claims = Claims::new(chunk_count);
         if self.contact.role == PeerRole::Seeder {
-            let SwarmConfig { reserve_min, reserve_factor, .. } = self.config;
-            self.ledger = Some(Ledger::new(chunk_count, reserve_min, reserve_factor));
+            self.ledger = Some(Ledger::new(chunk_count, &self.config));
         }
         if !have.is_full() {
             self.peers.start_counting(chunk_count);
@@ -508,6 +521,7 @@ impl Swarm {
             return;
         }
         self.progress_at = self.now;
+        self.claims.note_kept(chunk);
         self.is_readiness_news = true;
         let wait = self.offer_wait();
         self.offers.note_arrival(self.now, chunk, wait);
@@ -525,7 +539,7 @@ impl Swarm {
         }
     }
 
-    fn cancel_request(&mut self, request: RequestId) {
+    pub(super) fn cancel_request(&mut self, request: RequestId) {
         if let Some(Request { peer, .. }) = self.drop_request(request) {
             self.actions.push_back(Action::CancelFetch { request, peer });
         }
@@ -557,6 +571,7 @@ impl Swarm {
             }
         }
         self.take_back_chunks_of(node);
+        self.claims.forget_peer(node);
         self.search.note_end(node);
         self.members.note_connected(node);
         self.peers.remove(node);
@@ -612,13 +627,14 @@ impl Swarm {
             let Some(contact) = dial else { break };
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
+        let mates = self.peers.near_count();
+        while let Some(contact) = self.members.next_mate(self.now, (mates, &self.config), is_known)
+        {
+            self.actions.push_back(Action::Connect { contact: Box::new(contact) });
+        }
         if is_starving && let Some(contact) = self.members.last_resort(self.now, is_known) {
             self.actions.push_back(Action::Connect { contact: Box::new(contact) });
         }
-    }
-
-    fn missing_neighbours(&self) -> usize {
-        usize::from(self.config.neighbours_target).saturating_sub(self.peers.len())
     }
 
     fn is_starving(&self) -> bool {
@@ -626,7 +642,7 @@ impl Swarm {
     }
 
     fn is_full_house(&self) -> bool {
-        self.peers.len() >= usize::from(self.config.neighbours_max)
+        self.peers.len() >= self.config.neighbours_max_at(self.contact.location)
     }
 
     /// Fewer than three quarters of the wanted neighbours, and chunks missing: a node with half as
@@ -683,13 +699,17 @@ impl Swarm {
         while self.uploads.active_count() < self.config.uploads_max {
             let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
-                let theirs = self.peers.get(upload.peer).and_then(|peer| peer.have.as_ref());
+                let asker = self.peers.get(upload.peer);
+                let fed_at = asker.map_or(self.now, |asker| asker.fed_at);
+                let is_starving = fed_at.after(self.config.starve_time) <= self.now;
+                let theirs = asker.and_then(|asker| asker.have.as_ref());
                 if theirs.is_some_and(|have| have.contains(upload.chunk)) {
                     // It came in answer to another request meanwhile.
                     self.refuse(upload.peer, upload.request, Duration::ZERO);
                     continue;
                 }
-                match ledger.rule(self.now, upload.chunk, theirs, &mut self.prng) {
+                let asker = Asker { has: theirs, is_starving };
+                match ledger.rule(self.now, upload.chunk, asker, &mut self.prng) {
                     Ruling::Send(chunk) => {
                         ledger.note_start(self.now, chunk);
                         upload.chunk = chunk;
@@ -752,7 +772,8 @@ impl Swarm {
     }
 
     fn check_invariants(&self) {
-        assert!(self.peers.len() <= usize::from(self.config.neighbours_max), "too many neighbours");
+        let neighbours_max = self.config.neighbours_max_at(self.contact.location);
+        assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
         assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
         debug_assert!(

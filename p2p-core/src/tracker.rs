@@ -1,8 +1,9 @@
 //! Who should know whom: hands out neighbours so that the swarm's graph is random and balanced.
 //!
 //! Of a few members drawn at random those with few neighbours are handed out: an unbalanced graph
-//! keeps the median download but costs the last host. Two thirds of what a node gets is near it. All of it is
-//! soft state, rebuilt from announces; a tracker may be killed at any time.
+//! keeps the median download but costs the last host. Two thirds of what a node gets is in its zone. Beside
+//! these it gets all hosts of its rack, of a large rack those of a part of it. All of it is soft state,
+//! rebuilt from announces; a tracker may be killed at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,6 +68,8 @@ pub struct Tracker {
     degrees: Degrees,
     /// Members that are seeders and have the build.
     seeders: BTreeSet<NodeId>,
+    /// How many hosts of each rack know the seeder, or were told of it since it last announced.
+    seeded: BTreeMap<u64, u32>,
     /// When each member is forgotten unless it announces again.
     expiries: BTreeSet<(Instant, NodeId)>,
     prng: Prng,
@@ -82,10 +85,12 @@ impl Tracker {
     /// A swarm without members.
     pub fn new(config: TrackerConfig, seed: Seed) -> Self {
         Self {
-            config,
             members: BTreeMap::new(),
-            degrees: Degrees::default(),
+            // Who announces again leaves its group for a moment, and takes its place again.
+            degrees: Degrees::new(config.mates_max.saturating_add(1)),
+            config,
             seeders: BTreeSet::new(),
+            seeded: BTreeMap::new(),
             expiries: BTreeSet::new(),
             prng: Prng::from_seed(seed),
         }
@@ -108,7 +113,9 @@ impl Tracker {
         // end with twice as many neighbours as it looks for.
         let wanted = if is_new { announce.wanted.div_ceil(2) } else { announce.wanted };
         let contacts = self.choose_for(announce, usize::from(wanted));
-        for contact in &contacts {
+        let here = announce.contact.location;
+        let is_far = |contact: &&Contact| !here.shares_rack_with(contact.location);
+        for contact in contacts.iter().filter(is_far) {
             self.degrees.raise(contact.node);
         }
         let interval = self.interval();
@@ -119,8 +126,14 @@ impl Tracker {
                 self.seeders.insert(node);
             }
             self.members.insert(node, Member { contact: announce.contact, expires_at });
-            let degree = announce.neighbours.len() + contacts.len();
-            self.degrees.insert(node, announce.contact.location, degree);
+            let is_mate = |node: &NodeId| {
+                let place = self.degrees.location_of(*node);
+                place.is_some_and(|place| here.shares_rack_with(place))
+            };
+            let known = announce.neighbours.iter().filter(|node| !is_mate(node)).count();
+            let degree = known + contacts.iter().filter(is_far).count();
+            self.degrees.insert(node, here, degree);
+            self.count_seeded(announce);
         }
         AnnounceAnswer { contacts, interval_ms: millis(interval), seeder: self.seeder() }
     }
@@ -130,34 +143,67 @@ impl Tracker {
         self.members.is_empty()
     }
 
-    /// Neighbours for the sender: two thirds near, the rest from anywhere, drawn at random among
-    /// those with few neighbours.
+    /// Neighbours for the sender: the rack mates that it lacks, and `wanted` others, two thirds of them
+    /// in its zone, drawn at random among those with few neighbours.
     fn choose_for(&mut self, announce: &Announce, wanted: usize) -> Vec<Contact> {
         let wanted = wanted.min(self.config.contacts_max);
         let mut excluded: BTreeSet<NodeId> = announce.neighbours.iter().copied().collect();
         let mut chosen: Vec<NodeId> = Vec::with_capacity(wanted);
         let at = announce.contact.location;
         let degree_max = usize::from(self.config.degree_max);
+        if at.rack != 0 {
+            chosen.extend(self.seeder_for(at.rack, &excluded).filter(|_| wanted > 0));
+            // Drawn like others, seeders would become neighbours of the first racks only.
+            excluded.extend(&self.seeders);
+        }
+        let mates = if announce.is_complete {
+            Vec::new()
+        } else {
+            self.degrees.mates_at(at.rack, &excluded)
+        };
+        excluded.extend(&mates);
         let near = wanted * 2 / 3;
-        if let Some(seeder) = self.seeders.first().copied() {
+        if let Some(seeder) = self.seeders.first().copied().filter(|_| at.rack == 0) {
             let is_new = excluded.insert(seeder) && wanted > 0;
             let members = u64::try_from(self.members.len()).unwrap_or(u64::MAX).saturating_add(1);
             if is_new && self.prng.below(members) < u64::from(self.config.seeder_draws) {
                 chosen.push(seeder);
             }
         }
-        for (source, limit) in [(Near::Rack, near), (Near::Zone, near), (Near::Anywhere, wanted)] {
+        for (source, limit) in [(Near::Zone, near), (Near::Anywhere, wanted)] {
             let count = limit.saturating_sub(chosen.len());
             let from = (source, at, count);
             let drawn = self.degrees.draw(from, degree_max, &excluded, &mut self.prng);
             excluded.extend(&drawn);
             chosen.extend(drawn);
         }
-        chosen
-            .iter()
-            .filter_map(|node| self.members.get(node))
-            .map(|member| member.contact)
-            .collect()
+        let members = chosen.iter().chain(&mates).filter_map(|node| self.members.get(node));
+        members.map(|member| member.contact).collect()
+    }
+
+    /// The seeder, for the first hosts of each rack: what it gives out then leaves each rack about as
+    /// often as it enters it.
+    fn seeder_for(&mut self, rack: u64, known: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let seeder = *self.seeders.first()?;
+        let is_full = self.degrees.degree_of(seeder) >= self.config.seeder_degree_max.into();
+        let seeded = self.seeded.get(&rack).copied().unwrap_or(0);
+        if is_full || seeded >= self.config.seeded_per_rack || known.contains(&seeder) {
+            return None;
+        }
+        self.seeded.insert(rack, seeded + 1);
+        Some(seeder)
+    }
+
+    /// Counts anew how many hosts of each rack know the seeder, from its own account.
+    fn count_seeded(&mut self, announce: &Announce) {
+        if self.seeders.first() != Some(&announce.contact.node) {
+            return;
+        }
+        self.seeded.clear();
+        let places = announce.neighbours.iter().filter_map(|node| self.degrees.location_of(*node));
+        for rack in places.map(|place| place.rack).filter(|rack| *rack != 0) {
+            *self.seeded.entry(rack).or_insert(0) += 1;
+        }
     }
 
     /// A seeder that has the build, if one is a member.

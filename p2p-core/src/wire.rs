@@ -74,6 +74,16 @@ pub enum Message {
     Leave,
     /// "I have chunks that you lack, and nothing to send: ask me."
     Ready,
+    /// "I bring this chunk into our rack; wait for my offer." Told to the neighbours of one's rack.
+    Claim {
+        /// The chunk.
+        chunk: u32,
+    },
+    /// "I do not bring this chunk after all."
+    Disclaim {
+        /// The chunk.
+        chunk: u32,
+    },
 }
 
 /// The chunks that somebody has.
@@ -302,6 +312,8 @@ mod tests {
             Message::RequestManifest,
             Message::NoManifest,
             Message::Leave,
+            Message::Claim { chunk: 7 },
+            Message::Disclaim { chunk: 7 },
         ];
         for message in messages {
             assert_eq!(decode_message(&encode(&message)), Ok(message));

@@ -4,6 +4,7 @@
 #![allow(clippy::cast_precision_loss, reason = "ratios for people")]
 
 mod fleet;
+mod locality;
 mod swarm;
 mod tidy;
 mod tracker;

@@ -215,6 +215,14 @@ fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
     Event::MessageReceived { peer: node(from), message }
 }
 
+fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
+    let mut bytes = vec![0; capacity.div_ceil(8) as usize];
+    for chunk in chunks {
+        bytes[*chunk as usize / 8] |= 1 << (chunk % 8);
+    }
+    ChunkSet::from_bytes(capacity, &bytes).unwrap()
+}
+
 fn says(from: u8, message: Message) -> Event {
     Event::MessageReceived { peer: node(from), message }
 }
@@ -225,6 +233,58 @@ fn bans_in(actions: &[Action]) -> Vec<PeerFault> {
         _ => None,
     };
     actions.iter().filter_map(fault).collect()
+}
+
+fn sent_to(actions: &[Action], wanted: &Message) -> Vec<p2p_core::NodeId> {
+    let to = |action: &Action| match action {
+        Action::Send { peer, message } if message == wanted => Some(*peer),
+        _ => None,
+    };
+    actions.iter().filter_map(to).collect()
+}
+
+/// Goal: a node with nothing to send says so to neighbours that lack something, once per news.
+#[test]
+fn idle_node_tells_those_who_lack_something() {
+    let fleet = Fleet::new(10, 0);
+    let have = set_of(10, &[0, 1]);
+    let mut swarm =
+        lone_host(Holdings::Chunks { layout: fleet.layout.clone(), have: have.clone() });
+    for (from, theirs) in [(2, ChunkSet::full(10)), (3, have), (4, set_of(10, &[1]))] {
+        give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(from) });
+        give(&mut swarm, Instant::ZERO, join(from, PeerRole::Host, &theirs));
+    }
+    // Node 4 takes chunk 0; when that is sent, nobody waits, and node 4 has all that is here.
+    let request = Message::Request { request: RequestId(1), chunk: 0 };
+    let actions = give(&mut swarm, Instant::ZERO, says(4, request));
+    assert!(sent_to(&actions, &Message::Ready).is_empty(), "nothing is new: {actions:?}");
+    let ended =
+        |is_delivered| Event::ServeEnded { peer: node(4), request: RequestId(1), is_delivered };
+    let actions = give(&mut swarm, Instant::ZERO, ended(false));
+    let told = sent_to(&actions, &Message::Ready);
+    assert!(!told.is_empty() && told.iter().all(|peer| *peer == node(4)), "{actions:?}");
+    let actions = give(&mut swarm, Instant::ZERO, Event::DeadlineReached);
+    assert!(sent_to(&actions, &Message::Ready).is_empty(), "told twice: {actions:?}");
+}
+
+/// Goal: past the usual number of requests only those are asked that have nothing to send; a node
+/// that is behind its neighbours asks for twice as many.
+#[test]
+fn ready_neighbours_are_asked_past_the_usual_number() {
+    let usual = usize::from(SwarmConfig::host().requests_target);
+    for (chunks_each, expected) in [(1, usual), (5, 2 * usual)] {
+        let mut swarm = host_with_nothing();
+        for from in 0..10_u8 {
+            let theirs: Vec<u32> = (0..chunks_each).map(|i| (u32::from(from) + i) % 10).collect();
+            give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(from + 2) });
+            give(&mut swarm, Instant::ZERO, join(from + 2, PeerRole::Host, &set_of(10, &theirs)));
+        }
+        assert_eq!(swarm.request_count(), expected, "neighbours with {chunks_each} chunks each");
+        for from in 2..12 {
+            give(&mut swarm, Instant::ZERO, says(from, Message::Ready));
+        }
+        assert_eq!(swarm.request_count(), 10);
+    }
 }
 
 #[test]
@@ -453,6 +513,8 @@ fn any_message() -> impl Strategy<Value = Message> {
         }),
         prop::collection::vec((raw.clone(), 0_u32..5), 0..4)
             .prop_map(|runs| Message::Offer { runs }),
+        raw.clone().prop_map(|chunk| Message::Claim { chunk }),
+        raw.clone().prop_map(|chunk| Message::Disclaim { chunk }),
         (request.clone(), raw).prop_map(|(request, chunk)| Message::Request { request, chunk }),
         request.clone().prop_map(|request| Message::Cancel { request }),
         (request, any::<u32>())

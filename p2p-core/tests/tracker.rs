@@ -71,6 +71,27 @@ fn graph_has_no_far_ends() {
     assert!(hops <= 5, "the farthest member is {hops} hops away");
 }
 
+/// Goal: the seeder's neighbours are few, and from all over the swarm: chunks enter it at places that
+/// are not each other's neighbours.
+#[test]
+fn seeder_is_handed_out_over_the_whole_swarm() {
+    let mut tracker = Tracker::new(TrackerConfig::region(), Seed::from_u64(1));
+    let seeder = Contact { role: PeerRole::Seeder, ..member(9_999, Location::default()) };
+    let none = BTreeSet::new();
+    let from_seeder = Announce { is_complete: true, ..announce(seeder, &none, 0) };
+    let _answer = tracker.answer(Instant::ZERO, &from_seeder);
+    let mut given = Vec::new();
+    for number in 0..2_000 {
+        let newcomer = announce(member(number, Location::default()), &none, 14);
+        let answer = tracker.answer(Instant::ZERO, &newcomer);
+        assert_eq!(answer.seeder, Some(seeder), "the place of last resort is always named");
+        given.extend(answer.contacts.contains(&seeder).then_some(number));
+    }
+    assert!(given.contains(&0), "the first member has nobody else");
+    assert!((20..120).contains(&given.len()), "{} of 2000 got the seeder", given.len());
+    assert!(given.iter().filter(|number| **number >= 1_000).count() >= 2, "{given:?}");
+}
+
 #[test]
 fn graph_is_connected() {
     let graph = graph_of(500, |number| Location::named("zone", &(number / 20).to_string()));
@@ -84,17 +105,78 @@ fn graph_is_connected() {
     assert_eq!(reached.len(), 500);
 }
 
-/// Goal: about two thirds of a node's neighbours are in its rack.
+fn number_of(node: &NodeId) -> u16 {
+    u16::from_be_bytes([node.as_bytes()[0], node.as_bytes()[1]])
+}
+
+/// Goal: rack mates all know each other, and nobody knows less of the rest of the world for it.
 #[test]
-fn most_neighbours_are_near() {
-    let rack_of = |number: u16| number % 10;
-    let graph = graph_of(500, |n| Location::named("zone", &rack_of(n).to_string()));
-    let number_of = |node: &NodeId| u16::from_be_bytes([node.as_bytes()[0], node.as_bytes()[1]]);
-    let is_near = |a: &NodeId, b: &NodeId| rack_of(number_of(a)) == rack_of(number_of(b));
-    let edges = graph.iter().flat_map(|(a, others)| others.iter().map(move |b| (a, b)));
-    let (near, far): (Vec<_>, Vec<_>) = edges.partition(|(a, b)| is_near(a, b));
-    let share = near.len() * 100 / (near.len() + far.len());
-    assert!((45..=80).contains(&share), "{share} % of the edges are near");
+fn rack_mates_know_each_other_and_some_others() {
+    let rack_of = |number: u16| number % 12;
+    let graph = graph_of(480, |n| Location::named("zone", &rack_of(n).to_string()));
+    for (node, others) in &graph {
+        let is_mate = |other: &&NodeId| rack_of(number_of(other)) == rack_of(number_of(node));
+        let mates = others.iter().filter(is_mate).count();
+        assert_eq!(mates, 39);
+        assert!((4..=40).contains(&(others.len() - mates)), "{} others", others.len() - mates);
+    }
+}
+
+/// Goal: no node of a large rack has more mates than the limit, and the parts of the rack are few.
+/// Method: a rack of twice the limit and a bit; mates are those that come beyond what was asked for.
+#[test]
+fn large_rack_is_cut_into_parts() {
+    let config = TrackerConfig::region();
+    let part = u16::try_from(config.mates_max).unwrap() + 1;
+    let mut tracker = Tracker::new(config, Seed::from_u64(1));
+    let place = Location::named("zone", "rack");
+    let mut mates = Vec::new();
+    for number in 0..2 * part + 3 {
+        let contact = member(number, place);
+        let answer = tracker.answer(Instant::ZERO, &announce(contact, &BTreeSet::new(), 0));
+        mates.push(u16::try_from(answer.contacts.len()).unwrap());
+    }
+    let expected: Vec<u16> = (0..2 * part + 3).map(|number| number % part).collect();
+    assert_eq!(mates, expected);
+    // Who announces again keeps its part.
+    let again = announce(member(part, place), &BTreeSet::new(), 0);
+    assert_eq!(tracker.answer(Instant::ZERO, &again).contacts.len(), usize::from(part) - 1);
+}
+
+/// Goal: the seeder feeds all racks alike, also when their hosts come rack by rack; and a place with
+/// it that a host gave up goes to another host of the rack.
+#[test]
+fn seeder_goes_round_the_racks() {
+    let config = TrackerConfig::region();
+    let each = usize::try_from(config.seeded_per_rack).unwrap();
+    let mut tracker = Tracker::new(config, Seed::from_u64(1));
+    let nobody = BTreeSet::new();
+    let seeder = Contact { role: PeerRole::Seeder, ..member(999, Location::default()) };
+    let has_build = |neighbours: &BTreeSet<NodeId>| Announce {
+        is_complete: true,
+        ..announce(seeder, neighbours, 0)
+    };
+    tracker.answer(Instant::ZERO, &has_build(&nobody));
+    let rack_of = |number: u16| Location::named("zone", &(number / 20).to_string());
+    let mut told: BTreeMap<u16, BTreeSet<NodeId>> = BTreeMap::new();
+    for number in 0..200 {
+        let host = member(number, rack_of(number));
+        let answer = tracker.answer(Instant::ZERO, &announce(host, &nobody, 14));
+        if answer.contacts.contains(&seeder) {
+            told.entry(number / 20).or_default().insert(host.node);
+        }
+    }
+    assert_eq!(told.len(), 10);
+    assert!(told.values().all(|hosts| hosts.len() == each), "{told:?}");
+
+    // All but the hosts of the first rack are still its neighbours.
+    let left: BTreeSet<NodeId> =
+        told.iter().skip(1).flat_map(|(_, hosts)| hosts).copied().collect();
+    tracker.answer(Instant::ZERO, &has_build(&left));
+    let first = announce(member(0, rack_of(0)), &nobody, 14);
+    assert!(tracker.answer(Instant::ZERO, &first).contacts.contains(&seeder));
+    let other = announce(member(20, rack_of(20)), &nobody, 14);
+    assert!(!tracker.answer(Instant::ZERO, &other).contacts.contains(&seeder));
 }
 
 #[test]

@@ -68,6 +68,8 @@ pub struct Counts {
     pub refusals: u64,
     /// Of these, cancellations.
     pub cancels: u64,
+    /// Of these, claims of chunks among rack mates, made or given up.
+    pub claims: u64,
     /// Announces to trackers.
     pub announces: u64,
     /// Questions to neighbours for others.
@@ -176,6 +178,16 @@ impl core::fmt::Debug for Fleet {
 impl Fleet {
     /// The fleet of a scenario that was checked, before anything happened.
     pub fn new(scenario: Scenario) -> Self {
+        Self::with_starts(scenario, None)
+    }
+
+    /// The same with a moment for each host, in their order, at which it enters the swarm, instead
+    /// of one drawn within the scenario's `join_within`.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one moment per host.
+    pub fn with_starts(scenario: Scenario, starts: Option<&[Instant]>) -> Self {
         let layout = scenario.layout();
         let mut fleet = Self {
             build: BuildId::of_manifest(b"simulated"),
@@ -206,7 +218,7 @@ impl Fleet {
         let mut prng = Prng::from_seed(Seed::from_u64(fleet.scenario.seed));
         fleet.add_nodes(&mut prng.split());
         fleet.add_racks();
-        fleet.plan_starts(&mut prng.split());
+        fleet.plan_starts(starts, &mut prng.split());
         fleet.plan_crashes(&mut prng.split());
         fleet
     }
@@ -309,12 +321,15 @@ impl Fleet {
         }
     }
 
-    fn plan_starts(&mut self, prng: &mut Prng) {
+    fn plan_starts(&mut self, starts: Option<&[Instant]>, prng: &mut Prng) {
+        assert!(starts.is_none_or(|starts| starts.len() == self.scenario.hosts as usize));
         let within = u64::try_from(self.scenario.join_within.as_nanos()).unwrap_or(u64::MAX);
         for node in 0..self.scenario.nodes() {
             let is_seeder = node < self.scenario.seeders;
             let at = if is_seeder || within == 0 { 0 } else { prng.below(within) };
-            self.queue.push(Instant::from_nanos(at), Step::Start { node });
+            let host = node.checked_sub(self.scenario.seeders);
+            let given = host.and_then(|host| starts?.get(host as usize).copied());
+            self.queue.push(given.unwrap_or(Instant::from_nanos(at)), Step::Start { node });
         }
     }
 

@@ -23,6 +23,7 @@ mod scenario;
 mod settings;
 mod slab;
 pub mod sweep;
+pub mod thirty_minutes;
 mod trace;
 pub mod units;
 

@@ -1,7 +1,8 @@
 //! `shoal-simnet`: runs scenarios from the command line and prints how they went.
 //!
 //! Thin: flags become a [`Scenario`], an outcome becomes a [`Summary`]. Exit codes: 0 every host has
-//! the build, 1 it was not so or something failed, 2 wrong usage or an impossible scenario.
+//! the build (in time, for `thirty-minutes`), 1 it was not so or something failed, 2 wrong usage or an
+//! impossible scenario.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -10,11 +11,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::checker::{NoEarlyServe, UploadsWithinLimit};
 use shoal_simnet::output_file::OutputFile;
 use shoal_simnet::report::Stopwatch;
+use shoal_simnet::thirty_minutes;
 use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Scenario, Settings, Summary};
 use shoal_simnet::{plot, sweep};
@@ -33,6 +36,8 @@ enum Command {
     Swarm(Box<SwarmArgs>),
     /// The table of simnet/sweep.txt: completion by fleet size, chunks, neighbours and churn
     Sweep(SweepArgs),
+    /// From a commit to a running fleet in all regions, held against half an hour
+    ThirtyMinutes(Box<thirty_minutes::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -126,12 +131,41 @@ struct SwarmArgs {
 const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Swarm(args) => swarm(&args),
-        Command::Sweep(args) => match write_sweep(&args) {
+    match Cli::try_parse().map(|cli| cli.command) {
+        Ok(Command::Swarm(args)) => main_swarm(&args),
+        Ok(Command::ThirtyMinutes(args)) => main_thirty_minutes(&args),
+        Ok(Command::Sweep(args)) => match write_sweep(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refuse(&error, 1),
         },
+        Err(error) => refuse_usage(&error),
+    }
+}
+
+/// Help goes out as it is, a mistake as one line: the parser's message without its frame.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if is_help || !error.use_stderr() {
+        // If it cannot be printed there is nowhere to say so; the code still tells.
+        drop(error.print());
+        return ExitCode::from(if is_help { 2 } else { 0 });
+    }
+    let message = error.to_string();
+    let is_frame = |line: &&str| line.starts_with("Usage:") || line.starts_with("For more");
+    let body: Vec<&str> = message.lines().take_while(|line| !is_frame(line)).collect();
+    let body = body.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let body = body.strip_prefix("error: ").unwrap_or(&body);
+    refuse(&anyhow::anyhow!("{body}; see shoal-simnet help"), 2)
+}
+
+/// Exit code 0 says that the deadline was met.
+fn main_thirty_minutes(args: &thirty_minutes::Args) -> ExitCode {
+    match args.check() {
+        Ok(ready) => match ready.run() {
+            Ok(is_met) => ExitCode::from(u8::from(!is_met)),
+            Err(error) => refuse(&error.into(), 1),
+        },
+        Err(error) => refuse(&error.into(), 2),
     }
 }
 
@@ -149,7 +183,7 @@ fn write_sweep(args: &SweepArgs) -> anyhow::Result<()> {
     output.map_or(Ok(()), |(output, _)| output.publish()).with_context(hint)
 }
 
-fn swarm(args: &SwarmArgs) -> ExitCode {
+fn main_swarm(args: &SwarmArgs) -> ExitCode {
     let scenario = match scenario_of(args) {
         Ok(scenario) => scenario,
         Err(error) => return refuse(&error, 2),

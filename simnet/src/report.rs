@@ -66,6 +66,10 @@ pub struct Summary {
     pub seeder_copies: f64,
     /// Through the uplink of the worst rack, in its busier direction; `None` without racks.
     pub rack_copies: Option<f64>,
+    /// Into the rack that most came into; `None` without racks.
+    pub rack_copies_in_worst: Option<f64>,
+    /// Out of the rack that most came out of; `None` without racks.
+    pub rack_copies_out_worst: Option<f64>,
     /// Into a rack, on average.
     pub rack_copies_in_mean: Option<f64>,
     /// Out of a rack, on average.
@@ -90,6 +94,8 @@ pub struct Summary {
     pub refusals: u64,
     /// Of the messages, cancellations.
     pub cancels: u64,
+    /// Of the messages, claims of chunks among rack mates, made or given up.
+    pub claims: u64,
     /// Announces to trackers.
     pub announces: u64,
     /// Per second of the run, at all trackers.
@@ -162,6 +168,8 @@ impl Summary {
             last_over_bound: last_s.map(|last| last / bound.time.as_secs_f64()),
             seeder_copies: copies(outcome.seeder_bytes),
             rack_copies: worst.map(copies),
+            rack_copies_in_worst: racks.iter().map(|(into, _)| copies(*into)).reduce(f64::max),
+            rack_copies_out_worst: racks.iter().map(|(_, out)| copies(*out)).reduce(f64::max),
             rack_copies_in_mean: mean(racks.iter().map(|(into, _)| into).sum()),
             rack_copies_out_mean: mean(racks.iter().map(|(_, out)| out).sum()),
             rack_bytes_mean: mean(racks.iter().map(|(into, out)| into + out).sum())
@@ -175,6 +183,7 @@ impl Summary {
             requests: counts.requests,
             refusals: counts.refusals,
             cancels: counts.cancels,
+            claims: counts.claims,
             announces: counts.announces,
             announces_per_s: as_float(counts.announces) / ran_s,
             announces_worst_tracker_s: f64::from(outcome.tracker_load.total) / ran_s,
@@ -265,8 +274,13 @@ fn fmt_racks(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn fmt_messages(summary: &Summary, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(
         f,
-        "messages        {}: {} offers, {} requests, {} refusals, {} cancels",
-        summary.messages, summary.offers, summary.requests, summary.refusals, summary.cancels
+        "messages        {}: {} offers, {} requests, {} refusals, {} cancels, {} claims",
+        summary.messages,
+        summary.offers,
+        summary.requests,
+        summary.refusals,
+        summary.cancels,
+        summary.claims
     )?;
     writeln!(
         f,
@@ -298,7 +312,7 @@ fn seconds(at: Instant) -> f64 {
 }
 
 /// `VmHWM`, the kernel's own account of the peak.
-fn peak_rss_mib() -> Option<u64> {
+pub(crate) fn peak_rss_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -78,9 +78,10 @@ impl Settings {
 }
 
 fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), SettingError> {
-    let durations: [(&str, &mut Duration); 11] = [
+    let durations: [(&str, &mut Duration); 12] = [
         ("offer_interval_max", &mut config.offer_interval_max),
         ("offer_interval_min", &mut config.offer_interval_min),
+        ("claim_time_min", &mut config.claim_time_min),
         ("late_min", &mut config.late_min),
         ("late_unknown", &mut config.late_unknown),
         ("stall_time", &mut config.stall_time),
@@ -98,6 +99,8 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
     match field {
         "neighbours_target" => set_number(&mut config.neighbours_target, field, value),
         "neighbours_max" => set_number(&mut config.neighbours_max, field, value),
+        "far_target" => set_number(&mut config.far_target, field, value),
+        "near_max" => set_number(&mut config.near_max, field, value),
         "dials_max" => set_number(&mut config.dials_max, field, value),
         "contacts_max" => set_number(&mut config.contacts_max, field, value),
         "requests_per_peer" => set_number(&mut config.requests_per_peer, field, value),
@@ -111,6 +114,7 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         "upload_queue_max" => set_number(&mut config.upload_queue_max, field, value),
         "upload_flood" => set_number(&mut config.upload_flood, field, value),
         "late_factor" => set_number(&mut config.late_factor, field, value),
+        "copies_max" => set_number(&mut config.copies_max, field, value),
         "reserve_factor" => set_number(&mut config.reserve_factor, field, value),
         _ => Err(SettingError::UnknownField { field: field.to_owned() }),
     }
@@ -121,6 +125,9 @@ fn set_tracker(config: &mut TrackerConfig, field: &str, value: &str) -> Result<(
         "contacts_max" => set_number(&mut config.contacts_max, field, value),
         "degree_max" => set_number(&mut config.degree_max, field, value),
         "seeder_draws" => set_number(&mut config.seeder_draws, field, value),
+        "seeded_per_rack" => set_number(&mut config.seeded_per_rack, field, value),
+        "seeder_degree_max" => set_number(&mut config.seeder_degree_max, field, value),
+        "mates_max" => set_number(&mut config.mates_max, field, value),
         "announces_per_second" => set_number(&mut config.announces_per_second, field, value),
         "interval_min" => {
             config.interval_min =

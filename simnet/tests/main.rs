@@ -7,5 +7,8 @@ mod determinism;
 mod faults;
 mod office;
 mod picture;
+mod racks;
 mod snapshots;
+mod sustained_load;
 mod swarm;
+mod thirty_minutes;

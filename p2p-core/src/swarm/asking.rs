@@ -38,6 +38,8 @@ pub(super) const fn is_routine(event: &Event) -> bool {
                 | Message::Cancel { .. }
                 | Message::Busy { .. }
                 | Message::Ready
+                | Message::Claim { .. }
+                | Message::Disclaim { .. }
         ),
         Event::FetchAdvanced { .. } | Event::ServeEnded { .. } | Event::ChunkHashed { .. } => true,
         Event::Started
@@ -90,9 +92,11 @@ impl Swarm {
             Scope::One(node) => vec![node],
             Scope::Nobody | Scope::All => {
                 let free = self.peers.iter().filter(|peer| may_ask(peer, now, len));
-                let mut free: Vec<NodeId> = free.map(|peer| peer.node).collect();
+                let mut free: Vec<_> = free.map(|peer| (peer.is_near(), peer.node)).collect();
                 self.prng.shuffle(&mut free);
-                free
+                // What can come from outside the rack is what the rack lacks.
+                free.sort_by_key(|(is_near, _)| *is_near);
+                free.into_iter().map(|(_, node)| node).collect()
             }
         };
         // One chunk each per round, so that the first peer does not get all there is to ask for.
@@ -125,14 +129,17 @@ impl Swarm {
     }
 
     fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
+        let is_starving = self.is_starving();
         let peer = self.peers.get(node)?;
+        let stays_near = !peer.is_near() && !is_starving;
         let choice = Choice {
             offered: peer.have.as_ref()?,
             have: &self.have,
             asked: self.requests.asked(),
             availability: self.peers.copies()?,
+            kept_back: if stays_near { self.claims.kept_back(&self.peers) } else { None },
         };
-        if peer.is_seeder() && !self.is_starving() {
+        if peer.is_seeder() && !is_starving {
             choice.pick_unseen(&mut self.prng)
         } else {
             choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
@@ -160,11 +167,15 @@ impl Swarm {
         };
         request.check_at = self.next_check_of(&request);
         let request = self.requests.add(request);
-        if let Some(peer) = self.peers.get_mut(node) {
+        let is_far_host = self.peers.get_mut(node).is_some_and(|peer| {
             peer.requests += 1;
             peer.is_ready = false;
-        }
+            !peer.is_near() && !peer.is_seeder()
+        });
         self.actions.push_back(Action::Fetch { request, peer: node, chunk });
+        if is_far_host {
+            self.claim(chunk);
+        }
         true
     }
 
@@ -236,7 +247,9 @@ impl Swarm {
                 continue;
             }
             let window = self.config.requests_per_peer_max;
-            let second = self.peers.second_source(self.now, chunk, &asked, window);
+            let only_near = self.claims.is_theirs(chunk);
+            let asked = (asked.as_slice(), only_near);
+            let second = self.peers.second_source(self.now, chunk, asked, window);
             if second.is_some_and(|second| !self.request(second, chunk)) {
                 return;
             }

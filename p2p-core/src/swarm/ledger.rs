@@ -1,12 +1,17 @@
-//! What a seeder has given out, so that each chunk leaves it once before any leaves it twice.
+//! What a seeder has given out, so that each chunk leaves it once before any leaves it twice, and no
+//! more than a few copies of the build leave it in all.
 
 use core::time::Duration;
 
 use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::pick::pick_any;
 use crate::prng::Prng;
 use crate::time::Instant;
+
+/// How long an asker waits that is referred to the hosts.
+const SPENT_WAIT: Duration = Duration::from_secs(1);
 
 /// The seeder's account of one build.
 #[derive(Debug)]
@@ -21,6 +26,19 @@ pub(super) struct Ledger {
     reserve_min: Duration,
     /// ...or this many send times.
     reserve_factor: u32,
+    /// Chunks given out, those that are nowhere any more not counted.
+    given: u64,
+    /// Past this many, only those who get nothing from hosts are given more.
+    given_max: u64,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asker<'a> {
+    /// What it has; `None` if it did not tell.
+    pub(super) has: Option<&'a ChunkSet>,
+    /// Nobody but us has given it anything for a while.
+    pub(super) is_starving: bool,
 }
 
 /// What to answer a request with.
@@ -33,30 +51,36 @@ pub(super) enum Ruling {
 }
 
 impl Ledger {
-    pub(super) fn new(chunk_count: u32, reserve_min: Duration, reserve_factor: u32) -> Self {
+    pub(super) fn new(chunk_count: u32, config: &SwarmConfig) -> Self {
+        let SwarmConfig { reserve_min, reserve_factor, copies_max, .. } = *config;
         Self {
             unserved: ChunkSet::full(chunk_count),
             served_at: vec![Instant::ZERO; chunk_count as usize].into_boxed_slice(),
             send_time: Duration::ZERO,
             reserve_min,
             reserve_factor,
+            given: 0,
+            given_max: u64::from(chunk_count) * u64::from(copies_max),
         }
     }
 
-    /// Decides on a request for `asked` by a peer that has `asker_has`.
+    /// Decides on a request for `asked`.
     pub(super) fn rule(
         &self,
         now: Instant,
         asked: ChunkIndex,
-        asker_has: Option<&ChunkSet>,
+        asker: Asker<'_>,
         prng: &mut Prng,
     ) -> Ruling {
         if self.unserved.contains(asked) {
             return Ruling::Send(asked);
         }
-        let useful = |i| self.unserved.word(i) & !asker_has.map_or(0, |have| have.word(i));
+        let useful = |i| self.unserved.word(i) & !asker.has.map_or(0, |have| have.word(i));
         if let Some(chunk) = pick_any(self.unserved.word_count(), prng, useful) {
             return Ruling::Send(chunk);
+        }
+        if self.given >= self.given_max && !asker.is_starving {
+            return Ruling::Wait(SPENT_WAIT);
         }
         let reserve = self.reserve_min.max(self.send_time * self.reserve_factor);
         let free_at = self.served_at[asked.as_usize()].after(reserve);
@@ -66,6 +90,7 @@ impl Ledger {
     /// A chunk goes out.
     pub(super) fn note_start(&mut self, now: Instant, chunk: ChunkIndex) {
         self.unserved.remove(chunk);
+        self.given += 1;
         self.served_at[chunk.as_usize()] = now;
     }
 
@@ -77,7 +102,9 @@ impl Ledger {
 
     /// A chunk did not reach its asker, so it may be nowhere.
     pub(super) fn note_failed(&mut self, chunk: ChunkIndex) {
-        self.unserved.insert(chunk);
+        if self.unserved.insert(chunk) {
+            self.given = self.given.saturating_sub(1);
+        }
     }
 }
 
@@ -88,8 +115,13 @@ mod tests {
     use crate::prng::Seed;
 
     fn ledger(chunk_count: u32) -> Ledger {
-        Ledger::new(chunk_count, Duration::from_secs(2), 10)
+        let reserve_min = Duration::from_secs(2);
+        let config =
+            SwarmConfig { reserve_min, reserve_factor: 10, copies_max: 2, ..SwarmConfig::seeder() };
+        Ledger::new(chunk_count, &config)
     }
+
+    const ANYBODY: Asker<'_> = Asker { has: None, is_starving: false };
 
     #[test]
     fn each_chunk_leaves_once_before_any_leaves_twice() {
@@ -97,10 +129,9 @@ mod tests {
         let chunk = |raw| layout.index(raw).unwrap();
         let mut prng = Prng::from_seed(Seed::from_u64(1));
         let mut ledger = ledger(3);
-        let none = ChunkSet::empty(3);
         let mut sent = Vec::new();
         for _ in 0..3 {
-            let Ruling::Send(chunk) = ledger.rule(Instant::ZERO, chunk(0), Some(&none), &mut prng)
+            let Ruling::Send(chunk) = ledger.rule(Instant::ZERO, chunk(0), ANYBODY, &mut prng)
             else {
                 panic!("an unserved chunk was kept back");
             };
@@ -112,11 +143,11 @@ mod tests {
 
         let later = Instant::from_start(Duration::from_secs(1));
         assert_eq!(
-            ledger.rule(later, chunk(0), Some(&none), &mut prng),
+            ledger.rule(later, chunk(0), ANYBODY, &mut prng),
             Ruling::Wait(Duration::from_secs(1))
         );
         let free = Instant::from_start(Duration::from_secs(2));
-        assert_eq!(ledger.rule(free, chunk(0), Some(&none), &mut prng), Ruling::Send(chunk(0)));
+        assert_eq!(ledger.rule(free, chunk(0), ANYBODY, &mut prng), Ruling::Send(chunk(0)));
     }
 
     #[test]
@@ -127,7 +158,7 @@ mod tests {
         ledger.note_start(Instant::ZERO, chunk);
         ledger.note_failed(chunk);
         let mut prng = Prng::from_seed(Seed::from_u64(1));
-        let ruling = ledger.rule(Instant::ZERO, chunk, None, &mut prng);
+        let ruling = ledger.rule(Instant::ZERO, chunk, ANYBODY, &mut prng);
         assert_eq!(ruling, Ruling::Send(chunk));
     }
 
@@ -139,7 +170,32 @@ mod tests {
         ledger.note_start(Instant::ZERO, chunk);
         ledger.note_delivered(Duration::from_secs(1));
         let mut prng = Prng::from_seed(Seed::from_u64(1));
-        let ruling = ledger.rule(Instant::ZERO, chunk, None, &mut prng);
+        let ruling = ledger.rule(Instant::ZERO, chunk, ANYBODY, &mut prng);
         assert_eq!(ruling, Ruling::Wait(Duration::from_secs(10)));
+    }
+
+    /// Goal: past the limit on copies only those are served who get nothing elsewhere, and a chunk
+    /// that is nowhere else is given out all the same.
+    /// Method: the limit is two copies of two chunks; asked at the limit, past it, and long after.
+    #[test]
+    fn copies_past_the_limit_are_for_the_starving_only() {
+        let layout = ChunkLayout::new([1; 2].into_iter()).unwrap();
+        let chunk = |raw| layout.index(raw).unwrap();
+        let at = |second| Instant::from_start(Duration::from_secs(second));
+        let mut prng = Prng::from_seed(Seed::from_u64(1));
+        let mut ledger = ledger(2);
+        for (second, raw) in [(0, 0), (0, 1), (10, 0), (20, 1)] {
+            let ruling = ledger.rule(at(second), chunk(raw), ANYBODY, &mut prng);
+            assert_eq!(ruling, Ruling::Send(chunk(raw)), "at {second} s");
+            ledger.note_start(at(second), chunk(raw));
+        }
+        let mut rule = |ledger: &Ledger, second, raw, is_starving| {
+            ledger.rule(at(second), chunk(raw), Asker { has: None, is_starving }, &mut prng)
+        };
+        assert_eq!(rule(&ledger, 1_000, 0, false), Ruling::Wait(SPENT_WAIT));
+        assert_eq!(rule(&ledger, 1_000, 0, true), Ruling::Send(chunk(0)));
+        assert_eq!(rule(&ledger, 21, 1, true), Ruling::Wait(Duration::from_secs(1)));
+        ledger.note_failed(chunk(1));
+        assert_eq!(rule(&ledger, 21, 1, false), Ruling::Send(chunk(1)));
     }
 }

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::SwarmConfig;
-use crate::contact::Contact;
+use crate::contact::{Contact, Location, PeerRole};
 use crate::node_id::NodeId;
 use crate::prng::Prng;
 use crate::time::Instant;
@@ -21,7 +21,13 @@ const REDIAL_WAIT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Membership {
     contacts: BTreeMap<NodeId, Contact>,
+    /// Contacts in our rack, which are all dialled.
+    mates: BTreeMap<NodeId, Contact>,
     dialling: BTreeSet<NodeId>,
+    /// The same for rack mates, so that one kind of neighbours does not wait for the other.
+    dialling_mates: BTreeSet<NodeId>,
+    /// Where we stand.
+    here: Location,
     /// Nodes that are neither dialled nor accepted before a moment.
     banned: BTreeMap<NodeId, Instant>,
     /// Nodes that are not dialled again before a moment, because that failed.
@@ -43,10 +49,13 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    pub(super) fn new(now: Instant, trackers: Vec<NodeId>) -> Self {
+    pub(super) fn new(now: Instant, trackers: Vec<NodeId>, here: Location) -> Self {
         Self {
             contacts: BTreeMap::new(),
+            mates: BTreeMap::new(),
             dialling: BTreeSet::new(),
+            dialling_mates: BTreeSet::new(),
+            here,
             banned: BTreeMap::new(),
             dial_after: BTreeMap::new(),
             announce_at: (!trackers.is_empty()).then_some(now),
@@ -62,7 +71,11 @@ impl Membership {
     }
 
     pub(super) fn learn(&mut self, contact: Contact, config: &SwarmConfig) {
-        if self.contacts.len() < config.contacts_max {
+        if self.here.shares_rack_with(contact.location) && contact.role == PeerRole::Host {
+            if self.mates.len() < usize::from(config.near_max) {
+                self.mates.insert(contact.node, contact);
+            }
+        } else if self.contacts.len() < config.contacts_max {
             self.contacts.insert(contact.node, contact);
         }
     }
@@ -89,6 +102,31 @@ impl Membership {
         Some(contact)
     }
 
+    /// Takes the rack mate to dial next; `None` if there is none that may be dialled now. `count` of
+    /// them are neighbours.
+    pub(super) fn next_mate(
+        &mut self,
+        now: Instant,
+        (count, config): (usize, &SwarmConfig),
+        is_neighbour: impl Fn(NodeId) -> bool,
+    ) -> Option<Contact> {
+        let missing = usize::from(config.near_max).saturating_sub(count);
+        if missing == 0 {
+            // Mates beyond those that we can have serve like anybody else.
+            let room = config.contacts_max.saturating_sub(self.contacts.len());
+            self.contacts.extend(core::mem::take(&mut self.mates).into_iter().take(room));
+        }
+        if self.dialling_mates.len() >= missing {
+            return None;
+        }
+        self.mates.retain(|node, _| !is_neighbour(*node));
+        let may_dial =
+            |node: &&NodeId| !self.dialling_mates.contains(node) && self.may_dial(now, **node);
+        let mate = self.mates.keys().find(may_dial).copied()?;
+        self.dialling_mates.insert(mate);
+        self.mates.remove(&mate)
+    }
+
     /// The seeder of last resort, to dial, unless it is a neighbour or may not be dialled now.
     pub(super) fn last_resort(
         &mut self,
@@ -104,7 +142,8 @@ impl Membership {
 
     /// When a contact that must wait may be dialled; `None` if none waits.
     pub(super) fn next_dial_at(&self, now: Instant) -> Option<Instant> {
-        let waits = self.contacts.keys().filter_map(|node| self.dial_after.get(node).copied());
+        let all = self.contacts.keys().chain(self.mates.keys());
+        let waits = all.filter_map(|node| self.dial_after.get(node).copied());
         waits.filter(|until| *until > now).min()
     }
 
@@ -119,11 +158,14 @@ impl Membership {
 
     pub(super) fn note_connected(&mut self, node: NodeId) {
         self.dialling.remove(&node);
+        self.dialling_mates.remove(&node);
         self.contacts.remove(&node);
+        self.mates.remove(&node);
     }
 
     pub(super) fn note_dial_failed(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
         self.dialling.remove(&node);
+        self.dialling_mates.remove(&node);
         insert_bounded(&mut self.dial_after, node, now.after(DIAL_RETRY), config.bans_max);
     }
 
@@ -143,7 +185,9 @@ impl Membership {
 
     pub(super) fn ban(&mut self, node: NodeId, until: Instant, config: &SwarmConfig) {
         self.dialling.remove(&node);
+        self.dialling_mates.remove(&node);
         self.contacts.remove(&node);
+        self.mates.remove(&node);
         insert_bounded(&mut self.banned, node, until, config.bans_max);
     }
 

@@ -60,6 +60,8 @@ pub enum TimerKind {
     Exchange,
     /// Look for requests that are late or stalled.
     Requests,
+    /// Stop to wait for a chunk that a rack mate claimed.
+    Claims,
     /// Ask again for the manifest.
     Manifest,
     /// Ask a peer that was busy.

@@ -8,12 +8,22 @@
 use core::time::Duration;
 
 use crate::chunk_set::ChunkSet;
-use crate::contact::{Contact, PeerRole};
+use crate::contact::{Contact, Location, PeerRole};
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::Availability;
 use crate::prng::Prng;
 use crate::time::Instant;
+
+/// What a neighbour is to us.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Kind {
+    /// A host of our rack, unless we have enough of them.
+    Mate,
+    /// Any other host, and every neighbour before its `Join`.
+    Stranger,
+    Seeder,
+}
 
 /// One neighbour.
 #[derive(Debug)]
@@ -40,10 +50,12 @@ pub(super) struct Peer {
     pub(super) is_ready: bool,
     /// Which of all uploads was the last one to it; zero before the first.
     pub(super) served_at: u64,
-    /// A host, until its `Join` says otherwise.
-    role: PeerRole,
+    /// As its `Join` says.
+    kind: Kind,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
+    /// When it last told of a chunk that we did not send it; when it came, before that.
+    pub(super) fed_at: Instant,
 }
 
 impl Peer {
@@ -60,13 +72,19 @@ impl Peer {
             is_dry: false,
             is_ready: false,
             served_at: 0,
-            role: PeerRole::Host,
+            kind: Kind::Stranger,
             manifest_after: now,
+            fed_at: now,
         }
     }
 
     pub(super) fn is_seeder(&self) -> bool {
-        self.role == PeerRole::Seeder
+        self.kind == Kind::Seeder
+    }
+
+    /// Whether it is a host of our rack, one of those with which we bring chunks into it.
+    pub(super) fn is_near(&self) -> bool {
+        self.kind == Kind::Mate
     }
 
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
@@ -94,10 +112,15 @@ impl Peer {
     fn counted_have(&self) -> Option<&ChunkSet> {
         self.have.as_ref().filter(|_| !self.is_seeder())
     }
+
+    /// The chunks that count as copies in our rack.
+    fn near_have(&self) -> Option<&ChunkSet> {
+        self.have.as_ref().filter(|_| self.is_near())
+    }
 }
 
 /// All neighbours.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PeerTable {
     /// The first bytes of each neighbour's name.
     keys: Vec<u64>,
@@ -113,6 +136,14 @@ pub(super) struct PeerTable {
     holdings: (u64, u64),
     /// No later than the first moment at which a busy neighbour may be asked again.
     busy_until: Option<Instant>,
+    /// Where we stand.
+    location: Location,
+    /// Hosts of our rack among the neighbours.
+    near_count: usize,
+    /// Most of them; more are treated as if they stood elsewhere.
+    near_max: usize,
+    /// What they have; counted only while chunks are missing and if we know our rack.
+    near_copies: Option<Availability>,
 }
 
 /// How many chunks fewer than its neighbours a node must have to count as behind; a difference of
@@ -134,6 +165,33 @@ fn key_of(node: NodeId) -> u64 {
 }
 
 impl PeerTable {
+    /// No neighbours, of a node that stands there.
+    pub(super) const fn new(location: Location, near_max: u16) -> Self {
+        Self {
+            keys: Vec::new(),
+            peers: Vec::new(),
+            copies: None,
+            sources: 0,
+            holdings: (0, 0),
+            services: (0, Duration::ZERO),
+            busy_until: None,
+            location,
+            near_count: 0,
+            near_max: near_max as usize,
+            near_copies: None,
+        }
+    }
+
+    /// Neighbours that are hosts of our rack.
+    pub(super) const fn near_count(&self) -> usize {
+        self.near_count
+    }
+
+    /// The copies at hosts of our rack; `None` while they are not counted, or without a rack.
+    pub(super) const fn near_copies(&self) -> Option<&Availability> {
+        self.near_copies.as_ref()
+    }
+
     pub(super) const fn len(&self) -> usize {
         self.peers.len()
     }
@@ -161,6 +219,10 @@ impl PeerTable {
         if let (Some(copies), Some(have)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(have);
         }
+        if let (Some(copies), Some(have)) = (&mut self.near_copies, peer.near_have()) {
+            copies.remove_host(have);
+        }
+        self.near_count -= usize::from(peer.is_near());
         self.sources -= usize::from(peer.is_source());
         self.holdings = less(self.holdings, peer.holdings());
         if let Some(service) = peer.service {
@@ -176,36 +238,60 @@ impl PeerTable {
         if let (Some(copies), Some(old)) = (&mut self.copies, peer.counted_have()) {
             copies.remove_host(old);
         }
+        if let (Some(copies), Some(old)) = (&mut self.near_copies, peer.near_have()) {
+            copies.remove_host(old);
+        }
+        self.near_count -= usize::from(peer.is_near());
         self.sources -= usize::from(peer.is_source());
         self.holdings = less(self.holdings, peer.holdings());
-        peer.role = contact.role;
+        let shares_rack = self.location.shares_rack_with(contact.location);
+        peer.kind = match contact.role {
+            PeerRole::Seeder => Kind::Seeder,
+            PeerRole::Host if shares_rack && self.near_count < self.near_max => Kind::Mate,
+            PeerRole::Host => Kind::Stranger,
+        };
         (peer.contact, peer.have) = (Some(contact), have);
         peer.is_dry = false;
         self.sources += usize::from(peer.is_source());
+        self.near_count += usize::from(peer.is_near());
         self.holdings = more(self.holdings, peer.holdings());
         if let (Some(copies), Some(new)) = (&mut self.copies, peer.counted_have()) {
             copies.add_host(new);
         }
+        if let (Some(copies), Some(new)) = (&mut self.near_copies, peer.near_have()) {
+            copies.add_host(new);
+        }
     }
 
-    /// A neighbour has chunks; those that its build does not have are ignored.
-    pub(super) fn note_has(&mut self, node: NodeId, chunks: impl Iterator<Item = ChunkIndex>) {
-        let Some(place) = self.place_of(node) else { return };
+    /// A neighbour has chunks; whether one of them is new. Those that its build does not have are
+    /// ignored.
+    pub(super) fn note_has(
+        &mut self,
+        node: NodeId,
+        chunks: impl Iterator<Item = ChunkIndex>,
+    ) -> bool {
+        let Some(place) = self.place_of(node) else { return false };
         let peer = &mut self.peers[place];
         let before = peer.holdings();
         let (was_source, is_counted) = (peer.is_source(), !peer.is_seeder());
-        let Some(have) = peer.have.as_mut() else { return };
-        let capacity = have.capacity();
+        let is_near = peer.is_near();
+        let Some(have) = peer.have.as_mut() else { return false };
+        let (capacity, count_before) = (have.capacity(), have.count());
         for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
             if !have.contains(chunk) {
                 if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
                     copies.note_offer(have, chunk);
                 }
+                if let Some(copies) = self.near_copies.as_mut().filter(|_| is_near) {
+                    copies.note_offer(have, chunk);
+                }
                 have.insert(chunk);
             }
         }
+        let is_new = have.count() > count_before;
         self.sources += usize::from(!was_source && peer.is_source());
         self.holdings = more(less(self.holdings, before), peer.holdings());
+        is_new
     }
 
     /// Whether `own` chunks are fewer than the neighbouring hosts have on average.
@@ -251,10 +337,18 @@ impl PeerTable {
             }
         }
         self.copies = Some(copies);
+        self.near_copies = (self.location.rack != 0).then(|| {
+            let mut copies = Availability::new(chunk_count);
+            let near = self.peers.iter().filter_map(Peer::near_have);
+            near.filter(|have| have.capacity() == chunk_count)
+                .for_each(|have| copies.add_host(have));
+            copies
+        });
     }
 
     pub(super) fn stop_counting(&mut self) {
         self.copies = None;
+        self.near_copies = None;
     }
 
     /// The copies at neighbouring hosts; `None` while they are not counted.
@@ -304,21 +398,21 @@ impl PeerTable {
     }
 
     /// Whom to ask for a chunk that those who were `asked` are late with: a host if one has it, the
-    /// one with the least to do.
+    /// one with the least to do. With `only_near` none but rack mates are asked.
     pub(super) fn second_source(
         &self,
         now: Instant,
         chunk: ChunkIndex,
-        asked: &[NodeId],
+        (asked, only_near): (&[NodeId], bool),
         window: u16,
     ) -> Option<NodeId> {
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && !peer.is_slow && peer.has_slot(now, window)
+            has && (peer.is_near() || !only_near) && !peer.is_slow && peer.has_slot(now, window)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
-            .min_by_key(|peer| (peer.is_seeder(), peer.requests))
+            .min_by_key(|peer| (peer.is_seeder(), !peer.is_near(), peer.requests))
             .map(|peer| peer.node)
     }
 
@@ -363,7 +457,9 @@ impl PeerTable {
         let services = self.peers.iter().filter_map(|peer| peer.service);
         let keys = self.peers.iter().map(|peer| key_of(peer.node));
         let holdings = self.peers.iter().map(Peer::holdings).fold((0, 0), more);
+        let near_count = self.peers.iter().filter(|peer| peer.is_near()).count();
         holdings == self.holdings
+            && self.near_count == near_count
             && self.sources == self.peers.iter().filter(|peer| peer.is_source()).count()
             && self.services.1 == services.sum()
             && keys.eq(self.keys.iter().copied())

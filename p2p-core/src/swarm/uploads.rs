@@ -14,6 +14,8 @@ pub(super) struct Upload {
     pub(super) request: RequestId,
     /// The chunk asked for while waiting, the chunk being sent afterwards.
     pub(super) chunk: ChunkIndex,
+    /// The asker is a host of our rack.
+    pub(super) is_near: bool,
     /// When it was put where it is: into the queue, or onto the wire.
     pub(super) since: Instant,
 }
@@ -46,11 +48,12 @@ impl Uploads {
         self.waiting.push_back(upload);
     }
 
-    /// Takes the next request to answer: of the peer that is being sent the least, then the one
-    /// that `rank` puts first, then the oldest.
+    /// Takes the next request to answer: of another rack, because what one of its hosts gets, it
+    /// brings to all of its mates; then of the peer that is being sent the least, then the one that
+    /// `rank` puts first, then the oldest.
     pub(super) fn dequeue<R: Ord>(&mut self, rank: impl Fn(NodeId) -> R) -> Option<Upload> {
         let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
-        let rank = |upload: &Upload| (active_of(upload.peer), rank(upload.peer));
+        let rank = |upload: &Upload| (upload.is_near, active_of(upload.peer), rank(upload.peer));
         let next = (0..self.waiting.len()).min_by_key(|i| (rank(&self.waiting[*i]), *i))?;
         self.waiting.remove(next)
     }
@@ -80,5 +83,58 @@ impl Uploads {
         let (gone, kept) = self.active.iter().partition(|upload| upload.peer == peer);
         self.active = kept;
         gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::ChunkLayout;
+
+    fn peer(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    /// Goal: who is being sent something waits, then the rank decides, then the time.
+    #[test]
+    fn next_upload_is_fair_then_ranked_then_old() {
+        let layout = ChunkLayout::new([1].into_iter()).unwrap();
+        let (chunk, since) = (layout.index(0).unwrap(), Instant::ZERO);
+        let mut uploads = Uploads::default();
+        for (request, from) in [(0, 1), (1, 1), (2, 3), (3, 2), (4, 2)] {
+            let (peer, request) = (peer(from), RequestId(request));
+            uploads.enqueue(Upload { peer, request, chunk, is_near: false, since });
+        }
+        // Peer 3 ranks last, although it asked before peer 2.
+        let rank = |node| u8::from(node == peer(3));
+        let mut order = Vec::new();
+        while let Some(upload) = uploads.dequeue(rank) {
+            order.push(upload.request.0);
+            assert_eq!(uploads.start(upload), order.len() as u64);
+        }
+        assert_eq!(order, [0, 3, 2, 1, 4]);
+        assert!(uploads.finish(peer(1), RequestId(0)).is_some());
+        assert_eq!((uploads.active_count(), uploads.waiting_count()), (4, 0));
+    }
+
+    #[test]
+    fn other_racks_are_served_before_mates_and_peers_in_turn() {
+        let mut uploads = Uploads::default();
+        for (peer, is_near, request) in [(1, true, 0), (2, false, 1), (2, false, 2), (3, false, 3)]
+        {
+            uploads.enqueue(Upload {
+                peer: NodeId::from_bytes([peer; 32]),
+                request: RequestId(request),
+                chunk: ChunkIndex::new_unchecked(0),
+                is_near,
+                since: Instant::ZERO,
+            });
+        }
+        let order = core::iter::from_fn(|| {
+            let upload = uploads.dequeue(|_| ())?;
+            uploads.start(upload);
+            Some(upload.request.0)
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [1, 3, 2, 0]);
     }
 }

@@ -14,18 +14,24 @@ use crate::prng::Prng;
 /// which have the fewest neighbours.
 const DRAWS_PER_PICK: usize = 3;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Degrees {
     members: BTreeMap<NodeId, Entry>,
     all: Pool,
     zones: BTreeMap<u64, Pool>,
-    racks: BTreeMap<u64, Pool>,
+    /// The members of each rack, cut into groups of rack mates.
+    racks: BTreeMap<u64, Vec<Pool>>,
+    /// Most members of a group.
+    group_max: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
+    /// Its neighbours outside its rack.
     degree: usize,
     location: Location,
+    /// Which group of its rack it is in; zero if its rack is unknown.
+    group: usize,
 }
 
 /// A set that can be drawn from.
@@ -38,30 +44,55 @@ struct Pool {
 /// Which members are drawn from.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Near {
-    Rack,
     Zone,
     Anywhere,
 }
 
 impl Degrees {
+    /// No members; racks are cut into groups of at most `group_max`.
+    pub(super) const fn new(group_max: usize) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            all: Pool::new(),
+            zones: BTreeMap::new(),
+            racks: BTreeMap::new(),
+            group_max,
+        }
+    }
+
     pub(super) fn insert(&mut self, node: NodeId, location: Location, degree: usize) {
         self.remove(node);
-        self.members.insert(node, Entry { degree, location });
+        let group = if location.rack == 0 { 0 } else { self.join_group(node, location.rack) };
+        self.members.insert(node, Entry { degree, location, group });
         self.all.insert(node);
         // Label zero is an unknown place, where nobody is near.
         if location.zone != 0 {
             self.zones.entry(location.zone).or_default().insert(node);
         }
-        if location.rack != 0 {
-            self.racks.entry(location.rack).or_default().insert(node);
+    }
+
+    /// Puts a member into the first group of its rack that has room, where it was before if it only
+    /// announces again and nobody left.
+    fn join_group(&mut self, node: NodeId, rack: u64) -> usize {
+        let place = self.racks.get(&rack).map_or(0, |groups| self.free_group(groups));
+        let groups = self.racks.entry(rack).or_default();
+        if place == groups.len() {
+            groups.push(Pool::new());
         }
+        groups[place].insert(node);
+        place
     }
 
     pub(super) fn remove(&mut self, node: NodeId) {
-        let Some(Entry { location, .. }) = self.members.remove(&node) else { return };
+        let Some(Entry { location, group, .. }) = self.members.remove(&node) else { return };
         self.all.remove(node);
         remove_from(&mut self.zones, location.zone, node);
-        remove_from(&mut self.racks, location.rack, node);
+        if let Some(groups) = self.racks.get_mut(&location.rack) {
+            groups[group].remove(node);
+            if groups.iter().all(|group| group.nodes.is_empty()) {
+                self.racks.remove(&location.rack);
+            }
+        }
     }
 
     /// The member gets one neighbour more.
@@ -69,6 +100,30 @@ impl Degrees {
         if let Some(entry) = self.members.get_mut(&node) {
             entry.degree += 1;
         }
+    }
+
+    /// Where the member stands; `None` if it is none.
+    pub(super) fn location_of(&self, node: NodeId) -> Option<Location> {
+        self.members.get(&node).map(|entry| entry.location)
+    }
+
+    /// Neighbours of the member outside its rack.
+    pub(super) fn degree_of(&self, node: NodeId) -> usize {
+        self.members.get(&node).map_or(0, |entry| entry.degree)
+    }
+
+    /// The rack mates of a newcomer, without those `excluded`: all members of the group that it will
+    /// be put into, because mates must know each other.
+    pub(super) fn mates_at(&self, rack: u64, excluded: &BTreeSet<NodeId>) -> Vec<NodeId> {
+        let Some(groups) = self.racks.get(&rack) else { return Vec::new() };
+        let group = groups.get(self.free_group(groups)).into_iter();
+        let mates = group.flat_map(|group| &group.nodes).copied();
+        mates.filter(|mate| !excluded.contains(mate)).collect()
+    }
+
+    fn free_group(&self, groups: &[Pool]) -> usize {
+        let free = groups.iter().position(|group| group.nodes.len() < self.group_max);
+        free.unwrap_or(groups.len())
     }
 
     /// At most `count` members near `at` with fewer than `degree_max` neighbours, none of them
@@ -85,7 +140,6 @@ impl Degrees {
         prng: &mut Prng,
     ) -> Vec<NodeId> {
         let pool = match near {
-            Near::Rack => self.racks.get(&at.rack),
             Near::Zone => self.zones.get(&at.zone),
             Near::Anywhere => Some(&self.all),
         };
@@ -105,6 +159,10 @@ impl Degrees {
 }
 
 impl Pool {
+    const fn new() -> Self {
+        Self { nodes: Vec::new(), places: BTreeMap::new() }
+    }
+
     fn insert(&mut self, node: NodeId) {
         self.places.insert(node, self.nodes.len());
         self.nodes.push(node);

@@ -113,9 +113,9 @@ impl Fleet {
 
     /// Sends a message, if there is a connection to send it on.
     pub(super) fn send(&mut self, from: NodeIndex, to: NodeIndex, message: Message) {
-        if !self.nodes[from as usize].is_connected(to) {
-            return;
-        }
+        let Some(connection) = self.nodes[from as usize].connection(to) else { return };
+        // What is sent to one that died unnoticed must not reach it when it has returned.
+        let is_lost = connection.is_stale;
         let counts = &mut self.counts;
         counts.messages += 1;
         match &message {
@@ -123,13 +123,16 @@ impl Fleet {
             Message::Request { .. } => counts.requests += 1,
             Message::Busy { .. } => counts.refusals += 1,
             Message::Cancel { .. } => counts.cancels += 1,
+            Message::Claim { .. } | Message::Disclaim { .. } => counts.claims += 1,
             Message::Join { .. }
             | Message::RequestManifest
             | Message::NoManifest
             | Message::Ready
             | Message::Leave => {}
         }
-        self.post(from, to, Parcel::Message(message));
+        if !is_lost {
+            self.post(from, to, Parcel::Message(message));
+        }
     }
 
     pub(super) fn on_message(&mut self, to: NodeIndex, from: NodeIndex, message: Message) {

@@ -82,6 +82,9 @@ fn kind_of(message: &Message) -> (StepKind, Option<u32>) {
         Message::Request { chunk, .. } => (StepKind::Requested, Some(*chunk)),
         Message::Cancel { .. } => (StepKind::Cancelled, None),
         Message::Busy { .. } => (StepKind::Busy, None),
+        Message::Claim { chunk } | Message::Disclaim { chunk } => {
+            (StepKind::OtherMessage, Some(*chunk))
+        }
         Message::RequestManifest | Message::NoManifest | Message::Ready | Message::Leave => {
             (StepKind::OtherMessage, None)
         }

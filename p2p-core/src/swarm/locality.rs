@@ -1,0 +1,327 @@
+//! What keeps bytes within a rack: a chunk crosses the rack's uplink once, and its hosts pass it on.
+//!
+//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a host elsewhere
+//! for a chunk claims it before its mates; they wait until it is offered in the rack. A claim is a
+//! promise, not a lock: it ends when it is given up, with the claimant's connection, or after a time.
+//! A node that does not know its rack has no mates, and nothing here happens. Invariant: `claimed` holds
+//! exactly the chunks with a claim in the table.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use crate::action::Action;
+use crate::chunk_set::ChunkSet;
+use crate::layout::ChunkIndex;
+use crate::node_id::NodeId;
+use crate::pick::KeptBack;
+use crate::time::Instant;
+use crate::wire::Message;
+
+use super::Swarm;
+use super::asking::Scope;
+use super::peers::{Peer, PeerTable};
+
+/// How often a claim may be renewed: a mate that is still not done is not waited for any longer.
+const RENEWALS_MAX: u8 = 8;
+
+/// Who brings which chunk into the rack.
+#[derive(Debug)]
+pub(super) struct Claims {
+    theirs: BTreeMap<ChunkIndex, Claim>,
+    claimed: ChunkSet,
+    /// What we told our mates that we bring, and when to tell them what became of it. A few.
+    ours: Vec<(ChunkIndex, Instant)>,
+    /// No later than the first moment at which something is to be done about a claim.
+    check_at: Option<Instant>,
+}
+
+/// A mate's word that it brings a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    by: NodeId,
+    until: Instant,
+    renewals: u8,
+}
+
+impl Claims {
+    pub(super) fn new(chunk_count: u32) -> Self {
+        Self {
+            theirs: BTreeMap::new(),
+            claimed: ChunkSet::empty(chunk_count),
+            ours: Vec::new(),
+            check_at: None,
+        }
+    }
+
+    /// The chunks that are not asked of a node outside the rack; `None` if any may be.
+    pub(super) fn kept_back<'a>(&'a self, peers: &'a PeerTable) -> Option<KeptBack<'a>> {
+        Some(KeptBack { near: peers.near_copies()?, claimed: &self.claimed })
+    }
+
+    /// When to look at claims, ours and theirs; `None` if there are none.
+    pub(super) const fn due(&self) -> Option<Instant> {
+        self.check_at
+    }
+
+    /// Whether a mate says that it brings the chunk.
+    pub(super) fn is_theirs(&self, chunk: ChunkIndex) -> bool {
+        self.claimed.capacity() > 0 && self.claimed.contains(chunk)
+    }
+
+    fn is_ours(&self, chunk: ChunkIndex) -> bool {
+        self.ours.iter().any(|(ours, _)| *ours == chunk)
+    }
+
+    /// A mate claims a chunk, or says that it is still at it; whether we wait for it now. The first
+    /// claim of a chunk counts, and no more of one mate than it may have requests in flight.
+    fn note_claim(
+        &mut self,
+        by: NodeId,
+        chunk: ChunkIndex,
+        until: Instant,
+        claims_max: u16,
+    ) -> bool {
+        match self.theirs.get_mut(&chunk) {
+            Some(claim) if claim.by == by && claim.renewals < RENEWALS_MAX => {
+                (claim.until, claim.renewals) = (until, claim.renewals + 1);
+            }
+            Some(_) => return false,
+            None => {
+                let count = self.theirs.values().filter(|claim| claim.by == by).count();
+                if count >= usize::from(claims_max) {
+                    return false;
+                }
+                self.theirs.insert(chunk, Claim { by, until, renewals: 0 });
+                self.claimed.insert(chunk);
+            }
+        }
+        self.plan_check(until);
+        true
+    }
+
+    /// Whether a mate's claim was in force and ends.
+    fn note_disclaim(&mut self, by: NodeId, chunk: ChunkIndex) -> bool {
+        self.theirs.get(&chunk).is_some_and(|claim| claim.by == by) && self.end(chunk)
+    }
+
+    /// The chunk is in the rack, or nobody brings it any more; whether it was claimed.
+    fn end(&mut self, chunk: ChunkIndex) -> bool {
+        self.theirs.remove(&chunk).is_some() && self.claimed.remove(chunk)
+    }
+
+    /// A chunk is here: nobody needs to bring it.
+    pub(super) fn note_kept(&mut self, chunk: ChunkIndex) {
+        self.ours.retain(|(ours, _)| *ours != chunk);
+        self.end(chunk);
+    }
+
+    /// A mate is gone, and its claims with it.
+    pub(super) fn forget_peer(&mut self, node: NodeId) {
+        self.end_all(|claim| claim.by == node);
+    }
+
+    /// Ends claims; which.
+    fn end_all(&mut self, is_over: impl Fn(&Claim) -> bool) -> Vec<ChunkIndex> {
+        let over = self.theirs.iter().filter(|(_, claim)| is_over(claim));
+        let over: Vec<ChunkIndex> = over.map(|(chunk, _)| *chunk).collect();
+        for chunk in &over {
+            self.end(*chunk);
+        }
+        over
+    }
+
+    fn plan_check(&mut self, at: Instant) {
+        self.check_at = Some(self.check_at.map_or(at, |first| first.min(at)));
+    }
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "the dispatcher is cut by concern")]
+impl Swarm {
+    /// We ask a host outside the rack for `chunk`: the mates are told, unless they know.
+    pub(super) fn claim(&mut self, chunk: ChunkIndex) {
+        if self.peers.near_count() == 0 || self.claims.is_ours(chunk) {
+            return;
+        }
+        let tend_at = self.now.after(self.claim_time() / 2);
+        self.claims.ours.push((chunk, tend_at));
+        self.claims.plan_check(tend_at);
+        self.tell_mates(&Message::Claim { chunk: chunk.get() });
+    }
+
+    /// Ends what mates claimed too long ago, renews our claims of chunks that are on their way, and
+    /// gives up those for which no source had time.
+    pub(super) fn check_claims(&mut self) {
+        let now = self.now;
+        if self.claims.check_at.is_none_or(|at| at > now) {
+            return;
+        }
+        for chunk in self.claims.end_all(|claim| claim.until <= now) {
+            self.peers.note_wanted(chunk);
+        }
+        let tend_at = now.after(self.claim_time() / 2);
+        for (chunk, due) in core::mem::take(&mut self.claims.ours) {
+            if due > now {
+                self.claims.ours.push((chunk, due));
+            } else if self.requests.asked().contains(chunk) {
+                self.claims.ours.push((chunk, tend_at));
+                self.tell_mates(&Message::Claim { chunk: chunk.get() });
+            } else {
+                self.tell_mates(&Message::Disclaim { chunk: chunk.get() });
+            }
+        }
+        let theirs = self.claims.theirs.values().map(|claim| claim.until);
+        let ours = self.claims.ours.iter().map(|(_, tend_at)| *tend_at);
+        self.claims.check_at = theirs.chain(ours).min();
+    }
+
+    fn tell_mates(&mut self, message: &Message) {
+        let mates = self.peers.iter().filter(|peer| peer.is_near());
+        let mates: Vec<NodeId> = mates.map(|peer| peer.node).collect();
+        for mate in mates {
+            self.send(mate, message.clone());
+        }
+    }
+
+    pub(super) fn on_claim(&mut self, node: NodeId, raw: u32) {
+        let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
+        let is_near = self.peers.get(node).is_some_and(Peer::is_near);
+        if !is_near || self.have.contains(chunk) {
+            return;
+        }
+        // Of two that claim a chunk at the same time the one with the lower key goes on.
+        let is_ours = self.claims.is_ours(chunk);
+        if is_ours && self.contact.node < node {
+            return;
+        }
+        let until = self.now.after(self.claim_time());
+        let is_taken = self.claims.note_claim(node, chunk, until, self.config.requests_max);
+        if is_ours && is_taken {
+            self.yield_claim(chunk);
+        }
+    }
+
+    fn yield_claim(&mut self, chunk: ChunkIndex) {
+        self.claims.ours.retain(|(ours, _)| *ours != chunk);
+        let asked: Vec<_> = self.requests.of_chunk(chunk).collect();
+        for (request, peer) in asked {
+            if self.peers.get(peer).is_some_and(|peer| !peer.is_near() && !peer.is_seeder()) {
+                self.cancel_request(request);
+            }
+        }
+        self.peers.note_wanted(chunk);
+        self.scope = Scope::All;
+    }
+
+    pub(super) fn on_disclaim(&mut self, node: NodeId, raw: u32) {
+        let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
+        if self.claims.note_disclaim(node, chunk) {
+            self.peers.note_wanted(chunk);
+            self.scope = Scope::All;
+        }
+    }
+
+    /// A peer says that it has chunks now.
+    pub(super) fn note_offered(
+        &mut self,
+        node: NodeId,
+        chunks: impl Iterator<Item = ChunkIndex> + Clone,
+    ) {
+        let is_new = self.peers.note_has(node, chunks.clone());
+        let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
+        peer.fed_at = self.now;
+        if peer.is_near() {
+            for chunk in chunks {
+                self.claims.end(chunk);
+            }
+        }
+    }
+
+    /// How many more neighbours outside the rack to look for; a node with few mates needs more.
+    pub(super) fn missing_neighbours(&self) -> usize {
+        let near = self.peers.near_count();
+        let target = usize::from(self.config.neighbours_target).saturating_sub(near);
+        let target = if near > 0 { target.max(self.config.far_target.into()) } else { target };
+        target.saturating_sub(self.peers.len() - near)
+    }
+
+    /// Whether a neighbour that told where it stands is one too many of those outside the rack.
+    pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
+        let far = self.peers.len() - self.peers.near_count();
+        let is_far = self.peers.get(node).is_some_and(|peer| !peer.is_near());
+        is_far && far > usize::from(self.config.neighbours_max)
+    }
+
+    /// Parts from a neighbour for which there is no room.
+    pub(super) fn turn_away(&mut self, node: NodeId) {
+        self.send(node, Message::Leave);
+        self.actions.push_back(Action::Disconnect { peer: node });
+        self.forget_peer(node);
+    }
+
+    /// How long a mate gets to bring a chunk.
+    fn claim_time(&self) -> Duration {
+        let usual = self.peers.usual_service().unwrap_or(Duration::ZERO);
+        self.config.claim_time_min.max(usual * self.config.late_factor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MATE: NodeId = NodeId::from_bytes([1; 32]);
+    const OTHER: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn chunk(raw: u32) -> ChunkIndex {
+        ChunkIndex::new_unchecked(raw)
+    }
+
+    fn at(second: u64) -> Instant {
+        Instant::from_start(Duration::from_secs(second))
+    }
+
+    #[test]
+    fn one_mate_claims_no_more_than_the_limit() {
+        let mut claims = Claims::new(10);
+        let taken = (0..4).map(|raw| claims.note_claim(MATE, chunk(raw), at(1), 3));
+        assert_eq!(taken.collect::<Vec<_>>(), [true, true, true, false]);
+        assert!(claims.note_claim(OTHER, chunk(3), at(1), 3));
+        assert_eq!(claims.claimed.count(), 4);
+        claims.forget_peer(MATE);
+        assert_eq!(claims.claimed.iter().collect::<Vec<_>>(), [chunk(3)]);
+    }
+
+    #[test]
+    fn first_claim_counts_until_it_is_over() {
+        let mut claims = Claims::new(10);
+        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
+        assert!(!claims.note_claim(OTHER, chunk(0), at(1), 3));
+        assert!(!claims.note_disclaim(OTHER, chunk(0)));
+        assert!(claims.is_theirs(chunk(0)));
+        assert!(claims.note_disclaim(MATE, chunk(0)));
+        assert!(claims.note_claim(OTHER, chunk(0), at(1), 3));
+    }
+
+    /// Goal: a mate that says for ever that it is at it is not waited for.
+    #[test]
+    fn claim_is_renewed_a_few_times_only() {
+        let mut claims = Claims::new(10);
+        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
+        for renewal in 1..=u64::from(RENEWALS_MAX) {
+            assert!(claims.note_claim(MATE, chunk(0), at(1 + renewal), 3));
+        }
+        let end = at(1 + u64::from(RENEWALS_MAX));
+        assert!(!claims.note_claim(MATE, chunk(0), at(100), 3));
+        assert_eq!(claims.end_all(|claim| claim.until <= end), [chunk(0)]);
+    }
+
+    #[test]
+    fn next_check_is_no_later_than_the_first_end() {
+        let mut claims = Claims::new(10);
+        assert_eq!(claims.due(), None);
+        claims.note_claim(MATE, chunk(0), at(5), 3);
+        claims.note_claim(MATE, chunk(1), at(3), 3);
+        claims.note_claim(MATE, chunk(2), at(4), 3);
+        assert_eq!(claims.due(), Some(at(3)));
+    }
+}
