@@ -33,10 +33,10 @@ struct Cli {
 enum Command {
     /// One region, one build: how long until the last host has it
     Swarm(Box<SwarmArgs>),
-    /// From a commit to a running fleet in all regions, held against half an hour
-    ThirtyMinutes(Box<thirty_minutes::Args>),
     /// The table of simnet/sweep.txt: completion by fleet size, chunks, neighbours and churn
     Sweep(SweepArgs),
+    /// From a commit to a running fleet in all regions, held against half an hour
+    ThirtyMinutes(Box<thirty_minutes::Args>),
 }
 
 #[derive(Debug, clap::Args)]
@@ -167,12 +167,12 @@ const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
     match Cli::try_parse().map(|cli| cli.command) {
-        Ok(Command::Swarm(args)) => swarm(&args),
+        Ok(Command::Swarm(args)) => main_swarm(&args),
+        Ok(Command::ThirtyMinutes(args)) => main_thirty_minutes(&args),
         Ok(Command::Sweep(args)) => match write_sweep(&args) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => refuse(&error, 1),
         },
-        Ok(Command::ThirtyMinutes(args)) => main_thirty_minutes(&args),
         Err(error) => refuse_usage(&error),
     }
 }
@@ -218,7 +218,7 @@ fn write_sweep(args: &SweepArgs) -> anyhow::Result<()> {
     output.map_or(Ok(()), |(output, _)| output.publish()).with_context(hint)
 }
 
-fn swarm(args: &SwarmArgs) -> ExitCode {
+fn main_swarm(args: &SwarmArgs) -> ExitCode {
     let scenario = match scenario_of(args) {
         Ok(scenario) => scenario,
         Err(error) => return refuse(&error, 2),

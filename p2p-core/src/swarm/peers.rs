@@ -167,7 +167,7 @@ impl Peer {
 
     /// The chunks that count as copies in our rack.
     fn near_have(&self) -> Option<&ChunkSet> {
-        self.have.as_ref().filter(|_| self.is_near())
+        self.counted_have().filter(|_| self.is_near())
     }
 }
 
@@ -326,7 +326,7 @@ impl PeerTable {
         let peer = &mut self.peers[place];
         let before = peer.holdings();
         let (was_source, is_counted) = (peer.is_source(), peer.is_counted());
-        let is_near = peer.is_near();
+        let is_near = peer.is_near() && is_counted;
         let Some(have) = peer.have.as_mut() else { return false };
         let (capacity, count_before) = (have.capacity(), have.count());
         for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
@@ -526,15 +526,16 @@ impl PeerTable {
             return;
         }
         self.holdings = more(less(self.holdings, before), peer.holdings());
-        if let (Some(copies), Some(have)) = (&mut self.copies, &peer.have) {
-            if is_slow {
-                copies.remove_host(have);
-            } else {
-                copies.add_host(have);
+        let near_copies = self.near_copies.as_mut().filter(|_| peer.is_near());
+        for copies in self.copies.iter_mut().chain(near_copies) {
+            match &peer.have {
+                Some(have) if is_slow => copies.remove_host(have),
+                Some(have) => copies.add_host(have),
+                None => {}
             }
         }
         if is_slow {
-            // What only it has may be asked of a seeder now.
+            // What only it has may be asked of a seeder now, or outside the rack.
             self.forget_dryness();
         }
     }
