@@ -220,9 +220,11 @@ impl Membership {
         self.dialling.len()
     }
 
-    /// Entries of each table: contacts, dials, waits, bans.
-    pub(super) fn sizes(&self) -> [usize; 4] {
-        [self.contacts.len(), self.dialling.len(), self.waits.len(), self.banned.len()]
+    /// Entries of each table: contacts, dials, waits, bans, rack mates and dials of them.
+    pub(super) fn sizes(&self) -> [usize; 6] {
+        let far = [self.contacts.len(), self.dialling.len(), self.waits.len(), self.banned.len()];
+        let [contacts, dials, waits, bans] = far;
+        [contacts, dials, waits, bans, self.mates.len(), self.dialling_mates.len()]
     }
 
     pub(super) fn note_connected(&mut self, node: NodeId) {

@@ -42,9 +42,9 @@ impl Swarm {
     /// # Cost
     ///
     /// Constant: each table knows its size.
-    pub fn table_sizes(&self) -> [TableSize; 9] {
+    pub fn table_sizes(&self) -> [TableSize; 11] {
         let config = &self.config;
-        let [contacts, dials, waits, bans] = self.members.sizes();
+        let [contacts, dials, waits, bans, mates, mate_dials] = self.members.sizes();
         // A chunk larger than the limit may be under way on its own.
         let alone = if self.requests.len() == 1 { self.requests.bytes() } else { 0 };
         let count = |name, size: usize, limit: usize| TableSize {
@@ -53,11 +53,13 @@ impl Swarm {
             limit: limit as u64,
         };
         [
-            count("neighbours", self.peers.len(), config.neighbours_max.into()),
+            count("neighbours", self.peers.len(), config.neighbours_max_at(self.contact.location)),
             count("contacts", contacts, config.contacts_max),
             count("dials", dials, config.dials_max),
             count("waits", waits, config.bans_max),
             count("bans", bans, config.bans_max),
+            count("rack mates known", mates, config.near_max.into()),
+            count("dials of rack mates", mate_dials, config.near_max.into()),
             count("requests", self.requests.len(), config.requests_max.into()),
             TableSize {
                 name: "bytes asked for",
