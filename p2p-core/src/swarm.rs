@@ -30,6 +30,7 @@ use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
 use self::peers::{Peer, PeerTable};
 use self::requests::{Request, RequestTable};
+use self::timers::leaves_timers_alone;
 use self::uploads::{Upload, Uploads};
 pub use self::view::TableSize;
 
@@ -42,6 +43,7 @@ mod offers;
 mod params;
 mod peers;
 mod requests;
+mod timers;
 mod trackers;
 mod uploads;
 mod view;
@@ -55,8 +57,9 @@ mod view;
 /// 2. carry out every action of [`poll_action`](Self::poll_action) until it returns `None`;
 /// 3. wait for the next event, but no longer than [`next_deadline`](Self::next_deadline).
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Swarm {
-    config: SwarmConfig,
+    config: Arc<SwarmConfig>,
     build: BuildId,
     contact: Contact,
     layout: Option<Arc<ChunkLayout>>,
@@ -74,6 +77,9 @@ pub struct Swarm {
     progress_at: Instant,
     /// Whom to look at for chunks to ask for, once the event at hand is dealt with.
     scope: Scope,
+    /// What [`Self::next_deadline`] says: no later than it has to be.
+    deadline: Option<Deadline>,
+    is_deadline_stale: bool,
     /// Requests are looked at as near the end.
     is_end: bool,
     /// An upload ended or a chunk came, after which neighbours may be told that we are ready.
@@ -104,6 +110,8 @@ impl Swarm {
             search: ManifestSearch::default(),
             progress_at: now,
             scope: Scope::Nobody,
+            deadline: None,
+            is_deadline_stale: false,
             is_end: false,
             is_readiness_news: false,
             prng: Prng::from_seed(seed),
@@ -128,6 +136,7 @@ impl Swarm {
         if !is_routine(&event) {
             self.scope = Scope::All;
         }
+        self.is_deadline_stale = !leaves_timers_alone(&event);
 
         match event {
             Event::Started | Event::DeadlineReached => self.on_deadline(),
@@ -158,7 +167,11 @@ impl Swarm {
                 }
             }
             Event::ChunksLost { chunks } => self.on_chunks_lost(&chunks),
-            Event::Leaving => return self.on_leaving(),
+            Event::Leaving => {
+                self.on_leaving();
+                self.deadline = None;
+                return;
+            }
         }
 
         let scope = core::mem::take(&mut self.scope);
@@ -169,6 +182,9 @@ impl Swarm {
         self.ask_for_chunks(scope);
         self.start_uploads();
         self.hint_readiness();
+        if self.is_deadline_stale {
+            self.deadline = self.find_deadline();
+        }
         self.check_invariants();
     }
 
@@ -179,29 +195,8 @@ impl Swarm {
 
     /// When to send [`Event::DeadlineReached`], and why; `None` while only an event can move us.
     pub fn next_deadline(&self) -> Option<Deadline> {
-        let offer = (self.offers.due(), TimerKind::Offer);
-        let announce = self.members.announce_due(self.is_hungry(), &self.config);
-        let announce = (announce, TimerKind::Announce);
-        let nothing = (None, TimerKind::Members);
-        let mut deadlines =
-            [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing, nothing];
-        if !self.is_complete() {
-            let starves = self.progress_at.after(self.config.starve_time);
-            let dial_again = self.now.after(Duration::from_secs(1));
-            let is_short = self.missing_neighbours() > 0;
-            let dial = is_short.then(|| self.members.next_dial_at(self.now)).flatten();
-            deadlines[2..].copy_from_slice(&[
-                (self.exchange_due(), TimerKind::Exchange),
-                (self.requests.check_at(), TimerKind::Requests),
-                (self.claims.due(), TimerKind::Claims),
-                (self.manifest_due(), TimerKind::Manifest),
-                (self.peers.busy_until(), TimerKind::Busy),
-                (Some(starves.max(dial_again)), TimerKind::Members),
-                (dial, TimerKind::Members),
-            ]);
-        }
-        let earliest = deadlines.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min()?;
-        Some(Deadline { at: earliest.0.max(self.now), kind: earliest.1 })
+        let deadline = self.deadline?;
+        Some(Deadline { at: deadline.at.max(self.now), ..deadline })
     }
 
     /// Whether every chunk is here. False while the manifest is unknown.
@@ -561,6 +556,7 @@ impl Swarm {
 
     fn forget_peer(&mut self, node: NodeId) {
         self.scope = Scope::All;
+        self.is_deadline_stale = true;
         for request in self.requests.of_peer(node) {
             self.drop_request(request);
         }
@@ -751,7 +747,7 @@ impl Swarm {
         if self.is_upload_slot_free() {
             return Duration::ZERO;
         }
-        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = self.config;
+        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = *self.config;
         let half = self.peers.usual_service().unwrap_or(offer_interval_max) / 2;
         half.clamp(offer_interval_min, offer_interval_max)
     }

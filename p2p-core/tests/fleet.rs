@@ -110,7 +110,7 @@ impl Fleet {
     pub(crate) fn add(&mut self, number: u8, role: PeerRole, holdings: Holdings, rate: u64) {
         let is_seeder = role == PeerRole::Seeder;
         let params = SwarmParams {
-            config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() },
+            config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() }.into(),
             build: self.build,
             contact: contact(number, role),
             trackers: vec![node(0)],

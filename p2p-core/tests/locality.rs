@@ -34,7 +34,7 @@ impl Rig {
     fn at(rack: &str) -> Self {
         let fleet = Fleet::new(10, 0);
         let params = SwarmParams {
-            config: SwarmConfig::host(),
+            config: SwarmConfig::host().into(),
             build: fleet.build,
             contact: contact_at(SELF, rack),
             trackers: vec![],

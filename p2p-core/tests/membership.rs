@@ -23,7 +23,7 @@ impl Lone {
     fn new(remembered: Vec<Contact>) -> Self {
         let fleet = Fleet::new(10, 0);
         let params = SwarmParams {
-            config: SwarmConfig::host(),
+            config: SwarmConfig::host().into(),
             build: fleet.build,
             contact: contact(100, PeerRole::Host),
             trackers: vec![node(0)],

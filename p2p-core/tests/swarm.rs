@@ -188,7 +188,7 @@ fn build_without_chunks_completes_with_its_manifest() {
 fn lone_host(holdings: Holdings) -> Swarm {
     let fleet = Fleet::new(10, 0);
     let params = SwarmParams {
-        config: SwarmConfig::host(),
+        config: SwarmConfig::host().into(),
         build: fleet.build,
         contact: contact(1, PeerRole::Host),
         trackers: vec![node(0)],

@@ -589,7 +589,7 @@ impl Hub {
         let trackers = own.into_iter().chain(self.seeders.iter().map(|seeder| seeder.node));
         let Some(member) = self.members.get_mut(&build) else { return };
         let params = SwarmParams {
-            config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() },
+            config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() }.into(),
             build,
             contact: self.contact,
             trackers: trackers.collect(),

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use p2p_core::wire::{Announce, AnnounceAnswer, Message, RequestId};
 use p2p_core::{
     Action, BuildId, ChunkIndex, ChunkLayout, ChunkSet, Contact, Event, Holdings, Instant,
-    Location, ManifestOutcome, PeerRole, Prng, Seed, Swarm, SwarmParams, TrackerTable, Verdict,
+    Location, ManifestOutcome, PeerRole, Prng, Seed, Swarm, SwarmConfig, SwarmParams, TrackerTable,
+    Verdict,
 };
 
 use crate::buckets::Buckets;
@@ -137,6 +138,8 @@ pub struct Record {
 pub struct Fleet {
     scenario: Scenario,
     layout: Arc<ChunkLayout>,
+    /// Of hosts and of seeders.
+    configs: [Arc<SwarmConfig>; 2],
     build: BuildId,
     now: Instant,
     queue: Queue,
@@ -200,6 +203,10 @@ impl Fleet {
     pub fn with_starts(scenario: Scenario, starts: Option<&[Instant]>) -> Self {
         let layout = scenario.layout();
         let mut fleet = Self {
+            configs: [
+                Arc::new(scenario.settings.host.clone()),
+                Arc::new(scenario.settings.seeder.clone()),
+            ],
             build: BuildId::of_manifest(b"simulated"),
             now: Instant::ZERO,
             queue: Queue::default(),
@@ -511,10 +518,9 @@ impl Fleet {
         // configuration.
         let own = is_seeder.then_some(index);
         let others = (0..self.scenario.seeders).filter(|seeder| own != Some(*seeder));
-        let settings = &self.scenario.settings;
         let node = &mut self.nodes[index as usize];
         let params = SwarmParams {
-            config: if is_seeder { settings.seeder.clone() } else { settings.host.clone() },
+            config: self.configs[usize::from(is_seeder)].clone(),
             build: self.build,
             contact: node.contact,
             trackers: own.into_iter().chain(others).map(id_of).collect(),

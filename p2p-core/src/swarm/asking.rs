@@ -174,6 +174,7 @@ impl Swarm {
         };
         request.check_at = self.next_check_of(&request);
         let request = self.requests.add(request);
+        self.is_deadline_stale = true;
         let is_far_host = self.peers.get_mut(node).is_some_and(|peer| {
             peer.requests += 1;
             peer.is_ready = false;

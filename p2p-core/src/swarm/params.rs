@@ -14,8 +14,8 @@ use crate::time::Instant;
 /// Who takes part, in which build, and whom it may ask for others.
 #[derive(Clone, Debug)]
 pub struct SwarmParams {
-    /// Limits and timings.
-    pub config: SwarmConfig,
+    /// Limits and timings. Shared by the swarms of a process.
+    pub config: Arc<SwarmConfig>,
     /// The build.
     pub build: BuildId,
     /// How others reach this node, and whether it is a seeder.

@@ -1,0 +1,70 @@
+//! When a swarm has something to do by itself.
+//!
+//! Invariant: the deadline that is kept is never later than the first thing that is due. It may be
+//! earlier: then nothing is due when it comes, and it is found anew.
+
+use core::time::Duration;
+
+use crate::event::Event;
+use crate::wire::Message;
+
+use super::{Deadline, Swarm, TimerKind};
+
+/// Whether the event can only move timers to later, unless it leads to a request or a parting, which
+/// say so themselves. Most events are of this kind, and a look at all timers costs more than they do.
+pub(super) const fn leaves_timers_alone(event: &Event) -> bool {
+    match event {
+        Event::MessageReceived { message, .. } => matches!(
+            message,
+            Message::Offer { .. }
+                | Message::Request { .. }
+                | Message::Cancel { .. }
+                | Message::Ready
+        ),
+        Event::FetchAdvanced { .. } | Event::ServeEnded { .. } => true,
+        Event::Started
+        | Event::PeerConnected { .. }
+        | Event::DialFailed { .. }
+        | Event::PeerLost { .. }
+        | Event::MalformedReceived { .. }
+        | Event::ManifestArrived { .. }
+        | Event::ChunkHashed { .. }
+        | Event::FetchFailed { .. }
+        | Event::AnnounceAnswered { .. }
+        | Event::AnnounceFailed { .. }
+        | Event::ContactsLearned { .. }
+        | Event::ChunksLost { .. }
+        | Event::Leaving
+        | Event::DeadlineReached => false,
+    }
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "`swarm.rs` dispatches, this only looks")]
+impl Swarm {
+    /// Looks at every timer for the first that is due; `None` while only an event can move us.
+    pub(super) fn find_deadline(&self) -> Option<Deadline> {
+        let offer = (self.offers.due(), TimerKind::Offer);
+        let announce = self.members.announce_due(self.is_hungry(), &self.config);
+        let announce = (announce, TimerKind::Announce);
+        let nothing = (None, TimerKind::Members);
+        let mut deadlines =
+            [offer, announce, nothing, nothing, nothing, nothing, nothing, nothing, nothing];
+        if !self.is_complete() {
+            let starves = self.progress_at.after(self.config.starve_time);
+            let dial_again = self.now.after(Duration::from_secs(1));
+            let is_short = self.missing_neighbours() > 0;
+            let dial = is_short.then(|| self.members.next_dial_at(self.now)).flatten();
+            deadlines[2..].copy_from_slice(&[
+                (self.exchange_due(), TimerKind::Exchange),
+                (self.requests.check_at(), TimerKind::Requests),
+                (self.claims.due(), TimerKind::Claims),
+                (self.manifest_due(), TimerKind::Manifest),
+                (self.peers.busy_until(), TimerKind::Busy),
+                (Some(starves.max(dial_again)), TimerKind::Members),
+                (dial, TimerKind::Members),
+            ]);
+        }
+        let earliest = deadlines.into_iter().filter_map(|(at, kind)| Some((at?, kind))).min()?;
+        Some(Deadline { at: earliest.0, kind: earliest.1 })
+    }
+}
