@@ -19,7 +19,7 @@ pub(crate) enum Step {
     /// A node enters the swarm for the first time.
     Start { node: NodeIndex },
     /// A message, a question or an answer arrives.
-    Parcel { parcel: SlabKey },
+    Parcel { to: NodeIndex, parcel: SlabKey },
     /// A dial of `from` to `to` ends, one way or the other.
     DialEnded { from: NodeIndex, to: NodeIndex },
     /// The last byte of a chunk left the sender.
@@ -134,6 +134,12 @@ impl Queue {
             self.turn_page()?;
         }
         self.current.pop().map(|entry| (entry.at, entry.step))
+    }
+
+    /// The step that comes after `after` others, as far as it is known already.
+    pub(crate) fn upcoming(&self, after: usize) -> Option<Step> {
+        let place = self.current.len().checked_sub(after + 1)?;
+        Some(self.current[place].step)
     }
 
     /// Goes on to the next bucket; `None` if nothing will happen any more.
