@@ -14,6 +14,10 @@ use super::member::Member;
 /// syncs.
 const SAVE_TIME: Duration = Duration::from_secs(5);
 
+/// The same while more of them are known than were written: a host that dies in its first seconds
+/// should not come back knowing only its seeder.
+const SAVE_TIME_GROWING: Duration = Duration::from_millis(500);
+
 /// What is known of the file of contacts.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -29,11 +33,14 @@ impl Member {
     /// costs nothing but what the file is for.
     pub(crate) fn save_contacts(&mut self) {
         let is_under_way = matches!(self.phase, Phase::Locating | Phase::Downloading);
-        let is_due = self.memory.saved_at.is_none_or(|at| at.elapsed() >= SAVE_TIME);
+        let since = self.memory.saved_at.map(|at| at.elapsed());
+        let is_due = since.is_none_or(|since| since >= SAVE_TIME_GROWING);
         let Some(swarm) = self.swarm.as_ref().filter(|_| is_under_way && is_due) else { return };
         let contacts = Swarm::lasting_contacts(swarm);
+        let is_growing = contacts.len() > self.memory.saved.len();
         let Some(store) = self.store.clone() else { return };
-        if contacts.is_empty() || contacts == self.memory.saved {
+        let is_new = !contacts.is_empty() && contacts != self.memory.saved;
+        if !is_new || since.is_some_and(|since| since < SAVE_TIME && !is_growing) {
             return;
         }
         self.memory.saved_at = Some(Instant::now());
