@@ -113,7 +113,7 @@ impl SwarmConfig {
             requests_max: 16,
             request_bytes_max: 32 << 20,
             pick_sample_max: 256,
-            uploads_max: 4,
+            uploads_max: 5,
             upload_queue_max: 6,
             upload_flood: 32,
             offer_interval_max: Duration::from_millis(100),
