@@ -19,10 +19,10 @@ use crate::wire::Message;
 
 use super::Swarm;
 use super::asking::Scope;
-use super::peers::{Peer, PeerTable};
+use super::peers::PeerTable;
 
 /// How often a claim may be renewed: a mate that is still not done is not waited for any longer.
-const RENEWALS_MAX: u8 = 8;
+const RENEWALS_MAX: u8 = 3;
 
 /// Who brings which chunk into the rack.
 #[derive(Debug)]
@@ -184,8 +184,9 @@ impl Swarm {
 
     pub(super) fn on_claim(&mut self, node: NodeId, raw: u32) {
         let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
-        let is_near = self.peers.get(node).is_some_and(Peer::is_near);
-        if !is_near || self.have.contains(chunk) {
+        // One that does not deliver would only keep us waiting.
+        let is_trusted = self.peers.get(node).is_some_and(|peer| peer.is_near() && !peer.is_slow());
+        if !is_trusted || self.have.contains(chunk) {
             return;
         }
         // Of two that claim a chunk at the same time the one with the lower key goes on.

@@ -150,6 +150,11 @@ impl Peer {
         self.have.as_ref().is_some_and(|have| !have.is_empty())
     }
 
+    /// Whether it has a request that is late, or had one and delivered nothing in time since.
+    pub(super) const fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
     /// Whether its chunks count as copies: those of hosts that deliver.
     fn is_counted(&self) -> bool {
         !self.is_seeder() && !self.is_slow
