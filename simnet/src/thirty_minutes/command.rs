@@ -35,9 +35,10 @@ pub struct Args {
     /// Size of the build; with --deploys-per-day that of the largest
     #[arg(long, value_name = "SIZE", default_value = "10GB", value_parser = parse_size)]
     build: u64,
-    /// Size of a chunk; above the protocol's 4 MiB several chunks travel as one, which is coarser
-    #[arg(long, value_name = "SIZE", default_value = "4MiB", value_parser = parse_size)]
-    chunk: u64,
+    /// Size of a chunk [default: 32MiB, 4MiB with --deploys-per-day]; above the protocol's 4 MiB
+    /// several chunks travel as one, which is coarser
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    chunk: Option<u64>,
     /// From the commit to a build in the main store
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = parse_duration)]
     build_time: Duration,
@@ -151,7 +152,7 @@ impl Args {
     ///
     /// The first thing that makes the plan impossible.
     pub fn check(&self) -> Result<Ready, PlanError> {
-        let coarseness = coarseness(self.chunk)?;
+        let coarseness = coarseness(self.chunk_size())?;
         let plan = self.plan(coarseness);
         plan.check()?;
         check_coarse_time(&plan.swarm, coarseness)?;
@@ -162,12 +163,19 @@ impl Args {
         Ok(Ready { plan, coarseness, load, is_json: self.json })
     }
 
+    /// Coarse by default where 200,000 hosts take a large build, so that it takes minutes; the builds
+    /// of a day are smaller, and a coarse chunk would be half of one.
+    fn chunk_size(&self) -> u64 {
+        let default = if self.deploys_per_day.is_some() { 4 << 20 } else { 32 << 20 };
+        self.chunk.unwrap_or(default)
+    }
+
     fn plan(&self, coarseness: u64) -> Plan {
         let mut swarm = Scenario {
             hosts: self.hosts_per_region,
             seeders: self.seeders,
             build_size: self.build,
-            chunk_size: self.chunk,
+            chunk_size: self.chunk_size(),
             chunk_lengths: None,
             turn_size: None,
             host_rate: self.host_rate,
