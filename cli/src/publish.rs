@@ -99,7 +99,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 /// What the simulator reads to run the same build (`shoal-simnet swarm --chunk-lengths`).
 fn write_chunk_lengths(manifest: &Manifest, file: &Path) -> anyhow::Result<()> {
-    let lines: String = manifest.chunks().iter().map(|chunk| format!("{}\n", chunk.size)).collect();
+    let mut lines = String::new();
+    for chunk in manifest.chunks() {
+        lines.push_str(&chunk.size.to_string());
+        lines.push('\n');
+    }
     std::fs::write(file, lines)
         .with_context(|| format!("cannot write the chunk lengths to {}", file.display()))
 }
