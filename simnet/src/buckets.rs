@@ -1,6 +1,6 @@
 //! Amounts over time in a bounded number of buckets, however long a run is.
 //!
-//! Buckets are equally wide; when one would be needed past [`BUCKETS_MAX`], neighbours are merged in
+//! Buckets are equally wide; when one would be needed past `BUCKETS_MAX`, neighbours are merged in
 //! pairs and all become twice as wide. Invariant: sums are exact, nothing is sampled.
 
 use core::time::Duration;
