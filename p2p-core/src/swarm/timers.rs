@@ -8,35 +8,23 @@ use core::time::Duration;
 use crate::event::Event;
 use crate::wire::Message;
 
+use super::asking::is_routine;
 use super::{Deadline, Swarm, TimerKind};
 
 /// Whether the event can only move timers to later, unless it leads to a request or a parting, which
 /// say so themselves. Most events are of this kind, and a look at all timers costs more than they do.
 pub(super) const fn leaves_timers_alone(event: &Event) -> bool {
-    match event {
+    let moves_timers = match event {
         Event::MessageReceived { message, .. } => matches!(
             message,
-            Message::Offer { .. }
-                | Message::Request { .. }
-                | Message::Cancel { .. }
-                | Message::Ready
+            Message::Join { .. }
+                | Message::Busy { .. }
+                | Message::Claim { .. }
+                | Message::Disclaim { .. }
         ),
-        Event::FetchAdvanced { .. } | Event::ServeEnded { .. } => true,
-        Event::Started
-        | Event::PeerConnected { .. }
-        | Event::DialFailed { .. }
-        | Event::PeerLost { .. }
-        | Event::MalformedReceived { .. }
-        | Event::ManifestArrived { .. }
-        | Event::ChunkHashed { .. }
-        | Event::FetchFailed { .. }
-        | Event::AnnounceAnswered { .. }
-        | Event::AnnounceFailed { .. }
-        | Event::ContactsLearned { .. }
-        | Event::ChunksLost { .. }
-        | Event::Leaving
-        | Event::DeadlineReached => false,
-    }
+        event => matches!(event, Event::ChunkHashed { .. }),
+    };
+    is_routine(event) && !moves_timers
 }
 
 #[expect(clippy::multiple_inherent_impl, reason = "`swarm.rs` dispatches, this only looks")]
