@@ -14,16 +14,17 @@ use super::{Deadline, Swarm, TimerKind};
 /// Whether the event can only move timers to later, unless it leads to a request or a parting, which
 /// say so themselves. Most events are of this kind, and a look at all timers costs more than they do.
 pub(super) const fn leaves_timers_alone(event: &Event) -> bool {
-    let moves_timers = match event {
-        Event::MessageReceived { message, .. } => matches!(
-            message,
-            Message::Join { .. }
-                | Message::Busy { .. }
-                | Message::Claim { .. }
-                | Message::Disclaim { .. }
-        ),
-        event => matches!(event, Event::ChunkHashed { .. }),
-    };
+    let moves_timers = matches!(
+        event,
+        Event::ChunkHashed { .. }
+            | Event::MessageReceived {
+                message: Message::Join { .. }
+                    | Message::Busy { .. }
+                    | Message::Claim { .. }
+                    | Message::Disclaim { .. },
+                ..
+            }
+    );
     is_routine(event) && !moves_timers
 }
 
