@@ -250,7 +250,6 @@ impl Swarm {
             {
                 // It may lack what it offers, and must not hold memory that others could use.
                 self.peers.note_silent(self.now, request.peer);
-                self.claims.forget_peer(request.peer);
                 if self.give_up_request(id).is_some() {
                     let peer = request.peer;
                     self.actions.push_back(Action::CancelFetch { request: id, peer });
@@ -258,8 +257,11 @@ impl Swarm {
             } else if self.requests.get(id).is_some() {
                 self.requests.note_late(id);
                 self.peers.note_slow(request.peer);
-                self.claims.forget_peer(request.peer);
+            } else {
+                continue;
             }
+            // It did not deliver in time, so nobody waits for what it claimed.
+            self.claims.forget_peer(request.peer);
         }
         self.plan_checks();
     }
