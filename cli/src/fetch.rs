@@ -4,6 +4,7 @@
 //! build, and a run that was interrupted resumes from there. Only a complete, verified build is
 //! moved out. [`place`] owns the directory, [`patience`] decides when to give up.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -77,13 +78,15 @@ struct Report {
     bytes_from_seeders: u64,
     bytes_from_peers: u64,
     seconds: f64,
+    /// Time spent in each phase; `verifying` is reading back, syncing and moving into place.
+    seconds_by_phase: BTreeMap<&'static str, f64>,
     /// Where the build is served from now; `None` without `--keep-serving`.
     serving_at: Option<String>,
 }
 
 /// How a download ended.
 enum End {
-    Complete(StoredBuild, Progress),
+    Complete(StoredBuild, Progress, PhaseTimes),
     Interrupted,
 }
 
@@ -137,8 +140,8 @@ async fn download_and_serve(
         () = signals.next() => Ok(End::Interrupted),
     };
     let ended = match ended {
-        Ok(End::Complete(stored, progress)) => {
-            conclude(args, place, &node, (stored, progress, started)).await
+        Ok(End::Complete(stored, progress, times)) => {
+            conclude(args, place, &node, (stored, progress, times)).await
         }
         Ok(End::Interrupted) => {
             output::note("interrupted; run the same command again to resume");
@@ -209,9 +212,9 @@ async fn download_with(
             return Err(give_up(args, &progress));
         }
     }
-    drop(view);
+    let times = view.into_times();
     let progress = download.progress();
-    finish(download).await.map(|stored| End::Complete(stored, progress))
+    finish(download).await.map(|stored| End::Complete(stored, progress, times))
 }
 
 /// Takes back what a download has reserved that turned out to have no place to go; the error if
@@ -252,7 +255,7 @@ async fn conclude(
     args: &Args,
     place: &Place,
     node: &Node,
-    (stored, progress, started): (StoredBuild, Progress, Instant),
+    (stored, progress, times): (StoredBuild, Progress, PhaseTimes),
 ) -> anyhow::Result<Outcome> {
     // Peers that ask meanwhile would meet files that are between two places.
     node.leave(args.build).await;
@@ -275,13 +278,14 @@ async fn conclude(
         bytes_resumed: progress.bytes_resumed,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: times.started.elapsed().as_secs_f64(),
+        seconds_by_phase: times.in_seconds(),
         serving_at: args.keep_serving.then(|| node.address().to_string()),
     };
     if args.json {
         output::json(&report)?;
     } else {
-        output::line(&sentence(args, &report, started.elapsed()))?;
+        output::line(&sentence(args, &report, times.started.elapsed()))?;
         if let Some(address) = &report.serving_at {
             output::note(&format!("serving at {address} until stopped"));
         }
@@ -332,18 +336,56 @@ async fn on_disk<T: Send + 'static>(
 /// What the person sees while the download runs: a bar, or a line now and then.
 struct View {
     bar: ProgressBar,
-    started: Instant,
-    phase: Option<Phase>,
+    times: PhaseTimes,
     printed_at: Instant,
+}
+
+/// When the download entered and left its phases.
+struct PhaseTimes {
+    started: Instant,
+    phase: Option<(Phase, Instant)>,
+    spent: BTreeMap<&'static str, Duration>,
+}
+
+impl PhaseTimes {
+    /// Notes that the download is in `phase`; whether that is news.
+    fn enter(&mut self, phase: Phase) -> bool {
+        let is_news = self.phase.is_none_or(|(known, _)| known != phase);
+        if is_news {
+            let now = Instant::now();
+            self.leave(now);
+            self.phase = Some((phase, now));
+        }
+        is_news
+    }
+
+    fn leave(&mut self, now: Instant) {
+        if let Some((phase, since)) = self.phase.take() {
+            *self.spent.entry(phase_word(phase)).or_default() += now - since;
+        }
+    }
+
+    fn in_seconds(&self) -> BTreeMap<&'static str, f64> {
+        self.spent.iter().map(|(word, spent)| (*word, spent.as_secs_f64())).collect()
+    }
 }
 
 impl View {
     fn new(started: Instant) -> Self {
-        Self { bar: bars::over_bytes("locating"), started, phase: None, printed_at: started }
+        let times = PhaseTimes { started, phase: None, spent: BTreeMap::new() };
+        Self { bar: bars::over_bytes("locating"), times, printed_at: started }
+    }
+
+    /// The download has ended.
+    fn into_times(mut self) -> PhaseTimes {
+        self.times.leave(Instant::now());
+        let gone = PhaseTimes { started: self.times.started, phase: None, spent: BTreeMap::new() };
+        std::mem::replace(&mut self.times, gone)
     }
 
     fn show(&mut self, progress: &Progress) {
         let word = phase_word(progress.phase);
+        let is_news = self.times.enter(progress.phase);
         let note = match &progress.waiting_for {
             Some(reason) => human::printable(reason),
             None => format!(
@@ -354,12 +396,11 @@ impl View {
             ),
         };
         if self.bar.is_hidden() {
-            let is_news = self.phase != Some(progress.phase);
             if is_news || self.printed_at.elapsed() >= LINE_INTERVAL {
                 self.printed_at = Instant::now();
                 let total = progress.bytes_total.map_or_else(|| "?".to_owned(), human::bytes);
                 let (after, done) =
-                    (human::seconds(self.started.elapsed()), human::bytes(progress.bytes_done));
+                    (human::seconds(self.times.started.elapsed()), human::bytes(progress.bytes_done));
                 output::note(&format!("{after}: {word}, {done} of {total}, {note}"));
             }
         } else {
@@ -370,7 +411,6 @@ impl View {
             self.bar.set_position(progress.bytes_done);
             self.bar.set_message(note);
         }
-        self.phase = Some(progress.phase);
     }
 }
 
