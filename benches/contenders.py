@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import pathlib
 import shutil
 import socket
@@ -91,6 +92,23 @@ class Scene:
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
         return path
+
+    def warm_memory(self):
+        """Has as much free memory ready as the file takes. A virtual machine hands free memory back
+        to its host within seconds, and who writes the file would pay for getting it again: up to
+        three times what the whole transfer costs."""
+        place = pathlib.Path("/dev/shm") / f"shoal-pair-{self.folder.name}"
+        size = self.source.stat().st_size
+        stat = os.statvfs(place.parent) if place.parent.is_dir() else None
+        if stat is None or stat.f_bavail * stat.f_frsize < size * 2:
+            return
+        try:
+            with open(place, "wb", buffering=0) as file:
+                block = bytes(1 << 20)
+                for _ in range(size // len(block) + 1):
+                    file.write(block)
+        finally:
+            place.unlink()
 
     def make_torrent(self, announce):
         """Single file, version 1; aria2 knows no other."""

@@ -1,23 +1,17 @@
 //! The file work of both ends: read by request, hash, write into a reserved file, read back, sync.
 //!
-//! Hashing and writing are done on a thread of their own, so that the network does not wait for
-//! them, as in a node. Buffers go round between the two threads.
+//! Buffers are used again: fresh memory costs a page fault per 4 KiB, which is as much as the hash.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
-use anyhow::Context as _;
 use rustix::fs::FallocateFlags;
 
 use crate::REQUEST_BYTES;
-
-/// Buffers between network and disk: enough that neither waits for the other's jitter.
-const BUFFERS: usize = 8;
 
 /// Bytes read at once when the file is read back.
 const READ_BACK_BYTES: usize = 256 << 10;
@@ -41,11 +35,12 @@ impl Source {
         self.size
     }
 
-    /// The bytes that a request for `offset` is answered with.
-    pub(crate) fn read(&self, offset: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; request_size(self.size, offset)];
-        self.file.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes)
+    /// Reads what a request for `offset` is answered with into a buffer of [`REQUEST_BYTES`];
+    /// how many bytes that is.
+    pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = request_size(self.size, offset);
+        self.file.read_exact_at(&mut buffer[..count], offset)?;
+        Ok(count)
     }
 }
 
@@ -60,14 +55,13 @@ pub(crate) fn offsets(size: u64) -> impl Iterator<Item = u64> {
     (0..size).step_by(REQUEST_BYTES)
 }
 
-/// The file that is received, and the thread that hashes and writes.
+/// The file that is received. Hashes and writes on the thread that it is called on: on a machine of
+/// few cores a second thread costs more than it gains.
 #[derive(Debug)]
 pub(crate) struct Destination {
     file: File,
     size: u64,
-    full: SyncSender<(u64, Vec<u8>)>,
-    empty: Receiver<Vec<u8>>,
-    writer: JoinHandle<io::Result<Vec<blake3::Hash>>>,
+    digests: Vec<blake3::Hash>,
 }
 
 impl Destination {
@@ -76,60 +70,15 @@ impl Destination {
         let file =
             OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size)?;
-        let (full, to_write) = sync_channel(BUFFERS);
-        let (written, empty) = sync_channel(BUFFERS);
-        for _ in 0..BUFFERS {
-            drop(written.try_send(Vec::with_capacity(REQUEST_BYTES)));
-        }
-        let own = file.try_clone()?;
-        let writer = thread::spawn(move || write_all(&own, &to_write, &written));
-        Ok(Self { file, size, full, empty, writer })
+        Ok(Self { file, size, digests: Vec::new() })
     }
 
-    /// An empty buffer; waits until the disk has one to spare.
-    pub(crate) fn buffer(&self) -> anyhow::Result<Vec<u8>> {
-        self.empty.recv().context("the writer ended early")
+    /// Takes what arrived for the request at `offset`; requests are answered in order.
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.digests.push(blake3::hash(bytes));
+        self.file.write_all_at(bytes, offset)
     }
 
-    /// Hands over what arrived for the request at `offset`.
-    pub(crate) fn write(&self, offset: u64, bytes: Vec<u8>) -> anyhow::Result<()> {
-        self.full.send((offset, bytes)).context("the writer ended early")
-    }
-
-    /// Waits until everything handed over is hashed and written.
-    pub(crate) fn drain(self) -> anyhow::Result<Received> {
-        drop(self.full);
-        let joined = self.writer.join();
-        let digests = joined.map_err(|_panic| anyhow::anyhow!("the writer panicked"))??;
-        Ok(Received { file: self.file, size: self.size, digests })
-    }
-}
-
-fn write_all(
-    file: &File,
-    full: &Receiver<(u64, Vec<u8>)>,
-    empty: &SyncSender<Vec<u8>>,
-) -> io::Result<Vec<blake3::Hash>> {
-    let mut digests = Vec::new();
-    while let Ok((offset, mut bytes)) = full.recv() {
-        digests.push(blake3::hash(&bytes));
-        file.write_all_at(&bytes, offset)?;
-        bytes.clear();
-        // A network that has everything wants no buffer back.
-        drop(empty.try_send(bytes));
-    }
-    Ok(digests)
-}
-
-/// A file whose bytes have all arrived.
-#[derive(Debug)]
-pub(crate) struct Received {
-    file: File,
-    size: u64,
-    digests: Vec<blake3::Hash>,
-}
-
-impl Received {
     /// Reads the file back, compares it with what arrived, and syncs it, as a node does before it
     /// calls a build complete. The digest of all digests.
     pub(crate) fn finish(self) -> anyhow::Result<blake3::Hash> {

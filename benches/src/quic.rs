@@ -1,19 +1,20 @@
 //! The bare pipeline over quinn: one stream, one thread per end for the network.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Endpoint, EndpointConfig, RecvStream, TransportConfig};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Runtime;
 
-use crate::files::{Received, Source, offsets, request_size};
-use crate::{REQUESTS_IN_FLIGHT, announce, destination};
+use crate::files::{Destination, Source, offsets, request_size};
+use crate::{REQUEST_BYTES, REQUESTS_IN_FLIGHT, announce, destination};
 
 /// As in the node: the default loses packets even on loopback.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
@@ -43,11 +44,13 @@ pub(crate) fn send(
         let connection = incoming.await?;
         let (mut answers, mut requests) = connection.accept_bi().await?;
         answers.write_all(&source.size().to_le_bytes()).await?;
+        let mut buffers = Buffers::default();
         for _ in offsets(source.size()) {
             let mut offset = [0; 8];
             requests.read_exact(&mut offset).await?;
-            let bytes = source.read(u64::from_le_bytes(offset))?;
-            answers.write_chunk(Bytes::from(bytes)).await?;
+            let mut buffer = buffers.take();
+            let count = source.read(u64::from_le_bytes(offset), &mut buffer)?;
+            answers.write_chunk(buffers.keep(buffer).slice(..count)).await?;
         }
         answers.finish()?;
         drop(tokio::time::timeout(GOODBYE_TIME, connection.closed()).await);
@@ -61,7 +64,7 @@ pub(crate) fn receive(
     out: &PathBuf,
     config: rustls::ClientConfig,
     mtu: u16,
-) -> anyhow::Result<Received> {
+) -> anyhow::Result<Destination> {
     runtime()?.block_on(async {
         let crypto = QuicClientConfig::try_from(config)?;
         let mut client = quinn::ClientConfig::new(Arc::new(crypto));
@@ -75,27 +78,57 @@ pub(crate) fn receive(
         let mut size = [0; 8];
         answers.read_exact(&mut size).await?;
         let size = u64::from_le_bytes(size);
-        let destination = destination(out, size)?;
+        let mut destination = destination(out, size)?;
         let mut asked = offsets(size).skip(usize::try_from(REQUESTS_IN_FLIGHT)?);
         let mut pieces = Pieces::default();
+        let mut bytes = Vec::with_capacity(REQUEST_BYTES);
         for offset in offsets(size) {
-            let mut bytes = destination.buffer()?;
+            bytes.clear();
             pieces.fill(&mut answers, &mut bytes, request_size(size, offset)).await?;
-            destination.write(offset, bytes)?;
+            destination.write(offset, &bytes)?;
             if let Some(next) = asked.next() {
                 requests.write_all(&next.to_le_bytes()).await?;
             }
         }
         connection.close(0_u8.into(), b"");
         drop(tokio::time::timeout(GOODBYE_TIME, endpoint.wait_idle()).await);
-        destination.drain()
+        Ok(destination)
     })
 }
 
-/// What was taken from the stream and belongs to the next request.
+/// Buffers that were sent and may be free again, oldest first.
+#[derive(Debug, Default)]
+struct Buffers {
+    sent: VecDeque<Bytes>,
+}
+
+impl Buffers {
+    /// The oldest buffer if quinn has no more use for it, or a fresh one.
+    fn take(&mut self) -> BytesMut {
+        let oldest = self.sent.pop_front().map(Bytes::try_into_mut);
+        match oldest {
+            Some(Ok(buffer)) => buffer,
+            Some(Err(busy)) => {
+                self.sent.push_front(busy);
+                BytesMut::zeroed(REQUEST_BYTES)
+            }
+            None => BytesMut::zeroed(REQUEST_BYTES),
+        }
+    }
+
+    /// Notes a buffer that is about to be sent.
+    fn keep(&mut self, buffer: BytesMut) -> Bytes {
+        let bytes = buffer.freeze();
+        self.sent.push_back(bytes.clone());
+        bytes
+    }
+}
+
+/// What was taken from the stream and not copied yet: the last piece of one request may hold the
+/// beginning of the next.
 #[derive(Debug, Default)]
 struct Pieces {
-    rest: Bytes,
+    taken: VecDeque<Bytes>,
 }
 
 impl Pieces {
@@ -106,20 +139,18 @@ impl Pieces {
         bytes: &mut Vec<u8>,
         size: usize,
     ) -> anyhow::Result<()> {
-        let mut taken: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
-        let ours = self.rest.split_to(self.rest.len().min(size));
-        bytes.extend_from_slice(&ours);
+        let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
         while bytes.len() < size {
-            // A piece that reaches into the next request ends the loop, and is the last one taken:
-            // never more pieces than fit even if each is as large as a packet can be.
-            let room = (size - bytes.len()).div_ceil(usize::from(u16::MAX)).min(PIECES);
-            let count = stream.read_chunks(&mut taken[..room]).await?;
-            let count = count.context("the sender stopped early")?;
-            for piece in &mut taken[..count] {
-                let mut piece = std::mem::take(piece);
+            if let Some(mut piece) = self.taken.pop_front() {
                 let ours = piece.split_to(piece.len().min(size - bytes.len()));
                 bytes.extend_from_slice(&ours);
-                self.rest = piece;
+                if !piece.is_empty() {
+                    self.taken.push_front(piece);
+                }
+            } else {
+                let count = stream.read_chunks(&mut pieces).await?;
+                let count = count.context("the sender stopped early")?;
+                self.taken.extend(pieces[..count].iter_mut().map(std::mem::take));
             }
         }
         Ok(())

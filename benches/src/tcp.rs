@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
 
-use crate::files::{Received, Source, offsets, request_size};
+use crate::files::{Destination, Source, offsets, request_size};
 use crate::{REQUEST_BYTES, REQUESTS_IN_FLIGHT, announce, destination};
 
 /// Bytes taken from the socket in one call. rustls asks for one record at a time, and a call per
@@ -56,11 +56,12 @@ pub(crate) fn send(source: &Source, config: ServerConfig) -> anyhow::Result<()> 
     let mut stream = StreamOwned::new(connection, Buffered::new(socket)?);
     stream.write_all(&source.size().to_le_bytes())?;
     stream.flush()?;
+    let mut buffer = vec![0; REQUEST_BYTES];
     for _ in offsets(source.size()) {
         let mut offset = [0; 8];
         stream.read_exact(&mut offset)?;
-        let bytes = source.read(u64::from_le_bytes(offset))?;
-        stream.write_all(&bytes)?;
+        let count = source.read(u64::from_le_bytes(offset), &mut buffer)?;
+        stream.write_all(&buffer[..count])?;
         stream.flush()?;
     }
     // The receiver hangs up when it has everything.
@@ -73,28 +74,28 @@ pub(crate) fn receive(
     address: SocketAddr,
     out: &PathBuf,
     config: ClientConfig,
-) -> anyhow::Result<Received> {
+) -> anyhow::Result<Destination> {
     let connection = ClientConnection::new(Arc::new(config), "shoal".try_into()?)?;
     let socket = TcpStream::connect(address)?;
     let mut stream = StreamOwned::new(connection, Buffered::new(socket)?);
     let mut size = [0; 8];
     stream.read_exact(&mut size)?;
     let size = u64::from_le_bytes(size);
-    let destination = destination(out, size)?;
+    let mut destination = destination(out, size)?;
     let mut asked = offsets(size);
     for offset in asked.by_ref().take(usize::try_from(REQUESTS_IN_FLIGHT)?) {
         stream.write_all(&offset.to_le_bytes())?;
     }
     stream.flush()?;
+    let mut buffer = vec![0; REQUEST_BYTES];
     for offset in offsets(size) {
-        let mut bytes = destination.buffer()?;
-        bytes.resize(request_size(size, offset), 0);
-        stream.read_exact(&mut bytes)?;
+        let bytes = &mut buffer[..request_size(size, offset)];
+        stream.read_exact(bytes)?;
         destination.write(offset, bytes)?;
         if let Some(next) = asked.next() {
             stream.write_all(&next.to_le_bytes())?;
             stream.flush()?;
         }
     }
-    destination.drain()
+    Ok(destination)
 }
