@@ -25,6 +25,8 @@ from measure import Failed, Process, cpu_seconds, run
 HERE = pathlib.Path(__file__).resolve().parent
 # What a piece is to BitTorrent: as large as an average chunk of Shoal.
 PIECE_BYTES = 1 << 20
+# What is left of 1500 bytes for the payload of UDP.
+ETHERNET = 1472
 # Debian's bindings belong to the system's interpreter, whichever else comes first on PATH.
 SYSTEM_PYTHON = "/usr/bin/python3"
 
@@ -94,18 +96,21 @@ class Scene:
         return path
 
     def warm_memory(self):
-        """Has as much free memory ready as the file takes. A virtual machine hands free memory back
-        to its host within seconds, and who writes the file would pay for getting it again: up to
-        three times what the whole transfer costs."""
+        """Has free memory ready for the file. A virtual machine hands free memory back to its host, a
+        sixteenth of all that is free every two seconds, and who writes the file would pay for getting it
+        again: up to as much as the whole transfer costs. So more is touched than is needed."""
         place = pathlib.Path("/dev/shm") / f"shoal-pair-{self.folder.name}"
-        size = self.source.stat().st_size
+        with open("/proc/meminfo") as lines:
+            found = dict(line.split(":") for line in lines)
+        available = int(found["MemAvailable"].split()[0]) * 1024
+        size = min(2 * self.source.stat().st_size + (2 << 30), available - (3 << 30))
         stat = os.statvfs(place.parent) if place.parent.is_dir() else None
-        if stat is None or stat.f_bavail * stat.f_frsize < size * 2:
+        if size <= 0 or stat is None or stat.f_bavail * stat.f_frsize < size:
             return
         try:
             with open(place, "wb", buffering=0) as file:
                 block = bytes(1 << 20)
-                for _ in range(size // len(block) + 1):
+                for _ in range(size // len(block)):
                     file.write(block)
         finally:
             place.unlink()
@@ -190,7 +195,7 @@ class Bare:
 
     def __init__(self, transport, mtu=None):
         self.transport, self.mtu = transport, mtu
-        self.name = f"bare {transport}" + (f" mtu {mtu}" if mtu else "")
+        self.name = f"bare {transport}" + (" Ethernet" if mtu == ETHERNET else "")
         self.note = "encrypted, hashed, read back, synced"
 
     def why_not(self, _scene):
@@ -227,10 +232,12 @@ class Tracker:
                 peers[port] = True
                 compact = b"".join(socket.inet_aton("127.0.0.1") + known.to_bytes(2, "big") for known in others)
                 body = bencode({b"interval": 60, b"peers": compact})
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                # A client that is being stopped says so and does not wait for the answer.
+                with contextlib.suppress(ConnectionError):
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *_):
                 pass

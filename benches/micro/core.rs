@@ -183,10 +183,8 @@ fn manifest() -> Manifest {
     };
     let lib = Entry { path: "lib".to_owned(), kind: EntryKind::Directory };
     let entries = std::iter::once(lib).chain((0..FILES).map(file)).collect();
-    let chunk = |number: u32| ChunkInfo {
-        digest: Digest::of(&number.to_le_bytes()),
-        size: CHUNK_BYTES,
-    };
+    let chunk =
+        |number: u32| ChunkInfo { digest: Digest::of(&number.to_le_bytes()), size: CHUNK_BYTES };
     Manifest::new(entries, (0..CHUNKS).map(chunk).collect()).unwrap()
 }
 

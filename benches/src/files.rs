@@ -89,7 +89,9 @@ impl Destination {
         let parts = offsets.chunks(per_thread).zip(self.digests.chunks(per_thread));
         thread::scope(|scope| {
             let checks: Vec<_> = parts
-                .map(|(offsets, digests)| scope.spawn(|| check(&self.file, self.size, offsets, digests)))
+                .map(|(offsets, digests)| {
+                    scope.spawn(|| check(&self.file, self.size, offsets, digests))
+                })
                 .collect();
             checks.into_iter().try_for_each(|check| {
                 check.join().map_err(|_panic| anyhow::anyhow!("a check panicked"))?

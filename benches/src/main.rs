@@ -11,7 +11,7 @@ mod tcp;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -88,7 +88,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn send(file: &PathBuf, link: &LinkArgs) -> anyhow::Result<()> {
+fn send(file: &Path, link: &LinkArgs) -> anyhow::Result<()> {
     let opened = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
     let source = Source::new(opened)?;
     let made = rcgen::generate_simple_self_signed(vec!["shoal".to_owned()])?;
@@ -106,7 +106,7 @@ fn send(file: &PathBuf, link: &LinkArgs) -> anyhow::Result<()> {
     }
 }
 
-fn receive(address: SocketAddr, out: &PathBuf, link: &LinkArgs) -> anyhow::Result<()> {
+fn receive(address: SocketAddr, out: &Path, link: &LinkArgs) -> anyhow::Result<()> {
     let certificate = std::fs::read(&link.certificate)
         .with_context(|| format!("cannot read {}", link.certificate.display()))?;
     let mut roots = rustls::RootCertStore::empty();
@@ -142,6 +142,6 @@ fn announce(address: SocketAddr) -> io::Result<()> {
 }
 
 /// Makes the receiver's file once the sender has told the size.
-fn destination(out: &PathBuf, size: u64) -> anyhow::Result<Destination> {
+fn destination(out: &Path, size: u64) -> anyhow::Result<Destination> {
     Destination::new(out, size).with_context(|| format!("cannot write {}", out.display()))
 }

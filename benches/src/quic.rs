@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +29,7 @@ const PIECES: usize = 32;
 const GOODBYE_TIME: Duration = Duration::from_secs(5);
 
 /// Serves one receiver to the end of its requests.
-pub(crate) fn send(
-    source: &Source,
-    config: rustls::ServerConfig,
-    mtu: u16,
-) -> anyhow::Result<()> {
+pub(crate) fn send(source: &Source, config: rustls::ServerConfig, mtu: u16) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let crypto = QuicServerConfig::try_from(config)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
@@ -61,7 +57,7 @@ pub(crate) fn send(
 /// Asks for the whole file, a few requests at a time.
 pub(crate) fn receive(
     address: SocketAddr,
-    out: &PathBuf,
+    out: &Path,
     config: rustls::ClientConfig,
     mtu: u16,
 ) -> anyhow::Result<Destination> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection, StreamOwned};
@@ -72,7 +72,7 @@ pub(crate) fn send(source: &Source, config: ServerConfig) -> anyhow::Result<()> 
 /// Asks for the whole file, a few requests at a time.
 pub(crate) fn receive(
     address: SocketAddr,
-    out: &PathBuf,
+    out: &Path,
     config: ClientConfig,
 ) -> anyhow::Result<Destination> {
     let connection = ClientConnection::new(Arc::new(config), "shoal".try_into()?)?;

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
-use p2p_net::{PeerRate, SeederAddress, SocketBuffers};
+use p2p_net::{PeerOutcome, PeerRate, SeederAddress, SocketBuffers};
 use serde::Serialize;
 
 use crate::app::Outcome;
-use crate::deploy::block_on;
 use crate::{human, output};
 
 mod cpu;
@@ -86,8 +85,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
 
 fn measure_peer(peer: SeederAddress, bytes: u64) -> anyhow::Result<Vec<PeerRate>> {
     output::note(&format!("measuring the way to {peer}"));
-    let measured = block_on(async { Ok(p2p_net::measure_peer(peer, bytes).await) })?;
-    measured.with_context(|| format!("cannot measure {peer}"))
+    p2p_net::measure_peer(peer, bytes).context("cannot measure the way to the peer")
 }
 
 fn table(report: &Report) -> Table {
@@ -107,11 +105,14 @@ fn table(report: &Report) -> Table {
     add("disk, read", disk.read, disk.read_from.in_words().to_owned());
     add("page cache, read", disk.read_again, "the same bytes once more".to_owned());
     for rate in report.peer.iter().flatten() {
-        let how = match &rate.outcome {
-            Ok(_) => format!("{} from the peer, {} ms away", human::bytes(rate.bytes), rate.rtt_ms),
-            Err(reason) => human::printable(reason),
+        let (rate_of, how) = match &rate.outcome {
+            PeerOutcome::Measured { bytes, bytes_per_second, round_trip_us } => {
+                let (bytes, away) = (human::bytes(*bytes), round_trip_us / 1_000);
+                (*bytes_per_second, format!("{bytes} from the peer, {away} ms away"))
+            }
+            PeerOutcome::Failed { reason } => (0, human::printable(reason)),
         };
-        add(&format!("network, {}", rate.transport), rate.outcome.clone().unwrap_or(0), how);
+        add(&format!("network, {}", rate.transport), rate_of, how);
     }
     let buffers = report.socket_buffers;
     let granted = buffers.receive.min(buffers.send);
@@ -119,7 +120,9 @@ fn table(report: &Report) -> Table {
         format!(
             "of {} asked for: packets are lost at high rates; run: sysctl -w \
              net.core.rmem_max={} net.core.wmem_max={}",
-            human::bytes(buffers.asked), buffers.asked, buffers.asked
+            human::bytes(buffers.asked),
+            buffers.asked,
+            buffers.asked
         )
     } else {
         "granted as asked for".to_owned()
@@ -148,7 +151,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
             .find_map(|(name, unit)| text.strip_suffix(name).map(|digits| (digits, *unit)))?;
         digits.trim_end().parse::<u64>().ok()?.checked_mul(unit).filter(|bytes| *bytes > 0)
     };
-    parse().ok_or_else(|| "expected a size above zero with its unit, such as 500MB or 4GiB".to_owned())
+    parse()
+        .ok_or_else(|| "expected a size above zero with its unit, such as 500MB or 4GiB".to_owned())
 }
 
 #[cfg(test)]

@@ -405,8 +405,10 @@ impl View {
             if is_news || self.printed_at.elapsed() >= LINE_INTERVAL {
                 self.printed_at = Instant::now();
                 let total = progress.bytes_total.map_or_else(|| "?".to_owned(), human::bytes);
-                let (after, done) =
-                    (human::seconds(self.times.started.elapsed()), human::bytes(progress.bytes_done));
+                let (after, done) = (
+                    human::seconds(self.times.started.elapsed()),
+                    human::bytes(progress.bytes_done),
+                );
                 output::note(&format!("{after}: {word}, {done} of {total}, {note}"));
             }
         } else {

@@ -19,6 +19,7 @@ use crate::tls::TlsIdentity;
 
 use self::buffers::Buffers;
 pub(crate) use self::event::DataEvent;
+use self::limiter::Limiter;
 use self::transfer::{Expectations, Receiving};
 use self::transport::Transport;
 use self::worker::{Ports, Worker};
@@ -28,12 +29,14 @@ mod event;
 pub(crate) mod frame;
 pub(crate) mod limiter;
 pub(crate) mod link;
+pub(crate) mod measure;
 mod quic;
 mod tcp;
 pub(crate) mod transfer;
 pub(crate) mod transport;
 mod worker;
 
+pub(crate) use self::quic::socket_buffers;
 pub(crate) use self::worker::DIAL_TIME;
 
 /// What a data plane is told at its start.
@@ -48,6 +51,8 @@ pub(crate) struct DataConfig {
     pub(crate) buffer_budget: u64,
     /// Threads that carry connections, the caller's included.
     pub(crate) threads: NonZero<usize>,
+    /// What measurements are held back by, as uploads are.
+    pub(crate) limiter: Arc<Limiter>,
 }
 
 /// The node's connections for chunks.

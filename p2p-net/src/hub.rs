@@ -67,7 +67,7 @@ pub(crate) struct HubParts {
     pub(crate) data: DataPlane,
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
-    pub(crate) limiter: Limiter,
+    pub(crate) limiter: Arc<Limiter>,
     pub(crate) reports: Arc<Reports>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sender: HubSender,
@@ -114,7 +114,7 @@ impl Hub {
             tracker,
             data,
             data_events,
-            limiter: Arc::new(limiter),
+            limiter,
             reports,
             sender,
             inbox,
@@ -335,6 +335,7 @@ impl Hub {
                 Answer::Status
             }
             Question::Status(_) => Answer::Refused,
+            Question::Reach => Answer::Reach(self.contact),
         }
     }
 

@@ -31,6 +31,7 @@ mod data;
 mod error;
 mod hub;
 mod identity;
+mod measure;
 mod node;
 mod progress;
 mod publish;
@@ -41,6 +42,9 @@ pub use address::{ParseSeederAddressError, SeederAddress};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
+pub use measure::{
+    MeasureError, PeerOutcome, PeerRate, SocketBuffers, measure_peer, socket_buffers,
+};
 pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
 pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{

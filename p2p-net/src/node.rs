@@ -89,7 +89,7 @@ impl NodeConfig {
         config
     }
 
-    fn data(&self, address: SocketAddr) -> DataConfig {
+    fn data(&self, address: SocketAddr, limiter: Arc<Limiter>) -> DataConfig {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let usual = NonZero::new((cores / 2).min(DATA_THREADS_MAX));
         DataConfig {
@@ -98,6 +98,7 @@ impl NodeConfig {
             location: Location::named(&self.zone, &self.rack),
             buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
+            limiter,
         }
     }
 
@@ -152,8 +153,9 @@ impl Node {
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
         let data_thread = spawn_thread("shoal-data", async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
-            let (plane, data_events) = match DataPlane::start(&config.identity, &config.data(data))
-            {
+            let limiter = Arc::new(Limiter::new(config.upload_limit));
+            let data_config = config.data(data, limiter.clone());
+            let (plane, data_events) = match DataPlane::start(&config.identity, &data_config) {
                 Ok(started) => started,
                 Err(source) => {
                     // Nobody waits any more if the start was given up.
@@ -168,7 +170,7 @@ impl Node {
                 data: plane,
                 data_events,
                 control,
-                limiter: Limiter::new(config.upload_limit),
+                limiter,
                 reports: node_reports,
                 shared: node_shared,
                 sender,

@@ -1,6 +1,6 @@
 //! What limits a download on this host, in plain words. Pure.
 
-use p2p_net::PeerRate;
+use p2p_net::{PeerOutcome, PeerRate};
 
 use super::disk::{DiskRates, ReadFrom};
 
@@ -37,8 +37,7 @@ pub(crate) fn in_words(found: &Findings<'_>) -> String {
     ];
     stages.sort_by_key(|stage| stage.rate);
     let slowest = &stages[0];
-    let network = found.peer.map(|rates| rates.iter().filter_map(|rate| rate.outcome.as_ref().ok().copied()).max());
-    match network {
+    match found.peer.map(fastest) {
         None => format!(
             "{}: {} is the least of what was measured on this host; name a node with --peer to \
              compare the network with it",
@@ -67,6 +66,15 @@ pub(crate) fn in_words(found: &Findings<'_>) -> String {
     }
 }
 
+/// The rate of the better transport, if any worked.
+fn fastest(rates: &[PeerRate]) -> Option<u64> {
+    let measured = rates.iter().filter_map(|rate| match rate.outcome {
+        PeerOutcome::Measured { bytes_per_second, .. } => Some(bytes_per_second),
+        PeerOutcome::Failed { .. } => None,
+    });
+    measured.max()
+}
+
 /// Bytes per second for people, in units of 10^6 or 10^9.
 pub(crate) fn rate(bytes_per_second: u64) -> String {
     let tenths = bytes_per_second / 100_000_000;
@@ -79,6 +87,8 @@ pub(crate) fn rate(bytes_per_second: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use p2p_net::TransportKind;
+
     use super::*;
 
     fn disk(write_and_sync: u64) -> DiskRates {
@@ -93,8 +103,14 @@ mod tests {
         }
     }
 
-    fn peer(outcome: Result<u64, String>) -> PeerRate {
-        PeerRate { transport: "quic".to_owned(), bytes: 1, rtt_ms: 1, outcome }
+    fn peer(rate: Option<u64>) -> PeerRate {
+        let outcome = match rate {
+            Some(bytes_per_second) => {
+                PeerOutcome::Measured { bytes: 1, bytes_per_second, round_trip_us: 1 }
+            }
+            None => PeerOutcome::Failed { reason: "refused".to_owned() },
+        };
+        PeerRate { transport: TransportKind::Quic, outcome }
     }
 
     fn verdict(disk_rate: u64, peer: Option<&[PeerRate]>) -> String {
@@ -104,15 +120,18 @@ mod tests {
 
     #[test]
     fn slowest_stage_is_named_with_both_rates() {
-        let fast = [peer(Ok(1_100_000_000)), peer(Err("refused".to_owned()))];
+        let fast = [peer(Some(1_100_000_000)), peer(None)];
         let text = verdict(180_000_000, Some(&fast));
         assert_eq!(
             text,
             "disk: 180 MB/s is below the network's 1.1 GB/s: downloads run at its rate"
         );
-        let slow = [peer(Ok(100_000_000)), peer(Ok(120_000_000))];
+        let slow = [peer(Some(100_000_000)), peer(Some(120_000_000))];
         let text = verdict(180_000_000, Some(&slow));
-        assert!(text.starts_with("network: 120 MB/s to this peer is below the 180 MB/s of disk:"), "{text}");
+        assert!(
+            text.starts_with("network: 120 MB/s to this peer is below the 180 MB/s of disk:"),
+            "{text}"
+        );
         let text = verdict(130_000_000, Some(&slow));
         assert!(text.contains("not by much"), "{text}");
     }
@@ -120,7 +139,7 @@ mod tests {
     #[test]
     fn missing_network_is_said() {
         assert!(verdict(180_000_000, None).contains("--peer"));
-        let none = [peer(Err("refused".to_owned()))];
+        let none = [peer(None)];
         assert!(verdict(180_000_000, Some(&none)).starts_with("network: the peer sent nothing"));
     }
 

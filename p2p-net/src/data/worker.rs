@@ -20,11 +20,12 @@ use tracing::{debug, warn};
 
 use super::event::DataEvent;
 use super::link::{self, LinkId};
+use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
 use super::transfer::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
-use crate::tls::{TlsIdentity, remote_node, remote_node_of};
+use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote_node_of};
 
 /// A dial that takes longer has failed.
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
@@ -108,6 +109,7 @@ pub(super) fn start(
         location: config.location,
         receiving: receiving.clone(),
         next_link: Arc::default(),
+        measuring: Measuring::new(config.limiter.clone()),
         closed: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
@@ -136,6 +138,7 @@ struct Core {
     location: Location,
     receiving: Receiving,
     next_link: Arc<AtomicU64>,
+    measuring: Measuring,
     closed: CancellationToken,
     /// Links that are running.
     tasks: TaskTracker,
@@ -292,6 +295,19 @@ impl Worker {
         tokio::join!(run, pump);
     }
 
+    /// Serves who opened the connection to measure it.
+    async fn measure_tcp(&self, stream: tcp::Stream) {
+        let Ok(remote) = tcp::remote(&stream) else { return };
+        let (connection, pump) = tcp::make(stream, remote, self.core.receiving.buffers.clone());
+        let served = async {
+            tokio::select! {
+                () = measure::serve(&connection, &self.core.measuring) => {}
+                () = self.core.closed.cancelled() => connection.close("shutdown"),
+            }
+        };
+        tokio::join!(pump.run(), served);
+    }
+
     /// Makes a link and runs it to its end. The owner must know the link before it hears of
     /// messages on it.
     async fn run(&self, node: NodeId, connection: impl Connection, is_ours: bool) {
@@ -350,6 +366,9 @@ async fn accept_quic(endpoint: QuicEndpoint, worker: Worker) {
             let Ok(connection) = incoming.await else { return };
             if let Some(node) = remote_node(&connection) {
                 quic::fit_windows(&connection);
+                if is_measuring(&connection) {
+                    return measure::serve(&connection, &worker.core.measuring).await;
+                }
                 worker.run(node, connection, false).await;
             }
         });
@@ -388,6 +407,9 @@ async fn greet_tcp(worker: Worker, stream: StdTcpStream) {
     let greeted = timeout(DIAL_TIME, tcp::accept(&worker.core.tls, stream)).await;
     let Ok(Ok(stream)) = greeted else { return };
     if let Some(node) = remote_node_of(tcp::certificates(&stream)) {
+        if is_measuring_by(stream.get_ref().1.alpn_protocol()) {
+            return worker.measure_tcp(stream).await;
+        }
         worker.run_tcp(node, stream, false).await;
     }
 }
