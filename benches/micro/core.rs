@@ -40,7 +40,9 @@ pub(crate) fn chunk_sets(criterion: &mut Criterion) {
         bench.iter_batched(
             || ChunkSet::empty(CHUNKS),
             |mut set| {
-                layout.indices().for_each(|chunk| drop(set.insert(chunk)));
+                for chunk in layout.indices() {
+                    set.insert(chunk);
+                }
                 set
             },
             BatchSize::SmallInput,
@@ -69,7 +71,9 @@ pub(crate) fn picking(criterion: &mut Criterion) {
     let sample_max = SwarmConfig::host().pick_sample_max;
     let mut late = ChunkSet::full(CHUNKS);
     let missing: Vec<_> = one_in(1_000, 5).iter().collect();
-    missing.into_iter().for_each(|chunk| drop(late.remove(chunk)));
+    for chunk in missing {
+        late.remove(chunk);
+    }
     for (name, have) in [("rarest, at the start", one_in(1_000, 3)), ("rarest, at the end", late)] {
         let choice = Choice {
             offered: &offered,

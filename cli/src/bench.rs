@@ -90,7 +90,7 @@ fn measure_peer(peer: SeederAddress, bytes: u64) -> anyhow::Result<Vec<PeerRate>
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["what", "rate", "how"]);
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(["what", "rate", "how"]);
     let mut add = |what: &str, rate: u64, how: String| {
         table.add_row([what.to_owned(), verdict::rate(rate), how]);
     };

@@ -30,8 +30,8 @@ struct Stage {
 /// One or two sentences.
 pub(crate) fn in_words(found: &Findings<'_>) -> String {
     let disk = if found.disk.read_from == ReadFrom::Memory { "memory" } else { "disk" };
-    let mut stages = vec![
-        Stage { name: disk, rate: found.disk.write_and_sync, bound_to: "run at its rate" },
+    let mut stages = [
+        Stage { name: disk, rate: found.disk.write_and_sync, bound_to: "run at the disk's rate" },
         Stage { name: "hashing", rate: found.hash, bound_to: "wait for the processor" },
         Stage { name: "encryption", rate: found.seal, bound_to: "wait for the processor" },
     ];
@@ -124,7 +124,7 @@ mod tests {
         let text = verdict(180_000_000, Some(&fast));
         assert_eq!(
             text,
-            "disk: 180 MB/s is below the network's 1.1 GB/s: downloads run at its rate"
+            "disk: 180 MB/s is below the network's 1.1 GB/s: downloads run at the disk's rate"
         );
         let slow = [peer(Some(100_000_000)), peer(Some(120_000_000))];
         let text = verdict(180_000_000, Some(&slow));

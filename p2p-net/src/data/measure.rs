@@ -253,3 +253,61 @@ fn header(bytes: u64) -> TransferHeader {
     let build = BuildId::from_digest(Digest::from_bytes([0; 32]));
     TransferHeader { build, kind: TransferKind::Measure { bytes } }
 }
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::ByteRate;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Runs `asked` bytes' worth of measurement over a connection in memory.
+    async fn measured(measuring: &Measuring, asked: u64) -> Result<Measured, MeasureFault> {
+        let (near, far) = tokio::io::duplex(256 << 10);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let (near, near_pump) = tcp::make(near, address, Buffers::new(0));
+        let (far, far_pump) = tcp::make(far, address, Buffers::new(0));
+        let asking = async {
+            let outcome = ask(&near, asked, Duration::from_mins(1)).await;
+            near.close("measured");
+            outcome
+        };
+        tokio::join!(near_pump.run(), far_pump.run(), serve(&far, measuring), asking).3
+    }
+
+    #[tokio::test]
+    async fn every_byte_that_was_asked_for_comes_and_no_more() {
+        let measuring = Measuring::new(Arc::new(Limiter::new(None)));
+        for asked in [1, 9 * MIB + 7] {
+            assert_eq!(measured(&measuring, asked).await.unwrap().bytes, asked);
+        }
+    }
+
+    /// Goal: whoever asks while another measurement runs is refused, and nobody after it.
+    #[tokio::test]
+    async fn one_measurement_at_a_time_is_served() {
+        let measuring = Measuring::new(Arc::new(Limiter::new(None)));
+        let turn = measuring.turn.clone().try_acquire_owned().unwrap();
+        assert_eq!(measured(&measuring, MIB).await, Err(MeasureFault::Busy));
+        drop(turn);
+        assert!(measured(&measuring, MIB).await.is_ok());
+    }
+
+    /// Goal: a measurement is no way round the cap on uploads.
+    #[tokio::test(start_paused = true)]
+    async fn cap_on_uploads_holds() {
+        let measuring = Measuring::new(Arc::new(Limiter::new(ByteRate::new(MIB))));
+        let measured = measured(&measuring, 4 * MIB).await.unwrap();
+        assert!(measured.elapsed >= Duration::from_millis(3_900), "{measured:?}");
+    }
+
+    #[test]
+    fn answers_add_up_to_the_question() {
+        for bytes in [0, 1, u64::from(CHUNK_SIZE_MAX), MEASURE_BYTES_MAX - 1] {
+            let sizes: Vec<u64> = answer_sizes(bytes).collect();
+            assert_eq!(sizes.iter().sum::<u64>(), bytes);
+            assert!(sizes.iter().all(|size| (1..=u64::from(CHUNK_SIZE_MAX)).contains(size)));
+        }
+    }
+}
