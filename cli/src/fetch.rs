@@ -23,9 +23,11 @@ use crate::signals::StopSignals;
 use crate::{bars, human, output};
 
 mod patience;
+mod phase_times;
 mod place;
 
 use patience::Patience;
+use phase_times::PhaseTimes;
 use place::Place;
 
 /// How long a node may take to say goodbye to its peers.
@@ -195,6 +197,7 @@ async fn download_with(
 
     let mut download = node.fetch(args.build, place.store());
     let mut view = View::new(started);
+    let mut times = PhaseTimes::new(started);
     let mut patience = Patience::new(args.timeout, Instant::now());
     let mut is_checked = false;
     loop {
@@ -203,7 +206,7 @@ async fn download_with(
             () = tokio::time::sleep_until(patience.deadline().into()) => Some(download.progress()),
         };
         let Some(progress) = progress else { break };
-        view.show(&progress);
+        view.show(&progress, times.enter(progress.phase));
         if !is_checked && progress.bytes_total.is_some() {
             // As soon as the names are known, not after gigabytes.
             let found = place.clone();
@@ -218,7 +221,8 @@ async fn download_with(
             return Err(give_up(args, &progress));
         }
     }
-    let times = view.into_times();
+    drop(view);
+    times.end();
     let progress = download.progress();
     finish(download).await.map(|stored| End::Complete(stored, progress, times))
 }
@@ -284,14 +288,14 @@ async fn conclude(
         bytes_resumed: progress.bytes_resumed,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
-        seconds: times.started.elapsed().as_secs_f64(),
+        seconds: times.started().elapsed().as_secs_f64(),
         seconds_by_phase: times.in_seconds(),
         serving_at: args.keep_serving.then(|| node.address().to_string()),
     };
     if args.json {
         output::json(&report)?;
     } else {
-        output::line(&sentence(args, &report, times.started.elapsed()))?;
+        output::line(&sentence(args, &report, times.started().elapsed()))?;
         if let Some(address) = &report.serving_at {
             output::note(&format!("serving at {address} until stopped"));
         }
@@ -342,56 +346,18 @@ async fn on_disk<T: Send + 'static>(
 /// What the person sees while the download runs: a bar, or a line now and then.
 struct View {
     bar: ProgressBar,
-    times: PhaseTimes,
-    printed_at: Instant,
-}
-
-/// When the download entered and left its phases.
-struct PhaseTimes {
     started: Instant,
-    phase: Option<(Phase, Instant)>,
-    spent: BTreeMap<&'static str, Duration>,
-}
-
-impl PhaseTimes {
-    /// Notes that the download is in `phase`; whether that is news.
-    fn enter(&mut self, phase: Phase) -> bool {
-        let is_news = self.phase.is_none_or(|(known, _)| known != phase);
-        if is_news {
-            let now = Instant::now();
-            self.leave(now);
-            self.phase = Some((phase, now));
-        }
-        is_news
-    }
-
-    fn leave(&mut self, now: Instant) {
-        if let Some((phase, since)) = self.phase.take() {
-            *self.spent.entry(phase_word(phase)).or_default() += now - since;
-        }
-    }
-
-    fn in_seconds(&self) -> BTreeMap<&'static str, f64> {
-        self.spent.iter().map(|(word, spent)| (*word, spent.as_secs_f64())).collect()
-    }
+    printed_at: Instant,
 }
 
 impl View {
     fn new(started: Instant) -> Self {
-        let times = PhaseTimes { started, phase: None, spent: BTreeMap::new() };
-        Self { bar: bars::over_bytes("locating"), times, printed_at: started }
+        Self { bar: bars::over_bytes("locating"), started, printed_at: started }
     }
 
-    /// The download has ended.
-    fn into_times(mut self) -> PhaseTimes {
-        self.times.leave(Instant::now());
-        let gone = PhaseTimes { started: self.times.started, phase: None, spent: BTreeMap::new() };
-        std::mem::replace(&mut self.times, gone)
-    }
-
-    fn show(&mut self, progress: &Progress) {
+    /// `is_news`: the download has just entered its phase.
+    fn show(&mut self, progress: &Progress, is_news: bool) {
         let word = phase_word(progress.phase);
-        let is_news = self.times.enter(progress.phase);
         let note = match &progress.waiting_for {
             Some(reason) => human::printable(reason),
             None => format!(
@@ -405,10 +371,8 @@ impl View {
             if is_news || self.printed_at.elapsed() >= LINE_INTERVAL {
                 self.printed_at = Instant::now();
                 let total = progress.bytes_total.map_or_else(|| "?".to_owned(), human::bytes);
-                let (after, done) = (
-                    human::seconds(self.times.started.elapsed()),
-                    human::bytes(progress.bytes_done),
-                );
+                let (after, done) =
+                    (human::seconds(self.started.elapsed()), human::bytes(progress.bytes_done));
                 output::note(&format!("{after}: {word}, {done} of {total}, {note}"));
             }
         } else {
