@@ -11,7 +11,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use p2p_core::{Contact, Location, NodeId};
+use p2p_core::{Contact, NodeId};
 use tokio::sync::mpsc;
 
 use crate::identity::Identity;
@@ -45,8 +45,6 @@ pub(crate) struct DataConfig {
     /// Where to listen; port 0: any free one.
     pub(crate) address: SocketAddr,
     pub(crate) transport: Transport,
-    /// Where this node is.
-    pub(crate) location: Location,
     /// Bytes of chunks in memory.
     pub(crate) buffer_budget: u64,
     /// Threads that carry connections, the caller's included.

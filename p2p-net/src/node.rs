@@ -95,7 +95,6 @@ impl NodeConfig {
         DataConfig {
             address,
             transport: self.transport,
-            location: Location::named(&self.zone, &self.rack),
             buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
             limiter,
