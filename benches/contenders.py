@@ -50,7 +50,7 @@ class Pair:
     def finish(self):
         self.client.finish()
         self.server.note_peaks()
-        self.server.stop_if_told()
+        self.server.settle()
         server_cpu = cpu_seconds(self.server.pid) - self.server_cpu_before
         marked = self.marked or (self.client.seconds, self.client.cpu, server_cpu + self.server_cpu_before)
         self.result = {
@@ -67,12 +67,13 @@ class Pair:
 
 
 class Server(Process):
-    """A process that serves; what it needs after its client has gone, too."""
+    """A process that serves until it is stopped."""
 
     # rsync's daemon forks for each client, and counts its child's time once that has ended.
     has_children = False
 
-    def stop_if_told(self):
+    def settle(self):
+        """Lets it count what its children did."""
         if self.has_children:
             time.sleep(0.3)
 
@@ -178,7 +179,7 @@ class Shoal:
         try:
             address = server.first_line()
             # Ready means that it listens; a build is served once it was looked at.
-            client = Server([scene.shoal, "fetch", scene.build, "--seeder", address, "--out", out / "build",
+            client = Process([scene.shoal, "fetch", scene.build, "--seeder", address, "--out", out / "build",
                              "--listen", "127.0.0.1:0", "--json", *told], scene.folder, "shoal-fetch")
             pair = Pair(server, client, out / "build" / scene.source.name)
             client.on_line = lambda line: "verifying" in line and pair.mark_transferred()

@@ -54,6 +54,16 @@ def children(pid):
 class Process:
     """A process under measurement. Its memory is watched, its end is waited for with wait4."""
 
+    # Processes have sessions of their own, so that a signal from the terminal does not reach them.
+    started_ones = []
+
+    @classmethod
+    def kill_all(cls):
+        """Leaves none behind, whatever happened."""
+        for process in cls.started_ones:
+            if process.code is None:
+                process.kill()
+
     def __init__(self, command, folder, name, cwd=None):
         self.name = name
         self.log = pathlib.Path(folder) / f"{name}.log"
@@ -66,6 +76,7 @@ class Process:
                 cwd=cwd, start_new_session=True,
             )
         self.pid = self.child.pid
+        Process.started_ones.append(self)
         self.peaks = {}
         self.seconds = None
         self.cpu = None

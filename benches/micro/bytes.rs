@@ -8,7 +8,7 @@ use p2p_core::{Digest, Prng, Seed};
 use p2p_net::{BuildStore, publish, verify};
 
 /// Enough that a pass is more than the start of its threads, and little enough for a page cache.
-const BUILD_BYTES: usize = 256 << 20;
+const BUILD_BYTES: usize = 64 << 20;
 
 fn random_bytes(count: usize) -> Vec<u8> {
     let mut prng = Prng::from_seed(Seed::from_u64(8));
@@ -29,7 +29,7 @@ pub(crate) fn publishing(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("data");
     std::fs::write(&source, random_bytes(BUILD_BYTES)).unwrap();
-    let mut group = criterion.benchmark_group("build of 256 MiB");
+    let mut group = criterion.benchmark_group("build of 64 MiB");
     group.sample_size(10).throughput(Throughput::Bytes(BUILD_BYTES as u64));
     // Cuts and hashes, writes nothing.
     group.bench_function("verify", |bench| {
