@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
-use crate::data::limiter::Limiter;
+use crate::data::limiter::{SharedLimits, TransferLimits};
 use crate::data::link::{Link, LinkId};
 use crate::data::transfer::{Expected, ExpectedBytes, Source};
 use crate::data::{DataEvent, DataPlane};
@@ -63,7 +63,7 @@ pub(crate) struct HubParts {
     pub(crate) data: DataPlane,
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
-    pub(crate) limiter: Limiter,
+    pub(crate) limits: SharedLimits,
     pub(crate) reports: Arc<Reports>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sender: HubSender,
@@ -78,7 +78,8 @@ pub(crate) struct Hub {
     tracker: Option<TrackerTable>,
     data: DataPlane,
     data_events: mpsc::Receiver<DataEvent>,
-    limiter: Arc<Limiter>,
+    /// The caps of the whole process.
+    limits: SharedLimits,
     reports: Arc<Reports>,
     sender: HubSender,
     inbox: mpsc::Receiver<Wake>,
@@ -100,7 +101,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let HubParts { contact, seeders, tracker, data, data_events, .. } = parts;
-        let HubParts { control, limiter, reports, shared, sender, inbox, .. } = parts;
+        let HubParts { control, limits, reports, shared, sender, inbox, .. } = parts;
         Self {
             questions: Questions::new(control, sender.clone(), seeders.clone()),
             contact,
@@ -108,7 +109,7 @@ impl Hub {
             tracker,
             data,
             data_events,
-            limiter: Arc::new(limiter),
+            limits,
             reports,
             sender,
             inbox,
@@ -240,9 +241,9 @@ impl Hub {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Fetch { build, store, reply } => {
+            Command::Fetch { build, store, limits, reply } => {
                 // The handle that asked may be gone; the download then ends with its watches.
-                drop(reply.send(self.start_download(build, store)));
+                drop(reply.send(self.start_download(build, store, limits)));
             }
             Command::Cancel { build, store } => {
                 // A copy into another store ends by itself when nobody waits for it.
@@ -252,7 +253,7 @@ impl Hub {
                     self.leave(build);
                 }
             }
-            Command::Serve { stored } => self.serve_stored(stored),
+            Command::Serve { stored, limits } => self.serve_stored(stored, limits),
             Command::Leave { build, reply } => match self.leave(build) {
                 Some(member) => {
                     member.tasks.close();
@@ -545,7 +546,12 @@ impl Hub {
         }
     }
 
-    fn start_download(&mut self, build: BuildId, store: BuildStore) -> Watches {
+    fn start_download(
+        &mut self,
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+    ) -> Watches {
         let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
         if self.members.get(&build).is_some_and(failed) {
             self.leave(build);
@@ -556,8 +562,9 @@ impl Hub {
             return copy::start(build, store, member.watches());
         }
         let sender = self.sender.clone();
+        let limits = TransferLimits::new(limits, self.limits.clone());
         let member = self.members.entry(build).or_insert_with(|| {
-            let member = Member::new(build, Phase::Resuming, Some(store.clone()));
+            let member = Member::new(build, Phase::Resuming, Some(store.clone()), limits);
             let prepare = move || look_at_disk(build, &store);
             member.tasks.spawn(async move {
                 if let Ok(outcome) = spawn_blocking(prepare).await {
@@ -570,12 +577,13 @@ impl Hub {
         member.watches()
     }
 
-    fn serve_stored(&mut self, stored: StoredBuild) {
+    fn serve_stored(&mut self, stored: StoredBuild, limits: SharedLimits) {
         let build = stored.id();
         if self.members.contains_key(&build) {
             return;
         }
-        let mut member = Member::new(build, Phase::Serving, None);
+        let limits = TransferLimits::new(limits, self.limits.clone());
+        let mut member = Member::new(build, Phase::Serving, None, limits);
         let holdings = member.adopt(OnDisk::Whole(stored));
         self.shared.add(build, member.progress.subscribe());
         self.members.insert(build, member);
@@ -714,6 +722,7 @@ impl Hub {
         let expected = Expected {
             what,
             counters: member.counters.clone(),
+            limits: member.limits.clone(),
             is_from_seeder: role == Some(PeerRole::Seeder),
             cancel: CancellationToken::new(),
         };
@@ -730,9 +739,7 @@ impl Hub {
         let connection = self.links.get(upload.peer).map(|linked| linked.link.connection.clone());
         let member = self.members.get_mut(&build);
         let is_started = match (member, connection) {
-            (Some(member), Some(connection)) => {
-                member.send_chunk(connection, upload, &self.limiter, &self.sender)
-            }
+            (Some(member), Some(connection)) => member.send_chunk(connection, upload, &self.sender),
             _ => false,
         };
         if !is_started {

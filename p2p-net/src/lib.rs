@@ -38,6 +38,7 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use data::limiter::{Limits, SharedLimits};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use node::{Download, Node, NodeConfig};

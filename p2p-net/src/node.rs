@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::address::SeederAddress;
 use crate::control::{self, ControlCommand, Listening};
 use crate::data::DataPlane;
-use crate::data::limiter::Limiter;
+use crate::data::limiter::{Limits, SharedLimits};
 use crate::error::{FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;
@@ -45,8 +45,11 @@ pub struct NodeConfig {
     pub zone: String,
     /// The rack within the zone. Empty if unknown.
     pub rack: String,
-    /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap.
+    /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap. [`Node::set_limits`]
+    /// changes it.
     pub upload_limit: Option<ByteRate>,
+    /// Cap on chunk bytes received, over all builds and peers. `None`: no cap.
+    pub download_limit: Option<ByteRate>,
 }
 
 impl NodeConfig {
@@ -60,6 +63,7 @@ impl NodeConfig {
             zone: String::new(),
             rack: String::new(),
             upload_limit: None,
+            download_limit: None,
         }
     }
 
@@ -96,6 +100,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     shared: Arc<Shared>,
     reports: Arc<Reports>,
+    limits: SharedLimits,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -116,6 +121,11 @@ impl Node {
         };
 
         let reports = Arc::new(Reports::default());
+        let limits = SharedLimits::new(Limits {
+            upload: config.upload_limit,
+            download: config.download_limit,
+        });
+        let node_limits = limits.clone();
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = oneshot::channel();
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
@@ -139,7 +149,7 @@ impl Node {
                 data: plane,
                 data_events,
                 control,
-                limiter: Limiter::new(config.upload_limit),
+                limits: node_limits,
                 reports: node_reports,
                 shared: node_shared,
                 sender,
@@ -152,7 +162,7 @@ impl Node {
         })?;
         let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
         let threads = Mutex::new(vec![data_thread, control_thread]);
-        let inner = Inner { contact, address, hub, runtime, shared, reports, threads };
+        let inner = Inner { contact, address, hub, runtime, shared, reports, limits, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -172,15 +182,43 @@ impl Node {
     /// earlier attempt staged there. If the store has the build, the download is complete at once; if
     /// another store of this node has it or is getting it, it is copied from there.
     pub fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
+        self.fetch_within(build, store, &SharedLimits::default())
+    }
+
+    /// As [`Self::fetch`], with caps of its own on the build's bytes, now and when it is served on.
+    /// What moves has to pass these and those of the node. If the node has the build in another
+    /// store, those given there hold.
+    pub fn fetch_within(
+        &self,
+        build: BuildId,
+        store: &BuildStore,
+        limits: &SharedLimits,
+    ) -> Download {
         let (reply, watches) = oneshot::channel();
-        self.order(Command::Fetch { build, store: store.clone(), reply });
+        let limits = limits.clone();
+        self.order(Command::Fetch { build, store: store.clone(), limits, reply });
         let state = DownloadState::Asked(watches);
         Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
     }
 
     /// Serves a complete build to others until [`Self::leave`].
     pub fn serve(&self, build: &StoredBuild) {
-        self.order(Command::Serve { stored: build.clone() });
+        self.serve_within(build, &SharedLimits::default());
+    }
+
+    /// As [`Self::serve`], with caps of its own on the build's bytes.
+    pub fn serve_within(&self, build: &StoredBuild, limits: &SharedLimits) {
+        self.order(Command::Serve { stored: build.clone(), limits: limits.clone() });
+    }
+
+    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at once.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.limits.set(limits);
+    }
+
+    /// The caps in force over all builds.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits.get()
     }
 
     /// Leaves the swarm of `build`: stops serving and cancels its download, if any. Returns when no

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{DataEvent, DataSender};
 use super::frame::{TransferHeader, TransferKind};
-use super::limiter::{Limiter, SLICE_BYTES};
+use super::limiter::TransferLimits;
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 /// A transfer that does not move for so long is given up.
@@ -43,6 +43,7 @@ pub(crate) struct Counters {
 pub(crate) struct Expected {
     pub(crate) what: ExpectedBytes,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) limits: TransferLimits,
     pub(crate) is_from_seeder: bool,
     /// Ends the transfer, whether it has begun or not.
     pub(crate) cancel: CancellationToken,
@@ -175,9 +176,8 @@ async fn receive_chunk(
     };
     let advanced = || DataEvent::Transferred { build, event: Event::FetchAdvanced { request } };
     let limit = info.size as usize;
-    let read = read_to_end(stream, limit, |piece| {
-        counted.fetch_add(piece as u64, Ordering::Relaxed);
-    });
+    let limits = &expected.limits;
+    let read = read_to_end(stream, limit, Some(Intake { counted, limits }));
     let read = tokio::select! {
         read = read => read,
         () = keep_telling(events, advanced) => return None,
@@ -217,7 +217,7 @@ async fn receive_manifest(
     stream: &mut RecvStream,
     events: &DataSender,
 ) -> Option<DataEvent> {
-    let outcome = match read_to_end(stream, MANIFEST_BYTES_MAX, |_| {}).await {
+    let outcome = match read_to_end(stream, MANIFEST_BYTES_MAX, None).await {
         Read::Whole { bytes, .. } => {
             let staged = spawn_blocking(move || stage(build, &bytes, &store)).await.ok()?;
             match staged {
@@ -262,8 +262,14 @@ const HASH_BYTES: usize = 128 << 10;
 /// Packets' worth of bytes taken from a stream at once.
 const PIECES: usize = 32;
 
+/// What the bytes of a chunk go through as they arrive.
+struct Intake<'a> {
+    counted: &'a AtomicU64,
+    limits: &'a TransferLimits,
+}
+
 /// Reads and hashes a stream to its end, but no more than `limit` bytes of it.
-async fn read_to_end(stream: &mut RecvStream, limit: usize, note: impl Fn(usize)) -> Read {
+async fn read_to_end(stream: &mut RecvStream, limit: usize, intake: Option<Intake<'_>>) -> Read {
     let mut bytes = Vec::new();
     let mut hasher = blake3::Hasher::new();
     let mut hashed = 0;
@@ -273,7 +279,10 @@ async fn read_to_end(stream: &mut RecvStream, limit: usize, note: impl Fn(usize)
         match timeout(STALL_TIME, stream.read_chunks(&mut pieces)).await {
             Ok(Ok(Some(count))) => {
                 let arrived: usize = pieces[..count].iter().map(Bytes::len).sum();
-                note(arrived);
+                if let Some(Intake { counted, limits }) = &intake {
+                    counted.fetch_add(arrived as u64, Ordering::Relaxed);
+                    limits.admit_download(arrived).await;
+                }
                 if bytes.len() + arrived > limit {
                     return Read::TooLong;
                 }
@@ -327,13 +336,13 @@ pub(crate) async fn send_chunk(
     connection: &Connection,
     header: TransferHeader,
     (source, chunk): (Source, ChunkIndex),
-    limiter: &Limiter,
+    limits: &TransferLimits,
     counters: &Counters,
 ) -> Result<bool, StoreError> {
     let Ok(read) = spawn_blocking(move || source.read_chunk(chunk)).await else { return Ok(false) };
     let bytes = read?;
     let size = bytes.len() as u64;
-    let is_delivered = send(connection, header, bytes, limiter).await.is_some();
+    let is_delivered = send(connection, header, bytes, Some(limits)).await.is_some();
     if is_delivered {
         counters.served.fetch_add(size, Ordering::Relaxed);
     }
@@ -346,7 +355,7 @@ pub(crate) async fn send_manifest(connection: &Connection, build: BuildId, sourc
     let Ok(bytes) = encoded else { return };
     let header = TransferHeader { build, kind: TransferKind::Manifest };
     // Manifests are not held back by the cap on chunks: without one, nothing moves.
-    send(connection, header, bytes, &Limiter::new(None)).await;
+    send(connection, header, bytes, None).await;
 }
 
 /// `None` if the peer did not receive all of it. Dropping this resets the stream.
@@ -354,16 +363,18 @@ async fn send(
     connection: &Connection,
     header: TransferHeader,
     bytes: Bytes,
-    limiter: &Limiter,
+    limits: Option<&TransferLimits>,
 ) -> Option<()> {
     let mut stream = timeout(STALL_TIME, connection.open_uni()).await.ok()?.ok()?;
     let mut stream = ResetOnDrop { stream: &mut stream, is_done: false };
     stream.stream.write_all(&header.encode()).await.ok()?;
-    let slice = if limiter.is_limiting() { SLICE_BYTES } else { bytes.len().max(1) };
     let mut rest = bytes;
     while !rest.is_empty() {
-        let piece = rest.split_to(slice.min(rest.len()));
-        limiter.admit(piece.len()).await;
+        let admitted = match limits {
+            Some(limits) => limits.admit_upload(rest.len()).await,
+            None => rest.len(),
+        };
+        let piece = rest.split_to(admitted);
         timeout(STALL_TIME, stream.stream.write_chunk(piece)).await.ok()?.ok()?;
     }
     stream.stream.finish().ok()?;

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
 use crate::data::frame::{TransferHeader, TransferKind};
-use crate::data::limiter::Limiter;
+use crate::data::limiter::TransferLimits;
 use crate::data::transfer::{Counters, Source, send_chunk, send_manifest};
 use crate::error::FetchError;
 use crate::identity::peer_id_of;
@@ -55,6 +55,8 @@ pub(crate) struct Member {
     /// Where the download goes; `None` for a build that was complete from the start.
     pub(crate) store: Option<BuildStore>,
     pub(crate) counters: Arc<Counters>,
+    /// What the build's bytes have to pass.
+    pub(crate) limits: TransferLimits,
     /// Chunks being sent, to end them.
     pub(crate) serving: BTreeMap<(NodeId, RequestId), CancellationToken>,
     /// Tasks that use files of the build.
@@ -85,13 +87,19 @@ pub(crate) struct Checkpoint {
 }
 
 impl Member {
-    pub(crate) fn new(build: BuildId, phase: Phase, store: Option<BuildStore>) -> Self {
+    pub(crate) fn new(
+        build: BuildId,
+        phase: Phase,
+        store: Option<BuildStore>,
+        limits: TransferLimits,
+    ) -> Self {
         Self {
             build,
             swarm: None,
             source: None,
             store,
             counters: Arc::default(),
+            limits,
             serving: BTreeMap::new(),
             tasks: TaskTracker::new(),
             progress: watch::Sender::new(Progress { phase, ..Progress::default() }),
@@ -254,14 +262,13 @@ impl Member {
         &mut self,
         connection: Connection,
         upload: Upload,
-        limiter: &Arc<Limiter>,
         hub: &HubSender,
     ) -> bool {
         let Some(source) = self.source.clone() else { return false };
         let Upload { peer, request, chunk } = upload;
         let token = CancellationToken::new();
         self.serving.insert((peer, request), token.clone());
-        let (limiter, counters, hub) = (limiter.clone(), self.counters.clone(), hub.clone());
+        let (limits, counters, hub) = (self.limits.clone(), self.counters.clone(), hub.clone());
         let build = self.build;
         let kind = TransferKind::Chunk { request, chunk: chunk.get() };
         let header = TransferHeader { build, kind };
@@ -269,7 +276,7 @@ impl Member {
             let what = (source, chunk);
             let outcome = tokio::select! {
                 () = token.cancelled() => Ok(false),
-                outcome = send_chunk(&connection, header, what, &limiter, &counters) => outcome,
+                outcome = send_chunk(&connection, header, what, &limits, &counters) => outcome,
             };
             hub.send(Wake::Served { build, node: peer, request, outcome }).await;
         });

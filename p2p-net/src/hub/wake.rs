@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::ControlEvent;
 use crate::data::DataEvent;
+use crate::data::limiter::SharedLimits;
 use crate::error::ReportError;
 use crate::progress::Progress;
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
@@ -56,12 +57,31 @@ pub(crate) enum OnDisk {
 /// What the handle asks.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Fetch { build: BuildId, store: BuildStore, reply: oneshot::Sender<Watches> },
-    Cancel { build: BuildId, store: BuildStore },
-    Serve { stored: StoredBuild },
-    Leave { build: BuildId, reply: oneshot::Sender<()> },
-    Report { report: Vec<u8>, reply: oneshot::Sender<Result<(), ReportError>> },
-    Shutdown { reply: oneshot::Sender<()> },
+    Fetch {
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+        reply: oneshot::Sender<Watches>,
+    },
+    Cancel {
+        build: BuildId,
+        store: BuildStore,
+    },
+    Serve {
+        stored: StoredBuild,
+        limits: SharedLimits,
+    },
+    Leave {
+        build: BuildId,
+        reply: oneshot::Sender<()>,
+    },
+    Report {
+        report: Vec<u8>,
+        reply: oneshot::Sender<Result<(), ReportError>>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// How a download is followed.
