@@ -19,10 +19,12 @@ use tracing::warn;
 use crate::identity::Identity;
 use crate::tls::{TlsIdentity, remote_node};
 
+use self::dscp::TrafficClass;
 pub(crate) use self::event::DataEvent;
 use self::link::{LinkContext, LinkId};
 use self::transfer::Expectations;
 
+pub(crate) mod dscp;
 mod event;
 pub(crate) mod frame;
 pub(crate) mod limiter;
@@ -74,16 +76,17 @@ impl DataPlane {
     pub(crate) fn start(
         identity: &Identity,
         address: SocketAddr,
+        class: TrafficClass,
     ) -> io::Result<(Self, mpsc::Receiver<DataEvent>)> {
         let tls = TlsIdentity::new(identity).map_err(io::Error::other)?;
         let transport = Arc::new(transport_config());
         let server = tls.server_config().map_err(io::Error::other)?;
         let mut server = quinn::ServerConfig::with_crypto(Arc::new(server));
         server.transport_config(transport.clone()).migration(false);
-        let endpoint = quinn::Endpoint::new(
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
             quinn::EndpointConfig::default(),
             Some(server),
-            bind_socket(address)?,
+            dscp::udp_socket(bind_socket(address)?, class)?,
             Arc::new(quinn::TokioRuntime),
         )?;
         let (events, inbox) = event::channel();

@@ -28,6 +28,7 @@
 mod address;
 mod control;
 mod data;
+mod disk;
 mod error;
 mod hub;
 mod identity;
@@ -38,7 +39,9 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
+pub use disk::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use node::{Download, Node, NodeConfig};

@@ -16,7 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 use crate::address::SeederAddress;
 use crate::control::{self, ControlCommand, Listening};
 use crate::data::DataPlane;
+use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
+use crate::disk::DiskPriority;
 use crate::error::{FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;
@@ -50,6 +52,10 @@ pub struct NodeConfig {
     pub upload_limit: Option<ByteRate>,
     /// Cap on chunk bytes received, over all builds and peers. `None`: no cap.
     pub download_limit: Option<ByteRate>,
+    /// How chunk traffic asks to be treated by the network.
+    pub traffic_class: TrafficClass,
+    /// How the node treats the disk. The stores of its builds follow it.
+    pub disk_priority: DiskPriority,
 }
 
 impl NodeConfig {
@@ -64,6 +70,8 @@ impl NodeConfig {
             rack: String::new(),
             upload_limit: None,
             download_limit: None,
+            traffic_class: TrafficClass::Default,
+            disk_priority: DiskPriority::Normal,
         }
     }
 
@@ -101,6 +109,7 @@ struct Inner {
     shared: Arc<Shared>,
     reports: Arc<Reports>,
     limits: SharedLimits,
+    disk_priority: DiskPriority,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -126,12 +135,13 @@ impl Node {
             download: config.download_limit,
         });
         let node_limits = limits.clone();
+        let disk_priority = config.disk_priority;
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = oneshot::channel();
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
-        let data_thread = spawn_thread("shoal-data", async move || {
+        let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
-            let started = DataPlane::start(&config.identity, data);
+            let started = DataPlane::start(&config.identity, data, config.traffic_class);
             let bound =
                 started.and_then(|(plane, events)| Ok((plane.local_address()?, plane, events)));
             let (data, plane, data_events) = match bound {
@@ -162,7 +172,17 @@ impl Node {
         })?;
         let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
         let threads = Mutex::new(vec![data_thread, control_thread]);
-        let inner = Inner { contact, address, hub, runtime, shared, reports, limits, threads };
+        let inner = Inner {
+            contact,
+            address,
+            hub,
+            runtime,
+            shared,
+            reports,
+            limits,
+            disk_priority,
+            threads,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -196,6 +216,9 @@ impl Node {
     ) -> Download {
         let (reply, watches) = oneshot::channel();
         let limits = limits.clone();
+        if self.inner.disk_priority != DiskPriority::Normal {
+            store.set_disk_priority(self.inner.disk_priority);
+        }
         self.order(Command::Fetch { build, store: store.clone(), limits, reply });
         let state = DownloadState::Asked(watches);
         Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
@@ -208,6 +231,9 @@ impl Node {
 
     /// As [`Self::serve`], with caps of its own on the build's bytes.
     pub fn serve_within(&self, build: &StoredBuild, limits: &SharedLimits) {
+        if self.inner.disk_priority != DiskPriority::Normal {
+            build.set_disk_priority(self.inner.disk_priority);
+        }
         self.order(Command::Serve { stored: build.clone(), limits: limits.clone() });
     }
 
@@ -402,7 +428,7 @@ async fn start_control(
 ) -> Result<(Listening, JoinHandle<()>), StartError> {
     let (identity, listen) = (config.identity.clone(), config.listen);
     let (ready, is_ready) = oneshot::channel();
-    let thread = spawn_thread("shoal-control", async move || {
+    let thread = spawn_thread("shoal-control", DiskPriority::Normal, async move || {
         let sink = |event| {
             let hub = hub.clone();
             async move { hub.try_reach(Wake::Control(event)).await }
@@ -423,14 +449,18 @@ async fn start_control(
     Ok((listening, thread))
 }
 
-/// Runs `body` on a thread with a runtime of its own.
+/// Runs `body` on a thread with a runtime of its own, whose blocking threads treat the disk as told.
 fn spawn_thread(
     name: &str,
+    disk_priority: DiskPriority,
     body: impl AsyncFnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
     let threads = |source| StartError::Threads { source };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(move || disk_priority.apply_to_this_thread())
+        .build()
+        .map_err(threads)?;
     let run = move || {
         runtime.block_on(body());
         // Reads and writes of files that are still under way end by themselves.
