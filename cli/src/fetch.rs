@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
-use p2p_net::{Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress, StoredBuild};
+use p2p_net::{
+    DiskPriority, Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress,
+    StoredBuild, TrafficClass,
+};
 use serde::Serialize;
 
 use crate::app::Outcome;
@@ -57,6 +60,15 @@ pub(crate) struct Args {
     /// Cap on bytes sent to others per second, such as 10MB or 80Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     upload_limit: Option<ByteRate>,
+    /// Cap on bytes received per second, such as 10MB or 80Mbit; none by default
+    #[arg(long, value_name = "RATE", env = "SHOAL_DOWNLOAD_LIMIT")]
+    download_limit: Option<ByteRate>,
+    /// How the traffic asks to be treated by routers: default or background
+    #[arg(long, value_name = "CLASS", env = "SHOAL_DSCP", default_value_t)]
+    dscp: TrafficClass,
+    /// How the download treats the disk: normal or low
+    #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
+    disk_priority: DiskPriority,
     /// Give up after this long without any progress
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -128,6 +140,9 @@ async fn download_and_serve(
     let node = Node::start(NodeConfig {
         seeders: args.seeders.clone(),
         upload_limit: args.upload_limit,
+        download_limit: args.download_limit,
+        traffic_class: args.dscp,
+        disk_priority: args.disk_priority,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })
     .await

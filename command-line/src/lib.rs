@@ -6,6 +6,7 @@
 
 mod complaint;
 mod state_lock;
+mod terminal;
 mod usage;
 
 use std::io::{self, IsTerminal as _};
@@ -15,6 +16,7 @@ use tracing_subscriber::filter::ParseError;
 
 pub use complaint::{complain, describe, fail, note};
 pub use state_lock::{StateLock, StateLockError};
+pub use terminal::Terminal;
 pub use usage::{EXIT_USAGE, parse};
 
 /// Why a text is no log filter.
