@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     DiskPriority, Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress,
-    StoredBuild, TrafficClass,
+    StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
@@ -69,6 +69,9 @@ pub(crate) struct Args {
     /// How the download treats the disk: normal or low
     #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
     disk_priority: DiskPriority,
+    /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
+    #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
+    transport: Transport,
     /// Give up after this long without any progress
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -143,6 +146,7 @@ async fn download_and_serve(
         download_limit: args.download_limit,
         traffic_class: args.dscp,
         disk_priority: args.disk_priority,
+        transport: args.transport,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })
     .await

@@ -72,6 +72,7 @@ impl Agent {
             download_limit: config.download_limit,
             traffic_class: config.dscp,
             disk_priority: config.disk_priority,
+            transport: config.transport,
             ..NodeConfig::host(identity, config.listen)
         })
         .await?;

@@ -74,6 +74,9 @@ pub struct Args {
     /// How downloading and serving treat the disk: normal or low.
     #[arg(long, value_name = "PRIORITY")]
     disk_priority: Option<String>,
+    /// How chunks travel: quic, tcp, or auto [default: auto].
+    #[arg(long, value_name = "NAME")]
+    transport: Option<String>,
     /// An app of this host; without --exec it is only downloaded and switched. Can be repeated.
     #[arg(long = "app", value_name = "NAME")]
     apps: Vec<String>,
@@ -127,6 +130,7 @@ impl Args {
             ("--download-limit", "download_limit", &self.download_limit),
             ("--dscp", "dscp", &self.dscp),
             ("--disk-priority", "disk_priority", &self.disk_priority),
+            ("--transport", "transport", &self.transport),
         ];
         let mut settings: Vec<FlagSetting> = named
             .into_iter()

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use goal_state::{AppName, GoalUrl};
 use p2p_core::ByteRate;
-use p2p_net::{DiskPriority, Limits, SeederAddress, TrafficClass};
+use p2p_net::{DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
 use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
 
@@ -33,7 +33,7 @@ pub use layers::{FlagSetting, Inputs, Origin};
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
 
 /// Keys of the whole agent, besides `apps`.
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "disk_priority",
     "download_limit",
     "dscp",
@@ -43,6 +43,7 @@ const KEYS: [&str; 11] = [
     "rack",
     "seeders",
     "state",
+    "transport",
     "upload_limit",
     "zone",
 ];
@@ -87,6 +88,8 @@ pub struct Config {
     pub dscp: TrafficClass,
     /// How downloading and serving treat the disk.
     pub disk_priority: DiskPriority,
+    /// How chunks travel. Default: auto.
+    pub transport: Transport,
     /// The apps of this host; at least one.
     pub apps: BTreeMap<AppName, AppConfig>,
 }
@@ -227,6 +230,7 @@ impl Config {
             download_limit: layers.value(&["download_limit"], values::byte_rate)?,
             dscp: layers.value(&["dscp"], values::word)?.unwrap_or_default(),
             disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
+            transport: layers.value(&["transport"], values::transport)?.unwrap_or_default(),
             apps: apps_of(&layers)?,
         };
         if config.apps.is_empty() {
@@ -326,6 +330,7 @@ impl fmt::Display for Loaded {
         self.line(f, &["download_limit"], config.download_limit.map(rate_text).as_ref())?;
         self.line(f, &["dscp"], Some(&config.dscp.to_string()))?;
         self.line(f, &["disk_priority"], Some(&config.disk_priority.to_string()))?;
+        self.line(f, &["transport"], Some(&config.transport))?;
         for (name, app) in &config.apps {
             let name = name.as_str();
             let table = toml_key(name);

@@ -3,7 +3,7 @@
 //! Limits are taken over at once, everything else waits for a restart. Owns the comparison only:
 //! `agent.rs` carries it out. Values other than limits are never told: they may be secrets.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::config::{Config, Settings};
@@ -63,8 +63,8 @@ fn shown(settings: &Settings, key: &str) -> String {
 
 /// Keys that only one of them has, or that differ, in order.
 fn differing<'a>(one: &'a Settings, other: &'a Settings) -> impl Iterator<Item = &'a str> {
-    let keys: BTreeMap<&str, ()> = one.keys().chain(other.keys()).map(|key| (&**key, ())).collect();
-    keys.into_keys().filter(|key| one.get(*key) != other.get(*key))
+    let keys: BTreeSet<&str> = one.keys().chain(other.keys()).map(String::as_str).collect();
+    keys.into_iter().filter(|key| one.get(*key) != other.get(*key))
 }
 
 #[cfg(test)]

@@ -41,11 +41,12 @@ mod tls;
 pub use address::{ParseSeederAddressError, SeederAddress};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
+pub use data::transport::{ParseTransportError, Transport, TransportKind};
 pub use disk::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
-pub use node::{Download, Node, NodeConfig};
-pub use progress::{NodeStats, Phase, Progress, StatusReport};
+pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
+pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{
     PublishError, PublishProgress, Published, SourceError, Verification, VerifyError, publish,
     verify,

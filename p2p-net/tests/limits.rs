@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use p2p_core::ByteRate;
-use p2p_net::{Limits, Node, SharedLimits};
+use p2p_net::{
+    DiskPriority, Identity, Limits, Node, NodeConfig, SharedLimits, TrafficClass, Transport,
+};
 
-use crate::rig::{Rig, assert_same_tree, host, seeder};
+use crate::rig::{Rig, assert_same_tree, host, host_config, seeder};
 
 const MIB: usize = 1 << 20;
 
@@ -98,4 +100,30 @@ async fn download_limit_of_the_process_holds_and_is_lifted() {
 async fn download_limit_of_an_app_holds_and_is_lifted() {
     let limits = Limits { upload: None, download: low() };
     Capped::start().await.check(&Rig::new(), |it| it.of_host_app.set(limits)).await;
+}
+
+/// Goal: nodes that stay in the background get builds all the same, over each transport.
+#[tokio::test]
+async fn nodes_in_the_background_share_a_build() {
+    for transport in [Transport::Quic, Transport::Tcp] {
+        let rig = Rig::new();
+        let published = rig.published("store", 24 * MIB);
+        let polite = |config: NodeConfig| NodeConfig {
+            traffic_class: TrafficClass::Background,
+            disk_priority: DiskPriority::Low,
+            transport,
+            ..config
+        };
+        let own = NodeConfig::seeder(Identity::generate(), "127.0.0.1:0".parse().unwrap());
+        let seeder = Node::start(polite(own)).await.unwrap();
+        seeder.serve(&published);
+        let config = polite(host_config(&[seeder.address()]));
+        let host = Node::start(config).await.unwrap();
+        let download = host.fetch(published.id(), &rig.store("host"));
+        let finished = tokio::time::timeout(Duration::from_mins(1), download.finish()).await;
+        let build = finished.expect("took over a minute").unwrap();
+        assert_same_tree(published.root(), build.root());
+        host.shutdown().await;
+        seeder.shutdown().await;
+    }
 }

@@ -14,7 +14,7 @@ use clap::Parser;
 use command_line::{EXIT_USAGE, Terminal};
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
-use p2p_net::{DiskPriority, Limits, Node, SeederAddress, TrafficClass};
+use p2p_net::{DiskPriority, Limits, Node, SeederAddress, TrafficClass, Transport};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -75,6 +75,9 @@ pub struct Args {
     /// How serving treats the disk: normal or low
     #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
     pub disk_priority: DiskPriority,
+    /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
+    #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
+    pub transport: Transport,
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `p2p_net=debug`
     #[arg(
         long,
@@ -134,6 +137,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         upload_limit: limits.read()?.upload,
         dscp: args.dscp,
         disk_priority: args.disk_priority,
+        transport: args.transport,
     })
     .await?;
     tracing::info!(builds = seeder.build_count(), "ready");

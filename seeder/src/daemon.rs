@@ -15,7 +15,7 @@ use goal_state::{GoalStore, GoalUrl};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError,
-    StoreError, StoredBuild, TrafficClass,
+    StoreError, StoredBuild, TrafficClass, Transport,
 };
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -69,6 +69,8 @@ pub struct SeederConfig {
     pub dscp: TrafficClass,
     /// How serving treats the disk.
     pub disk_priority: DiskPriority,
+    /// How chunks travel.
+    pub transport: Transport,
 }
 
 /// Why a seeder did not start.
@@ -133,6 +135,7 @@ impl Seeder {
             upload_limit: config.upload_limit,
             traffic_class: config.dscp,
             disk_priority: config.disk_priority,
+            transport: config.transport,
             ..NodeConfig::seeder(identity, config.listen)
         };
         let node = Node::start(node_config).await?;

@@ -105,11 +105,10 @@ impl MarkingSocket {
     fn send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         loop {
             match send_marked(&self.io, transmit) {
-                Ok(()) => return Ok(()),
+                // Too long for the path: lost, as quinn expects of its probes.
+                Ok(()) | Err(Errno::EMSGSIZE) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => return Err(io::ErrorKind::WouldBlock.into()),
-                // Too long for the path: lost, as quinn expects of its probes.
-                Err(Errno::EMSGSIZE) => return Ok(()),
                 // Such as a network card without segmentation: quinn knows what to do about it. It
                 // is better to arrive without a mark than not at all.
                 Err(_) => return self.state.send((&self.io).into(), transmit),
@@ -292,18 +291,16 @@ mod tests {
     #[tokio::test]
     async fn packets_carry_mark_and_ecn() {
         let background = TrafficClass::Background;
-        for (from, at) in [
-            ("127.0.0.1:0", "127.0.0.1:0"),
-            ("[::1]:0", "[::1]:0"),
+        let cases = [
+            ("127.0.0.1:0", "127.0.0.1:0", None),
+            ("[::1]:0", "[::1]:0", None),
             // A socket for both families, to a peer of IPv4.
-            ("[::]:0", "127.0.0.1:0"),
-        ] {
+            ("[::]:0", "127.0.0.1:0", Some("::ffff:127.0.0.1")),
+        ];
+        for (from, at, ip) in cases {
             let (socket, witness) = (socket(from, background), Witness::new(at));
             let mut to = witness.0.local_addr().unwrap();
-            if from == "[::]:0" {
-                let SocketAddr::V4(v4) = to else { unreachable!() };
-                to.set_ip(v4.ip().to_ipv6_mapped().into());
-            }
+            to.set_ip(ip.map_or(to.ip(), |ip| ip.parse().unwrap()));
             for (ecn, field) in
                 [(None, 0x04), (Some(EcnCodepoint::Ect0), 0x06), (Some(EcnCodepoint::Ce), 0x07)]
             {
@@ -379,14 +376,31 @@ mod tests {
     /// Goal: what quinn itself sends is marked, which its own socket would undo.
     #[tokio::test]
     async fn packets_of_a_data_plane_are_marked() {
-        use crate::data::DataPlane;
+        use crate::data::transport::Transport;
+        use crate::data::{DataConfig, DataPlane};
+        use crate::disk::DiskPriority;
         use crate::identity::Identity;
+        use p2p_core::{Contact, Location, PeerRole};
 
         let witness = Witness::new("127.0.0.1:0");
-        let address = "127.0.0.1:0".parse().unwrap();
-        let (plane, _events) =
-            DataPlane::start(&Identity::generate(), address, TrafficClass::Background).unwrap();
-        plane.dial(Identity::generate().node(), witness.0.local_addr().unwrap());
+        let config = DataConfig {
+            address: "127.0.0.1:0".parse().unwrap(),
+            transport: Transport::Quic,
+            traffic_class: TrafficClass::Background,
+            disk_priority: DiskPriority::Normal,
+            location: Location::default(),
+            buffer_budget: 0,
+            threads: std::num::NonZero::<usize>::MIN,
+        };
+        let (plane, _events) = DataPlane::start(&Identity::generate(), &config).unwrap();
+        let data = witness.0.local_addr().unwrap();
+        plane.dial(Contact {
+            node: Identity::generate().node(),
+            control: data,
+            data,
+            role: PeerRole::Host,
+            location: Location::default(),
+        });
         let (field, _) = tokio::task::spawn_blocking(move || witness.next()).await.unwrap();
         assert_eq!(field & !0b11, LOWER_EFFORT);
     }
