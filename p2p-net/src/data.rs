@@ -11,7 +11,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use p2p_core::{Contact, Location, NodeId};
+use p2p_core::{Contact, NodeId};
 use tokio::sync::mpsc;
 
 use crate::disk::DiskPriority;
@@ -48,8 +48,6 @@ pub(crate) struct DataConfig {
     pub(crate) traffic_class: TrafficClass,
     /// That of the threads beside the caller's.
     pub(crate) disk_priority: DiskPriority,
-    /// Where this node is.
-    pub(crate) location: Location,
     /// Bytes of chunks in memory.
     pub(crate) buffer_budget: u64,
     /// Threads that carry connections, the caller's included.

@@ -109,7 +109,6 @@ impl NodeConfig {
             transport: self.transport,
             traffic_class: self.traffic_class,
             disk_priority: self.disk_priority,
-            location: Location::named(&self.zone, &self.rack),
             buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
         }

@@ -388,7 +388,6 @@ mod tests {
             transport: Transport::Quic,
             traffic_class: TrafficClass::Background,
             disk_priority: DiskPriority::Normal,
-            location: Location::default(),
             buffer_budget: 0,
             threads: std::num::NonZero::<usize>::MIN,
         };
