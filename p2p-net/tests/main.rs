@@ -4,3 +4,4 @@
 
 mod rig;
 mod swarm;
+mod transports;
