@@ -400,13 +400,13 @@ mod tests {
     use crate::data::DataPlane;
     use crate::identity::Identity;
 
-    struct Plane {
-        plane: DataPlane,
+    struct Started {
+        data: DataPlane,
         events: mpsc::Receiver<DataEvent>,
         contact: Contact,
     }
 
-    fn start(transport: Transport, threads: usize) -> Plane {
+    fn start(transport: Transport, threads: usize) -> Started {
         let identity = Identity::generate();
         let config = DataConfig {
             address: "127.0.0.1:0".parse().unwrap(),
@@ -414,19 +414,19 @@ mod tests {
             buffer_budget: 0,
             threads: NonZero::new(threads).unwrap(),
         };
-        let (plane, events) = DataPlane::start(&identity, &config).unwrap();
+        let (data, events) = DataPlane::start(&identity, &config).unwrap();
         let contact = Contact {
             node: identity.node(),
             control: config.address,
-            data: plane.local_address(),
+            data: data.local_address(),
             role: PeerRole::Host,
             location: Location::default(),
         };
-        Plane { plane, events, contact }
+        Started { data, events, contact }
     }
 
-    async fn linked(plane: &mut Plane) -> Result<TransportKind, String> {
-        match plane.events.recv().await.unwrap() {
+    async fn linked(started: &mut Started) -> Result<TransportKind, String> {
+        match started.events.recv().await.unwrap() {
             DataEvent::Linked { outcome, .. } => outcome.map(|link| link.transport),
             other => panic!("{other:?}"),
         }
@@ -446,9 +446,9 @@ mod tests {
             (Tcp, Quic, None),
         ];
         for (near, far, expected) in cases {
-            let (mut near_plane, far_plane) = (start(near, 1), start(far, 1));
-            near_plane.plane.dial(far_plane.contact);
-            let found = linked(&mut near_plane).await;
+            let (mut near_node, far_node) = (start(near, 1), start(far, 1));
+            near_node.data.dial(far_node.contact);
+            let found = linked(&mut near_node).await;
             assert_eq!(found.clone().ok(), expected, "{near} dials {far}: {found:?}");
         }
     }
@@ -459,7 +459,7 @@ mod tests {
     async fn blocked_transport_is_passed_by() {
         let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Quic, 1));
         let _swallowing = StdTcpListener::bind(far.contact.data).unwrap();
-        near.plane.dial(far.contact);
+        near.data.dial(far.contact);
         assert_eq!(linked(&mut near).await, Ok(TransportKind::Quic));
     }
 
@@ -467,7 +467,7 @@ mod tests {
     #[tokio::test]
     async fn dial_of_another_key_fails_over_both_transports() {
         let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Auto, 1));
-        near.plane.dial(Contact { node: Identity::generate().node(), ..far.contact });
+        near.data.dial(Contact { node: Identity::generate().node(), ..far.contact });
         let reason = linked(&mut near).await.unwrap_err();
         assert!(reason.contains("over tcp: ") && reason.contains("over quic: "), "{reason}");
     }
@@ -479,10 +479,10 @@ mod tests {
             let far = start(transport, 3);
             for _ in 0..8 {
                 let mut near = start(transport, 2);
-                near.plane.dial(far.contact);
+                near.data.dial(far.contact);
                 linked(&mut near).await.unwrap();
             }
-            far.plane.close().await;
+            far.data.close().await;
         }
     }
 }
