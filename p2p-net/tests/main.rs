@@ -5,3 +5,4 @@
 mod limits;
 mod rig;
 mod swarm;
+mod transports;
