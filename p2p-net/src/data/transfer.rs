@@ -476,13 +476,13 @@ mod tests {
         let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
         let buffers = Buffers::new(0);
         let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
-        let read = read_to_end(&mut rx, bytes.len(), &buffers, |_| {}).await;
+        let read = read_to_end(&mut rx, bytes.len(), &buffers, None).await;
         let Read::Whole { segments, size, digest } = read else { panic!("not whole") };
         assert_eq!((segments.len(), size, digest), (1, bytes.len(), Digest::of(&bytes)));
         assert_eq!(segments[0].as_ref(), bytes);
 
         let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
-        let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, |_| {}).await;
+        let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, None).await;
         assert!(matches!(read, Read::TooLong));
     }
 }

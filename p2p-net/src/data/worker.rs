@@ -426,6 +426,8 @@ mod tests {
         let config = DataConfig {
             address: "127.0.0.1:0".parse().unwrap(),
             transport,
+            traffic_class: TrafficClass::Default,
+            disk_priority: DiskPriority::Normal,
             buffer_budget: 0,
             threads: NonZero::new(threads).unwrap(),
         };
