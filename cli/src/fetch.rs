@@ -13,7 +13,8 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress, StoredBuild, Transport,
+    DiskPriority, Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress,
+    StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
@@ -62,6 +63,15 @@ pub(crate) struct Args {
     /// Cap on bytes sent to others per second, such as 10MB or 80Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     upload_limit: Option<ByteRate>,
+    /// Cap on bytes received per second, such as 10MB or 80Mbit; none by default
+    #[arg(long, value_name = "RATE", env = "SHOAL_DOWNLOAD_LIMIT")]
+    download_limit: Option<ByteRate>,
+    /// How the traffic asks to be treated by routers: default or background
+    #[arg(long, value_name = "CLASS", env = "SHOAL_DSCP", default_value_t)]
+    dscp: TrafficClass,
+    /// How the download treats the disk: normal or low
+    #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
+    disk_priority: DiskPriority,
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
     transport: Transport,
@@ -138,6 +148,9 @@ async fn download_and_serve(
     let node = Node::start(NodeConfig {
         seeders: args.seeders.clone(),
         upload_limit: args.upload_limit,
+        download_limit: args.download_limit,
+        traffic_class: args.dscp,
+        disk_priority: args.disk_priority,
         transport: args.transport,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })

@@ -152,6 +152,8 @@ pub(crate) mod tests {
             bytes_from_seeders: 16 << 20,
             bytes_from_peers: 48 << 20,
             bytes_served: 0,
+            upload_limit: None,
+            download_limit: None,
             elapsed_ms: Some(2_300),
             message: None,
             updated_at_ms: NOW_MS - 1_000,

@@ -9,3 +9,4 @@ mod deploys;
 mod fetching;
 mod programs;
 mod refusals;
+mod reloads;

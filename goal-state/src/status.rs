@@ -50,6 +50,12 @@ pub struct HostStatus {
     /// Chunk bytes of the target sent to others.
     #[serde(default)]
     pub bytes_served: u64,
+    /// Cap on chunk bytes of the app sent per second, that of the host included; `None`: no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<u64>,
+    /// As above, for what is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<u64>,
     /// Milliseconds from learning the goal to running it; `None` until then.
     pub elapsed_ms: Option<u64>,
     /// What went wrong or is waited for, in words for a person, with the next step.
@@ -76,6 +82,8 @@ impl HostStatus {
             bytes_from_seeders: 0,
             bytes_from_peers: 0,
             bytes_served: 0,
+            upload_limit: None,
+            download_limit: None,
             elapsed_ms: None,
             message: None,
             updated_at_ms: 0,
@@ -277,6 +285,8 @@ mod tests {
             bytes_from_seeders: u64::MAX,
             bytes_from_peers: u64::MAX,
             bytes_served: u64::MAX,
+            upload_limit: Some(u64::MAX),
+            download_limit: Some(u64::MAX),
             elapsed_ms: Some(u64::MAX),
             message: Some("m".repeat(200)),
             ..row(&"h".repeat(64), &"a".repeat(64), u64::MAX)

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
 use crate::data::buffers::Room;
-use crate::data::limiter::Limiter;
+use crate::data::limiter::{SharedLimits, TransferLimits};
 use crate::data::link::{Link, LinkId};
 use crate::data::transfer::{Expected, ExpectedBytes, Source};
 use crate::data::{DataEvent, DataPlane};
@@ -67,7 +67,7 @@ pub(crate) struct HubParts {
     pub(crate) data: DataPlane,
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
-    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) limits: SharedLimits,
     pub(crate) reports: Arc<Reports>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sender: HubSender,
@@ -82,7 +82,8 @@ pub(crate) struct Hub {
     tracker: Option<TrackerTable>,
     data: DataPlane,
     data_events: mpsc::Receiver<DataEvent>,
-    limiter: Arc<Limiter>,
+    /// The caps of the whole process.
+    limits: SharedLimits,
     reports: Arc<Reports>,
     sender: HubSender,
     inbox: mpsc::Receiver<Wake>,
@@ -106,7 +107,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let HubParts { contact, seeders, tracker, data, data_events, .. } = parts;
-        let HubParts { control, limiter, reports, shared, sender, inbox, .. } = parts;
+        let HubParts { control, limits, reports, shared, sender, inbox, .. } = parts;
         Self {
             questions: Questions::new(control, sender.clone(), seeders.clone()),
             contact,
@@ -114,7 +115,7 @@ impl Hub {
             tracker,
             data,
             data_events,
-            limiter,
+            limits,
             reports,
             sender,
             inbox,
@@ -249,9 +250,9 @@ impl Hub {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Fetch { build, store, reply } => {
+            Command::Fetch { build, store, limits, reply } => {
                 // The handle that asked may be gone; the download then ends with its watches.
-                drop(reply.send(self.start_download(build, store)));
+                drop(reply.send(self.start_download(build, store, limits)));
             }
             Command::Cancel { build, store } => {
                 // A copy into another store ends by itself when nobody waits for it.
@@ -261,7 +262,7 @@ impl Hub {
                     self.leave(build);
                 }
             }
-            Command::Serve { stored } => self.serve_stored(stored),
+            Command::Serve { stored, limits } => self.serve_stored(stored, limits),
             Command::Leave { build, reply } => match self.leave(build) {
                 Some(member) => {
                     member.tasks.close();
@@ -506,6 +507,7 @@ impl Hub {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
             Ok(Ok(stored)) => {
+                member.links = self.links.counts_of(build);
                 debug!(%build, bytes = member.bytes_done, "build is complete and verified");
                 member.succeed(stored);
             }
@@ -562,7 +564,12 @@ impl Hub {
         }
     }
 
-    fn start_download(&mut self, build: BuildId, store: BuildStore) -> Watches {
+    fn start_download(
+        &mut self,
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+    ) -> Watches {
         let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
         if self.members.get(&build).is_some_and(failed) {
             self.leave(build);
@@ -573,8 +580,9 @@ impl Hub {
             return copy::start(build, store, member.watches());
         }
         let sender = self.sender.clone();
+        let limits = TransferLimits::new(limits, self.limits.clone());
         let member = self.members.entry(build).or_insert_with(|| {
-            let member = Member::new(build, Phase::Resuming, Some(store.clone()));
+            let member = Member::new(build, Phase::Resuming, Some(store.clone()), limits);
             let prepare = move || look_at_disk(build, &store);
             member.tasks.spawn(async move {
                 if let Ok(outcome) = spawn_blocking(prepare).await {
@@ -587,12 +595,13 @@ impl Hub {
         member.watches()
     }
 
-    fn serve_stored(&mut self, stored: StoredBuild) {
+    fn serve_stored(&mut self, stored: StoredBuild, limits: SharedLimits) {
         let build = stored.id();
         if self.members.contains_key(&build) {
             return;
         }
-        let mut member = Member::new(build, Phase::Serving, None);
+        let limits = TransferLimits::new(limits, self.limits.clone());
+        let mut member = Member::new(build, Phase::Serving, None, limits);
         let holdings = member.adopt(OnDisk::Whole(stored));
         self.shared.add(build, member.progress.subscribe());
         self.members.insert(build, member);
@@ -750,6 +759,7 @@ impl Hub {
         let expected = Expected {
             what,
             counters: member.counters.clone(),
+            limits: member.limits.clone(),
             is_from_seeder: role == Some(PeerRole::Seeder),
             cancel: CancellationToken::new(),
             room: None,
@@ -759,7 +769,7 @@ impl Hub {
 
     fn serve_manifest(&self, build: BuildId, peer: NodeId) {
         if let (Some(member), Some(linked)) = (self.members.get(&build), self.links.get(peer)) {
-            member.send_manifest(&linked.link.uplink(), &self.limiter);
+            member.send_manifest(&linked.link.uplink());
         }
     }
 
@@ -767,9 +777,7 @@ impl Hub {
         let uplink = self.links.get(upload.peer).map(|linked| linked.link.uplink());
         let member = self.members.get_mut(&build);
         let is_started = match (member, uplink) {
-            (Some(member), Some(uplink)) => {
-                member.send_chunk(&uplink, upload, &self.limiter, &self.sender)
-            }
+            (Some(member), Some(uplink)) => member.send_chunk(&uplink, upload, &self.sender),
             _ => false,
         };
         if !is_started {

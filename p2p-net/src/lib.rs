@@ -28,6 +28,7 @@
 mod address;
 mod control;
 mod data;
+mod disk;
 mod error;
 mod hub;
 mod identity;
@@ -39,7 +40,10 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use data::dscp::{ParseTrafficClassError, TrafficClass};
+pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
+pub use disk::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use measure::{

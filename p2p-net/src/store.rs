@@ -16,6 +16,7 @@
 mod bitmap;
 mod check;
 mod contacts;
+mod drop_behind;
 mod durable;
 mod error;
 mod open_files;
@@ -35,6 +36,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
+
+use crate::disk::DiskPriority;
 
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
@@ -90,6 +93,11 @@ impl BuildStore {
     /// The store's directory, absolute.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
+    }
+
+    /// How this process treats the disk for the builds of this store, from now on.
+    pub(crate) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.shared.open_files.set_disk_priority(priority);
     }
 
     /// The complete builds, in no particular order.

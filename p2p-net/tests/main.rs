@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod limits;
 mod measure;
 mod rig;
 mod swarm;
+mod transports;

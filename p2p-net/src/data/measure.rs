@@ -20,11 +20,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use super::buffers::Buffers;
+use super::dscp::TrafficClass;
 use super::frame::{TransferHeader, TransferKind};
-use super::limiter::{Limiter, SLICE_BYTES};
+use super::limiter::{SharedLimits, TransferLimits};
 use super::quic::{self, QuicEndpoint};
 use super::transport::{Connection, Lost, TransferRx, TransferTx, TransportKind};
-use super::{DIAL_TIME, tcp};
+use super::{Callee, DIAL_TIME, tcp};
 use crate::tls::TlsIdentity;
 
 /// Most bytes of one measurement.
@@ -33,19 +34,24 @@ pub(crate) const MEASURE_BYTES_MAX: u64 = 1 << 30;
 /// Longest measurement that is served; an asker waits for less.
 const SERVE_TIME: Duration = Duration::from_secs(20);
 
+/// Bytes handed to the transport at once, always the same ones: the way is measured, not the disk.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// Answers under way at once, as many as a download has requests to a fast peer.
 const ANSWERS_AT_ONCE: usize = 4;
 
 /// What a node serves measurements with.
 #[derive(Clone, Debug)]
 pub(super) struct Measuring {
-    limiter: Arc<Limiter>,
+    limits: TransferLimits,
     turn: Arc<Semaphore>,
 }
 
 impl Measuring {
-    pub(super) fn new(limiter: Arc<Limiter>) -> Self {
-        Self { limiter, turn: Arc::new(Semaphore::new(1)) }
+    /// `node`: the caps of the process.
+    pub(super) fn new(node: SharedLimits) -> Self {
+        let limits = TransferLimits::new(SharedLimits::default(), node);
+        Self { limits, turn: Arc::new(Semaphore::new(1)) }
     }
 }
 
@@ -83,6 +89,7 @@ pub(crate) async fn measure(
     kind: TransportKind,
     (bytes, time): (u64, Duration),
 ) -> Result<Result<Measured, MeasureFault>, String> {
+    let callee = Callee { node: contact.node, address: contact.data };
     let late = |_| "it does not answer in time".to_owned();
     let text = |error: io::Error| error.to_string();
     match kind {
@@ -92,15 +99,16 @@ pub(crate) async fn measure(
                 SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
             };
             let socket = quic::bind_socket(any, false).map_err(text)?;
-            let endpoint = QuicEndpoint::new(tls, socket, false).map_err(text)?;
-            let dialled = timeout(DIAL_TIME, endpoint.dial(contact.node, contact.data));
+            let endpoint =
+                QuicEndpoint::new(tls, (socket, TrafficClass::Default), false).map_err(text)?;
+            let dialled = timeout(DIAL_TIME, endpoint.dial(callee.node, callee.address));
             let connection = dialled.await.map_err(late)??;
             let measured = ask(&connection, bytes, time).await;
             endpoint.close().await;
             Ok(measured)
         }
         TransportKind::Tcp => {
-            let dialled = timeout(DIAL_TIME, tcp::dial(tls, contact.node, contact.data));
+            let dialled = timeout(DIAL_TIME, tcp::dial(tls, callee, TrafficClass::Default));
             let stream = dialled.await.map_err(late)??;
             let remote = tcp::remote(&stream).map_err(text)?;
             let (connection, pump) = tcp::make(stream, remote, Buffers::new(0));
@@ -195,7 +203,7 @@ async fn answer(connection: &impl Connection, measuring: &Measuring) -> Result<(
     match measuring.turn.try_acquire() {
         Ok(_turn) => {
             let sizes = answer_sizes(bytes.min(MEASURE_BYTES_MAX));
-            let sent = sizes.map(|size| send_noise(connection, size, &measuring.limiter));
+            let sent = sizes.map(|size| send_noise(connection, size, &measuring.limits));
             let mut sent = stream::iter(sent).buffer_unordered(ANSWERS_AT_ONCE);
             while let Some(outcome) = sent.next().await {
                 outcome?;
@@ -224,15 +232,15 @@ fn answer_sizes(bytes: u64) -> impl Iterator<Item = u64> {
 async fn send_noise(
     connection: &impl Connection,
     bytes: u64,
-    limiter: &Limiter,
+    limits: &TransferLimits,
 ) -> Result<(), Lost> {
     let mut tx = connection.open_transfer(header(bytes)).await?;
     let mut left = bytes;
     while left > 0 {
         let mut piece = noise();
-        piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        piece.truncate(limits.admit_upload(wanted).await);
         left -= piece.len() as u64;
-        limiter.admit(piece.len()).await;
         tx.write(piece).await?;
     }
     tx.finish().await.map(|_| ())
@@ -243,7 +251,7 @@ fn noise() -> Bytes {
     static NOISE: OnceLock<Bytes> = OnceLock::new();
     let make = || {
         let mut prng = Prng::from_seed(Seed::from_u64(1));
-        (0..SLICE_BYTES / 8).flat_map(|_| prng.next_u64().to_le_bytes()).collect()
+        (0..PIECE_BYTES / 8).flat_map(|_| prng.next_u64().to_le_bytes()).collect()
     };
     NOISE.get_or_init(make).clone()
 }
@@ -259,6 +267,7 @@ mod tests {
     use p2p_core::ByteRate;
 
     use super::*;
+    use crate::data::limiter::Limits;
 
     const MIB: u64 = 1 << 20;
 
@@ -278,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_byte_that_was_asked_for_comes_and_no_more() {
-        let measuring = Measuring::new(Arc::new(Limiter::new(None)));
+        let measuring = Measuring::new(SharedLimits::default());
         for asked in [1, 9 * MIB + 7] {
             assert_eq!(measured(&measuring, asked).await.unwrap().bytes, asked);
         }
@@ -287,7 +296,7 @@ mod tests {
     /// Goal: whoever asks while another measurement runs is refused, and nobody after it.
     #[tokio::test]
     async fn one_measurement_at_a_time_is_served() {
-        let measuring = Measuring::new(Arc::new(Limiter::new(None)));
+        let measuring = Measuring::new(SharedLimits::default());
         let turn = measuring.turn.clone().try_acquire_owned().unwrap();
         assert_eq!(measured(&measuring, MIB).await, Err(MeasureFault::Busy));
         drop(turn);
@@ -297,7 +306,10 @@ mod tests {
     /// Goal: a measurement is no way round the cap on uploads.
     #[tokio::test(start_paused = true)]
     async fn cap_on_uploads_holds() {
-        let measuring = Measuring::new(Arc::new(Limiter::new(ByteRate::new(MIB))));
+        let measuring = Measuring::new(SharedLimits::new(Limits {
+            upload: ByteRate::new(MIB),
+            download: None,
+        }));
         let measured = measured(&measuring, 4 * MIB).await.unwrap();
         assert!(measured.elapsed >= Duration::from_millis(3_900), "{measured:?}");
     }

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::buffers::{Buffers, Segment};
+use super::dscp::{self, TrafficClass};
 use super::frame::{FRAME_BYTES_MAX, TransferHeader};
 use super::transport::{
     Connection, IDLE_TIME, KEEP_ALIVE, Lost, MessageFault, MessageRx, MessageTx, STALL_TIME,
@@ -57,7 +58,7 @@ impl QuicEndpoint {
     /// On the current runtime. Accepts connections if `is_listening`.
     pub(super) fn new(
         tls: &TlsIdentity,
-        socket: UdpSocket,
+        (socket, class): (UdpSocket, TrafficClass),
         is_listening: bool,
     ) -> io::Result<Self> {
         let transport = Arc::new(transport_config());
@@ -72,7 +73,12 @@ impl QuicEndpoint {
         let mut config = quinn::EndpointConfig::default();
         config.max_udp_payload_size(PAYLOAD_MAX).map_err(io::Error::other)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(config, server, socket, runtime)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            server,
+            dscp::udp_socket(socket, class)?,
+            runtime,
+        )?;
         Ok(Self { endpoint, tls: tls.clone(), transport })
     }
 

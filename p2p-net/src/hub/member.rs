@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
-use crate::data::limiter::Limiter;
+use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
 use crate::data::transfer::{Counters, Outgoing, Source};
 use crate::error::FetchError;
@@ -54,6 +54,8 @@ pub(crate) struct Member {
     /// Where the download goes; `None` for a build that was complete from the start.
     pub(crate) store: Option<BuildStore>,
     pub(crate) counters: Arc<Counters>,
+    /// What the build's bytes have to pass.
+    pub(crate) limits: TransferLimits,
     /// Chunks being sent, to end them.
     pub(crate) serving: BTreeMap<(NodeId, RequestId), CancellationToken>,
     /// Tasks that use files of the build.
@@ -86,13 +88,19 @@ pub(crate) struct Checkpoint {
 }
 
 impl Member {
-    pub(crate) fn new(build: BuildId, phase: Phase, store: Option<BuildStore>) -> Self {
+    pub(crate) fn new(
+        build: BuildId,
+        phase: Phase,
+        store: Option<BuildStore>,
+        limits: TransferLimits,
+    ) -> Self {
         Self {
             build,
             swarm: None,
             source: None,
             store,
             counters: Arc::default(),
+            limits,
             serving: BTreeMap::new(),
             tasks: TaskTracker::new(),
             progress: watch::Sender::new(Progress { phase, ..Progress::default() }),
@@ -246,8 +254,8 @@ impl Member {
     }
 
     /// Sends the manifest to a peer that asked for it.
-    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>, limiter: &Arc<Limiter>) {
-        if let Some(outgoing) = self.outgoing(None, limiter) {
+    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>) {
+        if let Some(outgoing) = self.outgoing(None) {
             let sending = uplink.send(outgoing);
             self.tasks.spawn_on(async move { drop(sending.await) }, uplink.runtime());
         }
@@ -258,11 +266,10 @@ impl Member {
         &mut self,
         uplink: &Arc<dyn Uplink>,
         upload: Upload,
-        limiter: &Arc<Limiter>,
         hub: &HubSender,
     ) -> bool {
         let Upload { peer, request, chunk } = upload;
-        let Some(outgoing) = self.outgoing(Some((chunk, request)), limiter) else { return false };
+        let Some(outgoing) = self.outgoing(Some((chunk, request))) else { return false };
         let token = CancellationToken::new();
         self.serving.insert((peer, request), token.clone());
         let (build, hub) = (self.build, hub.clone());
@@ -278,16 +285,12 @@ impl Member {
         true
     }
 
-    fn outgoing(
-        &self,
-        chunk: Option<(ChunkIndex, RequestId)>,
-        limiter: &Arc<Limiter>,
-    ) -> Option<Outgoing> {
+    fn outgoing(&self, chunk: Option<(ChunkIndex, RequestId)>) -> Option<Outgoing> {
         Some(Outgoing {
             build: self.build,
             source: self.source.clone()?,
             chunk,
-            limiter: limiter.clone(),
+            limits: self.limits.clone(),
             counters: self.counters.clone(),
         })
     }

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::control::ControlEvent;
 use crate::data::DataEvent;
 use crate::data::buffers::Room;
+use crate::data::limiter::SharedLimits;
 use crate::data::transfer::ExpectationKey;
 use crate::error::ReportError;
 use crate::progress::Progress;
@@ -79,12 +80,31 @@ pub(crate) enum OnDisk {
 /// What the handle asks.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Fetch { build: BuildId, store: BuildStore, reply: oneshot::Sender<Watches> },
-    Cancel { build: BuildId, store: BuildStore },
-    Serve { stored: StoredBuild },
-    Leave { build: BuildId, reply: oneshot::Sender<()> },
-    Report { report: Vec<u8>, reply: oneshot::Sender<Result<(), ReportError>> },
-    Shutdown { reply: oneshot::Sender<()> },
+    Fetch {
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+        reply: oneshot::Sender<Watches>,
+    },
+    Cancel {
+        build: BuildId,
+        store: BuildStore,
+    },
+    Serve {
+        stored: StoredBuild,
+        limits: SharedLimits,
+    },
+    Leave {
+        build: BuildId,
+        reply: oneshot::Sender<()>,
+    },
+    Report {
+        report: Vec<u8>,
+        reply: oneshot::Sender<Result<(), ReportError>>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// How a download is followed.

@@ -300,7 +300,7 @@ impl StagedBuild {
             let mut state = self.state();
             (state.have.clone(), std::mem::take(&mut state.dirty))
         };
-        let synced = place::sync_files(&self.tree(), &dirty);
+        let synced = self.tree().sync(&dirty);
         self.settle(synced, &dirty)?;
         if self.state().claimed != have {
             self.write_bitmap(&have)?;

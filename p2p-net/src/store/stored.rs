@@ -10,6 +10,8 @@ use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, Manifest};
 use rustix::fs::{CWD, RenameFlags};
 
+use crate::disk::DiskPriority;
+
 use super::BuildStore;
 use super::durable;
 use super::error::StoreError;
@@ -72,6 +74,10 @@ impl StoredBuild {
     /// The directory with the build's files.
     pub fn root(&self) -> &Path {
         self.shared.tree.root()
+    }
+
+    pub(crate) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.shared.tree.set_disk_priority(priority);
     }
 
     /// What it consists of.
