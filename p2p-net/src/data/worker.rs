@@ -435,6 +435,7 @@ mod tests {
 
     use super::*;
     use crate::data::DataPlane;
+    use crate::data::limiter::SharedLimits;
     use crate::identity::Identity;
 
     struct Started {
@@ -452,6 +453,7 @@ mod tests {
             disk_priority: DiskPriority::Normal,
             buffer_budget: 0,
             threads: NonZero::new(threads).unwrap(),
+            limits: SharedLimits::default(),
         };
         let (data, events) = DataPlane::start(&identity, &config).unwrap();
         let contact = Contact {
