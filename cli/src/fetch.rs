@@ -4,6 +4,7 @@
 //! build, and a run that was interrupted resumes from there. Only a complete, verified build is
 //! moved out. [`place`] owns the directory, [`patience`] decides when to give up.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,9 +24,11 @@ use crate::signals::StopSignals;
 use crate::{bars, human, output};
 
 mod patience;
+mod phase_times;
 mod place;
 
 use patience::Patience;
+use phase_times::PhaseTimes;
 use place::Place;
 
 /// How long a node may take to say goodbye to its peers.
@@ -92,13 +95,15 @@ struct Report {
     bytes_from_seeders: u64,
     bytes_from_peers: u64,
     seconds: f64,
+    /// Time spent in each phase; `verifying` is reading back, syncing and moving into place.
+    seconds_by_phase: BTreeMap<&'static str, f64>,
     /// Where the build is served from now; `None` without `--keep-serving`.
     serving_at: Option<String>,
 }
 
 /// How a download ended.
 enum End {
-    Complete(StoredBuild, Progress),
+    Complete(StoredBuild, Progress, PhaseTimes),
     Interrupted,
 }
 
@@ -156,8 +161,8 @@ async fn download_and_serve(
         () = signals.next() => Ok(End::Interrupted),
     };
     let ended = match ended {
-        Ok(End::Complete(stored, progress)) => {
-            conclude(args, place, &node, (stored, progress, started)).await
+        Ok(End::Complete(stored, progress, times)) => {
+            conclude(args, place, &node, (stored, progress, times)).await
         }
         Ok(End::Interrupted) => {
             output::note("interrupted; run the same command again to resume");
@@ -205,6 +210,7 @@ async fn download_with(
 
     let mut download = node.fetch(args.build, place.store());
     let mut view = View::new(started);
+    let mut times = PhaseTimes::new(started);
     let mut patience = Patience::new(args.timeout, Instant::now());
     let mut is_checked = false;
     loop {
@@ -213,7 +219,7 @@ async fn download_with(
             () = tokio::time::sleep_until(patience.deadline().into()) => Some(download.progress()),
         };
         let Some(progress) = progress else { break };
-        view.show(&progress);
+        view.show(&progress, times.enter(progress.phase));
         if !is_checked && progress.bytes_total.is_some() {
             // As soon as the names are known, not after gigabytes.
             let found = place.clone();
@@ -229,8 +235,9 @@ async fn download_with(
         }
     }
     drop(view);
+    times.end();
     let progress = download.progress();
-    finish(download).await.map(|stored| End::Complete(stored, progress))
+    finish(download).await.map(|stored| End::Complete(stored, progress, times))
 }
 
 /// Takes back what a download has reserved that turned out to have no place to go; the error if
@@ -271,7 +278,7 @@ async fn conclude(
     args: &Args,
     place: &Place,
     node: &Node,
-    (stored, progress, started): (StoredBuild, Progress, Instant),
+    (stored, progress, times): (StoredBuild, Progress, PhaseTimes),
 ) -> anyhow::Result<Outcome> {
     // Peers that ask meanwhile would meet files that are between two places.
     node.leave(args.build).await;
@@ -294,13 +301,14 @@ async fn conclude(
         bytes_resumed: progress.bytes_resumed,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: times.started().elapsed().as_secs_f64(),
+        seconds_by_phase: times.in_seconds(),
         serving_at: args.keep_serving.then(|| node.address().to_string()),
     };
     if args.json {
         output::json(&report)?;
     } else {
-        output::line(&sentence(args, &report, started.elapsed()))?;
+        output::line(&sentence(args, &report, times.started().elapsed()))?;
         if let Some(address) = &report.serving_at {
             output::note(&format!("serving at {address} until stopped"));
         }
@@ -352,16 +360,16 @@ async fn on_disk<T: Send + 'static>(
 struct View {
     bar: ProgressBar,
     started: Instant,
-    phase: Option<Phase>,
     printed_at: Instant,
 }
 
 impl View {
     fn new(started: Instant) -> Self {
-        Self { bar: bars::over_bytes("locating"), started, phase: None, printed_at: started }
+        Self { bar: bars::over_bytes("locating"), started, printed_at: started }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    /// `is_news`: the download has just entered its phase.
+    fn show(&mut self, progress: &Progress, is_news: bool) {
         let word = phase_word(progress.phase);
         let note = match &progress.waiting_for {
             Some(reason) => human::printable(reason),
@@ -373,7 +381,6 @@ impl View {
             ),
         };
         if self.bar.is_hidden() {
-            let is_news = self.phase != Some(progress.phase);
             if is_news || self.printed_at.elapsed() >= LINE_INTERVAL {
                 self.printed_at = Instant::now();
                 let total = progress.bytes_total.map_or_else(|| "?".to_owned(), human::bytes);
@@ -389,7 +396,6 @@ impl View {
             self.bar.set_position(progress.bytes_done);
             self.bar.set_message(note);
         }
-        self.phase = Some(progress.phase);
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod app;
 mod bars;
+mod bench;
 mod clock;
 mod demo;
 mod deploy;

@@ -21,6 +21,7 @@ use crate::tls::TlsIdentity;
 use self::buffers::Buffers;
 use self::dscp::TrafficClass;
 pub(crate) use self::event::DataEvent;
+use self::limiter::SharedLimits;
 use self::transfer::{Expectations, Receiving};
 use self::transport::Transport;
 use self::worker::{Ports, Worker};
@@ -31,12 +32,14 @@ mod event;
 pub(crate) mod frame;
 pub(crate) mod limiter;
 pub(crate) mod link;
+pub(crate) mod measure;
 mod quic;
 mod tcp;
 pub(crate) mod transfer;
 pub(crate) mod transport;
 mod worker;
 
+pub(crate) use self::quic::socket_buffers;
 pub(crate) use self::worker::DIAL_TIME;
 
 /// What a data plane is told at its start.
@@ -52,6 +55,8 @@ pub(crate) struct DataConfig {
     pub(crate) buffer_budget: u64,
     /// Threads that carry connections, the caller's included.
     pub(crate) threads: NonZero<usize>,
+    /// What measurements are held back by, as uploads are.
+    pub(crate) limits: SharedLimits,
 }
 
 /// The node's connections for chunks.

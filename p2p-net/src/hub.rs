@@ -336,6 +336,7 @@ impl Hub {
                 Answer::Status
             }
             Question::Status(_) => Answer::Refused,
+            Question::Reach => Answer::Reach(self.contact),
         }
     }
 

@@ -32,6 +32,7 @@ mod disk;
 mod error;
 mod hub;
 mod identity;
+mod measure;
 mod node;
 mod progress;
 mod publish;
@@ -45,6 +46,9 @@ pub use data::transport::{ParseTransportError, Transport, TransportKind};
 pub use disk::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
+pub use measure::{
+    MeasureError, PeerOutcome, PeerRate, SocketBuffers, measure_peer, socket_buffers,
+};
 pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
 pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{

@@ -101,7 +101,7 @@ impl NodeConfig {
         config
     }
 
-    fn data(&self, address: SocketAddr) -> DataConfig {
+    fn data(&self, address: SocketAddr, limits: SharedLimits) -> DataConfig {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let usual = NonZero::new((cores / 2).min(DATA_THREADS_MAX));
         DataConfig {
@@ -111,6 +111,7 @@ impl NodeConfig {
             disk_priority: self.disk_priority,
             buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
+            limits,
         }
     }
 
@@ -173,8 +174,8 @@ impl Node {
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
         let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
-            let (plane, data_events) = match DataPlane::start(&config.identity, &config.data(data))
-            {
+            let data_config = config.data(data, node_limits.clone());
+            let (plane, data_events) = match DataPlane::start(&config.identity, &data_config) {
                 Ok(started) => started,
                 Err(source) => {
                     // Nobody waits any more if the start was given up.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod limits;
+mod measure;
 mod rig;
 mod swarm;
 mod transports;

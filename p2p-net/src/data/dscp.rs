@@ -390,6 +390,7 @@ mod tests {
             disk_priority: DiskPriority::Normal,
             buffer_budget: 0,
             threads: std::num::NonZero::<usize>::MIN,
+            limits: crate::data::limiter::SharedLimits::default(),
         };
         let (plane, _events) = DataPlane::start(&Identity::generate(), &config).unwrap();
         let data = witness.0.local_addr().unwrap();

@@ -150,8 +150,7 @@ pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<Ud
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    // Linux doubles what it grants, for its own bookkeeping, and reports the double.
-    let granted = socket.recv_buffer_size()? / 2;
+    let granted = granted_bytes(socket.recv_buffer_size()?);
     if granted < SOCKET_BUFFER_BYTES {
         warn!(
             "the system grants a socket buffer of {granted} bytes, which loses packets at high \
@@ -160,6 +159,21 @@ pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<Ud
         );
     }
     Ok(socket.into())
+}
+
+/// Linux doubles what it grants, for its own bookkeeping, and reports the double.
+const fn granted_bytes(reported: usize) -> usize {
+    reported / 2
+}
+
+/// What is asked of the system for a socket, and what it grants for receiving and for sending.
+pub(crate) fn socket_buffers() -> io::Result<[u64; 3]> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    let receive = granted_bytes(socket.recv_buffer_size()?);
+    let send = granted_bytes(socket.send_buffer_size()?);
+    Ok([SOCKET_BUFFER_BYTES as u64, receive as u64, send as u64])
 }
 
 impl Connection for QuicConnection {

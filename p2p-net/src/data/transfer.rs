@@ -126,6 +126,10 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
     let request = match kind {
         TransferKind::Chunk { request, .. } => Some(request),
         TransferKind::Manifest => None,
+        // Measurements have connections of their own.
+        TransferKind::Measure { .. } => {
+            return events.send(DataEvent::Nonsense { node, build: None }).await;
+        }
     };
     let key = (node, build, request);
     // If there is none it was cancelled on its way, or never asked for: dropping it refuses it.

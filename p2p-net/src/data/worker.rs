@@ -21,12 +21,13 @@ use tracing::{debug, warn};
 use super::dscp::TrafficClass;
 use super::event::DataEvent;
 use super::link::{self, LinkId};
+use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
 use super::transfer::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
 use crate::disk::DiskPriority;
-use crate::tls::{TlsIdentity, remote_node, remote_node_of};
+use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote_node_of};
 
 /// A dial that takes longer has failed.
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
@@ -115,6 +116,7 @@ pub(super) fn start(
         traffic_class: config.traffic_class,
         receiving: receiving.clone(),
         next_link: Arc::default(),
+        measuring: Measuring::new(config.limits.clone()),
         closed: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
@@ -145,6 +147,7 @@ struct Core {
     traffic_class: TrafficClass,
     receiving: Receiving,
     next_link: Arc<AtomicU64>,
+    measuring: Measuring,
     closed: CancellationToken,
     /// Links that are running.
     tasks: TaskTracker,
@@ -308,6 +311,19 @@ impl Worker {
         tokio::join!(run, pump);
     }
 
+    /// Serves who opened the connection to measure it.
+    async fn measure_tcp(&self, stream: tcp::Stream) {
+        let Ok(remote) = tcp::remote(&stream) else { return };
+        let (connection, pump) = tcp::make(stream, remote, self.core.receiving.buffers.clone());
+        let served = async {
+            tokio::select! {
+                () = measure::serve(&connection, &self.core.measuring) => {}
+                () = self.core.closed.cancelled() => connection.close("shutdown"),
+            }
+        };
+        tokio::join!(pump.run(), served);
+    }
+
     /// Makes a link and runs it to its end. The owner must know the link before it hears of
     /// messages on it.
     async fn run(&self, node: NodeId, connection: impl Connection, is_ours: bool) {
@@ -361,6 +377,9 @@ async fn accept_quic(endpoint: QuicEndpoint, worker: Worker) {
             let Ok(connection) = incoming.await else { return };
             if let Some(node) = remote_node(&connection) {
                 quic::fit_windows(&connection);
+                if is_measuring(&connection) {
+                    return measure::serve(&connection, &worker.core.measuring).await;
+                }
                 worker.run(node, connection, false).await;
             }
         });
@@ -400,6 +419,9 @@ async fn greet_tcp(worker: Worker, stream: StdTcpStream) {
         timeout(DIAL_TIME, tcp::accept(&worker.core.tls, stream, worker.core.traffic_class)).await;
     let Ok(Ok(stream)) = greeted else { return };
     if let Some(node) = remote_node_of(tcp::certificates(&stream)) {
+        if is_measuring_by(stream.get_ref().1.alpn_protocol()) {
+            return worker.measure_tcp(stream).await;
+        }
         worker.run_tcp(node, stream, false).await;
     }
 }
@@ -413,6 +435,7 @@ mod tests {
 
     use super::*;
     use crate::data::DataPlane;
+    use crate::data::limiter::SharedLimits;
     use crate::identity::Identity;
 
     struct Started {
@@ -430,6 +453,7 @@ mod tests {
             disk_priority: DiskPriority::Normal,
             buffer_budget: 0,
             threads: NonZero::new(threads).unwrap(),
+            limits: SharedLimits::default(),
         };
         let (data, events) = DataPlane::start(&identity, &config).unwrap();
         let contact = Contact {

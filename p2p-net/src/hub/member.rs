@@ -243,6 +243,8 @@ impl Member {
     pub(crate) fn read_back(&mut self, hub: &HubSender) {
         let Some(staged) = self.staged().cloned() else { return };
         self.set_phase(Phase::Verifying);
+        // At once: how long the transfer took is measured by this.
+        self.publish(&[]);
         let (build, hub) = (self.build, hub.clone());
         self.tasks.spawn(async move {
             if let Ok(outcome) = spawn_blocking(move || staged.complete()).await {
