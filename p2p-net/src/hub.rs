@@ -26,20 +26,21 @@ use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
 use crate::data::limiter::Limiter;
 use crate::data::link::{Link, LinkId};
-use crate::data::transfer::{Expected, ExpectedBytes, Source};
+use crate::data::transfer::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
 use crate::error::FetchError;
 use crate::progress::{Phase, StatusReport};
-use crate::store::{BuildStore, StoreError, StoredBuild};
+use crate::store::{BuildStore, Reuse, StoreError, StoredBuild};
 
 use self::clock::{Alarms, Clock};
 use self::links::{Admission, Links};
 use self::member::{Member, Upload};
 use self::questions::{Outcome as Answered, Questions};
 use self::reports::Reports;
+use self::reuse::Stores;
 use self::shared::Shared;
-use self::wake::OnDisk;
 pub(crate) use self::wake::{Command, HubSender, Wake, Watches, channel};
+use self::wake::{OnDisk, Prepared};
 
 mod clock;
 mod copy;
@@ -48,6 +49,7 @@ pub(crate) mod member;
 mod memory;
 mod questions;
 pub(crate) mod reports;
+mod reuse;
 pub(crate) mod shared;
 mod wake;
 
@@ -91,6 +93,8 @@ pub(crate) struct Hub {
     pending: VecDeque<(BuildId, Event)>,
     questions: Questions,
     shared: Arc<Shared>,
+    /// Where builds on this host lie, as far as this node was told.
+    stores: Stores,
     /// Downloads that were left and are being made durable.
     saving: TaskTracker,
     /// Draws the swarms' seeds.
@@ -119,6 +123,7 @@ impl Hub {
             alarms: Alarms::default(),
             pending: VecDeque::new(),
             shared,
+            stores: Stores::new(),
             saving: TaskTracker::new(),
             entropy: RandomState::new(),
         }
@@ -167,6 +172,7 @@ impl Hub {
             Wake::Control(event) => self.on_control(event),
             Wake::Data(event) => self.on_data(event),
             Wake::Prepared { build, outcome } => self.on_prepared(build, outcome),
+            Wake::Reuse { build, news } => self.on_reuse(build, news),
             Wake::Checkpointed { build, chunks, outcome } => {
                 self.on_checkpointed(build, chunks, outcome);
             }
@@ -287,12 +293,7 @@ impl Hub {
             }
             DataEvent::Nonsense { node, build } => self.on_malformed(node, build),
             DataEvent::Transferred { build, event } => self.on_transfer(build, event),
-            DataEvent::Staged { build, staged } => {
-                if let Some(member) = self.members.get_mut(&build) {
-                    member.source = Some(Source::Staged(staged));
-                    member.set_phase(Phase::Downloading);
-                }
-            }
+            DataEvent::Staged { build, staged } => self.on_staged(build, staged),
             DataEvent::StoreFailed { build, error } => self.fail(build, error),
         }
     }
@@ -446,16 +447,20 @@ impl Hub {
     fn on_transfer(&mut self, build: BuildId, event: Event) {
         let Some(member) = self.members.get_mut(&build) else { return };
         member.note_transfer(&event);
-        self.pending.push_back((build, event));
+        let event = member.keep_back(event);
+        self.pending.extend(event.map(|event| (build, event)));
     }
 
-    fn on_prepared(&mut self, build: BuildId, outcome: Result<(OnDisk, Vec<Contact>), StoreError>) {
+    fn on_prepared(&mut self, build: BuildId, outcome: Result<Prepared, StoreError>) {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
-            Ok((on_disk, contacts)) => {
+            Ok(Prepared { on_disk, contacts, reuse }) => {
                 member.memory.remembered = contacts;
                 let holdings = member.adopt(on_disk);
                 self.enter_swarm(build, holdings);
+                if let Some(reuse) = reuse {
+                    self.begin_reuse(build, reuse);
+                }
             }
             Err(error) => self.fail(build, Arc::new(error)),
         }
@@ -555,10 +560,11 @@ impl Hub {
         {
             return copy::start(build, store, member.watches());
         }
-        let sender = self.sender.clone();
+        self.know_store(&store);
+        let (sender, stores) = (self.sender.clone(), self.known_stores());
         let member = self.members.entry(build).or_insert_with(|| {
             let member = Member::new(build, Phase::Resuming, Some(store.clone()));
-            let prepare = move || look_at_disk(build, &store);
+            let prepare = move || look_at_disk(build, &store, &stores);
             member.tasks.spawn(async move {
                 if let Ok(outcome) = spawn_blocking(prepare).await {
                     sender.send(Wake::Prepared { build, outcome }).await;
@@ -572,6 +578,9 @@ impl Hub {
 
     fn serve_stored(&mut self, stored: StoredBuild) {
         let build = stored.id();
+        if let Some(store) = stored.store() {
+            self.know_store(store);
+        }
         if self.members.contains_key(&build) {
             return;
         }
@@ -610,6 +619,7 @@ impl Hub {
         self.feed_swarms();
         let mut member = self.members.remove(&build)?;
         self.alarms.set(build, None);
+        member.reuse.cancel.cancel();
         for token in member.serving.values() {
             token.cancel();
         }
@@ -754,10 +764,22 @@ impl Hub {
     }
 }
 
-fn look_at_disk(build: BuildId, store: &BuildStore) -> Result<(OnDisk, Vec<Contact>), StoreError> {
-    if let Some(stored) = store.build(build)? {
-        return Ok((OnDisk::Whole(stored), Vec::new()));
-    }
-    let on_disk = store.staged(build)?.map_or(OnDisk::Nothing, OnDisk::Part);
-    Ok((on_disk, store.contacts()))
+fn look_at_disk(
+    build: BuildId,
+    store: &BuildStore,
+    stores: &[BuildStore],
+) -> Result<Prepared, StoreError> {
+    let whole = store.build(build)?.map(OnDisk::Whole);
+    let (on_disk, contacts) = match whole {
+        Some(whole) => (whole, Vec::new()),
+        None => {
+            let part = store.staged(build)?.map(OnDisk::Part);
+            (part.unwrap_or(OnDisk::Nothing), store.contacts())
+        }
+    };
+    let reuse = match &on_disk {
+        OnDisk::Part(staged) => Reuse::find(staged, stores),
+        OnDisk::Nothing | OnDisk::Whole(_) => None,
+    };
+    Ok(Prepared { on_disk, contacts, reuse })
 }

@@ -10,7 +10,7 @@ use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder}
 const MIB: usize = 1 << 20;
 
 /// Waits for `future`, but not for ever: a test that hangs tells nothing.
-async fn soon<F: Future>(future: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_mins(1), future).await.expect("took over a minute")
 }
 

@@ -26,6 +26,7 @@ use crate::progress::{Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::memory::Memory;
+use super::reuse::ReuseState;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
 /// Faults that are kept to be shown. The first ones tell the most.
@@ -70,6 +71,8 @@ pub(crate) struct Member {
     pub(crate) announce_error: Option<String>,
     /// Whom earlier downloads knew, and what of this one's is kept.
     pub(crate) memory: Memory,
+    /// What other builds on this host have of this one.
+    pub(crate) reuse: ReuseState,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Something was said that differs from what was last published.
@@ -103,6 +106,7 @@ impl Member {
             faults: Vec::new(),
             announce_error: None,
             memory: Memory::default(),
+            reuse: ReuseState::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             is_dirty: true,
         }
@@ -300,6 +304,7 @@ impl Member {
             bytes_total: total,
             bytes_done: self.bytes_done,
             bytes_resumed: self.bytes_resumed,
+            bytes_reused: self.reuse.bytes,
             bytes_from_seeders: counted(&self.counters.from_seeders),
             bytes_from_peers: counted(&self.counters.from_peers),
             bytes_served: counted(&self.counters.served),
@@ -346,6 +351,6 @@ impl Member {
     }
 }
 
-fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
+pub(super) fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
     chunks.map(|chunk| u64::from(layout.size_of(chunk))).sum()
 }
