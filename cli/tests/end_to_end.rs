@@ -8,3 +8,4 @@ mod deploys;
 mod fetching;
 mod programs;
 mod refusals;
+mod reuse;

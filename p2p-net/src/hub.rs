@@ -769,17 +769,12 @@ fn look_at_disk(
     store: &BuildStore,
     stores: &[BuildStore],
 ) -> Result<Prepared, StoreError> {
-    let whole = store.build(build)?.map(OnDisk::Whole);
-    let (on_disk, contacts) = match whole {
-        Some(whole) => (whole, Vec::new()),
-        None => {
-            let part = store.staged(build)?.map(OnDisk::Part);
-            (part.unwrap_or(OnDisk::Nothing), store.contacts())
-        }
-    };
-    let reuse = match &on_disk {
-        OnDisk::Part(staged) => Reuse::find(staged, stores),
-        OnDisk::Nothing | OnDisk::Whole(_) => None,
-    };
-    Ok(Prepared { on_disk, contacts, reuse })
+    if let Some(stored) = store.build(build)? {
+        let (on_disk, contacts) = (OnDisk::Whole(stored), Vec::new());
+        return Ok(Prepared { on_disk, contacts, reuse: None });
+    }
+    let staged = store.staged(build)?;
+    let reuse = staged.as_ref().and_then(|staged| Reuse::find(staged, stores));
+    let on_disk = staged.map_or(OnDisk::Nothing, OnDisk::Part);
+    Ok(Prepared { on_disk, contacts: store.contacts(), reuse })
 }

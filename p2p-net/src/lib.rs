@@ -26,6 +26,7 @@
 //! ```
 
 mod address;
+mod compare;
 mod control;
 mod data;
 mod error;
@@ -38,6 +39,7 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use node::{Download, Node, NodeConfig};

@@ -109,15 +109,17 @@ impl Reuse {
         for Candidate { id, manifest, root, claimed, .. } in candidates(staged, stores) {
             let origin = origins.len();
             let is_here = |chunk: &ChunkIndex| claimed.as_ref().is_none_or(|c| c.contains(*chunk));
+            let digest_of = |chunk: ChunkIndex| &manifest.chunks()[chunk.as_usize()].digest;
+            let here = manifest.layout().indices().filter(is_here);
+            let pairs = here.flat_map(|chunk| {
+                wanted.get(digest_of(chunk)).into_iter().flatten().map(move |new| (*new, chunk))
+            });
             let mut is_useful = false;
-            for chunk in manifest.layout().indices().filter(is_here) {
-                let digest = manifest.chunks()[chunk.as_usize()].digest;
-                for wanted in wanted.get(&digest).into_iter().flatten() {
-                    let places = places.entry(*wanted).or_default();
-                    if places.len() < PLACES_MAX {
-                        places.push(Place { origin, chunk });
-                        is_useful = true;
-                    }
+            for (new, chunk) in pairs {
+                let places = places.entry(new).or_default();
+                if places.len() < PLACES_MAX {
+                    places.push(Place { origin, chunk });
+                    is_useful = true;
                 }
             }
             if is_useful {
@@ -173,7 +175,7 @@ impl Reuse {
             let join = |worker: thread::ScopedJoinHandle<'_, _>| {
                 worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-            workers.into_iter().map(join).collect()
+            workers.into_iter().try_for_each(join)
         })
     }
 
