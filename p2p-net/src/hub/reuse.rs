@@ -18,7 +18,7 @@ use crate::store::{BuildStore, Copied, Reuse, StagedBuild, StoreError};
 
 use super::Hub;
 use super::member::{Member, bytes_of};
-use super::wake::Wake;
+use super::wake::{OnDisk, Prepared, Wake};
 
 /// How far the reuse of chunks on this host is, for one download.
 #[derive(Debug, Default)]
@@ -53,6 +53,22 @@ impl Hub {
 
     pub(super) fn known_stores(&self) -> Vec<BuildStore> {
         self.stores.values().cloned().collect::<Vec<_>>()
+    }
+
+    /// The store was looked at: the download enters its swarm with what is there.
+    pub(super) fn on_prepared(&mut self, build: BuildId, outcome: Result<Prepared, StoreError>) {
+        let Some(member) = self.members.get_mut(&build) else { return };
+        match outcome {
+            Ok(Prepared { on_disk, contacts, reuse }) => {
+                member.memory.remembered = contacts;
+                let holdings = member.adopt(on_disk);
+                self.enter_swarm(build, holdings);
+                if let Some(reuse) = reuse {
+                    self.begin_reuse(build, reuse);
+                }
+            }
+            Err(error) => self.fail(build, Arc::new(error)),
+        }
     }
 
     /// Room was made for a download: looks for what is on this host already.
@@ -152,6 +168,26 @@ impl Member {
         self.reuse.bytes += bytes;
         self.is_dirty = true;
     }
+}
+
+/// What the store has of a build, and what others have of it.
+///
+/// # Errors
+///
+/// Those of the build's own store.
+pub(super) fn look_at_disk(
+    build: BuildId,
+    store: &BuildStore,
+    stores: &[BuildStore],
+) -> Result<Prepared, StoreError> {
+    if let Some(stored) = store.build(build)? {
+        let (on_disk, contacts) = (OnDisk::Whole(stored), Vec::new());
+        return Ok(Prepared { on_disk, contacts, reuse: None });
+    }
+    let staged = store.staged(build)?;
+    let reuse = staged.as_ref().and_then(|staged| Reuse::find(staged, stores));
+    let on_disk = staged.map_or(OnDisk::Nothing, OnDisk::Part);
+    Ok(Prepared { on_disk, contacts: store.contacts(), reuse })
 }
 
 /// The stores of a node, by directory.

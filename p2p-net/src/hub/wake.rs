@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::ControlEvent;
 use crate::data::DataEvent;
+use crate::data::buffers::Room;
+use crate::data::transfer::ExpectationKey;
 use crate::error::ReportError;
 use crate::progress::Progress;
 use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
@@ -47,6 +49,11 @@ pub(crate) enum Wake {
         request: RequestId,
         outcome: Result<bool, StoreError>,
     },
+    /// There is memory for a chunk that is to be asked for.
+    RoomMade {
+        fetch: Fetch,
+        room: Room,
+    },
     Deadline,
     Tick,
 }
@@ -59,6 +66,22 @@ pub(crate) struct Prepared {
     pub(crate) contacts: Vec<Contact>,
     /// What other builds on this host have of it, if its manifest is here.
     pub(crate) reuse: Option<Reuse>,
+}
+
+/// A chunk to ask a peer for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch {
+    pub(crate) build: BuildId,
+    pub(crate) peer: NodeId,
+    pub(crate) request: RequestId,
+    pub(crate) chunk: ChunkIndex,
+}
+
+impl Fetch {
+    /// Under which it is expected.
+    pub(crate) const fn key(&self) -> ExpectationKey {
+        (self.peer, self.build, Some(self.request))
+    }
 }
 
 /// What a store has of a build.
