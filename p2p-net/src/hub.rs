@@ -180,7 +180,7 @@ impl Hub {
             Wake::Control(event) => self.on_control(event),
             Wake::Data(event) => self.on_data(event),
             Wake::Prepared { build, outcome } => self.on_prepared(build, outcome),
-            Wake::Reuse { build, news } => self.on_reuse(build, news),
+            Wake::Reuse { staged, news } => self.on_reuse(&staged, news),
             Wake::Checkpointed { build, chunks, outcome } => {
                 self.on_checkpointed(build, chunks, outcome);
             }
@@ -552,6 +552,7 @@ impl Hub {
     }
 
     fn start_download(&mut self, build: BuildId, store: BuildStore) -> Watches {
+        self.know_store(&store);
         let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
         if self.members.get(&build).is_some_and(failed) {
             self.leave(build);
@@ -561,7 +562,6 @@ impl Hub {
         {
             return copy::start(build, store, member.watches());
         }
-        self.know_store(&store);
         let (sender, stores) = (self.sender.clone(), self.known_stores());
         let member = self.members.entry(build).or_insert_with(|| {
             let member = Member::new(build, Phase::Resuming, Some(store.clone()));

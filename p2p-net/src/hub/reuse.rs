@@ -83,16 +83,22 @@ impl Hub {
         member.reuse.is_looking = true;
         let sender = self.sender.clone();
         member.tasks.spawn(async move {
-            if let Ok(found) = spawn_blocking(move || Reuse::find(&staged, &stores)).await {
-                sender.send(Wake::Reuse { build, news: ReuseNews::Found(found) }).await;
+            let into = staged.clone();
+            if let Ok(found) = spawn_blocking(move || Reuse::find(&into, &stores)).await {
+                sender.send(Wake::Reuse { staged, news: ReuseNews::Found(found) }).await;
             }
         });
     }
 
-    pub(super) fn on_reuse(&mut self, build: BuildId, news: ReuseNews) {
+    pub(super) fn on_reuse(&mut self, staged: &StagedBuild, news: ReuseNews) {
+        let build = staged.id();
+        let Some(member) = self.members.get_mut(&build) else { return };
+        if !member.staged().is_some_and(|own| own.is_same(staged)) {
+            // An earlier attempt that was left, or the build is complete.
+            return;
+        }
         match news {
             ReuseNews::Found(found) => {
-                let Some(member) = self.members.get_mut(&build) else { return };
                 member.reuse.is_looking = false;
                 let manifest = member.reuse.manifest.take();
                 if let Some(reuse) = found {
@@ -101,7 +107,6 @@ impl Hub {
                 self.pending.extend(manifest.map(|event| (build, event)));
             }
             ReuseNews::Copied(Copied { stored, failed }) => {
-                let Some(member) = self.members.get_mut(&build) else { return };
                 member.note_copied(&stored);
                 let news = [
                     (!stored.is_empty()).then_some(LocalCopy::Stored { chunks: stored }),
@@ -111,7 +116,7 @@ impl Hub {
                 self.pending.extend(news.map(|copy| (build, Event::LocalCopy(copy))));
             }
             ReuseNews::Ended(Ok(())) => {
-                let bytes = self.members.get(&build).map_or(0, |member| member.reuse.bytes);
+                let bytes = member.reuse.bytes;
                 info!(%build, bytes, "took chunks from other builds on this host");
             }
             ReuseNews::Ended(Err(error)) => self.fail(build, Arc::new(error)),
@@ -128,15 +133,16 @@ impl Hub {
         self.pending.push_back((build, Event::LocalCopy(begun)));
         let (sender, cancel) = (self.sender.clone(), member.reuse.cancel.clone());
         member.tasks.spawn(async move {
-            let wakes = sender.clone();
+            let (wakes, staged) = (sender.clone(), reuse.staged().clone());
             let copy = move || {
                 reuse.copy(&|copied| {
                     let news = ReuseNews::Copied(copied);
-                    wakes.send_blocking(Wake::Reuse { build, news }) && !cancel.is_cancelled()
+                    let staged = reuse.staged().clone();
+                    wakes.send_blocking(Wake::Reuse { staged, news }) && !cancel.is_cancelled()
                 })
             };
             if let Ok(outcome) = spawn_blocking(copy).await {
-                sender.send(Wake::Reuse { build, news: ReuseNews::Ended(outcome) }).await;
+                sender.send(Wake::Reuse { staged, news: ReuseNews::Ended(outcome) }).await;
             }
         });
     }

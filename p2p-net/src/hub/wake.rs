@@ -31,7 +31,8 @@ pub(crate) enum Wake {
     },
     /// Chunks that other builds on this host have.
     Reuse {
-        build: BuildId,
+        /// What they are copied into; an earlier attempt at the build has another.
+        staged: StagedBuild,
         news: ReuseNews,
     },
     Checkpointed {

@@ -436,3 +436,177 @@ fn pieces(from: (&FileMap, u64), to: (&FileMap, u64), size: usize) -> Vec<Piece>
     }
     pieces
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+    use crate::publish;
+    use crate::store::testing::{Rig, random_bytes};
+
+    /// The rig's build with one file more, staged in the empty store; most chunks are in both.
+    fn next_version(rig: &Rig) -> StagedBuild {
+        std::fs::write(rig.source.join("zz-news"), random_bytes(77, 3 << 20)).unwrap();
+        let elsewhere = BuildStore::open(rig.directory.path().join("next")).unwrap();
+        let next = publish(&rig.source, &elsewhere, &|_| ()).unwrap().build;
+        rig.store.stage(next.id(), Arc::clone(next.manifest())).unwrap()
+    }
+
+    fn sources(rig: &Rig) -> Vec<BuildStore> {
+        vec![BuildStore::open(rig.directory.path().join("from")).unwrap(), rig.store.clone()]
+    }
+
+    fn copy_all(reuse: &Reuse) -> Copied {
+        let all = Mutex::new(Copied::default());
+        let note = |copied: Copied| {
+            let mut all = all.lock().unwrap();
+            all.stored.extend(copied.stored);
+            all.failed.extend(copied.failed);
+            true
+        };
+        reuse.copy(&note).unwrap();
+        all.into_inner().unwrap()
+    }
+
+    /// Whether every chunk that counts as here is what the manifest says.
+    fn assert_right(staged: &StagedBuild) {
+        for chunk in staged.have().iter() {
+            let bytes = staged.read_chunk(chunk).unwrap();
+            assert_eq!(Digest::of(&bytes), staged.manifest().chunks()[chunk.as_usize()].digest);
+        }
+    }
+
+    #[test]
+    fn shared_chunks_are_copied_and_are_right() {
+        let rig = Rig::new();
+        let staged = next_version(&rig);
+        let reuse = Reuse::find(&staged, &sources(&rig)).unwrap();
+        let expected = reuse.chunks().clone();
+        assert!(!expected.is_empty() && !expected.is_full());
+        let copied = copy_all(&reuse);
+        assert_eq!(copied.failed, []);
+        assert_eq!(staged.have(), expected);
+        assert_right(&staged);
+        assert!(Reuse::find(&staged, &sources(&rig)).is_none(), "what is here is not looked for");
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is_shared() {
+        let rig = Rig::new();
+        let staged = next_version(&rig);
+        assert!(Reuse::find(&staged, std::slice::from_ref(&rig.store)).is_none());
+        assert!(Reuse::find(&staged, &[]).is_none());
+    }
+
+    /// Goal: a damaged origin gives up its wrong chunk and nothing else, and a second place helps.
+    #[test]
+    fn damaged_chunks_are_not_kept() {
+        let rig = Rig::new();
+        let staged = next_version(&rig);
+        let damaged = rig.published.root().join("lib-data");
+        let file = std::fs::OpenOptions::new().write(true).open(damaged).unwrap();
+        file.write_all_at(&[0xab; 100], 3 << 20).unwrap();
+        let reuse = Reuse::find(&staged, &sources(&rig)).unwrap();
+        let copied = copy_all(&reuse);
+        assert_eq!(copied.failed.len(), 1, "{copied:?}");
+        assert!(!staged.have().contains(copied.failed[0]));
+        assert_right(&staged);
+
+        let whole = BuildStore::open(rig.directory.path().join("next")).unwrap();
+        let again = Reuse::find(&staged, &[sources(&rig).remove(0), whole]).unwrap();
+        copy_all(&again);
+        assert!(staged.have().contains(copied.failed[0]));
+        assert_right(&staged);
+    }
+
+    /// Goal: the death of the process in the middle of the copying costs what was not synced, and
+    /// the bitmap claims nothing that is not there.
+    #[test]
+    fn copying_that_was_cut_off_is_resumed() {
+        let rig = Rig::new();
+        let staged = next_version(&rig);
+        let reuse = Reuse::find(&staged, &sources(&rig)).unwrap();
+        let all = reuse.chunks().clone();
+        let half = Mutex::new(0);
+        let stop = |copied: Copied| {
+            *half.lock().unwrap() += copied.stored.len();
+            false
+        };
+        reuse.copy(&stop).unwrap();
+        let (id, manifest) = (staged.id(), Arc::clone(staged.manifest()));
+        drop((staged, reuse));
+        let unsynced = rig.store.stage(id, Arc::clone(&manifest)).unwrap();
+        assert!(unsynced.have().is_empty(), "chunks are claimed before a checkpoint");
+
+        let reuse = Reuse::find(&unsynced, &sources(&rig)).unwrap();
+        copy_all(&reuse);
+        unsynced.checkpoint().unwrap();
+        drop((unsynced, reuse));
+        let synced = rig.store.stage(id, manifest).unwrap();
+        assert_eq!(synced.have(), all);
+    }
+
+    /// Goal: bytes that a damaged origin brings never take the place of right ones.
+    #[test]
+    fn chunk_that_is_here_is_not_copied_over() {
+        let rig = Rig::new();
+        let staged = rig.stage();
+        rig.copy(&staged, [0]);
+        let chunk = rig.manifest().layout().index(0).unwrap();
+        let outcome = staged.copy_chunks(&[chunk], |_| panic!("it is here"));
+        assert_eq!(outcome.unwrap(), None);
+    }
+
+    #[test]
+    fn chunks_that_are_cloned_wrong_do_not_count() {
+        let rig = Rig::new();
+        let staged = rig.stage();
+        let layout = rig.manifest().layout();
+        let chunks: Vec<_> = layout.indices().take(2).collect();
+        let right = rig.published.read_chunk(chunks[0]).unwrap();
+        let outcome = staged.copy_chunks(&chunks, |tree| tree.write_at(0, &right));
+        assert_eq!(outcome.unwrap(), Some(vec![chunks[1]]));
+        assert_eq!(staged.have().iter().collect::<Vec<_>>(), [chunks[0]]);
+    }
+
+    #[test]
+    fn pieces_end_where_either_side_changes_its_file() {
+        use p2p_core::{Entry, EntryKind};
+        let map = |sizes: &[u64]| {
+            let file = |(number, size): (usize, &u64)| Entry {
+                path: format!("{number}"),
+                kind: EntryKind::File { size: *size, executable: false },
+            };
+            FileMap::new(&sizes.iter().enumerate().map(file).collect::<Vec<_>>())
+        };
+        let found = pieces((&map(&[10, 10]), 4), (&map(&[3, 20]), 0), 12);
+        let found: Vec<_> = found
+            .iter()
+            .map(|p| ((p.from_file, p.from_offset), (p.to_file, p.to_offset), p.size))
+            .collect();
+        let expected = [((0, 4), (0, 0), 3), ((0, 7), (1, 0), 3), ((1, 0), (1, 3), 6)];
+        assert_eq!(found, expected);
+    }
+
+    /// Goal: the edges of a piece, which lie within blocks, are copied as well as the blocks.
+    #[test]
+    fn piece_is_copied_to_the_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = random_bytes(5, 300_000);
+        for (from_offset, to_offset, size) in [(0, 0, 300_000), (4_097, 1, 200_000), (5, 9, 3)] {
+            let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+            std::fs::write(&from, &bytes).unwrap();
+            std::fs::write(&to, vec![7; 400_000]).unwrap();
+            let source = File::open(&from).unwrap();
+            let target = std::fs::OpenOptions::new().write(true).open(&to).unwrap();
+            let piece = Piece { from_file: 0, from_offset, to_file: 0, to_offset, size };
+            piece.copy(&source, &target, 4_096).unwrap();
+            let found = std::fs::read(&to).unwrap();
+            let at = |offset: u64| usize::try_from(offset).unwrap();
+            let (start, end) = (at(to_offset), at(to_offset + size));
+            assert_eq!(found[start..end], bytes[at(from_offset)..at(from_offset + size)]);
+            assert!(found[..start].iter().chain(&found[end..]).all(|byte| *byte == 7));
+        }
+    }
+}

@@ -233,6 +233,11 @@ impl StagedBuild {
         state.have.insert(chunk);
     }
 
+    /// Whether both are the same staging, and not a later one of the same build.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The directory in which the build is staged.
     pub(super) fn home(&self) -> &Path {
         &self.shared.home
