@@ -184,7 +184,7 @@ impl Demo {
         self.steps.push(("deploy version 2", started.elapsed()));
 
         output::line("\nVersion 1, which no host had anything of:")?;
-        self.conclude(&first_rows, &first_answers, &first, &alone)?;
+        conclude(&first_rows, &first_answers, &first, &alone)?;
         output::line("\nVersion 2, most of which every host had:")?;
         show_table(&rows, &answers)?;
         output::line(&figures::reuse_sentence(&rows, second.bytes, second.bytes_new))?;
@@ -223,7 +223,7 @@ impl Demo {
 
         let answers = vec!["verified".to_owned(); rows.len()];
         output::line("\nResult")?;
-        self.conclude(&rows, &answers, &published, &alone)?;
+        conclude(&rows, &answers, &published, &alone)?;
         output::line(&figures::timings(&self.steps))?;
         output::line(&format!(
             "Your files are on {0} of {0} hosts, byte for byte.",
@@ -397,25 +397,6 @@ impl Demo {
         output::line(&format!("   {}: every byte is right", host.name))
     }
 
-    fn conclude(
-        &self,
-        rows: &[HostStatus],
-        answers: &[String],
-        published: &Published,
-        alone: &Fetched,
-    ) -> anyhow::Result<()> {
-        show_table(rows, answers)?;
-        let measure = Measure {
-            build_bytes: published.bytes,
-            alone_bytes: alone.bytes,
-            alone: seconds(alone.seconds),
-        };
-        for sentence in figures::sentences(rows, &measure) {
-            output::line(&sentence)?;
-        }
-        Ok(())
-    }
-
     /// The error, after the log of the process that it is about was shown.
     fn explained(&self, error: &FollowError) -> anyhow::Error {
         if let Some(culprit) = error.culprit() {
@@ -459,6 +440,24 @@ async fn result_of<T: DeserializeOwned>(name: &str, command: Command) -> anyhow:
     );
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("shoal {name} printed something else than its result"))
+}
+
+fn conclude(
+    rows: &[HostStatus],
+    answers: &[String],
+    published: &Published,
+    alone: &Fetched,
+) -> anyhow::Result<()> {
+    show_table(rows, answers)?;
+    let measure = Measure {
+        build_bytes: published.bytes,
+        alone_bytes: alone.bytes,
+        alone: seconds(alone.seconds),
+    };
+    for sentence in figures::sentences(rows, &measure) {
+        output::line(&sentence)?;
+    }
+    Ok(())
 }
 
 fn show_table(rows: &[HostStatus], answers: &[String]) -> anyhow::Result<()> {
