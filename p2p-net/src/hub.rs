@@ -495,6 +495,7 @@ impl Hub {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
             Ok(Ok(stored)) => {
+                member.links = self.links.counts_of(build);
                 debug!(%build, bytes = member.bytes_done, "build is complete and verified");
                 member.succeed(stored);
             }

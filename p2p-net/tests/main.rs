@@ -5,3 +5,4 @@
 mod reuse;
 mod rig;
 mod swarm;
+mod transports;

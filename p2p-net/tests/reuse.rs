@@ -6,8 +6,7 @@ use std::path::Path;
 use p2p_core::{Prng, Seed};
 use p2p_net::{Node, Progress, StoredBuild, publish};
 
-use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder};
-use crate::swarm::soon;
+use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder, soon};
 
 const MIB: usize = 1 << 20;
 const KIB: usize = 1 << 10;

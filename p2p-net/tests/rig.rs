@@ -1,6 +1,7 @@
 //! What the tests share: generated data, published builds, nodes on loopback.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use p2p_core::{Prng, Seed};
 use p2p_net::{BuildStore, Identity, Node, NodeConfig, SeederAddress, StoredBuild, publish};
@@ -79,4 +80,9 @@ pub(crate) fn assert_same_tree(left: &Path, right: &Path) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Waits for `future`, but not for ever: a test that hangs tells nothing.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("took over a minute")
 }

@@ -439,3 +439,43 @@ async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Opti
     }
     tx.finish().await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends its bytes one segment for each.
+    struct DribblingRx {
+        bytes: std::vec::IntoIter<u8>,
+    }
+
+    impl TransferRx for DribblingRx {
+        async fn header(&mut self) -> Result<[u8; TransferHeader::BYTES], Lost> {
+            Err(Lost)
+        }
+
+        async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
+            Ok(self.bytes.next().map(|byte| {
+                let mut segment = buffers.segment_to_fill();
+                segment.extend_from_slice(&[byte]);
+                segment
+            }))
+        }
+    }
+
+    /// Goal: a peer that sends little bits cannot make us hold a segment for each of them.
+    #[tokio::test]
+    async fn bits_are_put_together() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        let buffers = Buffers::new(0);
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len(), &buffers, |_| {}).await;
+        let Read::Whole { segments, size, digest } = read else { panic!("not whole") };
+        assert_eq!((segments.len(), size, digest), (1, bytes.len(), Digest::of(&bytes)));
+        assert_eq!(segments[0].as_ref(), bytes);
+
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, |_| {}).await;
+        assert!(matches!(read, Read::TooLong));
+    }
+}

@@ -388,3 +388,101 @@ async fn greet_tcp(worker: Worker, stream: StdTcpStream) {
         worker.run_tcp(node, stream, false).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+
+    use p2p_core::{Location, PeerRole};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::data::DataPlane;
+    use crate::identity::Identity;
+
+    struct Started {
+        data: DataPlane,
+        events: mpsc::Receiver<DataEvent>,
+        contact: Contact,
+    }
+
+    fn start(transport: Transport, threads: usize) -> Started {
+        let identity = Identity::generate();
+        let config = DataConfig {
+            address: "127.0.0.1:0".parse().unwrap(),
+            transport,
+            buffer_budget: 0,
+            threads: NonZero::new(threads).unwrap(),
+        };
+        let (data, events) = DataPlane::start(&identity, &config).unwrap();
+        let contact = Contact {
+            node: identity.node(),
+            control: config.address,
+            data: data.local_address(),
+            role: PeerRole::Host,
+            location: Location::default(),
+        };
+        Started { data, events, contact }
+    }
+
+    async fn linked(started: &mut Started) -> Result<TransportKind, String> {
+        match started.events.recv().await.unwrap() {
+            DataEvent::Linked { outcome, .. } => outcome.map(|link| link.transport),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Goal: two nodes meet whenever one transport is allowed on both ends, over the preferred one if
+    /// both are; and if none is, the reason names what was tried.
+    #[tokio::test]
+    async fn dial_finds_the_transport_that_both_ends_allow() {
+        use Transport::{Auto, Quic, Tcp};
+        let cases = [
+            (Auto, Auto, Some(TransportKind::Tcp)),
+            (Auto, Quic, Some(TransportKind::Quic)),
+            (Auto, Tcp, Some(TransportKind::Tcp)),
+            (Quic, Auto, Some(TransportKind::Quic)),
+            (Tcp, Auto, Some(TransportKind::Tcp)),
+            (Tcp, Quic, None),
+        ];
+        for (near, far, expected) in cases {
+            let (mut near_node, far_node) = (start(near, 1), start(far, 1));
+            near_node.data.dial(far_node.contact);
+            let found = linked(&mut near_node).await;
+            assert_eq!(found.clone().ok(), expected, "{near} dials {far}: {found:?}");
+        }
+    }
+
+    /// Goal: a port that swallows what is sent to it costs a moment, not the connection.
+    /// Method: a listener that never answers stands where the peer's TCP port would be.
+    #[tokio::test]
+    async fn blocked_transport_is_passed_by() {
+        let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Quic, 1));
+        let _swallowing = StdTcpListener::bind(far.contact.data).unwrap();
+        near.data.dial(far.contact);
+        assert_eq!(linked(&mut near).await, Ok(TransportKind::Quic));
+    }
+
+    /// Goal: nobody is linked under a name that he cannot prove, whatever the transport.
+    #[tokio::test]
+    async fn dial_of_another_key_fails_over_both_transports() {
+        let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Auto, 1));
+        near.data.dial(Contact { node: Identity::generate().node(), ..far.contact });
+        let reason = linked(&mut near).await.unwrap_err();
+        assert!(reason.contains("over tcp: ") && reason.contains("over quic: "), "{reason}");
+    }
+
+    /// Goal: with several threads on one port every dial still arrives, over both transports.
+    #[tokio::test]
+    async fn threads_share_the_port() {
+        for transport in [Transport::Quic, Transport::Tcp] {
+            let far = start(transport, 3);
+            for _ in 0..8 {
+                let mut near = start(transport, 2);
+                near.data.dial(far.contact);
+                linked(&mut near).await.unwrap();
+            }
+            far.data.close().await;
+        }
+    }
+}
