@@ -92,6 +92,7 @@ struct Report {
     was_there: bool,
     bytes: u64,
     bytes_resumed: u64,
+    bytes_reused: u64,
     bytes_from_seeders: u64,
     bytes_from_peers: u64,
     seconds: f64,
@@ -299,6 +300,7 @@ async fn conclude(
         was_there: false,
         bytes: moved.manifest().build_size(),
         bytes_resumed: progress.bytes_resumed,
+        bytes_reused: progress.bytes_reused,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
         seconds: times.started().elapsed().as_secs_f64(),
@@ -322,8 +324,13 @@ fn sentence(args: &Args, report: &Report, took: Duration) -> String {
     } else {
         format!(", {} were here before", human::bytes(report.bytes_resumed))
     };
+    let reused = if report.bytes_reused == 0 {
+        String::new()
+    } else {
+        format!(", {} from other builds on this host", human::bytes(report.bytes_reused))
+    };
     format!(
-        "fetched {} into {}: {} in {} ({} from seeders, {} from peers{resumed})",
+        "fetched {} into {}: {} in {} ({} from seeders, {} from peers{reused}{resumed})",
         args.build.short(),
         args.out.display(),
         human::bytes(report.bytes),

@@ -14,6 +14,7 @@ mod fetch;
 mod history;
 mod human;
 mod output;
+mod plan;
 mod publish;
 mod rollout;
 mod signals;

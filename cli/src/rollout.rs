@@ -149,6 +149,7 @@ pub(crate) mod tests {
             bytes_total: Some(64 << 20),
             bytes_done: 64 << 20,
             bytes_resumed: 0,
+            bytes_reused: 0,
             bytes_from_seeders: 16 << 20,
             bytes_from_peers: 48 << 20,
             bytes_served: 0,

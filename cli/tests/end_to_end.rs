@@ -10,3 +10,4 @@ mod fetching;
 mod programs;
 mod refusals;
 mod reloads;
+mod reuse;

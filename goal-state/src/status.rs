@@ -41,6 +41,9 @@ pub struct HostStatus {
     /// Bytes of it that an interrupted attempt had left.
     #[serde(default)]
     pub bytes_resumed: u64,
+    /// Bytes of it that were copied from other builds on the host.
+    #[serde(default)]
+    pub bytes_reused: u64,
     /// Chunk bytes received from seeders for the target.
     #[serde(default)]
     pub bytes_from_seeders: u64,
@@ -79,6 +82,7 @@ impl HostStatus {
             bytes_total: None,
             bytes_done: 0,
             bytes_resumed: 0,
+            bytes_reused: 0,
             bytes_from_seeders: 0,
             bytes_from_peers: 0,
             bytes_served: 0,
@@ -282,6 +286,7 @@ mod tests {
             bytes_total: Some(u64::MAX),
             bytes_done: u64::MAX,
             bytes_resumed: u64::MAX,
+            bytes_reused: u64::MAX,
             bytes_from_seeders: u64::MAX,
             bytes_from_peers: u64::MAX,
             bytes_served: u64::MAX,

@@ -574,6 +574,7 @@ impl<S: BuildSource> App<S> {
             bytes_total: progress.bytes_total,
             bytes_done: progress.bytes_done,
             bytes_resumed: progress.bytes_resumed,
+            bytes_reused: progress.bytes_reused,
             bytes_from_seeders: progress.bytes_from_seeders,
             bytes_from_peers: progress.bytes_from_peers,
             bytes_served: progress.bytes_served,

@@ -185,7 +185,7 @@ fn build_without_chunks_completes_with_its_manifest() {
 }
 
 /// A host on its own, with a layout of ten chunks, driven by hand.
-fn lone_host(holdings: Holdings) -> Swarm {
+pub(crate) fn lone_host(holdings: Holdings) -> Swarm {
     let fleet = Fleet::new(10, 0);
     let params = SwarmParams {
         config: SwarmConfig::host().into(),
@@ -200,7 +200,7 @@ fn lone_host(holdings: Holdings) -> Swarm {
     swarm
 }
 
-fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
+pub(crate) fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
     swarm.handle_event(now, event);
     std::iter::from_fn(|| swarm.poll_action()).collect()
 }
@@ -210,13 +210,13 @@ fn host_with_nothing() -> Swarm {
     lone_host(Holdings::Chunks { layout: fleet.layout.clone(), have: ChunkSet::empty(10) })
 }
 
-fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
+pub(crate) fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
     let message =
         Message::Join { contact: Box::new(contact(from, role)), have: Some(Have::of(have)) };
     Event::MessageReceived { peer: node(from), message }
 }
 
-fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
+pub(crate) fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
     let mut bytes = vec![0; capacity.div_ceil(8) as usize];
     for chunk in chunks {
         bytes[*chunk as usize / 8] |= 1 << (chunk % 8);

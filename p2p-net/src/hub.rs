@@ -27,7 +27,7 @@ use crate::control::{Answer, ControlCommand, ControlEvent, Question};
 use crate::data::buffers::Room;
 use crate::data::limiter::{SharedLimits, TransferLimits};
 use crate::data::link::{Link, LinkId};
-use crate::data::transfer::{Expected, ExpectedBytes, Source};
+use crate::data::transfer::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
 use crate::error::FetchError;
 use crate::progress::{Phase, StatusReport};
@@ -38,6 +38,7 @@ use self::links::{Admission, Links};
 use self::member::{Member, Upload};
 use self::questions::{Outcome as Answered, Questions};
 use self::reports::Reports;
+use self::reuse::{Stores, look_at_disk};
 use self::shared::Shared;
 pub(crate) use self::wake::{Command, HubSender, Wake, Watches, channel};
 use self::wake::{Fetch, OnDisk};
@@ -49,6 +50,7 @@ pub(crate) mod member;
 mod memory;
 mod questions;
 pub(crate) mod reports;
+mod reuse;
 pub(crate) mod shared;
 mod wake;
 
@@ -96,6 +98,8 @@ pub(crate) struct Hub {
     pending: VecDeque<(BuildId, Event)>,
     questions: Questions,
     shared: Arc<Shared>,
+    /// Where builds on this host lie, as far as this node was told.
+    stores: Stores,
     /// Downloads that were left and are being made durable.
     saving: TaskTracker,
     /// When chunks last moved; `None` once their memory was given back.
@@ -126,6 +130,7 @@ impl Hub {
             alarms: Alarms::default(),
             pending: VecDeque::new(),
             shared,
+            stores: Stores::new(),
             saving: TaskTracker::new(),
             moved_at: None,
             entropy: RandomState::new(),
@@ -176,6 +181,7 @@ impl Hub {
             Wake::Control(event) => self.on_control(event),
             Wake::Data(event) => self.on_data(event),
             Wake::Prepared { build, outcome } => self.on_prepared(build, outcome),
+            Wake::Reuse { staged, news } => self.on_reuse(&staged, news),
             Wake::Checkpointed { build, chunks, outcome } => {
                 self.on_checkpointed(build, chunks, outcome);
             }
@@ -297,12 +303,7 @@ impl Hub {
             }
             DataEvent::Nonsense { node, build } => self.on_malformed(node, build),
             DataEvent::Transferred { build, event } => self.on_transfer(build, event),
-            DataEvent::Staged { build, staged } => {
-                if let Some(member) = self.members.get_mut(&build) {
-                    member.source = Some(Source::Staged(staged));
-                    member.set_phase(Phase::Downloading);
-                }
-            }
+            DataEvent::Staged { build, staged } => self.on_staged(build, staged),
             DataEvent::StoreFailed { build, error } => self.fail(build, error),
         }
     }
@@ -458,19 +459,8 @@ impl Hub {
         self.moved_at = Some(tokio::time::Instant::now());
         let Some(member) = self.members.get_mut(&build) else { return };
         member.note_transfer(&event);
-        self.pending.push_back((build, event));
-    }
-
-    fn on_prepared(&mut self, build: BuildId, outcome: Result<(OnDisk, Vec<Contact>), StoreError>) {
-        let Some(member) = self.members.get_mut(&build) else { return };
-        match outcome {
-            Ok((on_disk, contacts)) => {
-                member.memory.remembered = contacts;
-                let holdings = member.adopt(on_disk);
-                self.enter_swarm(build, holdings);
-            }
-            Err(error) => self.fail(build, Arc::new(error)),
-        }
+        let event = member.keep_back(event);
+        self.pending.extend(event.map(|event| (build, event)));
     }
 
     fn on_checkpointed(&mut self, build: BuildId, chunks: u32, outcome: Result<(), StoreError>) {
@@ -570,6 +560,7 @@ impl Hub {
         store: BuildStore,
         limits: SharedLimits,
     ) -> Watches {
+        self.know_store(&store);
         let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
         if self.members.get(&build).is_some_and(failed) {
             self.leave(build);
@@ -579,11 +570,11 @@ impl Hub {
         {
             return copy::start(build, store, member.watches());
         }
-        let sender = self.sender.clone();
+        let (sender, stores) = (self.sender.clone(), self.known_stores());
         let limits = TransferLimits::new(limits, self.limits.clone());
         let member = self.members.entry(build).or_insert_with(|| {
             let member = Member::new(build, Phase::Resuming, Some(store.clone()), limits);
-            let prepare = move || look_at_disk(build, &store);
+            let prepare = move || look_at_disk(build, &store, &stores);
             member.tasks.spawn(async move {
                 if let Ok(outcome) = spawn_blocking(prepare).await {
                     sender.send(Wake::Prepared { build, outcome }).await;
@@ -597,6 +588,9 @@ impl Hub {
 
     fn serve_stored(&mut self, stored: StoredBuild, limits: SharedLimits) {
         let build = stored.id();
+        if let Some(store) = stored.store() {
+            self.know_store(store);
+        }
         if self.members.contains_key(&build) {
             return;
         }
@@ -636,6 +630,7 @@ impl Hub {
         self.feed_swarms();
         let mut member = self.members.remove(&build)?;
         self.alarms.set(build, None);
+        member.reuse.cancel.cancel();
         for token in member.serving.values() {
             token.cancel();
         }
@@ -797,12 +792,4 @@ impl Hub {
             self.pending.push_back((announce.build, event));
         }
     }
-}
-
-fn look_at_disk(build: BuildId, store: &BuildStore) -> Result<(OnDisk, Vec<Contact>), StoreError> {
-    if let Some(stored) = store.build(build)? {
-        return Ok((OnDisk::Whole(stored), Vec::new()));
-    }
-    let on_disk = store.staged(build)?.map_or(OnDisk::Nothing, OnDisk::Part);
-    Ok((on_disk, store.contacts()))
 }

@@ -26,6 +26,7 @@
 //! ```
 
 mod address;
+mod compare;
 mod control;
 mod data;
 mod disk;
@@ -40,6 +41,7 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};

@@ -21,6 +21,7 @@ mod durable;
 mod error;
 mod open_files;
 mod place;
+mod reuse;
 mod staged;
 mod stored;
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use open_files::OpenFiles;
 pub(crate) use place::{SyncFault, reserve, seal};
+pub(crate) use reuse::{Copied, Reuse};
 pub use staged::StagedBuild;
 pub use stored::StoredBuild;
 pub(crate) use tree::{Access, FileMap, TreeFiles};

@@ -4,6 +4,7 @@
 
 mod limits;
 mod measure;
+mod reuse;
 mod rig;
 mod swarm;
 mod transports;

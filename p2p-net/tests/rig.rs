@@ -45,8 +45,12 @@ impl Rig {
 
 pub(crate) fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut prng = Prng::from_seed(Seed::from_u64(seed));
-    let words = (0..count.div_ceil(8)).flat_map(|_| prng.next_u64().to_le_bytes());
-    words.take(count).collect()
+    let mut bytes = vec![0; count.next_multiple_of(8)];
+    for word in bytes.chunks_exact_mut(8) {
+        word.copy_from_slice(&prng.next_u64().to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
 }
 
 fn loopback() -> std::net::SocketAddr {

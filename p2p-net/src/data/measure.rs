@@ -19,13 +19,14 @@ use p2p_core::{BuildId, CHUNK_SIZE_MAX, Contact, Digest, Prng, Seed};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
-use super::buffers::Buffers;
+use super::Callee;
+use super::buffers::{Buffers, SEGMENT_BYTES};
 use super::dscp::TrafficClass;
 use super::frame::{TransferHeader, TransferKind};
 use super::limiter::{SharedLimits, TransferLimits};
 use super::quic::{self, QuicEndpoint};
 use super::transport::{Connection, Lost, TransferRx, TransferTx, TransportKind};
-use super::{Callee, DIAL_TIME, tcp};
+use super::{DIAL_TIME, tcp};
 use crate::tls::TlsIdentity;
 
 /// Most bytes of one measurement.
@@ -33,9 +34,6 @@ pub(crate) const MEASURE_BYTES_MAX: u64 = 1 << 30;
 
 /// Longest measurement that is served; an asker waits for less.
 const SERVE_TIME: Duration = Duration::from_secs(20);
-
-/// Bytes handed to the transport at once, always the same ones: the way is measured, not the disk.
-const PIECE_BYTES: usize = 64 << 10;
 
 /// Answers under way at once, as many as a download has requests to a fast peer.
 const ANSWERS_AT_ONCE: usize = 4;
@@ -48,10 +46,11 @@ pub(super) struct Measuring {
 }
 
 impl Measuring {
-    /// `node`: the caps of the process.
     pub(super) fn new(node: SharedLimits) -> Self {
-        let limits = TransferLimits::new(SharedLimits::default(), node);
-        Self { limits, turn: Arc::new(Semaphore::new(1)) }
+        Self {
+            limits: TransferLimits::new(SharedLimits::default(), node),
+            turn: Arc::new(Semaphore::new(1)),
+        }
     }
 }
 
@@ -89,9 +88,9 @@ pub(crate) async fn measure(
     kind: TransportKind,
     (bytes, time): (u64, Duration),
 ) -> Result<Result<Measured, MeasureFault>, String> {
-    let callee = Callee { node: contact.node, address: contact.data };
     let late = |_| "it does not answer in time".to_owned();
     let text = |error: io::Error| error.to_string();
+    let callee = Callee { node: contact.node, address: contact.data };
     match kind {
         TransportKind::Quic => {
             let any = match contact.data {
@@ -100,7 +99,7 @@ pub(crate) async fn measure(
             };
             let socket = quic::bind_socket(any, false).map_err(text)?;
             let endpoint =
-                QuicEndpoint::new(tls, (socket, TrafficClass::Default), false).map_err(text)?;
+                QuicEndpoint::new(tls, (socket, TrafficClass::default()), false).map_err(text)?;
             let dialled = timeout(DIAL_TIME, endpoint.dial(callee.node, callee.address));
             let connection = dialled.await.map_err(late)??;
             let measured = ask(&connection, bytes, time).await;
@@ -108,7 +107,7 @@ pub(crate) async fn measure(
             Ok(measured)
         }
         TransportKind::Tcp => {
-            let dialled = timeout(DIAL_TIME, tcp::dial(tls, callee, TrafficClass::Default));
+            let dialled = timeout(DIAL_TIME, tcp::dial(tls, callee, TrafficClass::default()));
             let stream = dialled.await.map_err(late)??;
             let remote = tcp::remote(&stream).map_err(text)?;
             let (connection, pump) = tcp::make(stream, remote, Buffers::new(0));
@@ -251,7 +250,7 @@ fn noise() -> Bytes {
     static NOISE: OnceLock<Bytes> = OnceLock::new();
     let make = || {
         let mut prng = Prng::from_seed(Seed::from_u64(1));
-        (0..PIECE_BYTES / 8).flat_map(|_| prng.next_u64().to_le_bytes()).collect()
+        (0..SEGMENT_BYTES / 8).flat_map(|_| prng.next_u64().to_le_bytes()).collect()
     };
     NOISE.get_or_init(make).clone()
 }

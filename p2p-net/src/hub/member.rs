@@ -25,6 +25,7 @@ use crate::progress::{LinkCounts, Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::memory::Memory;
+use super::reuse::ReuseState;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
 /// Faults that are kept to be shown. The first ones tell the most.
@@ -71,6 +72,8 @@ pub(crate) struct Member {
     pub(crate) announce_error: Option<String>,
     /// Whom earlier downloads knew, and what of this one's is kept.
     pub(crate) memory: Memory,
+    /// What other builds on this host have of this one.
+    pub(crate) reuse: ReuseState,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Its connections by transport, when they were last counted.
@@ -112,6 +115,7 @@ impl Member {
             faults: Vec::new(),
             announce_error: None,
             memory: Memory::default(),
+            reuse: ReuseState::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             links: LinkCounts::default(),
             is_dirty: true,
@@ -319,6 +323,7 @@ impl Member {
             bytes_total: total,
             bytes_done: self.bytes_done,
             bytes_resumed: self.bytes_resumed,
+            bytes_reused: self.reuse.bytes,
             bytes_from_seeders: counted(&self.counters.from_seeders),
             bytes_from_peers: counted(&self.counters.from_peers),
             bytes_served: counted(&self.counters.served),
@@ -366,6 +371,6 @@ impl Member {
     }
 }
 
-fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
+pub(super) fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
     chunks.map(|chunk| u64::from(layout.size_of(chunk))).sum()
 }

@@ -80,6 +80,11 @@ impl StoredBuild {
         self.shared.tree.set_disk_priority(priority);
     }
 
+    /// The store that it belongs to; `None` if it was opened in a directory of its own.
+    pub(crate) fn store(&self) -> Option<&BuildStore> {
+        self.shared.store.as_ref()
+    }
+
     /// What it consists of.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.shared.manifest
