@@ -104,7 +104,7 @@ struct Report {
 
 /// How a download ended.
 enum End {
-    Complete(StoredBuild, Progress, PhaseTimes),
+    Complete(Box<(StoredBuild, Progress, PhaseTimes)>),
     Interrupted,
 }
 
@@ -162,7 +162,8 @@ async fn download_and_serve(
         () = signals.next() => Ok(End::Interrupted),
     };
     let ended = match ended {
-        Ok(End::Complete(stored, progress, times)) => {
+        Ok(End::Complete(complete)) => {
+            let (stored, progress, times) = *complete;
             conclude(args, place, &node, (stored, progress, times)).await
         }
         Ok(End::Interrupted) => {
@@ -238,7 +239,7 @@ async fn download_with(
     drop(view);
     times.end();
     let progress = download.progress();
-    finish(download).await.map(|stored| End::Complete(stored, progress, times))
+    finish(download).await.map(|stored| End::Complete(Box::new((stored, progress, times))))
 }
 
 /// Takes back what a download has reserved that turned out to have no place to go; the error if

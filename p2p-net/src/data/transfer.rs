@@ -197,10 +197,11 @@ async fn receive_chunk(
     let verdict = match read {
         Read::Whole { segments, size, digest } if size == limit && digest == info.digest => {
             let room = expected.room;
+            let gate = staged.writing().acquire_owned().await;
             let write = spawn_blocking(move || {
                 let written = staged.write_parts(chunk, &segments);
                 // Only now is the memory free again.
-                drop((segments, room));
+                drop((segments, room, gate));
                 written
             });
             let write = write.await;
@@ -373,6 +374,9 @@ pub(crate) struct Outgoing {
     pub(crate) counters: Arc<Counters>,
 }
 
+/// Segments read from the disk at once.
+const READ_AHEAD_MAX: u32 = 8;
+
 /// Sends it; whether the peer received all of it. An error of the disk is returned as such.
 pub(super) async fn send(
     connection: &impl Connection,
@@ -396,18 +400,20 @@ async fn send_chunk(
         TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
     let Ok(mut tx) = connection.open_transfer(header).await else { return Ok(false) };
     let size = source.size_of(chunk);
-    let mut sent = 0;
-    while sent < size {
-        let segment = buffers.segment_to_send().await;
-        let length = (size - sent).min(SEGMENT_BYTES);
-        let filled = fill(&source, (chunk, sent), segment, length as usize).await?;
-        let Some(segment) = filled else { return Ok(false) };
-        sent += length;
-        let mut bytes = segment.into_bytes();
-        while !bytes.is_empty() {
-            let part = bytes.split_to(limits.admit_upload(bytes.len()).await);
-            if tx.write(part).await.is_err() {
-                return Ok(false);
+    let mut read = 0;
+    while read < size {
+        let first = buffers.segment_to_send().await;
+        let Some(filled) = fill(&source, (chunk, read), first, buffers).await? else {
+            return Ok(false);
+        };
+        for segment in filled {
+            let mut bytes = segment.into_bytes();
+            read += u32::try_from(bytes.len()).expect("a segment is smaller than a chunk may be");
+            while !bytes.is_empty() {
+                let part = bytes.split_to(limits.admit_upload(bytes.len()).await);
+                if tx.write(part).await.is_err() {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -418,23 +424,39 @@ async fn send_chunk(
     Ok(is_delivered)
 }
 
-/// Fills a segment with `length` bytes of a chunk; `None` if the runtime is being shut down.
+/// Fills a segment with bytes of a chunk, or several if that needs the disk; `None` if the runtime is
+/// being shut down.
 async fn fill(
     source: &Source,
-    at: (ChunkIndex, u32),
-    mut segment: Segment,
-    length: usize,
-) -> Result<Option<Segment>, StoreError> {
+    (chunk, offset): (ChunkIndex, u32),
+    mut first: Segment,
+    buffers: &Arc<Buffers>,
+) -> Result<Option<Vec<Segment>>, StoreError> {
+    let rest = source.size_of(chunk) - offset;
+    let length = rest.min(SEGMENT_BYTES) as usize;
     // What is in the page cache costs less than handing the work to another thread.
-    if source.read_cached(at, &mut segment.space()[..length]) {
-        segment.advance(length);
-        return Ok(Some(segment));
+    if source.read_cached((chunk, offset), &mut first.space()[..length]) {
+        first.advance(length);
+        return Ok(Some(vec![first]));
+    }
+    let mut segments = vec![first];
+    // As many as there is memory for now: a disk likes large reads.
+    let wanted = rest.div_ceil(SEGMENT_BYTES).min(READ_AHEAD_MAX);
+    while segments.len() < wanted as usize
+        && let Some(next) = buffers.try_segment_to_send()
+    {
+        segments.push(next);
     }
     let source = source.clone();
     let read = spawn_blocking(move || {
-        source.read_part(at, &mut segment.space()[..length])?;
-        segment.advance(length);
-        Ok(Some(segment))
+        let mut at = offset;
+        for segment in &mut segments {
+            let length = (rest - (at - offset)).min(SEGMENT_BYTES);
+            source.read_part((chunk, at), &mut segment.space()[..length as usize])?;
+            segment.advance(length as usize);
+            at += length;
+        }
+        Ok(Some(segments))
     });
     read.await.unwrap_or(Ok(None))
 }

@@ -15,6 +15,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
+use tokio::sync::Semaphore;
 
 use super::bitmap::{self, Claim};
 use super::error::StoreError;
@@ -46,6 +47,7 @@ struct Shared {
     state: Mutex<State>,
     /// Woken when chunks are no longer busy.
     is_free: Condvar,
+    writing: Arc<Semaphore>,
     /// Held by whoever syncs, so that bitmaps are renamed into place in the order of their making.
     /// Taken before `tree`.
     sync: Mutex<()>,
@@ -130,6 +132,7 @@ impl StagedBuild {
             tree: RwLock::new(tree),
             state,
             is_free: Condvar::new(),
+            writing: Arc::new(Semaphore::new(1)),
             sync: Mutex::new(()),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -153,6 +156,12 @@ impl StagedBuild {
     /// The chunks that are written; a copy.
     pub fn have(&self) -> ChunkSet {
         self.state().have.clone()
+    }
+
+    /// A gate for one writer: more of them only wait for each other in the kernel, and spin there,
+    /// because most of the bytes of a build lie in one file.
+    pub(crate) fn writing(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.writing)
     }
 
     /// Writes a chunk whose digest the caller has checked. A chunk that is here already is not
