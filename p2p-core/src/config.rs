@@ -42,6 +42,12 @@ pub struct SwarmConfig {
     /// have nothing to send; twice as many for a node that has fewer chunks than its neighbours.
     /// Each request more waits at a busy host, and its chunk spreads later.
     pub requests_target: u16,
+    /// The same for a node that has fewer chunks than `start_chunks`.
+    pub requests_target_at_start: u16,
+    /// A node that has fewer chunks is at its start: every chunk spreads as early as it can if few are
+    /// under way at once. Later all nodes have much that others lack, and what counts is that no link
+    /// is idle, so more are under way at once.
+    pub start_chunks: u32,
     /// Neighbours told at once that a node has nothing to send. One may have nothing to ask for.
     pub ready_hints: u16,
     /// Most requests in flight to all neighbours.
@@ -51,8 +57,11 @@ pub struct SwarmConfig {
     /// Candidates compared for rarity per choice. The rarest of a sample is close enough to the
     /// rarest of all, and keeps the cost of a choice independent of the build's size.
     pub pick_sample_max: u32,
-    /// Chunks sent at once. Few, because a chunk that arrives early can be passed on early.
+    /// Most chunks sent at once. Not fewer, because some of those that they go to are busy.
     pub uploads_max: usize,
+    /// Chunks sent at once by a node that has fewer chunks than `start_chunks`. Few, because a chunk
+    /// that arrives early can be passed on early.
+    pub uploads_at_start: usize,
     /// Requests waiting beyond those; the next one is answered "busy".
     pub upload_queue_max: usize,
     /// Requests of one peer, waiting or being sent, past which it is flooding. No correct node has
@@ -108,12 +117,15 @@ impl SwarmConfig {
             ban_time: Duration::from_mins(10),
             requests_per_peer: 1,
             requests_per_peer_max: 8,
-            requests_target: 4,
+            requests_target: 6,
+            requests_target_at_start: 4,
+            start_chunks: 64,
             ready_hints: 2,
             requests_max: 16,
             request_bytes_max: 32 << 20,
             pick_sample_max: 256,
-            uploads_max: 5,
+            uploads_max: 8,
+            uploads_at_start: 5,
             upload_queue_max: 6,
             upload_flood: 32,
             offer_interval_max: Duration::from_millis(100),

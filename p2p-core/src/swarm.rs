@@ -696,7 +696,7 @@ impl Swarm {
     }
 
     fn start_uploads(&mut self) {
-        while self.uploads.active_count() < self.config.uploads_max {
+        while self.uploads.active_count() < self.uploads_max() {
             let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
                 let asker = self.peers.get(upload.peer);
@@ -752,9 +752,25 @@ impl Swarm {
         half.clamp(offer_interval_min, offer_interval_max)
     }
 
+    /// Chunks to send at once now.
+    fn uploads_max(&self) -> usize {
+        let config = &self.config;
+        if self.is_at_start() { config.uploads_at_start } else { config.uploads_max }
+    }
+
+    /// Requests in flight now, beyond which only those are asked that have nothing to send.
+    fn requests_target(&self) -> u16 {
+        let config = &self.config;
+        if self.is_at_start() { config.requests_target_at_start } else { config.requests_target }
+    }
+
+    fn is_at_start(&self) -> bool {
+        self.have.count() < self.config.start_chunks
+    }
+
     /// Whether one more upload could begin at once, and nobody waits for it.
     fn is_upload_slot_free(&self) -> bool {
-        self.uploads.active_count() + self.uploads.waiting_count() < self.config.uploads_max
+        self.uploads.active_count() + self.uploads.waiting_count() < self.uploads_max()
     }
 
     /// Tells neighbours that lack something of ours that we have nothing to send. Done when an
