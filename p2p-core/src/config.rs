@@ -42,12 +42,12 @@ pub struct SwarmConfig {
     /// have nothing to send; twice as many for a node that has fewer chunks than its neighbours.
     /// Each request more waits at a busy host, and its chunk spreads later.
     pub requests_target: u16,
-    /// The same for a node that has fewer chunks than `start_chunks`.
-    pub requests_target_at_start: u16,
-    /// A node that has fewer chunks is at its start: every chunk spreads as early as it can if few are
-    /// under way at once. Later all nodes have much that others lack, and what counts is that no link
-    /// is idle, so more are under way at once.
-    pub start_chunks: u32,
+    /// The same for a build of small chunks.
+    pub requests_target_small: u16,
+    /// A build whose chunks are smaller than this on average is one of small chunks. They are sent
+    /// within a few round trips, in which a connection does not come to its share of a link: it takes
+    /// more of them at once to fill one, and still fewer bytes are under way.
+    pub small_chunk_bytes: u64,
     /// Neighbours told at once that a node has nothing to send. One may have nothing to ask for.
     pub ready_hints: u16,
     /// Most requests in flight to all neighbours.
@@ -57,11 +57,10 @@ pub struct SwarmConfig {
     /// Candidates compared for rarity per choice. The rarest of a sample is close enough to the
     /// rarest of all, and keeps the cost of a choice independent of the build's size.
     pub pick_sample_max: u32,
-    /// Most chunks sent at once. Not fewer, because some of those that they go to are busy.
+    /// Chunks sent at once. Few, because a chunk that arrives early can be passed on early.
     pub uploads_max: usize,
-    /// Chunks sent at once by a node that has fewer chunks than `start_chunks`. Few, because a chunk
-    /// that arrives early can be passed on early.
-    pub uploads_at_start: usize,
+    /// The same for a build of small chunks.
+    pub uploads_max_small: usize,
     /// Requests waiting beyond those; the next one is answered "busy".
     pub upload_queue_max: usize,
     /// Requests of one peer, waiting or being sent, past which it is flooding. No correct node has
@@ -117,15 +116,15 @@ impl SwarmConfig {
             ban_time: Duration::from_mins(10),
             requests_per_peer: 1,
             requests_per_peer_max: 8,
-            requests_target: 6,
-            requests_target_at_start: 4,
-            start_chunks: 64,
+            requests_target: 4,
+            requests_target_small: 10,
+            small_chunk_bytes: 512 << 10,
             ready_hints: 2,
             requests_max: 16,
             request_bytes_max: 32 << 20,
             pick_sample_max: 256,
-            uploads_max: 8,
-            uploads_at_start: 5,
+            uploads_max: 5,
+            uploads_max_small: 12,
             upload_queue_max: 6,
             upload_flood: 32,
             offer_interval_max: Duration::from_millis(100),

@@ -35,6 +35,7 @@ use self::uploads::{Upload, Uploads};
 pub use self::view::TableSize;
 
 mod asking;
+mod at_once;
 mod ledger;
 mod locality;
 mod manifest_search;
@@ -752,22 +753,6 @@ impl Swarm {
         half.clamp(offer_interval_min, offer_interval_max)
     }
 
-    /// Chunks to send at once now.
-    fn uploads_max(&self) -> usize {
-        let config = &self.config;
-        if self.is_at_start() { config.uploads_at_start } else { config.uploads_max }
-    }
-
-    /// Requests in flight now, beyond which only those are asked that have nothing to send.
-    fn requests_target(&self) -> u16 {
-        let config = &self.config;
-        if self.is_at_start() { config.requests_target_at_start } else { config.requests_target }
-    }
-
-    fn is_at_start(&self) -> bool {
-        self.have.count() < self.config.start_chunks
-    }
-
     /// Whether one more upload could begin at once, and nobody waits for it.
     fn is_upload_slot_free(&self) -> bool {
         self.uploads.active_count() + self.uploads.waiting_count() < self.uploads_max()
@@ -791,7 +776,7 @@ impl Swarm {
         let neighbours_max = self.config.neighbours_max_at(self.contact.location);
         assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
-        assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
+        assert!(self.uploads.active_count() <= self.uploads_max(), "too many uploads");
         debug_assert!(
             self.peers.iter().all(|peer| {
                 usize::from(peer.requests) == self.requests.of_peer(peer.node).len()

@@ -110,11 +110,9 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         "ready_hints" => set_number(&mut config.ready_hints, field, value),
         "request_bytes_max" => set_number(&mut config.request_bytes_max, field, value),
         "pick_sample_max" => set_number(&mut config.pick_sample_max, field, value),
-        "requests_target_at_start" => {
-            set_number(&mut config.requests_target_at_start, field, value)
-        }
-        "start_chunks" => set_number(&mut config.start_chunks, field, value),
-        "uploads_at_start" => set_number(&mut config.uploads_at_start, field, value),
+        "requests_target_small" => set_number(&mut config.requests_target_small, field, value),
+        "small_chunk_bytes" => set_number(&mut config.small_chunk_bytes, field, value),
+        "uploads_max_small" => set_number(&mut config.uploads_max_small, field, value),
         "uploads_max" => set_number(&mut config.uploads_max, field, value),
         "upload_queue_max" => set_number(&mut config.upload_queue_max, field, value),
         "upload_flood" => set_number(&mut config.upload_flood, field, value),
