@@ -185,8 +185,8 @@ fn build_without_chunks_completes_with_its_manifest() {
 }
 
 /// A host on its own, with a layout of ten chunks, driven by hand.
-/// A host whose chunks count as large ones, small as they are here.
-fn lone_host(holdings: Holdings) -> Swarm {
+/// Its chunks count as large ones, small as they are.
+pub(crate) fn lone_host(holdings: Holdings) -> Swarm {
     lone_host_with(SwarmConfig { small_chunk_bytes: 0, ..SwarmConfig::host() }, holdings)
 }
 
@@ -205,7 +205,7 @@ fn lone_host_with(config: SwarmConfig, holdings: Holdings) -> Swarm {
     swarm
 }
 
-fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
+pub(crate) fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
     swarm.handle_event(now, event);
     std::iter::from_fn(|| swarm.poll_action()).collect()
 }
@@ -215,13 +215,13 @@ fn host_with_nothing() -> Swarm {
     lone_host(Holdings::Chunks { layout: fleet.layout.clone(), have: ChunkSet::empty(10) })
 }
 
-fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
+pub(crate) fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
     let message =
         Message::Join { contact: Box::new(contact(from, role)), have: Some(Have::of(have)) };
     Event::MessageReceived { peer: node(from), message }
 }
 
-fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
+pub(crate) fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
     let mut bytes = vec![0; capacity.div_ceil(8) as usize];
     for chunk in chunks {
         bytes[*chunk as usize / 8] |= 1 << (chunk % 8);
@@ -280,8 +280,7 @@ fn idle_node_tells_those_who_lack_something() {
 fn more_small_chunks_are_under_way_at_once() {
     let small = SwarmConfig::host();
     let large = SwarmConfig { small_chunk_bytes: 0, ..small.clone() };
-    let expected =
-        [(large, usize::from(small.requests_target), small.uploads_max), (small, 8, 8)];
+    let expected = [(large, usize::from(small.requests_target), small.uploads_max), (small, 8, 8)];
     for (config, asked, served) in expected {
         let layout = Fleet::new(10, 0).layout.clone();
         let mut swarm =

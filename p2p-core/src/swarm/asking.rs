@@ -60,6 +60,7 @@ pub(super) const fn is_routine(event: &Event) -> bool {
         | Event::AnnounceFailed { .. }
         | Event::ContactsLearned { .. }
         | Event::ChunksLost { .. }
+        | Event::LocalCopy(_)
         | Event::Leaving
         | Event::DeadlineReached => false,
     }

@@ -21,7 +21,8 @@ pub struct TableSize {
 impl Swarm {
     /// Why nothing moves; `None` if chunks are on their way or all here.
     pub fn waiting(&self) -> Option<Waiting> {
-        if self.is_complete() || self.requests.len() > 0 {
+        let is_moving = self.requests.len() > 0 || !self.requests.local().is_empty();
+        if self.is_complete() || is_moving {
             return None;
         }
         if self.peers.has_something_beyond(&self.have) {

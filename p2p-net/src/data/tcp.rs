@@ -28,6 +28,8 @@ use super::transport::{
 };
 
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub(super) use self::socket::{Stream, accept, certificates, dial, listen, remote};
 
@@ -466,8 +468,9 @@ impl Connection for TcpConnection {
     async fn accept_transfer(&self) -> Result<TcpRx, Lost> {
         let mut accepted = self.shared.accepted.lock().await;
         tokio::select! {
-            transfer = accepted.recv() => transfer.ok_or(Lost),
+            biased;
             () = self.shared.closed.cancelled() => Err(Lost),
+            transfer = accepted.recv() => transfer.ok_or(Lost),
         }
     }
 }
@@ -478,7 +481,7 @@ pub(crate) struct TcpMessageTx {
 }
 
 impl TcpMessageTx {
-    async fn send(&self, frame: Outbound) -> Result<(), Lost> {
+    async fn enqueue(&self, frame: Outbound) -> Result<(), Lost> {
         tokio::select! {
             sent = self.shared.outbox.send(frame) => sent.or(Err(Lost)),
             () = self.shared.closed.cancelled() => Err(Lost),
@@ -488,11 +491,11 @@ impl TcpMessageTx {
 
 impl MessageTx for TcpMessageTx {
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), Lost> {
-        Self::send(self, Outbound::Message(frame)).await
+        self.enqueue(Outbound::Message(frame)).await
     }
 
     async fn finish(self) {
-        if Self::send(&self, Outbound::Farewell).await.is_ok() {
+        if self.enqueue(Outbound::Farewell).await.is_ok() {
             self.shared.closed.cancelled().await;
         }
     }

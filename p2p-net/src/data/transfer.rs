@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::buffers::{Buffers, Room, SEGMENT_BYTES, Segment};
 use super::event::{DataEvent, DataSender};
 use super::frame::{TransferHeader, TransferKind};
-use super::limiter::{Limiter, SLICE_BYTES};
+use super::limiter::TransferLimits;
 use super::transport::{Connection, Lost, TransferRx, TransferTx};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
@@ -41,6 +41,7 @@ pub(crate) struct Counters {
 pub(crate) struct Expected {
     pub(crate) what: ExpectedBytes,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) limits: TransferLimits,
     pub(crate) is_from_seeder: bool,
     /// Ends the transfer, whether it has begun or not.
     pub(crate) cancel: CancellationToken,
@@ -125,6 +126,10 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
     let request = match kind {
         TransferKind::Chunk { request, .. } => Some(request),
         TransferKind::Manifest => None,
+        // Measurements have connections of their own.
+        TransferKind::Measure { .. } => {
+            return events.send(DataEvent::Nonsense { node, build: None }).await;
+        }
     };
     let key = (node, build, request);
     // If there is none it was cancelled on its way, or never asked for: dropping it refuses it.
@@ -183,9 +188,8 @@ async fn receive_chunk(
     };
     let advanced = || DataEvent::Transferred { build, event: Event::FetchAdvanced { request } };
     let limit = info.size as usize;
-    let read = read_to_end(rx, limit, &receiving.buffers, |piece| {
-        counted.fetch_add(piece as u64, Ordering::Relaxed);
-    });
+    let intake = Intake { counted, limits: &expected.limits };
+    let read = read_to_end(rx, limit, &receiving.buffers, Some(intake));
     let read = tokio::select! {
         read = read => read,
         () = keep_telling(events, advanced) => return None,
@@ -233,7 +237,7 @@ async fn receive_manifest(
     receiving: &Receiving,
 ) -> Option<DataEvent> {
     let Receiving { events, buffers, .. } = receiving;
-    let outcome = match read_to_end(rx, MANIFEST_BYTES_MAX, buffers, |_| {}).await {
+    let outcome = match read_to_end(rx, MANIFEST_BYTES_MAX, buffers, None).await {
         Read::Whole { segments, .. } => {
             let bytes: Vec<u8> = segments.iter().flat_map(Segment::as_ref).copied().collect();
             drop(segments);
@@ -273,12 +277,18 @@ enum Read {
     Broken,
 }
 
+/// What the bytes of a chunk go through as they arrive.
+struct Intake<'a> {
+    counted: &'a AtomicU64,
+    limits: &'a TransferLimits,
+}
+
 /// Reads and hashes a transfer to its end, but no more than `limit` bytes of it.
 async fn read_to_end(
     rx: &mut impl TransferRx,
     limit: usize,
     buffers: &Arc<Buffers>,
-    note: impl Fn(usize),
+    intake: Option<Intake<'_>>,
 ) -> Read {
     let mut segments: Vec<Segment> = Vec::new();
     let mut hasher = blake3::Hasher::new();
@@ -287,7 +297,10 @@ async fn read_to_end(
         match rx.next_segment(buffers).await {
             Ok(Some(segment)) => {
                 let arrived = segment.as_ref();
-                note(arrived.len());
+                if let Some(Intake { counted, limits }) = &intake {
+                    counted.fetch_add(arrived.len() as u64, Ordering::Relaxed);
+                    limits.admit_download(arrived.len()).await;
+                }
                 size += arrived.len();
                 if size > limit {
                     return Read::TooLong;
@@ -356,7 +369,7 @@ pub(crate) struct Outgoing {
     pub(crate) source: Source,
     /// The chunk and the request that it answers; `None`: the manifest.
     pub(crate) chunk: Option<(ChunkIndex, RequestId)>,
-    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) limits: TransferLimits,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -378,7 +391,7 @@ async fn send_chunk(
     (chunk, request): (ChunkIndex, RequestId),
     buffers: &Arc<Buffers>,
 ) -> Result<bool, StoreError> {
-    let Outgoing { build, source, limiter, counters, .. } = outgoing;
+    let Outgoing { build, source, limits, counters, .. } = outgoing;
     let header =
         TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
     let Ok(mut tx) = connection.open_transfer(header).await else { return Ok(false) };
@@ -391,10 +404,8 @@ async fn send_chunk(
         let Some(segment) = filled else { return Ok(false) };
         sent += length;
         let mut bytes = segment.into_bytes();
-        let slice = if limiter.is_limiting() { SLICE_BYTES } else { bytes.len() };
         while !bytes.is_empty() {
-            let part = bytes.split_to(slice.min(bytes.len()));
-            limiter.admit(part.len()).await;
+            let part = bytes.split_to(limits.admit_upload(bytes.len()).await);
             if tx.write(part).await.is_err() {
                 return Ok(false);
             }
@@ -438,4 +449,44 @@ async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Opti
         tx.write(bytes.split_to(bytes.len().min(SEGMENT_BYTES as usize))).await.ok()?;
     }
     tx.finish().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends its bytes one segment for each.
+    struct DribblingRx {
+        bytes: std::vec::IntoIter<u8>,
+    }
+
+    impl TransferRx for DribblingRx {
+        async fn header(&mut self) -> Result<[u8; TransferHeader::BYTES], Lost> {
+            Err(Lost)
+        }
+
+        async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
+            Ok(self.bytes.next().map(|byte| {
+                let mut segment = buffers.segment_to_fill();
+                segment.extend_from_slice(&[byte]);
+                segment
+            }))
+        }
+    }
+
+    /// Goal: a peer that sends little bits cannot make us hold a segment for each of them.
+    #[tokio::test]
+    async fn bits_are_put_together() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        let buffers = Buffers::new(0);
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len(), &buffers, None).await;
+        let Read::Whole { segments, size, digest } = read else { panic!("not whole") };
+        assert_eq!((segments.len(), size, digest), (1, bytes.len(), Digest::of(&bytes)));
+        assert_eq!(segments[0].as_ref(), bytes);
+
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, None).await;
+        assert!(matches!(read, Read::TooLong));
+    }
 }

@@ -6,13 +6,14 @@ use std::net::{SocketAddr, TcpListener};
 use nix::libc;
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
-use p2p_core::NodeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::debug;
 
+use crate::data::Callee;
+use crate::data::dscp::{TrafficClass, apply_dscp};
 use crate::data::transport::IDLE_TIME;
 use crate::tls::TlsIdentity;
 
@@ -46,12 +47,12 @@ pub(in crate::data) fn listen(address: SocketAddr, backlog: i32) -> io::Result<T
 /// Connects to `node` and nobody else.
 pub(in crate::data) async fn dial(
     tls: &TlsIdentity,
-    node: NodeId,
-    address: SocketAddr,
+    Callee { node, address }: Callee,
+    class: TrafficClass,
 ) -> Result<Stream, String> {
     let config = tls.tcp_client_config(node).map_err(|error| error.to_string())?;
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    prepare(&stream);
+    prepare(&stream, class);
     // The name is never looked at: the certificate proves a key, not a name.
     let name = ServerName::IpAddress(address.ip().into());
     let connected = TlsConnector::from(config).connect(name, stream).await;
@@ -59,9 +60,13 @@ pub(in crate::data) async fn dial(
 }
 
 /// Shakes hands with a node that called.
-pub(in crate::data) async fn accept(tls: &TlsIdentity, stream: TcpStream) -> io::Result<Stream> {
+pub(in crate::data) async fn accept(
+    tls: &TlsIdentity,
+    stream: TcpStream,
+    class: TrafficClass,
+) -> io::Result<Stream> {
     let config = tls.tcp_server_config().map_err(io::Error::other)?;
-    prepare(&stream);
+    prepare(&stream, class);
     TlsAcceptor::from(config).accept(stream).await.map(TlsStream::Server)
 }
 
@@ -75,11 +80,12 @@ pub(in crate::data) fn remote(stream: &Stream) -> io::Result<SocketAddr> {
     stream.get_ref().0.peer_addr()
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &TcpStream, class: TrafficClass) {
     let socket = SockRef::from(stream);
     let outcome = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_tcp_user_timeout(Some(IDLE_TIME)))
+        .and_then(|()| apply_dscp(&socket, class))
         .and_then(|()| Ok(setsockopt(stream, NotSentLowWater, &UNSENT_MAX)?));
     if let Err(error) = outcome {
         // It works without, only less well.
