@@ -373,7 +373,7 @@ impl Swarm {
     fn queue_wait(&self) -> Duration {
         let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
         let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
-        let at_once = u32::try_from(self.config.uploads_max).unwrap_or(1).max(1);
+        let at_once = u32::try_from(self.uploads_max()).unwrap_or(1).max(1);
         let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
         self.ledger.as_ref().map_or(usual, |ledger| drained(ledger).max(usual))
     }
