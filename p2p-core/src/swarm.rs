@@ -35,6 +35,7 @@ use self::uploads::{Upload, Uploads};
 pub use self::view::TableSize;
 
 mod asking;
+mod at_once;
 mod ledger;
 mod locality;
 mod manifest_search;
@@ -372,7 +373,7 @@ impl Swarm {
     fn queue_wait(&self) -> Duration {
         let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
         let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
-        let at_once = u32::try_from(self.config.uploads_max).unwrap_or(1).max(1);
+        let at_once = u32::try_from(self.uploads_max()).unwrap_or(1).max(1);
         let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
         self.ledger.as_ref().map_or(usual, |ledger| drained(ledger).max(usual))
     }
@@ -684,7 +685,7 @@ impl Swarm {
     }
 
     fn start_uploads(&mut self) {
-        while self.uploads.active_count() < self.config.uploads_max {
+        while self.uploads.active_count() < self.uploads_max() {
             let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
                 let asker = self.peers.get(upload.peer);
@@ -742,7 +743,7 @@ impl Swarm {
 
     /// Whether one more upload could begin at once, and nobody waits for it.
     fn is_upload_slot_free(&self) -> bool {
-        self.uploads.active_count() + self.uploads.waiting_count() < self.config.uploads_max
+        self.uploads.active_count() + self.uploads.waiting_count() < self.uploads_max()
     }
 
     /// Tells neighbours that lack something of ours that we have nothing to send. Done when an
@@ -763,7 +764,7 @@ impl Swarm {
         let neighbours_max = self.config.neighbours_max_at(self.contact.location);
         assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
-        assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
+        assert!(self.uploads.active_count() <= self.uploads_max(), "too many uploads");
         debug_assert!(
             self.peers.iter().all(|peer| {
                 usize::from(peer.requests) == self.requests.of_peer(peer.node).len()

@@ -67,7 +67,7 @@ impl Swarm {
                 size: self.requests.bytes(),
                 limit: config.request_bytes_max.max(alone),
             },
-            count("uploads", self.uploads.active_count(), config.uploads_max),
+            count("uploads", self.uploads.active_count(), self.uploads_max()),
             count("uploads waiting", self.uploads.waiting_count(), config.upload_queue_max),
         ]
     }

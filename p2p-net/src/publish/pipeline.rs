@@ -21,12 +21,12 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::PublishProgress;
-use super::cut::{self, SIZE_MAX};
+use super::cut::{self, ChunkSizes};
 use super::walk::{Source, SourceError, Stamp, unreadable};
 use crate::store::{StoreError, TreeFiles};
 
-/// Bytes of a buffer. Up to [`SIZE_MAX`] of them are carried over from the one before: with half
-/// as much, most of the bytes would be copied; twice as much buys little for the memory.
+/// Bytes of a buffer. Up to a chunk of the largest size is carried over from the one before: with
+/// half as much, most of the bytes would be copied; twice as much buys little for the memory.
 const BUFFER_SIZE: usize = 16 << 20;
 
 /// One is filled and one is carried over from, so two are with the workers. One less would make
@@ -71,12 +71,13 @@ pub(super) fn run(
     let mut report = Report { progress, bytes_total: source.size(), last: None };
     report.send(0);
     // A buffer is cut into this many chunks at most, but for very unlikely content.
-    let (jobs, received) = sync_channel(2 * BUFFER_SIZE / SIZE_MAX * threads);
+    let sizes = ChunkSizes::for_build(source.size());
+    let (jobs, received) = sync_channel(2 * BUFFER_SIZE / sizes.max * threads);
     let received = Mutex::new(received);
     let chunks = thread::scope(|scope| {
         let workers: Vec<_> =
             (0..threads).map(|_| scope.spawn(|| shared.work(&received))).collect();
-        let fed = feed(source, &shared, &jobs, &mut report);
+        let fed = feed((source, sizes), &shared, &jobs, &mut report);
         drop(jobs);
         let mut chunks = vec![];
         for worker in workers {
@@ -174,7 +175,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Reads the source to its end and queues its chunks; stops early if a worker has failed.
 fn feed(
-    source: &Source,
+    (source, sizes): (&Source, ChunkSizes),
     shared: &Shared<'_>,
     jobs: &SyncSender<Job>,
     report: &mut Report<'_>,
@@ -203,7 +204,7 @@ fn feed(
         bytes.truncate(filled);
         let buffer = Arc::new(Buffer { bytes, home: home.clone() });
         let mut end = 0;
-        for range in cut::cut(&buffer.bytes, is_end) {
+        for range in cut::cut(&buffer.bytes, sizes, is_end) {
             if number == CHUNKS_MAX {
                 let path = source.given().to_owned();
                 return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX }.into());
