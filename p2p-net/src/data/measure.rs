@@ -109,8 +109,7 @@ pub(crate) async fn measure(
         TransportKind::Tcp => {
             let dialled = timeout(DIAL_TIME, tcp::dial(tls, callee, TrafficClass::default()));
             let stream = dialled.await.map_err(late)??;
-            let remote = tcp::remote(&stream).map_err(text)?;
-            let (connection, pump) = tcp::make(stream, remote, Buffers::new(0));
+            let (connection, pump) = tcp::carry(stream, Buffers::new(0)).map_err(text)?;
             let asked = async {
                 let measured = ask(&connection, bytes, time).await;
                 connection.close("measured");

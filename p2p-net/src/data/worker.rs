@@ -292,9 +292,8 @@ impl Worker {
     }
 
     async fn run_tcp(self, node: NodeId, stream: tcp::Stream, is_ours: bool) {
-        let Ok(remote) = tcp::remote(&stream) else { return };
-        let buffers = self.core.receiving.buffers.clone();
-        let (connection, pump) = tcp::make(stream, remote, buffers);
+        let carried = tcp::carry(stream, self.core.receiving.buffers.clone());
+        let Ok((connection, pump)) = carried else { return };
         let closed = self.core.closed.clone();
         let closing = connection.clone();
         let run = self.run(node, connection, is_ours);
@@ -313,8 +312,8 @@ impl Worker {
 
     /// Serves who opened the connection to measure it.
     async fn measure_tcp(&self, stream: tcp::Stream) {
-        let Ok(remote) = tcp::remote(&stream) else { return };
-        let (connection, pump) = tcp::make(stream, remote, self.core.receiving.buffers.clone());
+        let carried = tcp::carry(stream, self.core.receiving.buffers.clone());
+        let Ok((connection, pump)) = carried else { return };
         let served = async {
             tokio::select! {
                 () = measure::serve(&connection, &self.core.measuring) => {}

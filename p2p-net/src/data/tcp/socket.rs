@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::socket::setsockopt;
@@ -13,9 +14,13 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::debug;
 
 use crate::data::Callee;
+use crate::data::buffers::Buffers;
 use crate::data::dscp::{TrafficClass, apply_dscp};
 use crate::data::transport::IDLE_TIME;
 use crate::tls::TlsIdentity;
+
+use super::patient::Patient;
+use super::{Pump, TcpConnection, make};
 
 /// Bytes handed to the system that it has not sent yet. They stand before any message, so this is
 /// what a message waits for behind chunks; half of it leaves gaps at 10 Gbit/s.
@@ -31,7 +36,7 @@ sockopt_impl!(
 );
 
 /// A connection whose handshake is done.
-pub(in crate::data) type Stream = TlsStream<TcpStream>;
+pub(in crate::data) type Stream = TlsStream<Patient>;
 
 /// Listens at `address`.
 pub(in crate::data) fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
@@ -55,7 +60,7 @@ pub(in crate::data) async fn dial(
     prepare(&stream, class);
     // The name is never looked at: the certificate proves a key, not a name.
     let name = ServerName::IpAddress(address.ip().into());
-    let connected = TlsConnector::from(config).connect(name, stream).await;
+    let connected = TlsConnector::from(config).connect(name, Patient::new(stream)).await;
     connected.map(TlsStream::Client).map_err(|error| error.to_string())
 }
 
@@ -67,7 +72,7 @@ pub(in crate::data) async fn accept(
 ) -> io::Result<Stream> {
     let config = tls.tcp_server_config().map_err(io::Error::other)?;
     prepare(&stream, class);
-    TlsAcceptor::from(config).accept(stream).await.map(TlsStream::Server)
+    TlsAcceptor::from(config).accept(Patient::new(stream)).await.map(TlsStream::Server)
 }
 
 /// What the far end proved itself with.
@@ -75,9 +80,16 @@ pub(in crate::data) fn certificates(stream: &Stream) -> &[CertificateDer<'static
     stream.get_ref().1.peer_certificates().unwrap_or_default()
 }
 
-/// Where the far end is.
-pub(in crate::data) fn remote(stream: &Stream) -> io::Result<SocketAddr> {
-    stream.get_ref().0.peer_addr()
+/// A connection of a stream whose handshake is done, and what moves its bytes.
+pub(in crate::data) fn carry(
+    stream: Stream,
+    buffers: Arc<Buffers>,
+) -> io::Result<(TcpConnection, Pump<Stream>)> {
+    let remote = stream.get_ref().0.peer_addr()?;
+    let expected = stream.get_ref().0.expected();
+    let (connection, mut pump) = make(stream, remote, buffers);
+    pump.expected = expected;
+    Ok((connection, pump))
 }
 
 fn prepare(stream: &TcpStream, class: TrafficClass) {

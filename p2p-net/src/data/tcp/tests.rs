@@ -91,7 +91,9 @@ async fn transfers_side_by_side_arrive_whole() {
 async fn transfer_that_its_sender_drops_is_broken() {
     let (near, far, buffers) = pair();
     let mut tx = near.open_transfer(header(1)).await.unwrap();
-    tx.write(sample(1000, 0).into()).await.unwrap();
+    for _ in 0..2 {
+        tx.write(sample(1000, 0).into()).await.unwrap();
+    }
     let mut rx = far.accept_transfer().await.unwrap();
     drop(tx);
     assert_eq!(read(&mut rx, &buffers).await, Err(Lost));
@@ -102,8 +104,11 @@ async fn transfer_that_its_sender_drops_is_broken() {
 async fn refused_transfer_ends_and_others_go_on() {
     let (near, far, buffers) = pair();
     let mut refused = near.open_transfer(header(1)).await.unwrap();
-    drop(far.accept_transfer().await.unwrap());
     let segment = Bytes::from(sample(SEGMENT_BYTES as usize, 0));
+    for _ in 0..2 {
+        refused.write(segment.clone()).await.unwrap();
+    }
+    drop(far.accept_transfer().await.unwrap());
     while refused.write(segment.clone()).await.is_ok() {}
     drop(refused);
     let receiving = async {
@@ -215,7 +220,9 @@ async fn end_of_the_connection_reaches_everybody() {
     let (near, far, buffers) = pair();
     let (_tx, mut messages) = near.open_messages(true).await.unwrap();
     let mut tx = near.open_transfer(header(1)).await.unwrap();
-    tx.write(sample(10, 0).into()).await.unwrap();
+    for _ in 0..2 {
+        tx.write(sample(10, 0).into()).await.unwrap();
+    }
     let mut rx = far.accept_transfer().await.unwrap();
     far.close("test");
     assert_eq!(messages.next(&mut Vec::new()).await, Err(MessageFault::Lost));
