@@ -1,40 +1,37 @@
-//! One streaming pass over a source: read and cut on one thread, hash and copy on the others.
+//! One pass over a source: each thread takes the next chunk, hashes it, copies it, and comes again.
 //!
-//! Invariant: the memory is [`BUFFERS`] buffers, however large the source. A buffer goes back to
-//! the pool when the last chunk in it is done. Reads each byte once, compares every file with what
-//! the walk found before and after reading it, and writes nothing but the copy.
+//! Reading and cutting need their order, so one thread at a time does that; the rest of the work on
+//! a chunk follows on the same thread, while its bytes are in that core's cache. Invariant: the
+//! memory is a buffer of the largest chunk for each thread, however large the source. Reads each
+//! byte once, compares every file with what the walk found before and after reading it, and writes
+//! nothing but the copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZero;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use p2p_core::{CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::PublishProgress;
-use super::cut::{self, SIZE_MAX};
+use super::cut::{ChunkSizes, Cutter};
 use super::walk::{Source, SourceError, Stamp, unreadable};
 use crate::store::{StoreError, TreeFiles};
 
-/// Bytes of a buffer. Up to [`SIZE_MAX`] of them are carried over from the one before: with half
-/// as much, most of the bytes would be copied; twice as much buys little for the memory.
-const BUFFER_SIZE: usize = 16 << 20;
+/// Bytes read at once. What lies behind a cut is copied to the next chunk's buffer, which is a small
+/// part of the work up to here; half as much would need twice the system calls.
+const READ_SIZE: usize = 128 << 10;
 
-/// One is filled and one is carried over from, so two are with the workers. One less would make
-/// them wait for each other, and each costs [`BUFFER_SIZE`] of memory.
-const BUFFERS: usize = 4;
-
-/// Most threads that hash and copy: one thread cuts no faster than three of them work.
-const WORKERS_MAX: usize = 4;
+/// Most threads: reading and cutting take a third of the work, so more would wait for their turn.
+const THREADS_MAX: usize = 4;
 
 /// Often enough for a smooth bar, seldom enough to cost nothing.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -61,110 +58,87 @@ pub(super) fn run(
     copy: Option<&TreeFiles>,
     progress: &(dyn Fn(PublishProgress) + Sync),
 ) -> Result<Vec<ChunkInfo>, PassError> {
-    let shared = Shared {
+    let sizes = ChunkSizes::for_build(source.size());
+    let pass = Pass {
         copy,
+        queue: Mutex::new(Queue::new(source, sizes)),
         bytes_done: AtomicU64::new(0),
         failure: Mutex::default(),
-        has_failed: AtomicBool::new(false),
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
-    let mut report = Report { progress, bytes_total: source.size(), last: None };
-    report.send(0);
-    // A buffer is cut into this many chunks at most, but for very unlikely content.
-    let (jobs, received) = sync_channel(2 * BUFFER_SIZE / SIZE_MAX * threads);
-    let received = Mutex::new(received);
-    let chunks = thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| shared.work(&received))).collect();
-        let fed = feed(source, &shared, &jobs, &mut report);
-        drop(jobs);
-        let mut chunks = vec![];
-        for worker in workers {
-            chunks.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    let report = |bytes_done| progress(PublishProgress { bytes_total: source.size(), bytes_done });
+    report(0);
+    // One more than there are cores, for the time that one waits for a disk or for its turn.
+    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX) + 1;
+    let mut chunks = thread::scope(|scope| {
+        // Nothing is ever sent: the channel is gone as soon as the last thread is.
+        let (done, ended) = sync_channel::<()>(0);
+        let threads: Vec<_> = (0..threads)
+            .map(|_| {
+                let (pass, done) = (&pass, done.clone());
+                scope.spawn(move || {
+                    let _done = done;
+                    pass.work(sizes)
+                })
+            })
+            .collect();
+        drop(done);
+        while ended.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            report(pass.bytes_done.load(Ordering::Relaxed));
         }
-        fed.map(|()| chunks)
+        let mut chunks = vec![];
+        for thread in threads {
+            chunks.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        chunks
     });
-    // The reader stops for a failed worker without an error of its own.
-    if let Some(error) = shared.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(PassError::Copy(error));
+    if let Some(error) = pass.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
     }
-    let mut chunks = chunks?;
-    report.send(shared.bytes_done.into_inner());
+    report(pass.bytes_done.into_inner());
     chunks.sort_unstable_by_key(|(number, _)| *number);
     Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
 }
 
-/// Tells the caller how far the pass is, at most every [`REPORT_INTERVAL`].
-struct Report<'a> {
-    progress: &'a (dyn Fn(PublishProgress) + Sync),
-    bytes_total: u64,
-    last: Option<Instant>,
-}
-
-impl Report<'_> {
-    fn send_if_due(&mut self, bytes_done: u64) {
-        if self.last.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
-            self.send(bytes_done);
-        }
-    }
-
-    fn send(&mut self, bytes_done: u64) {
-        (self.progress)(PublishProgress { bytes_total: self.bytes_total, bytes_done });
-        self.last = Some(Instant::now());
-    }
-}
-
-/// Bytes on loan from the pool.
-struct Buffer {
-    bytes: Vec<u8>,
-    home: SyncSender<Vec<u8>>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // The pool has room for every buffer; it is gone only if the pass has ended.
-        drop(self.home.try_send(std::mem::take(&mut self.bytes)));
-    }
-}
-
-/// A chunk to be hashed and copied.
-struct Job {
-    buffer: Arc<Buffer>,
-    range: Range<usize>,
-    number: u32,
-    offset: u64,
-}
-
-struct Shared<'a> {
+struct Pass<'a> {
     copy: Option<&'a TreeFiles>,
+    queue: Mutex<Queue<'a>>,
     bytes_done: AtomicU64,
-    failure: Mutex<Option<StoreError>>,
-    has_failed: AtomicBool,
+    /// The first failure. What fails after it fails because of it, or would have to wait its turn.
+    failure: Mutex<Option<PassError>>,
 }
 
-impl Shared<'_> {
-    /// Works until there are no more jobs; returns the chunks by number. After a failure the rest
-    /// of the jobs are only taken off the queue, so that the reader is never stuck.
-    fn work(&self, jobs: &Mutex<Receiver<Job>>) -> Vec<(u32, ChunkInfo)> {
+impl Pass<'_> {
+    /// Works until the source ends or any thread has failed; returns the chunks by number.
+    fn work(&self, sizes: ChunkSizes) -> Vec<(u32, ChunkInfo)> {
         let mut chunks = vec![];
+        // Zeroed by the system, page by page where a chunk is large enough to need it.
+        let mut buffer = vec![0; sizes.max + READ_SIZE];
         loop {
-            // In a statement of its own, so that the lock is not held while the job is done.
-            let job = lock(jobs).recv();
-            let Ok(Job { buffer, range, number, offset }) = job else { return chunks };
-            if self.has_failed.load(Ordering::Relaxed) {
-                continue;
+            match self.next(&mut buffer) {
+                Ok(None) => return chunks,
+                Ok(Some(chunk)) => chunks.push(chunk),
+                Err(error) => {
+                    lock(&self.failure).get_or_insert(error);
+                    lock(&self.queue).is_ended = true;
+                    return chunks;
+                }
             }
-            let bytes = &buffer.bytes[range];
-            let size = u32::try_from(bytes.len()).expect("chunks are cut below 2^32 bytes");
-            chunks.push((number, ChunkInfo { digest: Digest::of(bytes), size }));
-            if let Some(copy) = self.copy
-                && let Err(error) = copy.write_at(offset, bytes)
-            {
-                lock(&self.failure).get_or_insert(error);
-                self.has_failed.store(true, Ordering::Relaxed);
-            }
-            self.bytes_done.fetch_add(u64::from(size), Ordering::Relaxed);
         }
+    }
+
+    /// Takes, hashes and copies a chunk, by way of `buffer`.
+    fn next(&self, buffer: &mut [u8]) -> Result<Option<(u32, ChunkInfo)>, PassError> {
+        // In a statement of its own, so that the lock is not held during the rest of the work.
+        let taken = lock(&self.queue).take(buffer)?;
+        let Some(Place { number, offset, size }) = taken else { return Ok(None) };
+        let bytes = &buffer[..size];
+        let digest = Digest::of(bytes);
+        if let Some(copy) = self.copy {
+            copy.write_at(offset, bytes).map_err(PassError::Copy)?;
+        }
+        self.bytes_done.fetch_add(size as u64, Ordering::Relaxed);
+        let size = u32::try_from(size).expect("chunks are cut below 2^32 bytes");
+        Ok(Some((number, ChunkInfo { digest, size })))
     }
 }
 
@@ -172,53 +146,69 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads the source to its end and queues its chunks; stops early if a worker has failed.
-fn feed(
-    source: &Source,
-    shared: &Shared<'_>,
-    jobs: &SyncSender<Job>,
-    report: &mut Report<'_>,
-) -> Result<(), PassError> {
-    let (home, pool) = sync_channel(BUFFERS);
-    for _ in 0..BUFFERS {
-        // Room for every buffer was just made.
-        drop(home.try_send(vec![]));
+/// Where a chunk lies.
+struct Place {
+    number: u32,
+    /// Bytes of the build before it.
+    offset: u64,
+    size: usize,
+}
+
+/// The chunks of a source that nobody has taken yet.
+struct Queue<'a> {
+    reader: Reader<'a>,
+    cutter: Cutter,
+    /// What was read behind the last cut.
+    rest: Vec<u8>,
+    number: u32,
+    offset: u64,
+    is_ended: bool,
+}
+
+impl<'a> Queue<'a> {
+    fn new(source: &'a Source, sizes: ChunkSizes) -> Self {
+        let reader = Reader { source, next: 0, open: None };
+        let cutter = Cutter::new(sizes);
+        Self { reader, cutter, rest: vec![], number: 0, offset: 0, is_ended: false }
     }
-    let mut reader = Reader { source, next: 0, open: None };
-    let mut carried: Option<(Arc<Buffer>, usize)> = None;
-    let (mut number, mut offset) = (0_u32, 0_u64);
-    loop {
-        let mut bytes = pool.recv().expect("the sender in scope keeps the pool open");
-        if shared.has_failed.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        report.send_if_due(shared.bytes_done.load(Ordering::Relaxed));
-        bytes.resize(BUFFER_SIZE, 0);
-        let rest = carried.as_ref().map_or(&[][..], |(buffer, end)| &buffer.bytes[*end..]);
-        let rest_size = rest.len();
-        bytes[..rest_size].copy_from_slice(rest);
-        drop(carried.take());
-        let filled = rest_size + reader.fill(&mut bytes[rest_size..])?;
-        let is_end = filled < BUFFER_SIZE;
-        bytes.truncate(filled);
-        let buffer = Arc::new(Buffer { bytes, home: home.clone() });
-        let mut end = 0;
-        for range in cut::cut(&buffer.bytes, is_end) {
-            if number == CHUNKS_MAX {
-                let path = source.given().to_owned();
-                return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX }.into());
+
+    /// Reads the next chunk to the start of `buffer`, whose length is that of the largest chunk and
+    /// [`READ_SIZE`]; `None` after the last one.
+    fn take(&mut self, buffer: &mut [u8]) -> Result<Option<Place>, SourceError> {
+        let mut filled = self.rest.len();
+        buffer[..filled].copy_from_slice(&self.rest);
+        self.rest.clear();
+        let mut tested = 0;
+        // Nothing is read while the rest is enough for a chunk.
+        let mut is_end = false;
+        while !self.is_ended {
+            if let Some(size) = self.cutter.cut(&buffer[..filled], tested, is_end) {
+                if size == 0 {
+                    self.is_ended = true;
+                    break;
+                }
+                self.rest.extend_from_slice(&buffer[size..filled]);
+                return self.place(size).map(Some);
             }
-            end = range.end;
-            let size = range.len() as u64;
-            let job = Job { buffer: Arc::clone(&buffer), range, number, offset };
-            jobs.send(job).expect("the queue's receiver outlives the workers");
-            number += 1;
-            offset += size;
+            tested = filled;
+            let wanted = &mut buffer[filled..][..READ_SIZE];
+            let count = self.reader.fill(wanted)?;
+            is_end = count < READ_SIZE;
+            filled += count;
         }
-        if is_end {
-            return Ok(());
+        Ok(None)
+    }
+
+    /// Counts the next chunk.
+    fn place(&mut self, size: usize) -> Result<Place, SourceError> {
+        let (number, offset) = (self.number, self.offset);
+        if number == CHUNKS_MAX {
+            let path = self.reader.source.given().to_owned();
+            return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX });
         }
-        carried = Some((buffer, end));
+        self.number += 1;
+        self.offset += size as u64;
+        Ok(Place { number, offset, size })
     }
 }
 
