@@ -1,13 +1,14 @@
 //! Where the bytes of a build are cut into chunks.
 //!
-//! The parameters and the algorithm, that of the crate `fastcdc`, are part of the format: with others, equal
-//! files would make another build, and two versions of a program would share no chunk. Where a cut
-//! lies depends on the bytes alone, never on how they arrived.
+//! The sizes and the algorithm, that of the crate `fastcdc`, are part of the format: with others,
+//! equal files would make another build, and two versions of a program would share no chunk. Where a
+//! cut lies depends on the bytes and on the step of the build's size alone, never on how the bytes
+//! arrived.
 //!
 //! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the table.
-//! Its loop waits for one byte's hash before it can begin the next. The loop here looks
-//! at several places at once, which is twice as fast on one core: a hash holds nothing of bytes that
-//! are more than [`WINDOW`] back, so it can begin anywhere.
+//! Its loop waits for one byte's hash before it can begin the next. The loop here looks at several
+//! places at once, which is twice as fast: a hash holds nothing of bytes that are more than
+//! [`WINDOW`] back, so it can begin anywhere.
 
 use std::ops::Range;
 
@@ -27,30 +28,44 @@ const LANE_SIZE: usize = 2048;
 
 const GROUP_SIZE: usize = LANES * LANE_SIZE;
 
-/// How long chunks are, in bytes. All of them are even, as the algorithm takes two bytes at a time.
+/// Most chunks of average size, beyond which the next larger size is taken. A fleet loses the time
+/// of some ten chunks until every host has something to give, so there should be a thousand or more;
+/// each costs a request, a few offers and a row of the manifest, so there should not be many more.
+const AVERAGES_MAX: u64 = 4096;
+
+/// Smallest average: half of it would cost as many messages again for builds that are there within
+/// seconds anyway.
+const AVERAGE_MIN: usize = 64 << 10;
+
+/// Largest average: twice as much would delay the first chunk that a host can serve on.
+const AVERAGE_MAX: usize = 1 << 20;
+
+/// From one average to the next. Large, because builds on two sides of a step share no chunk.
+const STEP: usize = 4;
+
+/// The lengths that the chunks of a build have, in bytes; even, as the algorithm takes two at a time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ChunkSizes {
-    /// Fewest bytes of a chunk, except for the last one of a build.
+    /// Only the last chunk of a build may be shorter.
     pub(super) min: usize,
-    /// Where cuts become more likely.
+    /// What most chunks are close to.
     pub(super) average: usize,
     /// Most bytes of a chunk.
     pub(super) max: usize,
 }
 
 impl ChunkSizes {
-    /// The sizes for a build of this many bytes.
-    pub(super) const fn for_build(_bytes: u64) -> Self {
-        Self {
-            // Smaller chunks would make the manifest long and the requests many.
-            min: 256 << 10,
-            // Half would double the table of every node; twice as much would delay the first chunk
-            // that a host can serve on.
-            average: 1 << 20,
-            max: p2p_core::CHUNK_SIZE_MAX as usize,
+    /// Those of a build of so many bytes in all files together.
+    pub(super) const fn for_build(bytes: u64) -> Self {
+        let mut average = AVERAGE_MIN;
+        while average < AVERAGE_MAX && bytes > average as u64 * AVERAGES_MAX {
+            average *= STEP;
         }
+        Self { min: average / 4, average, max: average * 4 }
     }
 }
+
+const _: () = assert!(AVERAGE_MAX * 4 == p2p_core::CHUNK_SIZE_MAX as usize);
 
 /// Finds the ends of chunks.
 #[derive(Debug)]
@@ -147,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    const SIZES: ChunkSizes = ChunkSizes::for_build(0);
+    const MIB: u64 = 1 << 20;
 
     /// Small enough that a test sees thousands of cuts, large enough for several groups.
     const SMALL: ChunkSizes = ChunkSizes { min: 1 << 10, average: 64 << 10, max: 256 << 10 };
@@ -182,24 +197,45 @@ mod tests {
         chunks.map(|chunk| chunk.offset + chunk.length).collect()
     }
 
+    // A change here makes every published build unknown to the fleet, and shares no chunk with it.
+    #[test]
+    fn averages_by_size_are_those_of_the_format() {
+        let cases = [
+            (0, 64 << 10),
+            (256 * MIB, 64 << 10),
+            (256 * MIB + 1, 256 << 10),
+            (1024 * MIB, 256 << 10),
+            (1024 * MIB + 1, 1 << 20),
+            (u64::MAX, 1 << 20),
+        ];
+        for (bytes, average) in cases {
+            let sizes = ChunkSizes { min: average / 4, average, max: average * 4 };
+            assert_eq!(ChunkSizes::for_build(bytes), sizes, "{bytes}");
+        }
+    }
+
     #[test]
     fn chunks_have_the_sizes_of_the_format() {
         let bytes = sample(1, 64 << 20);
-        let ends = ends_of(&bytes, SIZES);
-        let starts = std::iter::once(0).chain(ends.iter().copied());
-        let sizes: Vec<usize> = starts.zip(&ends).map(|(start, end)| end - start).collect();
-        let (last, others) = sizes.split_last().unwrap();
-        assert!(others.iter().all(|size| (SIZES.min..=SIZES.max).contains(size)));
-        assert!(*last <= SIZES.max && *ends.last().unwrap() == bytes.len());
-        let average = bytes.len() / sizes.len();
-        assert!((SIZES.average / 2..SIZES.average * 2).contains(&average), "{average}");
+        for sizes in [64 * MIB, 2048 * MIB].map(ChunkSizes::for_build) {
+            let ends = ends_of(&bytes, sizes);
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let found: Vec<usize> = starts.zip(&ends).map(|(start, end)| end - start).collect();
+            let (last, others) = found.split_last().unwrap();
+            assert!(others.iter().all(|size| (sizes.min..=sizes.max).contains(size)));
+            assert!(*last <= sizes.max && *ends.last().unwrap() == bytes.len());
+            let average = bytes.len() / found.len();
+            assert!((sizes.average / 2..sizes.average * 2).contains(&average), "{average}");
+        }
     }
 
     // A change here makes every published build unknown to the fleet, and shares no chunk with it.
     #[test]
     fn cuts_are_those_of_version_one() {
-        let bytes = sample(1, 5 << 20);
-        assert_eq!(ends_of(&bytes, SIZES), [491_952, 1_541_586, 2_193_165, 2_725_819, 5_242_880]);
+        let large = ends_of(&sample(1, 5 << 20), ChunkSizes::for_build(u64::MAX));
+        assert_eq!(large, [491_952, 1_541_586, 2_193_165, 2_725_819, 5_242_880]);
+        let small = ends_of(&sample(1, 300_000), ChunkSizes::for_build(0));
+        assert_eq!(small, [76_660, 236_593, 300_000]);
     }
 
     #[test]
@@ -237,12 +273,13 @@ mod tests {
     }
 
     fn sizes() -> impl Strategy<Value = ChunkSizes> {
-        // The least sizes that the algorithm takes, odd multiples of two, and those of the format.
+        // Down to the least sizes that the algorithm takes, and those of the format.
         let small = (32_usize..8 << 10, 7_u32..18, 0_usize..99).prop_map(|(min, bits, more)| {
             let average = (2 * min).max(1 << bits) + 2 * more;
             ChunkSizes { min: 2 * min, average, max: (2 * average).max(1024) + 2 * more }
         });
-        prop_oneof![4 => small, 1 => Just(SMALL), 1 => Just(SIZES)]
+        let format = prop::sample::select(vec![0, 512 * MIB, u64::MAX]);
+        prop_oneof![4 => small, 1 => Just(SMALL), 2 => format.prop_map(ChunkSizes::for_build)]
     }
 
     proptest! {
