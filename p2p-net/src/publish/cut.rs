@@ -3,28 +3,28 @@
 //! The sizes and the algorithm, that of the crate `fastcdc`, are part of the format: with others,
 //! equal files would make another build, and two versions of a program would share no chunk. Where a
 //! cut lies depends on the bytes and on the step of the build's size alone, never on how the bytes
-//! arrived.
+//! were read.
 //!
 //! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the table.
-//! Its loop waits for one byte's hash before it can begin the next. The loop here looks at several
-//! places at once, which is twice as fast: a hash holds nothing of bytes that are more than
-//! [`WINDOW`] back, so it can begin anywhere.
+//! Its loop begins at the cut before and waits for one byte's hash before it begins the next. But a
+//! hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for [`Candidate`]s in
+//! different parts of a build, each at several places at once, and only the choice among these needs
+//! the cut before.
 
 use std::ops::Range;
 
 use fastcdc::v2020::{Normalization, get_gear_with_seed, select_masks};
 
-/// Bytes that a hash depends on: each byte shifts the one before by a bit, out of 64 bits in the
-/// end.
-const WINDOW: usize = 64;
+/// Bytes that a hash depends on: each byte shifts those before it by one of the hash's bits.
+pub(super) const WINDOW: usize = 64;
 
 /// Places looked at in turn. Half as many leave the processor waiting; with twice as many their
 /// hashes do not fit its registers.
 const LANES: usize = 8;
 
-/// Bytes of a lane. With half of it, what is hashed before each lane would show; twice as much would
-/// be looked at in vain after a cut.
-const LANE_SIZE: usize = 2048;
+/// Bytes of a lane. With half of it, what is hashed before each lane would show; twice as much is
+/// hashed once more where there is a candidate.
+const LANE_SIZE: usize = 1024;
 
 const GROUP_SIZE: usize = LANES * LANE_SIZE;
 
@@ -67,6 +67,43 @@ impl ChunkSizes {
 
 const _: () = assert!(AVERAGE_MAX * 4 == p2p_core::CHUNK_SIZE_MAX as usize);
 
+/// A place where a chunk may end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Candidate {
+    /// Bytes of the build before it.
+    position: u64,
+    /// The hash of the bytes up to the one behind it.
+    hash: u64,
+}
+
+/// Consecutive bytes of a build, with up to [`WINDOW`] of those before them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment<'a> {
+    /// The bytes, with those before them.
+    pub(super) bytes: &'a [u8],
+    /// How many bytes of the build are before `bytes`.
+    pub(super) base: u64,
+    /// How many bytes of the build are before the segment.
+    pub(super) start: u64,
+    /// Bytes of the whole build.
+    pub(super) build_size: u64,
+}
+
+impl Segment<'_> {
+    /// How many bytes of the build end with the segment.
+    pub(super) const fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// The bytes of this part of the build, which lies in the segment.
+    pub(super) fn slice(&self, range: Range<u64>) -> &[u8] {
+        let index = |position: u64| {
+            usize::try_from(position - self.base).expect("the position lies in the segment")
+        };
+        &self.bytes[index(range.start)..index(range.end)]
+    }
+}
+
 /// Finds the ends of chunks.
 #[derive(Debug)]
 pub(super) struct Cutter {
@@ -87,42 +124,34 @@ impl Cutter {
         Self { sizes, gear, mask_before, mask_after }
     }
 
-    /// The size of the chunk at the start of `bytes`, or `None` if that takes more bytes to tell.
+    /// Adds the candidates of `bytes[range]` to `found`, by order; needs [`WINDOW`] bytes before
+    /// them, or all that the build has there.
     ///
     /// # Arguments
     ///
-    /// - `tested`: how many of `bytes` an earlier call for this chunk was given.
-    /// - `is_end`: the build ends with `bytes`.
-    pub(super) fn cut(&self, bytes: &[u8], tested: usize, is_end: bool) -> Option<usize> {
-        let ChunkSizes { min, average, max } = self.sizes;
-        let size = bytes.len().min(max);
-        // An odd byte waits for the next one; the last one of a build is not tested at all.
-        let (start, end) = ((tested & !1).max(min), size & !1);
-        self.find(bytes, start..end.min(average), self.mask_before)
-            .or_else(|| self.find(bytes, start.max(average)..end, self.mask_after))
-            .or_else(|| (is_end || bytes.len() >= max).then_some(size))
-    }
-
-    /// The first position of `range` with a hash that is zero under `mask`.
-    fn find(&self, bytes: &[u8], range: Range<usize>, mask: u64) -> Option<usize> {
-        if range.is_empty() {
-            return None;
-        }
+    /// - `base`: how many bytes of the build are before `bytes`.
+    pub(super) fn scan(
+        &self,
+        bytes: &[u8],
+        range: Range<usize>,
+        base: u64,
+        found: &mut Vec<Candidate>,
+    ) {
         let mut start = range.start;
         while let Some(group) = bytes[..range.end].get(start..start + GROUP_SIZE) {
             let group = group.try_into().expect("the slice has the array's size");
             let hashes = std::array::from_fn(|lane| self.hash(bytes, start + lane * LANE_SIZE));
-            if self.has_cut(group, hashes, mask) {
-                return self.find_singly(bytes, start..start + GROUP_SIZE, mask);
+            if self.has_candidate(group, hashes) {
+                self.scan_singly(bytes, start..start + GROUP_SIZE, base, found);
             }
             start += GROUP_SIZE;
         }
-        self.find_singly(bytes, start..range.end, mask)
+        self.scan_singly(bytes, start..range.end, base, found);
     }
 
-    /// Whether any position of `group` has a hash that is zero under `mask`, given the hashes
-    /// before each lane.
-    fn has_cut(&self, group: &[u8; GROUP_SIZE], mut hashes: [u64; LANES], mask: u64) -> bool {
+    /// Whether there is any candidate in `group`, given the hashes before each lane.
+    fn has_candidate(&self, group: &[u8; GROUP_SIZE], mut hashes: [u64; LANES]) -> bool {
+        let mask = self.mask_of_all();
         for position in 0..LANE_SIZE {
             for (lane, hash) in hashes.iter_mut().enumerate() {
                 *hash = self.roll(*hash, group[lane * LANE_SIZE + position]);
@@ -134,24 +163,93 @@ impl Cutter {
         false
     }
 
-    fn find_singly(&self, bytes: &[u8], range: Range<usize>, mask: u64) -> Option<usize> {
+    fn scan_singly(
+        &self,
+        bytes: &[u8],
+        range: Range<usize>,
+        base: u64,
+        found: &mut Vec<Candidate>,
+    ) {
+        let mask = self.mask_of_all();
         let mut hash = self.hash(bytes, range.start);
-        let mut ends = range.clone().zip(&bytes[range]);
-        let cut = ends.find(|(_, byte)| {
-            hash = self.roll(hash, **byte);
-            hash & mask == 0
-        });
-        cut.map(|(position, _)| position)
+        for position in range {
+            hash = self.roll(hash, bytes[position]);
+            if hash & mask == 0 {
+                found.push(Candidate { position: base + position as u64, hash });
+            }
+        }
     }
 
-    /// The hash of the bytes before `position`. Those below the least size do not count.
+    /// Bits that are zero at every cut.
+    const fn mask_of_all(&self) -> u64 {
+        self.mask_before & self.mask_after
+    }
+
+    /// The hash of the bytes before `position`.
     fn hash(&self, bytes: &[u8], position: usize) -> u64 {
-        let start = position.saturating_sub(WINDOW).max(self.sizes.min);
-        bytes[start..position].iter().fold(0, |hash, byte| self.roll(hash, *byte))
+        let window = &bytes[position.saturating_sub(WINDOW)..position];
+        window.iter().fold(0, |hash, byte| self.roll(hash, *byte))
     }
 
     const fn roll(&self, hash: u64, byte: u8) -> u64 {
         (hash << 1).wrapping_add(self.gear[byte as usize])
+    }
+
+    /// The end of the chunk from `start`, or `None` if it lies behind the segment. The chunk may
+    /// begin before the segment but does not end before it.
+    ///
+    /// # Arguments
+    ///
+    /// - `candidates`: those of the segment by order, from which those before the end are removed.
+    pub(super) fn end(
+        &self,
+        segment: &Segment<'_>,
+        start: u64,
+        candidates: &mut &[Candidate],
+    ) -> Option<u64> {
+        let ChunkSizes { min, max, .. } = self.sizes;
+        let last = segment.build_size.min(start + max as u64);
+        // The algorithm takes two bytes at a time and does not look at an odd one at the end.
+        let tested = start + ((last - start) & !1);
+        let first = start + min as u64;
+        if let Some(end) = self.end_near(segment, start, first..tested) {
+            return Some(end);
+        }
+        while let Some((candidate, others)) = candidates.split_first() {
+            if candidate.position >= tested {
+                break;
+            }
+            let is_whole = candidate.position + 1 >= first + WINDOW as u64;
+            if is_whole && self.is_end(start, candidate.position, candidate.hash) {
+                return Some(candidate.position);
+            }
+            *candidates = others;
+        }
+        (last <= segment.end()).then_some(last)
+    }
+
+    /// The first end in `range` that lies so near to its start that hashes depend on it, as they do
+    /// not hold what is before.
+    fn end_near(&self, segment: &Segment<'_>, start: u64, range: Range<u64>) -> Option<u64> {
+        let end = range.end.min(segment.end()).min(range.start + WINDOW as u64);
+        // Before the segment, it was looked at with the segment before.
+        if range.start < segment.base || range.start >= end {
+            return None;
+        }
+        let mut hash = 0;
+        let ends = range.start..end;
+        let mut hashed = ends.clone().zip(segment.slice(ends)).map(|(position, byte)| {
+            hash = self.roll(hash, *byte);
+            (position, hash)
+        });
+        hashed.find(|(position, hash)| self.is_end(start, *position, *hash)).map(|found| found.0)
+    }
+
+    /// Whether the chunk from `start` ends at `position`, where the hash is this one.
+    const fn is_end(&self, start: u64, position: u64, hash: u64) -> bool {
+        let is_before = position - start < self.sizes.average as u64;
+        let mask = if is_before { self.mask_before } else { self.mask_after };
+        hash & mask == 0
     }
 }
 
@@ -179,16 +277,37 @@ mod tests {
         bytes
     }
 
-    /// The ends of all chunks of `bytes`, each found at once.
-    fn ends_of(bytes: &[u8], sizes: ChunkSizes) -> Vec<usize> {
+    /// The ends of all chunks of `bytes`, found in segments of `segment_size`, each scanned in
+    /// steps of `step`.
+    fn ends_by(bytes: &[u8], sizes: ChunkSizes, segment_size: usize, step: usize) -> Vec<usize> {
         let cutter = Cutter::new(sizes);
-        let mut ends = vec![];
-        let mut start = 0;
-        while start < bytes.len() {
-            start += cutter.cut(&bytes[start..], 0, true).unwrap();
-            ends.push(start);
+        let (mut ends, mut start) = (vec![], 0);
+        for segment_start in (0..bytes.len()).step_by(segment_size) {
+            let base = segment_start.saturating_sub(WINDOW);
+            let segment_end = bytes.len().min(segment_start + segment_size);
+            let seen = &bytes[base..segment_end];
+            let mut candidates = vec![];
+            for step_start in (segment_start - base..seen.len()).step_by(step) {
+                let step_end = seen.len().min(step_start + step);
+                cutter.scan(seen, step_start..step_end, base as u64, &mut candidates);
+            }
+            let build_size = bytes.len() as u64;
+            let segment =
+                Segment { bytes: seen, base: base as u64, start: segment_start as u64, build_size };
+            let mut left = &candidates[..];
+            while start < build_size
+                && let Some(end) = cutter.end(&segment, start, &mut left)
+            {
+                assert!((segment_start..=segment_end).contains(&usize::try_from(end).unwrap()));
+                start = end;
+                ends.push(usize::try_from(end).unwrap());
+            }
         }
         ends
+    }
+
+    fn ends_of(bytes: &[u8], sizes: ChunkSizes) -> Vec<usize> {
+        ends_by(bytes, sizes, bytes.len(), bytes.len())
     }
 
     fn oracle(bytes: &[u8], sizes: ChunkSizes) -> Vec<usize> {
@@ -245,7 +364,7 @@ mod tests {
         let hash = cutter.hash(&bytes, 4096);
         let from_far = bytes[..4096].iter().fold(1, |hash, byte| cutter.roll(hash, *byte));
         assert_eq!(hash, from_far);
-        // The window cannot be shorter: the last byte that counts is the first one in it.
+        // The window cannot be shorter.
         bytes[4096 - WINDOW] ^= 1;
         assert_ne!(hash, cutter.hash(&bytes, 4096));
     }
@@ -285,32 +404,21 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Goal: cuts are those of FastCDC, whatever the content and however the bytes arrive.
-        /// Method: the crate's own loop is the oracle; the same bytes come in steps of random sizes.
+        /// Goal: cuts are those of `FastCDC`, whatever the content and however the bytes are read.
+        /// Method: the crate's own loop is the oracle; the same bytes are cut at once, and in
+        /// segments and steps of random sizes.
         #[test]
         fn cuts_are_those_of_the_crate(
             bytes in content(),
             sizes in sizes(),
-            steps in prop::collection::vec(1_usize..200 << 10, 1..8),
+            segment_size in 1_usize..600 << 10,
+            step in 1_usize..100 << 10,
         ) {
             let expected = oracle(&bytes, sizes);
-            prop_assert_eq!(&ends_of(&bytes, sizes), &expected);
-
-            let cutter = Cutter::new(sizes);
-            let mut found = vec![];
-            let (mut start, mut tested, mut seen) = (0, 0, 0);
-            let mut steps = steps.iter().cycle();
-            while start < bytes.len() {
-                let cut = cutter.cut(&bytes[start..seen], tested, seen == bytes.len());
-                tested = if cut.is_some() { 0 } else { seen - start };
-                if let Some(size) = cut {
-                    start += size;
-                    found.push(start);
-                } else {
-                    seen = bytes.len().min(seen + steps.next().unwrap());
-                }
+            if !bytes.is_empty() {
+                prop_assert_eq!(&ends_of(&bytes, sizes), &expected);
             }
-            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(&ends_by(&bytes, sizes, segment_size, step), &expected);
         }
     }
 }

@@ -1,37 +1,42 @@
-//! One pass over a source: each thread takes the next chunk, hashes it, copies it, and comes again.
+//! One pass over a source, in segments, each read, copied, cut and hashed by one of the threads.
 //!
-//! Reading and cutting need their order, so one thread at a time does that; the rest of the work on
-//! a chunk follows on the same thread, while its bytes are in that core's cache. Invariant: the
-//! memory is a buffer of the largest chunk for each thread, however large the source. Reads each
-//! byte once, compares every file with what the walk found before and after reading it, and writes
-//! nothing but the copy.
+//! Where a segment is cut depends on the last cut before it. But to look for candidates takes long
+//! and the choice among them does not, so threads wait for each other only for the choice. A chunk
+//! that ends in another segment than it begins in is handed on with what is hashed of it. Invariant:
+//! the memory is a segment for each thread, however large the source. Reads each byte once, compares
+//! every file with what the walk found before and after reading it, and writes nothing but the copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use p2p_core::{CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
+use blake3::Hasher;
+use p2p_core::{CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::PublishProgress;
-use super::cut::{ChunkSizes, Cutter};
+use super::cut::{Candidate, ChunkSizes, Cutter, Segment, WINDOW};
 use super::walk::{Source, SourceError, Stamp, unreadable};
-use crate::store::{StoreError, TreeFiles};
+use crate::store::{FileMap, StoreError, TreeFiles};
 
-/// Bytes read at once. What lies behind a cut is copied to the next chunk's buffer, which is a small
-/// part of the work up to here; half as much would need twice the system calls.
-const READ_SIZE: usize = 128 << 10;
+/// Bytes of a segment. A chunk that ends in a segment began in it or in the one before; with less, it
+/// could be an earlier one. More would need more memory for nothing.
+const SEGMENT_SIZE: usize = CHUNK_SIZE_MAX as usize;
 
-/// Most threads: reading and cutting take a third of the work, so more would wait for their turn.
-const THREADS_MAX: usize = 4;
+/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would need
+/// twice the system calls; twice as much leaves some caches.
+const READ_SIZE: usize = 256 << 10;
+
+/// Most threads. Each needs the memory of a segment, and fewer than these keep any disk busy.
+const THREADS_MAX: usize = 8;
 
 /// Often enough for a smooth bar, seldom enough to cost nothing.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -58,30 +63,37 @@ pub(super) fn run(
     copy: Option<&TreeFiles>,
     progress: &(dyn Fn(PublishProgress) + Sync),
 ) -> Result<Vec<ChunkInfo>, PassError> {
-    let sizes = ChunkSizes::for_build(source.size());
-    let pass = Pass {
-        copy,
-        queue: Mutex::new(Queue::new(source, sizes)),
-        bytes_done: AtomicU64::new(0),
-        failure: Mutex::default(),
-    };
     let report = |bytes_done| progress(PublishProgress { bytes_total: source.size(), bytes_done });
     report(0);
+    let pass = Pass {
+        reader: Reader::new(source),
+        cutter: Cutter::new(ChunkSizes::for_build(source.size())),
+        copy,
+        segments_taken: AtomicU64::new(0),
+        bytes_done: AtomicU64::new(0),
+        baton: Mutex::new(Baton {
+            position: 0,
+            open: OpenChunk::new(0, 0),
+            failure: None,
+            is_lost: false,
+        }),
+        passed: Condvar::new(),
+    };
     // One more than there are cores, for the time that one waits for a disk or for its turn.
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX) + 1;
     let mut chunks = thread::scope(|scope| {
-        // Nothing is ever sent: the channel is gone as soon as the last thread is.
-        let (done, ended) = sync_channel::<()>(0);
+        // Nothing is ever sent: the channel ends with the last thread.
+        let (running, ended) = sync_channel::<()>(0);
         let threads: Vec<_> = (0..threads)
             .map(|_| {
-                let (pass, done) = (&pass, done.clone());
+                let (pass, running) = (&pass, running.clone());
                 scope.spawn(move || {
-                    let _done = done;
-                    pass.work(sizes)
+                    let _running = running;
+                    pass.work()
                 })
             })
             .collect();
-        drop(done);
+        drop(running);
         while ended.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
             report(pass.bytes_done.load(Ordering::Relaxed));
         }
@@ -91,7 +103,7 @@ pub(super) fn run(
         }
         chunks
     });
-    if let Some(error) = pass.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(error) = pass.baton.into_inner().unwrap_or_else(PoisonError::into_inner).failure {
         return Err(error);
     }
     report(pass.bytes_done.into_inner());
@@ -99,207 +111,238 @@ pub(super) fn run(
     Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
 }
 
+/// A chunk by its number.
+type NumberedChunk = (u32, ChunkInfo);
+
 struct Pass<'a> {
+    reader: Reader<'a>,
+    cutter: Cutter,
     copy: Option<&'a TreeFiles>,
-    queue: Mutex<Queue<'a>>,
+    segments_taken: AtomicU64,
     bytes_done: AtomicU64,
-    /// The first failure. What fails after it fails because of it, or would have to wait its turn.
-    failure: Mutex<Option<PassError>>,
+    baton: Mutex<Baton>,
+    /// Told whenever the baton is passed on or dropped.
+    passed: Condvar,
+}
+
+/// What the thread of one segment hands to the thread of the next.
+struct Baton {
+    /// Where the segment begins whose turn it is.
+    position: u64,
+    open: OpenChunk,
+    /// The first failure, after which nobody goes on.
+    failure: Option<PassError>,
+    /// A thread panicked, so the baton may never be passed on.
+    is_lost: bool,
+}
+
+impl Baton {
+    const fn is_dropped(&self) -> bool {
+        self.is_lost || self.failure.is_some()
+    }
+}
+
+/// A chunk whose end is not known yet.
+struct OpenChunk {
+    number: u32,
+    start: u64,
+    /// Has hashed the chunk's bytes up to the end of the segment.
+    hasher: Hasher,
+}
+
+impl OpenChunk {
+    fn new(number: u32, start: u64) -> Self {
+        Self { number, start, hasher: Hasher::new() }
+    }
+
+    fn finish(mut self, rest: &[u8], end: u64) -> NumberedChunk {
+        let digest = Digest::from_bytes(*self.hasher.update(rest).finalize().as_bytes());
+        let size = u32::try_from(end - self.start).expect("chunks are cut below 2^32 bytes");
+        (self.number, ChunkInfo { digest, size })
+    }
 }
 
 impl Pass<'_> {
-    /// Works until the source ends or any thread has failed; returns the chunks by number.
-    fn work(&self, sizes: ChunkSizes) -> Vec<(u32, ChunkInfo)> {
+    /// Works until the source ends or any thread has failed; returns the chunks that it finished.
+    fn work(&self) -> Vec<NumberedChunk> {
+        let _guard = PanicGuard { pass: self };
         let mut chunks = vec![];
-        // Zeroed by the system, page by page where a chunk is large enough to need it.
-        let mut buffer = vec![0; sizes.max + READ_SIZE];
+        let mut buffer = vec![0; WINDOW + SEGMENT_SIZE];
+        let mut candidates = vec![];
         loop {
-            match self.next(&mut buffer) {
+            let taken = self.segments_taken.fetch_add(1, Ordering::Relaxed);
+            let start = taken.saturating_mul(SEGMENT_SIZE as u64);
+            if start >= self.reader.source.size() {
+                return chunks;
+            }
+            candidates.clear();
+            let read = self.read(start, &mut buffer, &mut candidates);
+            let chosen = read.and_then(|segment| {
+                Ok(self.choose(&segment, &candidates)?.map(|chosen| (segment, chosen)))
+            });
+            match chosen {
+                Ok(Some((segment, (open, ends)))) => {
+                    finish(&segment, open, &ends, &mut chunks);
+                    self.bytes_done.fetch_add(segment.end() - start, Ordering::Relaxed);
+                }
                 Ok(None) => return chunks,
-                Ok(Some(chunk)) => chunks.push(chunk),
                 Err(error) => {
-                    lock(&self.failure).get_or_insert(error);
-                    lock(&self.queue).is_ended = true;
+                    self.lock().failure.get_or_insert(error);
+                    self.passed.notify_all();
                     return chunks;
                 }
             }
         }
     }
 
-    /// Takes, hashes and copies a chunk, by way of `buffer`.
-    fn next(&self, buffer: &mut [u8]) -> Result<Option<(u32, ChunkInfo)>, PassError> {
-        // In a statement of its own, so that the lock is not held during the rest of the work.
-        let taken = lock(&self.queue).take(buffer)?;
-        let Some(Place { number, offset, size }) = taken else { return Ok(None) };
-        let bytes = &buffer[..size];
-        let digest = Digest::of(bytes);
-        if let Some(copy) = self.copy {
-            copy.write_at(offset, bytes).map_err(PassError::Copy)?;
-        }
-        self.bytes_done.fetch_add(size as u64, Ordering::Relaxed);
-        let size = u32::try_from(size).expect("chunks are cut below 2^32 bytes");
-        Ok(Some((number, ChunkInfo { digest, size })))
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Where a chunk lies.
-struct Place {
-    number: u32,
-    /// Bytes of the build before it.
-    offset: u64,
-    size: usize,
-}
-
-/// The chunks of a source that nobody has taken yet.
-struct Queue<'a> {
-    reader: Reader<'a>,
-    cutter: Cutter,
-    /// What was read behind the last cut.
-    rest: Vec<u8>,
-    number: u32,
-    offset: u64,
-    is_ended: bool,
-}
-
-impl<'a> Queue<'a> {
-    fn new(source: &'a Source, sizes: ChunkSizes) -> Self {
-        let reader = Reader { source, next: 0, open: None };
-        let cutter = Cutter::new(sizes);
-        Self { reader, cutter, rest: vec![], number: 0, offset: 0, is_ended: false }
-    }
-
-    /// Reads the next chunk to the start of `buffer`, whose length is that of the largest chunk and
-    /// [`READ_SIZE`]; `None` after the last one.
-    fn take(&mut self, buffer: &mut [u8]) -> Result<Option<Place>, SourceError> {
-        let mut filled = self.rest.len();
-        buffer[..filled].copy_from_slice(&self.rest);
-        self.rest.clear();
-        let mut tested = 0;
-        // Nothing is read while the rest is enough for a chunk.
-        let mut is_end = false;
-        while !self.is_ended {
-            if let Some(size) = self.cutter.cut(&buffer[..filled], tested, is_end) {
-                if size == 0 {
-                    self.is_ended = true;
-                    break;
-                }
-                self.rest.extend_from_slice(&buffer[size..filled]);
-                return self.place(size).map(Some);
+    /// Reads, copies and scans the segment from `start`.
+    fn read<'b>(
+        &self,
+        start: u64,
+        buffer: &'b mut [u8],
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<Segment<'b>, PassError> {
+        let build_size = self.reader.source.size();
+        let end = build_size.min(start + SEGMENT_SIZE as u64);
+        let base = start.saturating_sub(WINDOW as u64);
+        let index = |position: u64| {
+            usize::try_from(position - base).expect("the position lies in the buffer")
+        };
+        self.reader.read(base, &mut buffer[..index(start)])?;
+        for position in (start..end).step_by(READ_SIZE) {
+            let range = index(position)..index(end.min(position + READ_SIZE as u64));
+            self.reader.read(position, &mut buffer[range.clone()])?;
+            self.cutter.scan(buffer, range.clone(), base, candidates);
+            if let Some(copy) = self.copy {
+                copy.write_at(position, &buffer[range]).map_err(PassError::Copy)?;
             }
-            tested = filled;
-            let wanted = &mut buffer[filled..][..READ_SIZE];
-            let count = self.reader.fill(wanted)?;
-            is_end = count < READ_SIZE;
-            filled += count;
         }
-        Ok(None)
+        Ok(Segment { bytes: &buffer[..index(end)], base, start, build_size })
     }
 
-    /// Counts the next chunk.
-    fn place(&mut self, size: usize) -> Result<Place, SourceError> {
-        let (number, offset) = (self.number, self.offset);
-        if number == CHUNKS_MAX {
-            let path = self.reader.source.given().to_owned();
-            return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX });
+    /// Chooses where a segment is cut, when it is its turn: the chunk that was open before it, and
+    /// the ends of that chunk and of those after it. `None` if the pass has failed.
+    fn choose(
+        &self,
+        segment: &Segment<'_>,
+        mut candidates: &[Candidate],
+    ) -> Result<Option<(OpenChunk, Vec<u64>)>, SourceError> {
+        let is_waiting = |baton: &mut Baton| baton.position != segment.start && !baton.is_dropped();
+        let waited = self.passed.wait_while(self.lock(), is_waiting);
+        let mut baton = waited.unwrap_or_else(PoisonError::into_inner);
+        if baton.is_dropped() {
+            return Ok(None);
         }
-        self.number += 1;
-        self.offset += size as u64;
-        Ok(Place { number, offset, size })
+        let mut ends = vec![];
+        let (mut number, mut start) = (baton.open.number, baton.open.start);
+        while start < segment.build_size
+            && let Some(end) = self.cutter.end(segment, start, &mut candidates)
+        {
+            if number == CHUNKS_MAX {
+                let path = self.reader.source.given().to_owned();
+                return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX });
+            }
+            ends.push(end);
+            number += 1;
+            start = end;
+        }
+        let mut open = OpenChunk::new(number, start);
+        open.hasher.update(segment.slice(start..segment.end()));
+        baton.position = segment.end();
+        let open = std::mem::replace(&mut baton.open, open);
+        self.passed.notify_all();
+        Ok(Some((open, ends)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Baton> {
+        self.baton.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads the bytes of the source's files laid end to end.
+/// Lets nobody wait for a thread that has panicked.
+struct PanicGuard<'a, 'b> {
+    pass: &'a Pass<'b>,
+}
+
+impl Drop for PanicGuard<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.pass.lock().is_lost = true;
+            self.pass.passed.notify_all();
+        }
+    }
+}
+
+/// Hashes the chunks that end in a segment, of which the first may have been open before it.
+fn finish(
+    segment: &Segment<'_>,
+    mut open: OpenChunk,
+    ends: &[u64],
+    chunks: &mut Vec<NumberedChunk>,
+) {
+    for &end in ends {
+        let next = OpenChunk::new(open.number + 1, end);
+        let rest = segment.slice(open.start.max(segment.start)..end);
+        chunks.push(std::mem::replace(&mut open, next).finish(rest, end));
+    }
+}
+
+/// Reads any part of the source's files laid end to end.
 struct Reader<'a> {
     source: &'a Source,
-    /// Position of the next entry.
-    next: usize,
-    open: Option<OpenFile>,
+    files: FileMap,
+    /// Which entry of the source each file of the map is.
+    positions: Vec<usize>,
 }
 
-struct OpenFile {
-    file: File,
-    path: PathBuf,
-    stamp: Stamp,
-    size: u64,
-    position: u64,
-}
-
-impl Reader<'_> {
-    /// Fills `buffer`; the count is smaller than its length only at the end of the source.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let Some(open) = &mut self.open else {
-                if !self.open_next()? {
-                    break;
-                }
-                continue;
-            };
-            filled += open.read(&mut buffer[filled..])?;
-            if open.position == open.size {
-                open.check()?;
-                self.open = None;
-            }
-        }
-        Ok(filled)
+impl<'a> Reader<'a> {
+    fn new(source: &'a Source) -> Self {
+        let has_bytes =
+            |kind: &EntryKind| matches!(kind, EntryKind::File { size, .. } if *size > 0);
+        let entries = source.entries();
+        let positions =
+            (0..entries.len()).filter(|position| has_bytes(&entries[*position].kind)).collect();
+        Self { source, files: FileMap::new(entries), positions }
     }
 
-    /// Opens the next file that has bytes; whether there is one.
-    fn open_next(&mut self) -> Result<bool, SourceError> {
-        while let Some(entry) = self.source.entries().get(self.next) {
-            let stamp = self.source.stamp(self.next);
-            self.next += 1;
-            let EntryKind::File { size, .. } = entry.kind else { continue };
-            if size == 0 {
-                continue;
-            }
-            let path = self.source.path_of(entry);
-            // Should a pipe have taken the file's place, opening it must not wait for a writer.
-            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let file = OpenOptions::new()
-                .read(true)
-                .custom_flags(flags.bits().cast_signed())
-                .open(&path)
-                .map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
-                        SourceError::Changed { path: path.clone() }
-                    }
+    /// Fills `buffer` from `offset` of the source. Every file is opened anew, so none stays open for
+    /// long, and compared with what was found.
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        for segment in self.files.segments(offset, buffer.len()) {
+            let position = self.positions[segment.file];
+            let stamp = self.source.stamp(position);
+            let path = self.source.path_of(&self.source.entries()[position]);
+            let file = open(&path)?;
+            check(&file, stamp, &path)?;
+            file.read_exact_at(&mut buffer[segment.part], segment.file_offset).map_err(
+                |error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
                     _ => unreadable(&path)(error),
-                })?;
-            let open = OpenFile { file, path, stamp, size, position: 0 };
-            open.check()?;
-            self.open = Some(open);
-            return Ok(true);
+                },
+            )?;
+            check(&file, stamp, &path)?;
         }
-        Ok(false)
+        Ok(())
     }
 }
 
-impl OpenFile {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        let left = usize::try_from(self.size - self.position).unwrap_or(usize::MAX);
-        let wanted = left.min(buffer.len());
-        match self.file.read_at(&mut buffer[..wanted], self.position) {
-            Ok(0) => Err(SourceError::Changed { path: self.path.clone() }),
-            Ok(count) => {
-                self.position += count as u64;
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(error) => Err(unreadable(&self.path)(error)),
+fn open(path: &Path) -> Result<File, SourceError> {
+    // Should a pipe have taken the file's place, opening it must not wait for a writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
+            SourceError::Changed { path: path.to_owned() }
         }
-    }
+        _ => unreadable(path)(error),
+    })
+}
 
-    fn check(&self) -> Result<(), SourceError> {
-        let found = self.file.metadata().map_err(unreadable(&self.path))?;
-        if Stamp::of(&found) == self.stamp {
-            Ok(())
-        } else {
-            Err(SourceError::Changed { path: self.path.clone() })
-        }
+fn check(file: &File, stamp: Stamp, path: &Path) -> Result<(), SourceError> {
+    let found = file.metadata().map_err(unreadable(path))?;
+    if Stamp::of(&found) == stamp {
+        Ok(())
+    } else {
+        Err(SourceError::Changed { path: path.to_owned() })
     }
 }
