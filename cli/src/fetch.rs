@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
-use p2p_net::{Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress, StoredBuild};
+use p2p_net::{
+    Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress, StoredBuild, Transport,
+};
 use serde::Serialize;
 
 use crate::app::Outcome;
@@ -57,6 +59,9 @@ pub(crate) struct Args {
     /// Cap on bytes sent to others per second, such as 10MB or 80Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     upload_limit: Option<ByteRate>,
+    /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
+    #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
+    transport: Transport,
     /// Give up after this long without any progress
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -128,6 +133,7 @@ async fn download_and_serve(
     let node = Node::start(NodeConfig {
         seeders: args.seeders.clone(),
         upload_limit: args.upload_limit,
+        transport: args.transport,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })
     .await

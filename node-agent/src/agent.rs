@@ -64,6 +64,7 @@ impl Agent {
             zone: config.zone.clone(),
             rack: config.rack.clone(),
             upload_limit: config.upload_limit,
+            transport: config.transport,
             ..NodeConfig::host(identity, config.listen)
         })
         .await?;

@@ -64,6 +64,9 @@ pub struct Args {
     /// Most chunk bytes sent per second, such as 40MB [default: no limit].
     #[arg(long, value_name = "BYTES")]
     upload_limit: Option<String>,
+    /// How chunks travel: quic, tcp, or auto [default: auto].
+    #[arg(long, value_name = "NAME")]
+    transport: Option<String>,
     /// An app of this host; without --exec it is only downloaded and switched. Can be repeated.
     #[arg(long = "app", value_name = "NAME")]
     apps: Vec<String>,
@@ -114,6 +117,7 @@ impl Args {
             ("--zone", "zone", &self.zone),
             ("--rack", "rack", &self.rack),
             ("--upload-limit", "upload_limit", &self.upload_limit),
+            ("--transport", "transport", &self.transport),
         ];
         let mut settings: Vec<FlagSetting> = named
             .into_iter()

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use goal_state::{AppName, GoalUrl};
 use p2p_core::ByteRate;
-use p2p_net::SeederAddress;
+use p2p_net::{SeederAddress, Transport};
 
 use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
 
@@ -33,8 +33,8 @@ pub use layers::{FlagSetting, Inputs, Origin};
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
 
 /// Keys of the whole agent, besides `apps`.
-const KEYS: [&str; 8] =
-    ["goal", "host", "listen", "rack", "seeders", "state", "upload_limit", "zone"];
+const KEYS: [&str; 9] =
+    ["goal", "host", "listen", "rack", "seeders", "state", "transport", "upload_limit", "zone"];
 
 /// Keys of one app.
 const APP_KEYS: [&str; 5] =
@@ -59,6 +59,8 @@ pub struct Config {
     pub rack: String,
     /// Cap on chunk bytes sent per second. `None`: no cap.
     pub upload_limit: Option<ByteRate>,
+    /// How chunks travel. Default: auto.
+    pub transport: Transport,
     /// The apps of this host; at least one.
     pub apps: BTreeMap<AppName, AppConfig>,
 }
@@ -185,6 +187,7 @@ impl Config {
             zone: layers.value(&["zone"], values::text)?.unwrap_or_default(),
             rack: layers.value(&["rack"], values::text)?.unwrap_or_default(),
             upload_limit: layers.value(&["upload_limit"], values::byte_rate)?,
+            transport: layers.value(&["transport"], values::transport)?.unwrap_or_default(),
             apps: apps_of(&layers)?,
         };
         if config.apps.is_empty() {
@@ -253,6 +256,7 @@ impl fmt::Display for Loaded {
         self.line(f, &["rack"], Some(&config.rack))?;
         let limit = config.upload_limit.map(|rate| format!("{}B", rate.get()));
         self.line(f, &["upload_limit"], limit.as_ref())?;
+        self.line(f, &["transport"], Some(&config.transport))?;
         for (name, app) in &config.apps {
             let name = name.as_str();
             let table = toml_key(name);

@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
+use crate::data::buffers::Room;
 use crate::data::limiter::Limiter;
 use crate::data::link::{Link, LinkId};
 use crate::data::transfer::{Expected, ExpectedBytes, Source};
@@ -38,8 +39,8 @@ use self::member::{Member, Upload};
 use self::questions::{Outcome as Answered, Questions};
 use self::reports::Reports;
 use self::shared::Shared;
-use self::wake::OnDisk;
 pub(crate) use self::wake::{Command, HubSender, Wake, Watches, channel};
+use self::wake::{Fetch, OnDisk};
 
 mod clock;
 mod copy;
@@ -53,6 +54,9 @@ mod wake;
 
 /// How often people are told of progress, and unused connections are looked for.
 const TICK: Duration = Duration::from_millis(200);
+
+/// When no chunk has moved for so long, their memory is given back to the system.
+const QUIET_TIME: Duration = Duration::from_secs(5);
 
 /// What the hub is made of.
 #[derive(Debug)]
@@ -93,6 +97,8 @@ pub(crate) struct Hub {
     shared: Arc<Shared>,
     /// Downloads that were left and are being made durable.
     saving: TaskTracker,
+    /// When chunks last moved; `None` once their memory was given back.
+    moved_at: Option<tokio::time::Instant>,
     /// Draws the swarms' seeds.
     entropy: RandomState,
 }
@@ -120,6 +126,7 @@ impl Hub {
             pending: VecDeque::new(),
             shared,
             saving: TaskTracker::new(),
+            moved_at: None,
             entropy: RandomState::new(),
         }
     }
@@ -145,8 +152,9 @@ impl Hub {
 
     async fn next_wake(&mut self, ticks: &mut tokio::time::Interval) -> Option<Wake> {
         let deadline = self.alarms.earliest().map(|at| self.clock.to_system(at));
-        let is_restless =
-            self.links.has_unused() || self.members.values().any(|member| member.is_dirty);
+        let is_restless = self.moved_at.is_some()
+            || self.links.has_unused()
+            || self.members.values().any(|member| member.is_dirty);
         let alarm = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,
@@ -174,6 +182,7 @@ impl Hub {
             Wake::Served { build, node, request, outcome } => {
                 self.on_served(build, node, request, outcome);
             }
+            Wake::RoomMade { fetch, room } => self.on_room(fetch, room),
             Wake::Deadline => {
                 for build in self.alarms.take_due(self.clock.now()) {
                     self.pending.push_back((build, Event::DeadlineReached));
@@ -396,7 +405,7 @@ impl Hub {
     }
 
     fn note_connections(&self) {
-        self.shared.note_connections(self.links.len());
+        self.shared.note_links(self.links.counts());
     }
 
     fn lose_peer(&mut self, build: BuildId, node: NodeId) {
@@ -444,6 +453,7 @@ impl Hub {
     }
 
     fn on_transfer(&mut self, build: BuildId, event: Event) {
+        self.moved_at = Some(tokio::time::Instant::now());
         let Some(member) = self.members.get_mut(&build) else { return };
         member.note_transfer(&event);
         self.pending.push_back((build, event));
@@ -514,6 +524,7 @@ impl Hub {
         outcome: Result<bool, StoreError>,
     ) {
         let Some(member) = self.members.get_mut(&build) else { return };
+        self.moved_at = Some(tokio::time::Instant::now());
         member.serving.remove(&(node, request));
         member.is_dirty = true;
         let is_delivered = match outcome {
@@ -532,12 +543,17 @@ impl Hub {
     fn on_tick(&mut self) {
         self.links.close_unused();
         self.note_connections();
+        if self.moved_at.is_some_and(|at| at.elapsed() >= QUIET_TIME) {
+            self.moved_at = None;
+            self.data.buffers().trim();
+        }
         let builds: Vec<BuildId> = self.members.keys().copied().collect();
         for build in builds {
             let Some(member) = self.members.get_mut(&build) else { continue };
             member.checkpoint(&self.sender);
             member.save_contacts();
             if member.is_dirty {
+                member.links = self.links.counts_of(build);
                 member.publish(&self.seeders);
                 // While it waits, the reason may change without an event.
                 member.is_dirty = matches!(member.phase, Phase::Locating | Phase::Downloading);
@@ -660,7 +676,7 @@ impl Hub {
             return;
         }
         if self.links.begin_dial(node, build) {
-            self.data.dial(node, contact.data);
+            self.data.dial(contact);
         }
     }
 
@@ -701,11 +717,30 @@ impl Hub {
         self.send(build, peer, &Message::RequestManifest);
     }
 
+    /// Asks a peer for a chunk, as soon as there is memory for it.
     fn fetch(&mut self, build: BuildId, peer: NodeId, request: RequestId, chunk: ChunkIndex) {
         let staged = self.members.get(&build).and_then(Member::staged).cloned();
         let Some(staged) = staged else { return };
-        self.expect((peer, build, Some(request)), ExpectedBytes::Chunk(staged));
-        self.send(build, peer, &Message::Request { request, chunk: chunk.get() });
+        let size = staged.manifest().layout().size_of(chunk);
+        let fetch = Fetch { build, peer, request, chunk };
+        self.expect(fetch.key(), ExpectedBytes::Chunk(staged));
+        let buffers = self.data.buffers().clone();
+        if let Some(room) = buffers.try_reserve(size) {
+            return self.on_room(fetch, room);
+        }
+        let sender = self.sender.clone();
+        tokio::spawn(async move {
+            let room = buffers.reserve(size).await;
+            sender.send(Wake::RoomMade { fetch, room }).await;
+        });
+    }
+
+    fn on_room(&mut self, fetch: Fetch, room: Room) {
+        // Cancelled while it waited: the room goes to the next.
+        if self.data.expectations().give_room(&fetch.key(), room) {
+            let Fetch { build, peer, request, chunk } = fetch;
+            self.send(build, peer, &Message::Request { request, chunk: chunk.get() });
+        }
     }
 
     fn expect(&mut self, key: (NodeId, BuildId, Option<RequestId>), what: ExpectedBytes) {
@@ -716,22 +751,23 @@ impl Hub {
             counters: member.counters.clone(),
             is_from_seeder: role == Some(PeerRole::Seeder),
             cancel: CancellationToken::new(),
+            room: None,
         };
         self.data.expectations().add(key, expected);
     }
 
     fn serve_manifest(&self, build: BuildId, peer: NodeId) {
         if let (Some(member), Some(linked)) = (self.members.get(&build), self.links.get(peer)) {
-            member.send_manifest(linked.link.connection.clone());
+            member.send_manifest(&linked.link.uplink(), &self.limiter);
         }
     }
 
     fn serve(&mut self, build: BuildId, upload: Upload) {
-        let connection = self.links.get(upload.peer).map(|linked| linked.link.connection.clone());
+        let uplink = self.links.get(upload.peer).map(|linked| linked.link.uplink());
         let member = self.members.get_mut(&build);
-        let is_started = match (member, connection) {
-            (Some(member), Some(connection)) => {
-                member.send_chunk(connection, upload, &self.limiter, &self.sender)
+        let is_started = match (member, uplink) {
+            (Some(member), Some(uplink)) => {
+                member.send_chunk(&uplink, upload, &self.limiter, &self.sender)
             }
             _ => false,
         };

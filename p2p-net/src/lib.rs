@@ -38,10 +38,11 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use data::transport::{ParseTransportError, Transport, TransportKind};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
-pub use node::{Download, Node, NodeConfig};
-pub use progress::{NodeStats, Phase, Progress, StatusReport};
+pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
+pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{
     PublishError, PublishProgress, Published, SourceError, Verification, VerifyError, publish,
     verify,

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -15,8 +16,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
 use crate::control::{self, ControlCommand, Listening};
-use crate::data::DataPlane;
 use crate::data::limiter::Limiter;
+use crate::data::transport::Transport;
+use crate::data::{DataConfig, DataPlane};
 use crate::error::{FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;
@@ -28,6 +30,9 @@ use crate::store::{BuildStore, StoredBuild};
 
 /// Orders that may wait for the control plane, which drains them all the time.
 const CONTROL_COMMANDS_MAX: usize = 1_024;
+
+/// Threads for chunks beyond which none is started unasked: the programs of the host come first.
+const DATA_THREADS_MAX: usize = 4;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -47,7 +52,18 @@ pub struct NodeConfig {
     pub rack: String,
     /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap.
     pub upload_limit: Option<ByteRate>,
+    /// How chunks travel.
+    pub transport: Transport,
+    /// Bytes of chunks in memory at once, half for what arrives and half for what is sent; at least
+    /// 16 MiB are used. What does not fit waits.
+    pub buffer_budget: u64,
+    /// Threads that carry connections for chunks. `None`: one for every two processors, at most
+    /// four.
+    pub data_threads: Option<NonZero<usize>>,
 }
+
+/// Bytes of chunks in memory at once, unless told otherwise.
+pub const BUFFER_BUDGET: u64 = 64 << 20;
 
 impl NodeConfig {
     /// A host with default settings.
@@ -60,6 +76,9 @@ impl NodeConfig {
             zone: String::new(),
             rack: String::new(),
             upload_limit: None,
+            transport: Transport::Auto,
+            buffer_budget: BUFFER_BUDGET,
+            data_threads: None,
         }
     }
 
@@ -68,6 +87,17 @@ impl NodeConfig {
         let mut config = Self::host(identity, listen);
         config.is_seeder = true;
         config
+    }
+
+    fn data(&self, address: SocketAddr) -> DataConfig {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let usual = NonZero::new((cores / 2).min(DATA_THREADS_MAX));
+        DataConfig {
+            address,
+            transport: self.transport,
+            buffer_budget: self.buffer_budget,
+            threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
+        }
     }
 
     fn contact(&self, control: SocketAddr, data: SocketAddr) -> Contact {
@@ -121,17 +151,15 @@ impl Node {
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
         let data_thread = spawn_thread("shoal-data", async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
-            let started = DataPlane::start(&config.identity, data);
-            let bound =
-                started.and_then(|(plane, events)| Ok((plane.local_address()?, plane, events)));
-            let (data, plane, data_events) = match bound {
-                Ok(bound) => bound,
+            let (plane, data_events) = match DataPlane::start(&config.identity, &config.data(data))
+            {
+                Ok(started) => started,
                 Err(source) => {
                     // Nobody waits any more if the start was given up.
                     return drop(ready.send(Err(StartError::Listen { address: data, source })));
                 }
             };
-            let contact = config.contact(control_address, data);
+            let contact = config.contact(control_address, plane.local_address());
             let hub = Hub::new(HubParts {
                 contact,
                 tracker: config.is_seeder.then(tracker_table),

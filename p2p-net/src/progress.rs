@@ -1,7 +1,11 @@
 //! What a download tells about itself while it runs, and a node about all of them.
 
+use std::fmt::{self, Display};
+
 use p2p_core::NodeId;
 use serde::{Deserialize, Serialize};
+
+use crate::data::transport::TransportKind;
 
 /// How far a download has come. All counts are of the download's own process; they start at zero.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -25,10 +29,52 @@ pub struct Progress {
     pub chunks_served_early: u64,
     /// Neighbours connected now.
     pub neighbours: u32,
+    /// Connections to them by transport.
+    pub links: LinkCounts,
     /// Peers banned for a fault, with what they did, oldest first.
     pub faults: Vec<String>,
     /// Why nothing is happening, in words for a person; `None` while chunks arrive.
     pub waiting_for: Option<String>,
+}
+
+/// Connections by transport.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct LinkCounts {
+    /// QUIC over UDP.
+    pub quic: u32,
+    /// TLS over TCP.
+    pub tcp: u32,
+}
+
+impl LinkCounts {
+    pub(crate) fn count(kinds: impl Iterator<Item = TransportKind>) -> Self {
+        let mut counts = Self::default();
+        for kind in kinds {
+            match kind {
+                TransportKind::Quic => counts.quic += 1,
+                TransportKind::Tcp => counts.tcp += 1,
+            }
+        }
+        counts
+    }
+
+    /// Connections in all.
+    pub const fn total(self) -> u32 {
+        self.quic + self.tcp
+    }
+}
+
+impl Display for LinkCounts {
+    /// `tcp 12, quic 2`, without what is zero; `none` if there are no connections.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.tcp, self.quic) {
+            (0, 0) => f.write_str("none"),
+            (tcp, 0) => write!(f, "tcp {tcp}"),
+            (0, quic) => write!(f, "quic {quic}"),
+            (tcp, quic) => write!(f, "tcp {tcp}, quic {quic}"),
+        }
+    }
 }
 
 /// What a download is doing.
@@ -67,7 +113,7 @@ pub struct NodeStats {
     /// Chunk bytes received.
     pub bytes_received: u64,
     /// Data connections open now.
-    pub connections: u32,
+    pub links: LinkCounts,
 }
 
 impl NodeStats {

@@ -53,20 +53,43 @@ impl TlsIdentity {
     }
 
     /// Accepts any node that proves its key; the caller reads who it is with [`remote_node`].
-    pub(crate) fn server_config(&self) -> Result<QuicServerConfig, rustls::Error> {
+    pub(crate) fn quic_server_config(&self) -> Result<QuicServerConfig, rustls::Error> {
+        to_quic(QuicServerConfig::try_from(self.server_config()?))
+    }
+
+    /// Accepts nobody but `expected`.
+    pub(crate) fn quic_client_config(
+        &self,
+        expected: NodeId,
+    ) -> Result<QuicClientConfig, rustls::Error> {
+        to_quic(QuicClientConfig::try_from(self.client_config(expected)?))
+    }
+
+    /// Accepts any node that proves its key; the caller reads who it is with [`remote_node_of`].
+    pub(crate) fn tcp_server_config(&self) -> Result<Arc<rustls::ServerConfig>, rustls::Error> {
+        self.server_config().map(Arc::new)
+    }
+
+    /// Accepts nobody but `expected`.
+    pub(crate) fn tcp_client_config(
+        &self,
+        expected: NodeId,
+    ) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+        self.client_config(expected).map(Arc::new)
+    }
+
+    fn server_config(&self) -> Result<rustls::ServerConfig, rustls::Error> {
         let mut config = rustls::ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(Verifier { expected: None }))
             .with_cert_resolver(Arc::new(Resolver(self.certified.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        to_quic(QuicServerConfig::try_from(config))
+        // Nobody resumes: each connection proves both keys anew.
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 
-    /// Accepts nobody but `expected`.
-    pub(crate) fn client_config(
-        &self,
-        expected: NodeId,
-    ) -> Result<QuicClientConfig, rustls::Error> {
+    fn client_config(&self, expected: NodeId) -> Result<rustls::ClientConfig, rustls::Error> {
         let verifier = Arc::new(Verifier { expected: Some(expected) });
         let mut config = rustls::ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -74,7 +97,7 @@ impl TlsIdentity {
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::new(Resolver(self.certified.clone())));
         config.alpn_protocols = vec![ALPN.to_vec()];
-        to_quic(QuicClientConfig::try_from(config))
+        Ok(config)
     }
 }
 
@@ -84,10 +107,15 @@ fn to_quic<C>(
     config.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-/// The node at the far end of a connection, as its certificate proves.
+/// The node at the far end of a QUIC connection, as its certificate proves.
 pub(crate) fn remote_node(connection: &quinn::Connection) -> Option<NodeId> {
     let identity = connection.peer_identity()?.downcast::<Vec<CertificateDer<'static>>>().ok()?;
-    node_of_certificate(identity.first()?)
+    remote_node_of(&identity)
+}
+
+/// The node that proved itself with these certificates.
+pub(crate) fn remote_node_of(certificates: &[CertificateDer<'_>]) -> Option<NodeId> {
+    node_of_certificate(certificates.first()?)
 }
 
 fn node_of_certificate(certificate: &CertificateDer<'_>) -> Option<NodeId> {

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
-use p2p_net::SeederAddress;
+use p2p_net::{SeederAddress, Transport};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -64,6 +64,9 @@ pub struct Args {
     /// Cap on bytes sent per second, such as 100MB or 800Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     pub upload_limit: Option<ByteRate>,
+    /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
+    #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
+    pub transport: Transport,
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `p2p_net=debug`
     #[arg(
         long,
@@ -113,6 +116,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         zone: args.zone,
         rack: args.rack,
         upload_limit: args.upload_limit,
+        transport: args.transport,
     })
     .await?;
     tracing::info!(builds = seeder.build_count(), "ready");

@@ -15,7 +15,7 @@ use goal_state::{GoalStore, GoalUrl};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     BuildStore, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError, StoreError,
-    StoredBuild,
+    StoredBuild, Transport,
 };
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +65,8 @@ pub struct SeederConfig {
     pub rack: String,
     /// Cap on chunk bytes sent. `None`: no cap.
     pub upload_limit: Option<ByteRate>,
+    /// How chunks travel.
+    pub transport: Transport,
 }
 
 /// Why a seeder did not start.
@@ -127,6 +129,7 @@ impl Seeder {
             zone: config.zone,
             rack: config.rack,
             upload_limit: config.upload_limit,
+            transport: config.transport,
             ..NodeConfig::seeder(identity, config.listen)
         };
         let node = Node::start(node_config).await?;

@@ -1,17 +1,23 @@
 //! One connection to a peer: the message stream in both directions, and the intake of transfers.
+//! The same over every transport.
 
+use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use p2p_core::wire::Message;
 use p2p_core::{BuildId, NodeId};
-use quinn::{Connection, ReadExactError, RecvStream, SendStream};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::buffers::Buffers;
 use super::event::{DataEvent, DataSender};
-use super::frame::{FRAME_BYTES_MAX, decode_frame, encode_frame};
-use super::transfer::{Expectations, receive};
+use super::frame::{decode_frame, encode_frame};
+use super::transfer::{Outgoing, Receiving, receive, send};
+use super::transport::{Connection, MessageFault, MessageRx, MessageTx, TransportKind};
+use crate::store::StoreError;
 
 /// Frames that may wait for a peer. A peer that leaves more unread is closed: it must not grow our
 /// memory, and slowing down for it would slow down everyone.
@@ -26,9 +32,10 @@ pub(crate) struct LinkId(pub(crate) u64);
 pub(crate) struct Link {
     pub(crate) id: LinkId,
     pub(crate) node: NodeId,
-    pub(crate) connection: Connection,
+    pub(crate) transport: TransportKind,
     /// Whether this node opened the connection.
     pub(crate) is_ours: bool,
+    uplink: Arc<dyn Uplink>,
     outbox: mpsc::Sender<Vec<u8>>,
 }
 
@@ -39,7 +46,17 @@ pub(crate) struct TooSlow;
 impl Link {
     /// Where the peer is.
     pub(crate) fn remote_ip(&self) -> IpAddr {
-        self.connection.remote_address().ip().to_canonical()
+        self.uplink.remote_ip()
+    }
+
+    /// Whether the connection has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.uplink.is_closed()
+    }
+
+    /// What sends chunks over this connection.
+    pub(crate) fn uplink(&self) -> Arc<dyn Uplink> {
+        Arc::clone(&self.uplink)
     }
 
     /// Queues a message.
@@ -53,88 +70,120 @@ impl Link {
 
     /// Closes the connection for every build.
     pub(crate) fn close(&self, reason: &str) {
-        self.connection.close(0_u8.into(), reason.as_bytes());
+        self.uplink.close(reason);
     }
 }
 
-/// What the tasks of a link share.
-#[derive(Clone, Debug)]
-pub(crate) struct LinkContext {
-    pub(crate) events: DataSender,
-    pub(crate) expectations: Arc<Expectations>,
+/// A connection as its owner uses it, whatever carries it.
+pub(crate) trait Uplink: Debug + Send + Sync {
+    fn remote_ip(&self) -> IpAddr;
+    fn is_closed(&self) -> bool;
+    fn close(&self, reason: &str);
+
+    /// The runtime on which the connection lives; sending on another costs a switch per packet.
+    fn runtime(&self) -> &Handle;
+
+    /// Sends a chunk or a manifest; whether the peer received all of it. Dropping the future ends
+    /// the transfer.
+    fn send(&self, outgoing: Outgoing) -> BoxFuture<'static, Result<bool, StoreError>>;
+}
+
+#[derive(Debug)]
+struct Carried<C> {
+    connection: C,
+    runtime: Handle,
+    buffers: Arc<Buffers>,
+}
+
+impl<C: Connection> Uplink for Carried<C> {
+    fn remote_ip(&self) -> IpAddr {
+        self.connection.remote_address().ip().to_canonical()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.connection.close_reason().is_some()
+    }
+
+    fn close(&self, reason: &str) {
+        self.connection.close(reason);
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    fn send(&self, outgoing: Outgoing) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let (connection, buffers) = (self.connection.clone(), self.buffers.clone());
+        Box::pin(async move { send(&connection, outgoing, &buffers).await })
+    }
 }
 
 /// The tasks of a link, to be run once the owner knows of the link.
 #[derive(Debug)]
-pub(crate) struct LinkTasks {
+pub(crate) struct LinkTasks<C> {
     id: LinkId,
     node: NodeId,
-    connection: Connection,
+    connection: C,
     is_ours: bool,
     inbox: mpsc::Receiver<Vec<u8>>,
-    context: LinkContext,
+    receiving: Receiving,
 }
 
-/// Makes a link of a connection to `node` whose handshake is done.
-pub(super) fn make(
+/// Makes a link of a connection to `node` whose handshake is done, and that lives on the current
+/// runtime.
+pub(super) fn make<C: Connection>(
     (id, node): (LinkId, NodeId),
-    connection: Connection,
+    connection: C,
     is_ours: bool,
-    context: LinkContext,
-) -> (Link, LinkTasks) {
+    receiving: Receiving,
+) -> (Link, LinkTasks<C>) {
     let (outbox, inbox) = mpsc::channel(OUTBOX_FRAMES_MAX);
-    let tasks = LinkTasks { id, node, connection: connection.clone(), is_ours, inbox, context };
-    (Link { id, node, connection, is_ours, outbox }, tasks)
+    let uplink = Arc::new(Carried {
+        connection: connection.clone(),
+        runtime: Handle::current(),
+        buffers: receiving.buffers.clone(),
+    });
+    let tasks = LinkTasks { id, node, connection, is_ours, inbox, receiving };
+    (Link { id, node, transport: C::KIND, is_ours, uplink, outbox }, tasks)
 }
 
-impl LinkTasks {
+impl<C: Connection> LinkTasks<C> {
     /// Runs until the connection ends, and reports that.
     pub(crate) async fn run(self) {
-        let Self { id, node, connection, is_ours, inbox, context } = self;
-        // The stream reaches the far end with its first bytes: the dialler's join.
-        let opened =
-            if is_ours { connection.open_bi().await } else { connection.accept_bi().await };
-        if let Ok((tx, rx)) = opened {
+        let Self { id, node, connection, is_ours, inbox, receiving } = self;
+        if let Ok((tx, rx)) = connection.open_messages(is_ours).await {
             tokio::select! {
                 () = write_frames(tx, inbox) => {}
-                () = read_frames(id, node, rx, &context.events) => {}
-                () = take_transfers(node, &connection, &context) => {}
+                () = read_frames(id, node, rx, &receiving.events) => {}
+                () = take_transfers(node, &connection, &receiving) => {}
             }
         }
-        connection.close(0_u8.into(), b"done");
-        let reason = connection.close_reason().map(|reason| reason.to_string());
+        connection.close("done");
+        let reason = connection.close_reason();
         debug!(%node, reason = reason.as_deref().unwrap_or("closed"), "connection ended");
-        context.events.send(DataEvent::LinkLost { id, node }).await;
+        receiving.events.send(DataEvent::LinkLost { id, node }).await;
     }
 }
 
-async fn write_frames(mut tx: SendStream, mut inbox: mpsc::Receiver<Vec<u8>>) {
+async fn write_frames(mut tx: impl MessageTx, mut inbox: mpsc::Receiver<Vec<u8>>) {
     while let Some(frame) = inbox.recv().await {
-        if tx.write_all(&frame).await.is_err() {
+        if tx.send(frame).await.is_err() {
             return;
         }
     }
     // The owner dropped the link. What was written is on its way; the far end ends the connection.
-    drop(tx.finish());
-    drop(tx.stopped().await);
+    tx.finish().await;
 }
 
-async fn read_frames(id: LinkId, node: NodeId, mut rx: RecvStream, events: &DataSender) {
+async fn read_frames(id: LinkId, node: NodeId, mut rx: impl MessageRx, events: &DataSender) {
     let mut frame = Vec::new();
     loop {
-        let mut length = [0; 4];
-        match rx.read_exact(&mut length).await {
+        match rx.next(&mut frame).await {
             Ok(()) => {}
-            Err(ReadExactError::FinishedEarly(_) | ReadExactError::ReadError(_)) => return,
-        }
-        let length = u32::from_le_bytes(length) as usize;
-        if length > FRAME_BYTES_MAX {
-            events.send(DataEvent::Malformed { id, node, build: None }).await;
-            return;
-        }
-        frame.resize(length, 0);
-        if rx.read_exact(&mut frame).await.is_err() {
-            return;
+            Err(MessageFault::Lost) => return,
+            Err(MessageFault::TooLong) => {
+                return events.send(DataEvent::Malformed { id, node, build: None }).await;
+            }
         }
         let event = match decode_frame(&frame) {
             Some((build, Some(message))) => DataEvent::Message { id, node, build, message },
@@ -145,11 +194,9 @@ async fn read_frames(id: LinkId, node: NodeId, mut rx: RecvStream, events: &Data
     }
 }
 
-async fn take_transfers(node: NodeId, connection: &Connection, context: &LinkContext) {
-    while let Ok(stream) = connection.accept_uni().await {
-        let context = context.clone();
-        tokio::spawn(async move {
-            receive(node, stream, &context.expectations, &context.events).await;
-        });
+async fn take_transfers(node: NodeId, connection: &impl Connection, receiving: &Receiving) {
+    while let Ok(transfer) = connection.accept_transfer().await {
+        let receiving = receiving.clone();
+        tokio::spawn(async move { receive(node, transfer, &receiving).await });
     }
 }

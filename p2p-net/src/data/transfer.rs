@@ -14,18 +14,16 @@ use p2p_core::{
     BuildId, ChunkIndex, Digest, Event, MANIFEST_BYTES_MAX, Manifest, ManifestOutcome, NodeId,
     Verdict,
 };
-use quinn::{Connection, RecvStream, SendStream};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::buffers::{Buffers, Room, SEGMENT_BYTES, Segment};
 use super::event::{DataEvent, DataSender};
 use super::frame::{TransferHeader, TransferKind};
 use super::limiter::{Limiter, SLICE_BYTES};
+use super::transport::{Connection, Lost, TransferRx, TransferTx};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
-
-/// A transfer that does not move for so long is given up.
-const STALL_TIME: Duration = Duration::from_secs(30);
 
 /// How often a transfer that moves says so.
 const ADVANCE_TIME: Duration = Duration::from_secs(1);
@@ -46,6 +44,8 @@ pub(crate) struct Expected {
     pub(crate) is_from_seeder: bool,
     /// Ends the transfer, whether it has begun or not.
     pub(crate) cancel: CancellationToken,
+    /// Memory set aside for it; `None` for a manifest.
+    pub(crate) room: Option<Arc<Room>>,
 }
 
 /// Where expected bytes belong.
@@ -85,6 +85,14 @@ impl Expectations {
         }
     }
 
+    /// Sets memory aside for something that is still wanted; whether it is.
+    pub(crate) fn give_room(&self, key: &ExpectationKey, room: Room) -> bool {
+        let mut table = self.lock();
+        let Some(expected) = table.get_mut(key) else { return false };
+        expected.room = Some(Arc::new(room));
+        true
+    }
+
     /// The entry stays until the transfer ends, so that it can be cancelled meanwhile.
     fn get(&self, key: &ExpectationKey) -> Option<Expected> {
         self.lock().get(key).cloned()
@@ -99,15 +107,18 @@ impl Expectations {
     }
 }
 
-/// Takes one transfer stream from `node`.
-pub(super) async fn receive(
-    node: NodeId,
-    mut stream: RecvStream,
-    expectations: &Expectations,
-    events: &DataSender,
-) {
-    let mut header = [0; TransferHeader::BYTES];
-    let Ok(Ok(())) = timeout(STALL_TIME, stream.read_exact(&mut header)).await else { return };
+/// What takes transfers needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Receiving {
+    pub(crate) events: DataSender,
+    pub(crate) expectations: Arc<Expectations>,
+    pub(crate) buffers: Arc<Buffers>,
+}
+
+/// Takes one transfer from `node`.
+pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &Receiving) {
+    let Receiving { events, expectations, .. } = receiving;
+    let Ok(header) = rx.header().await else { return };
     let Some(TransferHeader { build, kind }) = TransferHeader::decode(&header) else {
         return events.send(DataEvent::Nonsense { node, build: None }).await;
     };
@@ -116,28 +127,24 @@ pub(super) async fn receive(
         TransferKind::Manifest => None,
     };
     let key = (node, build, request);
-    let Some(expected) = expectations.get(&key) else {
-        // Cancelled while it was on its way, or never asked for.
-        drop(stream.stop(0_u8.into()));
-        return;
-    };
+    // If there is none it was cancelled on its way, or never asked for: dropping it refuses it.
+    let Some(expected) = expectations.get(&key) else { return };
     let cancel = expected.cancel.clone();
     let received = async {
         match (kind, expected.what.clone()) {
             (TransferKind::Chunk { request, chunk }, ExpectedBytes::Chunk(staged)) => {
                 let transfer = ChunkTransfer { build, node, request, chunk, staged, expected };
-                receive_chunk(transfer, &mut stream, events).await
+                receive_chunk(transfer, &mut rx, receiving).await
             }
             (TransferKind::Manifest, ExpectedBytes::Manifest(store)) => {
-                receive_manifest((build, node), store, &mut stream, events).await
+                receive_manifest((build, node), store, &mut rx, receiving).await
             }
             // A key with a request belongs to a chunk, one without to a manifest.
             _ => None,
         }
     };
-    // An error to stop a stream means that it has ended already.
     tokio::select! {
-        () = cancel.cancelled() => drop(stream.stop(0_u8.into())),
+        () = cancel.cancelled() => {}
         event = received => {
             expectations.remove(&key);
             if let Some(event) = event {
@@ -158,9 +165,10 @@ struct ChunkTransfer {
 
 async fn receive_chunk(
     transfer: ChunkTransfer,
-    stream: &mut RecvStream,
-    events: &DataSender,
+    rx: &mut impl TransferRx,
+    receiving: &Receiving,
 ) -> Option<DataEvent> {
+    let events = &receiving.events;
     let ChunkTransfer { build, node, request, chunk, staged, expected } = transfer;
     let event = |event| Some(DataEvent::Transferred { build, event });
     let manifest = staged.manifest().clone();
@@ -175,7 +183,7 @@ async fn receive_chunk(
     };
     let advanced = || DataEvent::Transferred { build, event: Event::FetchAdvanced { request } };
     let limit = info.size as usize;
-    let read = read_to_end(stream, limit, |piece| {
+    let read = read_to_end(rx, limit, &receiving.buffers, |piece| {
         counted.fetch_add(piece as u64, Ordering::Relaxed);
     });
     let read = tokio::select! {
@@ -183,8 +191,15 @@ async fn receive_chunk(
         () = keep_telling(events, advanced) => return None,
     };
     let verdict = match read {
-        Read::Whole { bytes, digest } if bytes.len() == limit && digest == info.digest => {
-            let write = spawn_blocking(move || staged.write_chunk(chunk, &bytes)).await;
+        Read::Whole { segments, size, digest } if size == limit && digest == info.digest => {
+            let room = expected.room;
+            let write = spawn_blocking(move || {
+                let written = staged.write_parts(chunk, &segments);
+                // Only now is the memory free again.
+                drop((segments, room));
+                written
+            });
+            let write = write.await;
             match write {
                 Ok(Ok(())) => Verdict::Matches,
                 Ok(Err(error)) => {
@@ -202,7 +217,7 @@ async fn receive_chunk(
 
 /// Says once a second that a transfer is under way, for as long as it is polled.
 ///
-/// The transfer itself gives up when nothing arrives for [`STALL_TIME`].
+/// The transport gives up when nothing arrives for a while.
 async fn keep_telling(events: &DataSender, event: impl Fn() -> DataEvent) {
     let mut ticks = tokio::time::interval_at(Instant::now() + ADVANCE_TIME, ADVANCE_TIME);
     loop {
@@ -214,11 +229,14 @@ async fn keep_telling(events: &DataSender, event: impl Fn() -> DataEvent) {
 async fn receive_manifest(
     (build, node): (BuildId, NodeId),
     store: BuildStore,
-    stream: &mut RecvStream,
-    events: &DataSender,
+    rx: &mut impl TransferRx,
+    receiving: &Receiving,
 ) -> Option<DataEvent> {
-    let outcome = match read_to_end(stream, MANIFEST_BYTES_MAX, |_| {}).await {
-        Read::Whole { bytes, .. } => {
+    let Receiving { events, buffers, .. } = receiving;
+    let outcome = match read_to_end(rx, MANIFEST_BYTES_MAX, buffers, |_| {}).await {
+        Read::Whole { segments, .. } => {
+            let bytes: Vec<u8> = segments.iter().flat_map(Segment::as_ref).copied().collect();
+            drop(segments);
             let staged = spawn_blocking(move || stage(build, &bytes, &store)).await.ok()?;
             match staged {
                 Ok(Some(staged)) => {
@@ -250,51 +268,44 @@ fn stage(
 }
 
 enum Read {
-    Whole { bytes: Vec<u8>, digest: Digest },
+    Whole { segments: Vec<Segment>, size: usize, digest: Digest },
     TooLong,
     Broken,
 }
 
-/// Bytes hashed at once while more arrive. BLAKE3 works on many leaves side by side, which pieces of
-/// the size of a packet would prevent; half of it is measurably slower, twice as much no faster.
-const HASH_BYTES: usize = 128 << 10;
-
-/// Packets' worth of bytes taken from a stream at once.
-const PIECES: usize = 32;
-
-/// Reads and hashes a stream to its end, but no more than `limit` bytes of it.
-async fn read_to_end(stream: &mut RecvStream, limit: usize, note: impl Fn(usize)) -> Read {
-    let mut bytes = Vec::new();
+/// Reads and hashes a transfer to its end, but no more than `limit` bytes of it.
+async fn read_to_end(
+    rx: &mut impl TransferRx,
+    limit: usize,
+    buffers: &Arc<Buffers>,
+    note: impl Fn(usize),
+) -> Read {
+    let mut segments: Vec<Segment> = Vec::new();
     let mut hasher = blake3::Hasher::new();
-    let mut hashed = 0;
-    // What arrived meanwhile is taken at once: a deadline per packet would cost more than the packet.
-    let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
+    let mut size = 0;
     loop {
-        match timeout(STALL_TIME, stream.read_chunks(&mut pieces)).await {
-            Ok(Ok(Some(count))) => {
-                let arrived: usize = pieces[..count].iter().map(Bytes::len).sum();
-                note(arrived);
-                if bytes.len() + arrived > limit {
+        match rx.next_segment(buffers).await {
+            Ok(Some(segment)) => {
+                let arrived = segment.as_ref();
+                note(arrived.len());
+                size += arrived.len();
+                if size > limit {
                     return Read::TooLong;
                 }
-                if bytes.is_empty() {
-                    // A chunk's buffer is asked for once; a manifest's limit is far above its size.
-                    bytes.reserve_exact(limit.min(4 << 20));
-                }
-                for piece in &mut pieces[..count] {
-                    bytes.extend_from_slice(&std::mem::take(piece));
-                }
-                if bytes.len() - hashed >= HASH_BYTES {
-                    hasher.update(&bytes[hashed..]);
-                    hashed = bytes.len();
+                hasher.update(arrived);
+                match segments.last_mut() {
+                    // Only a peer that means to fill our memory sends the segments half empty.
+                    Some(last) if last.room() >= arrived.len() => {
+                        last.extend_from_slice(arrived);
+                    }
+                    _ => segments.push(segment),
                 }
             }
-            Ok(Ok(None)) => {
-                hasher.update(&bytes[hashed..]);
+            Ok(None) => {
                 let digest = Digest::from_bytes(*hasher.finalize().as_bytes());
-                return Read::Whole { bytes, digest };
+                return Read::Whole { segments, size, digest };
             }
-            Ok(Err(_)) | Err(_) => return Read::Broken,
+            Err(Lost) => return Read::Broken,
         }
     }
 }
@@ -307,14 +318,30 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    fn read_chunk(&self, chunk: ChunkIndex) -> Result<Bytes, StoreError> {
+    /// Reads bytes of a chunk, from an offset in it, into all of `buffer`.
+    fn read_part(&self, at: (ChunkIndex, u32), buffer: &mut [u8]) -> Result<(), StoreError> {
         match self {
-            Self::Staged(staged) => staged.read_chunk(chunk),
-            Self::Stored(stored) => stored.read_chunk(chunk),
+            Self::Staged(staged) => staged.read_part(at, buffer),
+            Self::Stored(stored) => stored.read_part(at, buffer),
         }
     }
 
-    fn read_manifest(&self) -> Bytes {
+    /// The same, but only from memory: `false` if that would wait for the disk.
+    fn read_cached(&self, at: (ChunkIndex, u32), buffer: &mut [u8]) -> bool {
+        match self {
+            Self::Staged(staged) => staged.read_cached(at, buffer),
+            Self::Stored(stored) => stored.read_cached(at, buffer),
+        }
+    }
+
+    fn size_of(&self, chunk: ChunkIndex) -> u32 {
+        match self {
+            Self::Staged(staged) => staged.manifest().layout().size_of(chunk),
+            Self::Stored(stored) => stored.manifest().layout().size_of(chunk),
+        }
+    }
+
+    fn manifest_bytes(&self) -> Bytes {
         match self {
             Self::Staged(staged) => staged.manifest_bytes(),
             Self::Stored(stored) => stored.manifest_bytes(),
@@ -322,68 +349,93 @@ impl Source {
     }
 }
 
-/// Sends one chunk; whether the peer received all of it. An error of the disk is returned as such.
-pub(crate) async fn send_chunk(
-    connection: &Connection,
-    header: TransferHeader,
-    (source, chunk): (Source, ChunkIndex),
-    limiter: &Limiter,
-    counters: &Counters,
+/// Something to send to a peer.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) build: BuildId,
+    pub(crate) source: Source,
+    /// The chunk and the request that it answers; `None`: the manifest.
+    pub(crate) chunk: Option<(ChunkIndex, RequestId)>,
+    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Sends it; whether the peer received all of it. An error of the disk is returned as such.
+pub(super) async fn send(
+    connection: &impl Connection,
+    outgoing: Outgoing,
+    buffers: &Arc<Buffers>,
 ) -> Result<bool, StoreError> {
-    let Ok(read) = spawn_blocking(move || source.read_chunk(chunk)).await else { return Ok(false) };
-    let bytes = read?;
-    let size = bytes.len() as u64;
-    let is_delivered = send(connection, header, bytes, limiter).await.is_some();
+    match outgoing.chunk {
+        Some(chunk) => send_chunk(connection, outgoing, chunk, buffers).await,
+        None => Ok(send_manifest(connection, outgoing).await.unwrap_or(false)),
+    }
+}
+
+async fn send_chunk(
+    connection: &impl Connection,
+    outgoing: Outgoing,
+    (chunk, request): (ChunkIndex, RequestId),
+    buffers: &Arc<Buffers>,
+) -> Result<bool, StoreError> {
+    let Outgoing { build, source, limiter, counters, .. } = outgoing;
+    let header =
+        TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
+    let Ok(mut tx) = connection.open_transfer(header).await else { return Ok(false) };
+    let size = source.size_of(chunk);
+    let mut sent = 0;
+    while sent < size {
+        let segment = buffers.segment_to_send().await;
+        let length = (size - sent).min(SEGMENT_BYTES);
+        let filled = fill(&source, (chunk, sent), segment, length as usize).await?;
+        let Some(segment) = filled else { return Ok(false) };
+        sent += length;
+        let mut bytes = segment.into_bytes();
+        let slice = if limiter.is_limiting() { SLICE_BYTES } else { bytes.len() };
+        while !bytes.is_empty() {
+            let part = bytes.split_to(slice.min(bytes.len()));
+            limiter.admit(part.len()).await;
+            if tx.write(part).await.is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    let is_delivered = tx.finish().await == Ok(true);
     if is_delivered {
-        counters.served.fetch_add(size, Ordering::Relaxed);
+        counters.served.fetch_add(u64::from(size), Ordering::Relaxed);
     }
     Ok(is_delivered)
 }
 
-/// Sends the manifest, if the peer still wants it.
-pub(crate) async fn send_manifest(connection: &Connection, build: BuildId, source: Source) {
-    let encoded = spawn_blocking(move || source.read_manifest()).await;
-    let Ok(bytes) = encoded else { return };
+/// Fills a segment with `length` bytes of a chunk; `None` if the runtime is being shut down.
+async fn fill(
+    source: &Source,
+    at: (ChunkIndex, u32),
+    mut segment: Segment,
+    length: usize,
+) -> Result<Option<Segment>, StoreError> {
+    // What is in the page cache costs less than handing the work to another thread.
+    if source.read_cached(at, &mut segment.space()[..length]) {
+        segment.advance(length);
+        return Ok(Some(segment));
+    }
+    let source = source.clone();
+    let read = spawn_blocking(move || {
+        source.read_part(at, &mut segment.space()[..length])?;
+        segment.advance(length);
+        Ok(Some(segment))
+    });
+    read.await.unwrap_or(Ok(None))
+}
+
+async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Option<bool> {
+    let Outgoing { build, source, .. } = outgoing;
+    let mut bytes = spawn_blocking(move || source.manifest_bytes()).await.ok()?;
     let header = TransferHeader { build, kind: TransferKind::Manifest };
+    let mut tx = connection.open_transfer(header).await.ok()?;
     // Manifests are not held back by the cap on chunks: without one, nothing moves.
-    send(connection, header, bytes, &Limiter::new(None)).await;
-}
-
-/// `None` if the peer did not receive all of it. Dropping this resets the stream.
-async fn send(
-    connection: &Connection,
-    header: TransferHeader,
-    bytes: Bytes,
-    limiter: &Limiter,
-) -> Option<()> {
-    let mut stream = timeout(STALL_TIME, connection.open_uni()).await.ok()?.ok()?;
-    let mut stream = ResetOnDrop { stream: &mut stream, is_done: false };
-    stream.stream.write_all(&header.encode()).await.ok()?;
-    let slice = if limiter.is_limiting() { SLICE_BYTES } else { bytes.len().max(1) };
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let piece = rest.split_to(slice.min(rest.len()));
-        limiter.admit(piece.len()).await;
-        timeout(STALL_TIME, stream.stream.write_chunk(piece)).await.ok()?.ok()?;
+    while !bytes.is_empty() {
+        tx.write(bytes.split_to(bytes.len().min(SEGMENT_BYTES as usize))).await.ok()?;
     }
-    stream.stream.finish().ok()?;
-    // `Some` code: the peer stopped reading before the end.
-    let stopped = timeout(STALL_TIME, stream.stream.stopped()).await.ok()?.ok()?;
-    stream.is_done = true;
-    stopped.is_none().then_some(())
-}
-
-/// quinn finishes a stream that is dropped, which would make half a chunk look whole.
-struct ResetOnDrop<'a> {
-    stream: &'a mut SendStream,
-    is_done: bool,
-}
-
-impl Drop for ResetOnDrop<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            // An error means that the stream has ended already.
-            drop(self.stream.reset(0_u8.into()));
-        }
-    }
+    tx.finish().await.ok()
 }

@@ -7,6 +7,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::data::DIAL_TIME;
 use crate::data::link::{Link, LinkId};
+use crate::progress::LinkCounts;
 
 /// A connection that no build uses is closed after this time; a deploy is often followed by another.
 const UNUSED_TIME: Duration = Duration::from_secs(10);
@@ -56,8 +57,15 @@ pub(super) enum Admission {
 }
 
 impl Links {
-    pub(super) fn len(&self) -> usize {
-        self.linked.len()
+    /// All connections by transport.
+    pub(super) fn counts(&self) -> LinkCounts {
+        LinkCounts::count(self.linked.values().map(|linked| linked.link.transport))
+    }
+
+    /// The connections of one build by transport.
+    pub(super) fn counts_of(&self, build: BuildId) -> LinkCounts {
+        let of_build = self.linked.values().filter(|linked| linked.builds.contains(&build));
+        LinkCounts::count(of_build.map(|linked| linked.link.transport))
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Linked> {
@@ -95,7 +103,7 @@ impl Links {
         let waiting = self.end_dial(node);
         let opened_by_smaller = |link: &Link| link.is_ours == (own < node);
         if let Some(old) = self.linked.get(&node)
-            && old.link.connection.close_reason().is_none()
+            && !old.link.is_closed()
             && old.link.is_ours != link.is_ours
             && old.since.elapsed() < DIAL_TIME
             && opened_by_smaller(&old.link)

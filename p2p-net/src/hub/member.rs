@@ -9,7 +9,6 @@ use p2p_core::{
     BuildId, ChunkIndex, ChunkLayout, ChunkSet, Event, Holdings, NodeId, PeerFault, Swarm, Verdict,
     Waiting,
 };
-use quinn::Connection;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
@@ -17,12 +16,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
-use crate::data::frame::{TransferHeader, TransferKind};
 use crate::data::limiter::Limiter;
-use crate::data::transfer::{Counters, Source, send_chunk, send_manifest};
+use crate::data::link::Uplink;
+use crate::data::transfer::{Counters, Outgoing, Source};
 use crate::error::FetchError;
 use crate::identity::peer_id_of;
-use crate::progress::{Phase, Progress};
+use crate::progress::{LinkCounts, Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::memory::Memory;
@@ -72,6 +71,8 @@ pub(crate) struct Member {
     pub(crate) memory: Memory,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
+    /// Its connections by transport, when they were last counted.
+    pub(crate) links: LinkCounts,
     /// Something was said that differs from what was last published.
     pub(crate) is_dirty: bool,
 }
@@ -104,6 +105,7 @@ impl Member {
             announce_error: None,
             memory: Memory::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
+            links: LinkCounts::default(),
             is_dirty: true,
         }
     }
@@ -242,38 +244,50 @@ impl Member {
     }
 
     /// Sends the manifest to a peer that asked for it.
-    pub(crate) fn send_manifest(&self, connection: Connection) {
-        if let Some(source) = self.source.clone() {
-            let build = self.build;
-            self.tasks.spawn(async move { send_manifest(&connection, build, source).await });
+    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>, limiter: &Arc<Limiter>) {
+        if let Some(outgoing) = self.outgoing(None, limiter) {
+            let sending = uplink.send(outgoing);
+            self.tasks.spawn_on(async move { drop(sending.await) }, uplink.runtime());
         }
     }
 
     /// Starts sending a chunk; false if there is nothing to send from.
     pub(crate) fn send_chunk(
         &mut self,
-        connection: Connection,
+        uplink: &Arc<dyn Uplink>,
         upload: Upload,
         limiter: &Arc<Limiter>,
         hub: &HubSender,
     ) -> bool {
-        let Some(source) = self.source.clone() else { return false };
         let Upload { peer, request, chunk } = upload;
+        let Some(outgoing) = self.outgoing(Some((chunk, request)), limiter) else { return false };
         let token = CancellationToken::new();
         self.serving.insert((peer, request), token.clone());
-        let (limiter, counters, hub) = (limiter.clone(), self.counters.clone(), hub.clone());
-        let build = self.build;
-        let kind = TransferKind::Chunk { request, chunk: chunk.get() };
-        let header = TransferHeader { build, kind };
-        self.tasks.spawn(async move {
-            let what = (source, chunk);
+        let (build, hub) = (self.build, hub.clone());
+        let sending = uplink.send(outgoing);
+        let send = async move {
             let outcome = tokio::select! {
                 () = token.cancelled() => Ok(false),
-                outcome = send_chunk(&connection, header, what, &limiter, &counters) => outcome,
+                outcome = sending => outcome,
             };
             hub.send(Wake::Served { build, node: peer, request, outcome }).await;
-        });
+        };
+        self.tasks.spawn_on(send, uplink.runtime());
         true
+    }
+
+    fn outgoing(
+        &self,
+        chunk: Option<(ChunkIndex, RequestId)>,
+        limiter: &Arc<Limiter>,
+    ) -> Option<Outgoing> {
+        Some(Outgoing {
+            build: self.build,
+            source: self.source.clone()?,
+            chunk,
+            limiter: limiter.clone(),
+            counters: self.counters.clone(),
+        })
     }
 
     /// Tells those who watch. Cheap enough for a few times a second.
@@ -305,6 +319,7 @@ impl Member {
             bytes_served: counted(&self.counters.served),
             chunks_served_early: self.chunks_served_early,
             neighbours: u32::try_from(neighbours).unwrap_or(u32::MAX),
+            links: self.links,
             faults: self.faults.clone(),
             waiting_for: self.waiting_for(seeders),
         }

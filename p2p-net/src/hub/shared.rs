@@ -7,13 +7,14 @@ use std::sync::{Mutex, MutexGuard};
 use p2p_core::BuildId;
 use tokio::sync::watch;
 
-use crate::progress::{NodeStats, Progress};
+use crate::progress::{LinkCounts, NodeStats, Progress};
 
 /// Written by the hub, read by handles on any thread.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     builds: Mutex<Builds>,
-    connections: AtomicU32,
+    quic: AtomicU32,
+    tcp: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -35,8 +36,9 @@ impl Shared {
         }
     }
 
-    pub(crate) fn note_connections(&self, count: usize) {
-        self.connections.store(u32::try_from(count).unwrap_or(u32::MAX), Ordering::Relaxed);
+    pub(crate) fn note_links(&self, links: LinkCounts) {
+        self.quic.store(links.quic, Ordering::Relaxed);
+        self.tcp.store(links.tcp, Ordering::Relaxed);
     }
 
     pub(crate) fn progress(&self, build: BuildId) -> Option<Progress> {
@@ -49,7 +51,8 @@ impl Shared {
         for progress in builds.current.values() {
             stats.add(&progress.borrow());
         }
-        stats.connections = self.connections.load(Ordering::Relaxed);
+        stats.links.quic = self.quic.load(Ordering::Relaxed);
+        stats.links.tcp = self.tcp.load(Ordering::Relaxed);
         stats
     }
 

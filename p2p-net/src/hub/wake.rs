@@ -6,6 +6,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::control::ControlEvent;
 use crate::data::DataEvent;
+use crate::data::buffers::Room;
+use crate::data::transfer::ExpectationKey;
 use crate::error::ReportError;
 use crate::progress::Progress;
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
@@ -41,8 +43,29 @@ pub(crate) enum Wake {
         request: RequestId,
         outcome: Result<bool, StoreError>,
     },
+    /// There is memory for a chunk that is to be asked for.
+    RoomMade {
+        fetch: Fetch,
+        room: Room,
+    },
     Deadline,
     Tick,
+}
+
+/// A chunk to ask a peer for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch {
+    pub(crate) build: BuildId,
+    pub(crate) peer: NodeId,
+    pub(crate) request: RequestId,
+    pub(crate) chunk: ChunkIndex,
+}
+
+impl Fetch {
+    /// Under which it is expected.
+    pub(crate) const fn key(&self) -> ExpectationKey {
+        (self.peer, self.build, Some(self.request))
+    }
 }
 
 /// What a store has of a build.

@@ -66,6 +66,11 @@ impl OpenFiles {
         Ok(handle)
     }
 
+    /// The open handle of `key`, if there is one.
+    pub(super) fn get(&self, key: FileKey) -> Option<Arc<File>> {
+        self.lock().find(key)
+    }
+
     /// Forgets the owner's handles. They are closed as soon as nobody is using them.
     pub(super) fn close_all_of(&self, owner: u64) {
         self.lock().slots.retain(|slot| slot.key.owner != owner);

@@ -130,15 +130,29 @@ impl StagedBuild {
     ///
     /// If the index belongs to another build or `bytes` is not as long as the chunk.
     pub fn write_chunk(&self, chunk: ChunkIndex, bytes: &[u8]) -> Result<(), StoreError> {
+        self.write_parts(chunk, &[bytes])
+    }
+
+    /// [`Self::write_chunk`] of bytes that lie in several places.
+    pub(crate) fn write_parts(
+        &self,
+        chunk: ChunkIndex,
+        parts: &[impl AsRef<[u8]>],
+    ) -> Result<(), StoreError> {
         let layout = self.manifest().layout();
-        assert_eq!(bytes.len(), layout.size_of(chunk) as usize, "bytes of another chunk");
+        let size: usize = parts.iter().map(|part| part.as_ref().len()).sum();
+        assert_eq!(size, layout.size_of(chunk) as usize, "bytes of another chunk");
         let tree = self.tree();
         if self.state().have.contains(chunk) {
             return Ok(());
         }
         let offset = layout.offset_of(chunk);
-        tree.write_at(offset, bytes)?;
-        let touched = tree.map().segments(offset, bytes.len()).map(|segment| segment.file);
+        let mut position = offset;
+        for part in parts {
+            tree.write_at(position, part.as_ref())?;
+            position += part.as_ref().len() as u64;
+        }
+        let touched = tree.map().segments(offset, size).map(|segment| segment.file);
         let mut state = self.state();
         state.dirty.extend(touched);
         state.have.insert(chunk);
@@ -162,6 +176,33 @@ impl StagedBuild {
             return Err(StoreError::ChunkMissing { chunk });
         }
         stored::read_chunk(&tree, self.manifest(), chunk)
+    }
+
+    /// Reads bytes of a chunk that is in [`Self::have`], from an offset in it, into all of `buffer`.
+    pub(crate) fn read_part(
+        &self,
+        (chunk, offset): (ChunkIndex, u32),
+        buffer: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let tree = self.tree();
+        if !self.state().have.contains(chunk) {
+            return Err(StoreError::ChunkMissing { chunk });
+        }
+        tree.read_at(self.manifest().layout().offset_of(chunk) + u64::from(offset), buffer)
+    }
+
+    /// The same, but never waits: `false` if the bytes are not in memory.
+    pub(crate) fn read_cached(
+        &self,
+        (chunk, offset): (ChunkIndex, u32),
+        buffer: &mut [u8],
+    ) -> bool {
+        let Ok(tree) = self.shared.tree.try_read() else { return false };
+        if !self.state().have.contains(chunk) {
+            return false;
+        }
+        let start = self.manifest().layout().offset_of(chunk) + u64::from(offset);
+        tree.read_cached_at(start, buffer)
     }
 
     /// Makes what is written durable: data first, then the bitmap. Cheap if nothing was written.

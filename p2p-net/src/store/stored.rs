@@ -97,6 +97,26 @@ impl StoredBuild {
         read_chunk(&self.shared.tree, &self.shared.manifest, chunk)
     }
 
+    /// Reads bytes of a chunk, from an offset in it, into all of `buffer`.
+    pub(crate) fn read_part(
+        &self,
+        (chunk, offset): (ChunkIndex, u32),
+        buffer: &mut [u8],
+    ) -> Result<(), StoreError> {
+        let start = self.manifest().layout().offset_of(chunk) + u64::from(offset);
+        self.shared.tree.read_at(start, buffer)
+    }
+
+    /// The same, but never waits: `false` if the bytes are not in memory.
+    pub(crate) fn read_cached(
+        &self,
+        (chunk, offset): (ChunkIndex, u32),
+        buffer: &mut [u8],
+    ) -> bool {
+        let start = self.manifest().layout().offset_of(chunk) + u64::from(offset);
+        self.shared.tree.read_cached_at(start, buffer)
+    }
+
     /// Moves the build's entries into `directory`, which must be on the same file system, under
     /// their own names. Returns the build as it lies there. The store keeps the manifest and a
     /// link to `directory`, so [`BuildStore::build`] still finds the build.

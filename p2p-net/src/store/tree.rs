@@ -5,13 +5,14 @@
 //! symbolic link. All calls block.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2p_core::{Entry, EntryKind};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::error::StoreError;
 use super::open_files::{FileKey, OpenFiles};
@@ -152,6 +153,23 @@ impl TreeFiles {
             }
         }
         Ok(())
+    }
+
+    /// Fills `buffer` from `offset` of the build if that takes no waiting: the files are open and
+    /// their bytes are in the page cache. Whether it did; if not, `buffer` holds anything.
+    pub(crate) fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
+        for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
+            let key = FileKey { owner: self.owner, file };
+            let Some(handle) = self.open_files.get(key) else { return false };
+            let wanted = part.len();
+            let mut parts = [IoSliceMut::new(&mut buffer[part])];
+            // A file system that cannot tell refuses the flag.
+            match preadv2(&*handle, &mut parts, file_offset, ReadWriteFlags::NOWAIT) {
+                Ok(count) if count == wanted => {}
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// Writes `bytes` at `offset` of the build.

@@ -1,0 +1,88 @@
+//! TCP sockets for the data plane, and the TLS handshake on them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use nix::libc;
+use nix::sys::socket::setsockopt;
+use nix::{setsockopt_impl, sockopt_impl};
+use p2p_core::NodeId;
+use rustls::pki_types::{CertificateDer, ServerName};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tracing::debug;
+
+use crate::data::transport::IDLE_TIME;
+use crate::tls::TlsIdentity;
+
+/// Bytes handed to the system that it has not sent yet. They stand before any message, so this is
+/// what a message waits for behind chunks; half of it leaves gaps at 10 Gbit/s.
+const UNSENT_MAX: usize = 128 << 10;
+
+sockopt_impl!(
+    /// How much may wait unsent in the system before the socket counts as full.
+    NotSentLowWater,
+    SetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_NOTSENT_LOWAT,
+    usize
+);
+
+/// A connection whose handshake is done.
+pub(in crate::data) type Stream = TlsStream<TcpStream>;
+
+/// Listens at `address`.
+pub(in crate::data) fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without this a seeder could not take its port again for a minute after a restart.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
+
+/// Connects to `node` and nobody else.
+pub(in crate::data) async fn dial(
+    tls: &TlsIdentity,
+    node: NodeId,
+    address: SocketAddr,
+) -> Result<Stream, String> {
+    let config = tls.tcp_client_config(node).map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    prepare(&stream);
+    // The name is never looked at: the certificate proves a key, not a name.
+    let name = ServerName::IpAddress(address.ip().into());
+    let connected = TlsConnector::from(config).connect(name, stream).await;
+    connected.map(TlsStream::Client).map_err(|error| error.to_string())
+}
+
+/// Shakes hands with a node that called.
+pub(in crate::data) async fn accept(tls: &TlsIdentity, stream: TcpStream) -> io::Result<Stream> {
+    let config = tls.tcp_server_config().map_err(io::Error::other)?;
+    prepare(&stream);
+    TlsAcceptor::from(config).accept(stream).await.map(TlsStream::Server)
+}
+
+/// What the far end proved itself with.
+pub(in crate::data) fn certificates(stream: &Stream) -> &[CertificateDer<'static>] {
+    stream.get_ref().1.peer_certificates().unwrap_or_default()
+}
+
+/// Where the far end is.
+pub(in crate::data) fn remote(stream: &Stream) -> io::Result<SocketAddr> {
+    stream.get_ref().0.peer_addr()
+}
+
+fn prepare(stream: &TcpStream) {
+    let socket = SockRef::from(stream);
+    let outcome = socket
+        .set_tcp_nodelay(true)
+        .and_then(|()| socket.set_tcp_user_timeout(Some(IDLE_TIME)))
+        .and_then(|()| Ok(setsockopt(stream, NotSentLowWater, &UNSENT_MAX)?));
+    if let Err(error) = outcome {
+        // It works without, only less well.
+        debug!(%error, "the system does not take a socket option");
+    }
+}
