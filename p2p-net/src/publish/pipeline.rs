@@ -35,6 +35,9 @@ const SEGMENT_SIZE: usize = CHUNK_SIZE_MAX as usize;
 /// twice the system calls; twice as much leaves some caches.
 const READ_SIZE: usize = 256 << 10;
 
+/// Fewest threads.
+const THREADS_MIN: usize = 2;
+
 /// Most threads. Each needs the memory of a segment, and fewer than these keep any disk busy.
 const THREADS_MAX: usize = 8;
 
@@ -79,8 +82,10 @@ pub(super) fn run(
         }),
         passed: Condvar::new(),
     };
-    // One more than there are cores, for the time that one waits for a disk or for its turn.
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX) + 1;
+    // On a single core, one works while the other waits for a disk. With one more than there are
+    // cores, the scheduler would put a thread off that others wait for.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = cores.clamp(THREADS_MIN, THREADS_MAX);
     let mut chunks = thread::scope(|scope| {
         // Nothing is ever sent: the channel ends with the last thread.
         let (running, ended) = sync_channel::<()>(0);
@@ -167,6 +172,7 @@ impl Pass<'_> {
     fn work(&self) -> Vec<NumberedChunk> {
         let _guard = PanicGuard { pass: self };
         let mut chunks = vec![];
+        let mut cursor = Cursor::default();
         let mut buffer = vec![0; WINDOW + SEGMENT_SIZE];
         let mut candidates = vec![];
         loop {
@@ -176,7 +182,7 @@ impl Pass<'_> {
                 return chunks;
             }
             candidates.clear();
-            let read = self.read(start, &mut buffer, &mut candidates);
+            let read = self.read(start, &mut cursor, &mut buffer, &mut candidates);
             let chosen = read.and_then(|segment| {
                 Ok(self.choose(&segment, &candidates)?.map(|chosen| (segment, chosen)))
             });
@@ -199,6 +205,7 @@ impl Pass<'_> {
     fn read<'b>(
         &self,
         start: u64,
+        cursor: &mut Cursor,
         buffer: &'b mut [u8],
         candidates: &mut Vec<Candidate>,
     ) -> Result<Segment<'b>, PassError> {
@@ -208,10 +215,10 @@ impl Pass<'_> {
         let index = |position: u64| {
             usize::try_from(position - base).expect("the position lies in the buffer")
         };
-        self.reader.read(base, &mut buffer[..index(start)])?;
+        self.reader.read(cursor, base, &mut buffer[..index(start)])?;
         for position in (start..end).step_by(READ_SIZE) {
             let range = index(position)..index(end.min(position + READ_SIZE as u64));
-            self.reader.read(position, &mut buffer[range.clone()])?;
+            self.reader.read(cursor, position, &mut buffer[range.clone()])?;
             self.cutter.scan(buffer, range.clone(), base, candidates);
             if let Some(copy) = self.copy {
                 copy.write_at(position, &buffer[range]).map_err(PassError::Copy)?;
@@ -305,15 +312,20 @@ impl<'a> Reader<'a> {
         Self { source, files: FileMap::new(entries), positions }
     }
 
-    /// Fills `buffer` from `offset` of the source. Every file is opened anew, so none stays open for
-    /// long, and compared with what was found.
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+    /// Fills `buffer` from `offset` of the source.
+    fn read(&self, cursor: &mut Cursor, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
         for segment in self.files.segments(offset, buffer.len()) {
             let position = self.positions[segment.file];
             let stamp = self.source.stamp(position);
             let path = self.source.path_of(&self.source.entries()[position]);
-            let file = open(&path)?;
-            check(&file, stamp, &path)?;
+            let file = match cursor.open.take() {
+                Some((number, file)) if number == segment.file => file,
+                Some(_) | None => {
+                    let file = open(&path)?;
+                    check(&file, stamp, &path)?;
+                    file
+                }
+            };
             file.read_exact_at(&mut buffer[segment.part], segment.file_offset).map_err(
                 |error| match error.kind() {
                     io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
@@ -321,9 +333,17 @@ impl<'a> Reader<'a> {
                 },
             )?;
             check(&file, stamp, &path)?;
+            cursor.open = Some((segment.file, file));
         }
         Ok(())
     }
+}
+
+/// The file that a thread read last, by its number: it often goes on there, and the system reads
+/// ahead of it.
+#[derive(Default)]
+struct Cursor {
+    open: Option<(usize, File)>,
 }
 
 fn open(path: &Path) -> Result<File, SourceError> {
