@@ -1,40 +1,45 @@
-//! One streaming pass over a source: read and cut on one thread, hash and copy on the others.
+//! One pass over a source, in segments, each read, copied, cut and hashed by one of the threads.
 //!
-//! Invariant: the memory is [`BUFFERS`] buffers, however large the source. A buffer goes back to
-//! the pool when the last chunk in it is done. Reads each byte once, compares every file with what
-//! the walk found before and after reading it, and writes nothing but the copy.
+//! Where a segment is cut depends on the last cut before it. But to look for candidates takes long
+//! and the choice among them does not, so threads wait for each other only for the choice. A chunk
+//! that ends in another segment than it begins in is handed on with what is hashed of it. Invariant:
+//! the memory is a segment for each thread, however large the source. Reads each byte once, compares
+//! every file with what the walk found before and after reading it, and writes nothing but the copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::num::NonZero;
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use p2p_core::{CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
+use blake3::Hasher;
+use p2p_core::{CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::PublishProgress;
-use super::cut::{self, ChunkSizes};
+use super::cut::{Candidate, ChunkSizes, Cutter, Segment, WINDOW};
 use super::walk::{Source, SourceError, Stamp, unreadable};
-use crate::store::{StoreError, TreeFiles};
+use crate::store::{FileMap, StoreError, TreeFiles};
 
-/// Bytes of a buffer. Up to a chunk of the largest size is carried over from the one before: with
-/// half as much, most of the bytes would be copied; twice as much buys little for the memory.
-const BUFFER_SIZE: usize = 16 << 20;
+/// Bytes of a segment. A chunk that ends in a segment began in it or in the one before; with less, it
+/// could be an earlier one. More would need more memory for nothing.
+const SEGMENT_SIZE: usize = CHUNK_SIZE_MAX as usize;
 
-/// One is filled and one is carried over from, so two are with the workers. One less would make
-/// them wait for each other, and each costs [`BUFFER_SIZE`] of memory.
-const BUFFERS: usize = 4;
+/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would need
+/// twice the system calls; twice as much leaves some caches.
+const READ_SIZE: usize = 256 << 10;
 
-/// Most threads that hash and copy: one thread cuts no faster than three of them work.
-const WORKERS_MAX: usize = 4;
+/// Fewest threads.
+const THREADS_MIN: usize = 2;
+
+/// Most threads. Each needs the memory of a segment, and fewer than these keep any disk busy.
+const THREADS_MAX: usize = 8;
 
 /// Often enough for a smooth bar, seldom enough to cost nothing.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -61,256 +66,303 @@ pub(super) fn run(
     copy: Option<&TreeFiles>,
     progress: &(dyn Fn(PublishProgress) + Sync),
 ) -> Result<Vec<ChunkInfo>, PassError> {
-    let shared = Shared {
+    let report = |bytes_done| progress(PublishProgress { bytes_total: source.size(), bytes_done });
+    report(0);
+    let pass = Pass {
+        reader: Reader::new(source),
+        cutter: Cutter::new(ChunkSizes::for_build(source.size())),
         copy,
+        segments_taken: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
-        failure: Mutex::default(),
-        has_failed: AtomicBool::new(false),
+        baton: Mutex::new(Baton {
+            position: 0,
+            open: OpenChunk::new(0, 0),
+            failure: None,
+            is_lost: false,
+        }),
+        passed: Condvar::new(),
     };
-    let threads = thread::available_parallelism().map_or(1, NonZero::get).min(WORKERS_MAX);
-    let mut report = Report { progress, bytes_total: source.size(), last: None };
-    report.send(0);
-    // A buffer is cut into this many chunks at most, but for very unlikely content.
-    let sizes = ChunkSizes::for_build(source.size());
-    let (jobs, received) = sync_channel(2 * BUFFER_SIZE / sizes.max * threads);
-    let received = Mutex::new(received);
-    let chunks = thread::scope(|scope| {
-        let workers: Vec<_> =
-            (0..threads).map(|_| scope.spawn(|| shared.work(&received))).collect();
-        let fed = feed((source, sizes), &shared, &jobs, &mut report);
-        drop(jobs);
-        let mut chunks = vec![];
-        for worker in workers {
-            chunks.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    // On a single core, one works while the other waits for a disk. With one more than there are
+    // cores, the scheduler would put a thread off that others wait for.
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = cores.clamp(THREADS_MIN, THREADS_MAX);
+    let mut chunks = thread::scope(|scope| {
+        // Nothing is ever sent: the channel ends with the last thread.
+        let (running, ended) = sync_channel::<()>(0);
+        let threads: Vec<_> = (0..threads)
+            .map(|_| {
+                let (pass, running) = (&pass, running.clone());
+                scope.spawn(move || {
+                    let _running = running;
+                    pass.work()
+                })
+            })
+            .collect();
+        drop(running);
+        while ended.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+            report(pass.bytes_done.load(Ordering::Relaxed));
         }
-        fed.map(|()| chunks)
+        let mut chunks = vec![];
+        for thread in threads {
+            chunks.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        }
+        chunks
     });
-    // The reader stops for a failed worker without an error of its own.
-    if let Some(error) = shared.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        return Err(PassError::Copy(error));
+    if let Some(error) = pass.baton.into_inner().unwrap_or_else(PoisonError::into_inner).failure {
+        return Err(error);
     }
-    let mut chunks = chunks?;
-    report.send(shared.bytes_done.into_inner());
+    report(pass.bytes_done.into_inner());
     chunks.sort_unstable_by_key(|(number, _)| *number);
     Ok(chunks.into_iter().map(|(_, chunk)| chunk).collect())
 }
 
-/// Tells the caller how far the pass is, at most every [`REPORT_INTERVAL`].
-struct Report<'a> {
-    progress: &'a (dyn Fn(PublishProgress) + Sync),
-    bytes_total: u64,
-    last: Option<Instant>,
-}
+/// A chunk by its number.
+type NumberedChunk = (u32, ChunkInfo);
 
-impl Report<'_> {
-    fn send_if_due(&mut self, bytes_done: u64) {
-        if self.last.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
-            self.send(bytes_done);
-        }
-    }
-
-    fn send(&mut self, bytes_done: u64) {
-        (self.progress)(PublishProgress { bytes_total: self.bytes_total, bytes_done });
-        self.last = Some(Instant::now());
-    }
-}
-
-/// Bytes on loan from the pool.
-struct Buffer {
-    bytes: Vec<u8>,
-    home: SyncSender<Vec<u8>>,
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        // The pool has room for every buffer; it is gone only if the pass has ended.
-        drop(self.home.try_send(std::mem::take(&mut self.bytes)));
-    }
-}
-
-/// A chunk to be hashed and copied.
-struct Job {
-    buffer: Arc<Buffer>,
-    range: Range<usize>,
-    number: u32,
-    offset: u64,
-}
-
-struct Shared<'a> {
+struct Pass<'a> {
+    reader: Reader<'a>,
+    cutter: Cutter,
     copy: Option<&'a TreeFiles>,
+    segments_taken: AtomicU64,
     bytes_done: AtomicU64,
-    failure: Mutex<Option<StoreError>>,
-    has_failed: AtomicBool,
+    baton: Mutex<Baton>,
+    /// Told whenever the baton is passed on or dropped.
+    passed: Condvar,
 }
 
-impl Shared<'_> {
-    /// Works until there are no more jobs; returns the chunks by number. After a failure the rest
-    /// of the jobs are only taken off the queue, so that the reader is never stuck.
-    fn work(&self, jobs: &Mutex<Receiver<Job>>) -> Vec<(u32, ChunkInfo)> {
+/// What the thread of one segment hands to the thread of the next.
+struct Baton {
+    /// Where the segment begins whose turn it is.
+    position: u64,
+    open: OpenChunk,
+    /// The first failure, after which nobody goes on.
+    failure: Option<PassError>,
+    /// A thread panicked, so the baton may never be passed on.
+    is_lost: bool,
+}
+
+impl Baton {
+    const fn is_dropped(&self) -> bool {
+        self.is_lost || self.failure.is_some()
+    }
+}
+
+/// A chunk whose end is not known yet.
+struct OpenChunk {
+    number: u32,
+    start: u64,
+    /// Has hashed the chunk's bytes up to the end of the segment.
+    hasher: Hasher,
+}
+
+impl OpenChunk {
+    fn new(number: u32, start: u64) -> Self {
+        Self { number, start, hasher: Hasher::new() }
+    }
+
+    fn finish(mut self, rest: &[u8], end: u64) -> NumberedChunk {
+        let digest = Digest::from_bytes(*self.hasher.update(rest).finalize().as_bytes());
+        let size = u32::try_from(end - self.start).expect("chunks are cut below 2^32 bytes");
+        (self.number, ChunkInfo { digest, size })
+    }
+}
+
+impl Pass<'_> {
+    /// Works until the source ends or any thread has failed; returns the chunks that it finished.
+    fn work(&self) -> Vec<NumberedChunk> {
+        let _guard = PanicGuard { pass: self };
         let mut chunks = vec![];
+        let mut cursor = Cursor::default();
+        let mut buffer = vec![0; WINDOW + SEGMENT_SIZE];
+        let mut candidates = vec![];
         loop {
-            // In a statement of its own, so that the lock is not held while the job is done.
-            let job = lock(jobs).recv();
-            let Ok(Job { buffer, range, number, offset }) = job else { return chunks };
-            if self.has_failed.load(Ordering::Relaxed) {
-                continue;
+            let taken = self.segments_taken.fetch_add(1, Ordering::Relaxed);
+            let start = taken.saturating_mul(SEGMENT_SIZE as u64);
+            if start >= self.reader.source.size() {
+                return chunks;
             }
-            let bytes = &buffer.bytes[range];
-            let size = u32::try_from(bytes.len()).expect("chunks are cut below 2^32 bytes");
-            chunks.push((number, ChunkInfo { digest: Digest::of(bytes), size }));
-            if let Some(copy) = self.copy
-                && let Err(error) = copy.write_at(offset, bytes)
-            {
-                lock(&self.failure).get_or_insert(error);
-                self.has_failed.store(true, Ordering::Relaxed);
+            candidates.clear();
+            let read = self.read(start, &mut cursor, &mut buffer, &mut candidates);
+            let chosen = read.and_then(|segment| {
+                Ok(self.choose(&segment, &candidates)?.map(|chosen| (segment, chosen)))
+            });
+            match chosen {
+                Ok(Some((segment, (open, ends)))) => {
+                    finish(&segment, open, &ends, &mut chunks);
+                    self.bytes_done.fetch_add(segment.end() - start, Ordering::Relaxed);
+                }
+                Ok(None) => return chunks,
+                Err(error) => {
+                    self.lock().failure.get_or_insert(error);
+                    self.passed.notify_all();
+                    return chunks;
+                }
             }
-            self.bytes_done.fetch_add(u64::from(size), Ordering::Relaxed);
         }
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads the source to its end and queues its chunks; stops early if a worker has failed.
-fn feed(
-    (source, sizes): (&Source, ChunkSizes),
-    shared: &Shared<'_>,
-    jobs: &SyncSender<Job>,
-    report: &mut Report<'_>,
-) -> Result<(), PassError> {
-    let (home, pool) = sync_channel(BUFFERS);
-    for _ in 0..BUFFERS {
-        // Room for every buffer was just made.
-        drop(home.try_send(vec![]));
-    }
-    let mut reader = Reader { source, next: 0, open: None };
-    let mut carried: Option<(Arc<Buffer>, usize)> = None;
-    let (mut number, mut offset) = (0_u32, 0_u64);
-    loop {
-        let mut bytes = pool.recv().expect("the sender in scope keeps the pool open");
-        if shared.has_failed.load(Ordering::Relaxed) {
-            return Ok(());
+    /// Reads, copies and scans the segment from `start`.
+    fn read<'b>(
+        &self,
+        start: u64,
+        cursor: &mut Cursor,
+        buffer: &'b mut [u8],
+        candidates: &mut Vec<Candidate>,
+    ) -> Result<Segment<'b>, PassError> {
+        let build_size = self.reader.source.size();
+        let end = build_size.min(start + SEGMENT_SIZE as u64);
+        let base = start.saturating_sub(WINDOW as u64);
+        let index = |position: u64| {
+            usize::try_from(position - base).expect("the position lies in the buffer")
+        };
+        self.reader.read(cursor, base, &mut buffer[..index(start)])?;
+        for position in (start..end).step_by(READ_SIZE) {
+            let range = index(position)..index(end.min(position + READ_SIZE as u64));
+            self.reader.read(cursor, position, &mut buffer[range.clone()])?;
+            self.cutter.scan(buffer, range.clone(), base, candidates);
+            if let Some(copy) = self.copy {
+                copy.write_at(position, &buffer[range]).map_err(PassError::Copy)?;
+            }
         }
-        report.send_if_due(shared.bytes_done.load(Ordering::Relaxed));
-        bytes.resize(BUFFER_SIZE, 0);
-        let rest = carried.as_ref().map_or(&[][..], |(buffer, end)| &buffer.bytes[*end..]);
-        let rest_size = rest.len();
-        bytes[..rest_size].copy_from_slice(rest);
-        drop(carried.take());
-        let filled = rest_size + reader.fill(&mut bytes[rest_size..])?;
-        let is_end = filled < BUFFER_SIZE;
-        bytes.truncate(filled);
-        let buffer = Arc::new(Buffer { bytes, home: home.clone() });
-        let mut end = 0;
-        for range in cut::cut(&buffer.bytes, sizes, is_end) {
+        Ok(Segment { bytes: &buffer[..index(end)], base, start, build_size })
+    }
+
+    /// Chooses where a segment is cut, when it is its turn: the chunk that was open before it, and
+    /// the ends of that chunk and of those after it. `None` if the pass has failed.
+    fn choose(
+        &self,
+        segment: &Segment<'_>,
+        mut candidates: &[Candidate],
+    ) -> Result<Option<(OpenChunk, Vec<u64>)>, SourceError> {
+        let is_waiting = |baton: &mut Baton| baton.position != segment.start && !baton.is_dropped();
+        let waited = self.passed.wait_while(self.lock(), is_waiting);
+        let mut baton = waited.unwrap_or_else(PoisonError::into_inner);
+        if baton.is_dropped() {
+            return Ok(None);
+        }
+        let mut ends = vec![];
+        let (mut number, mut start) = (baton.open.number, baton.open.start);
+        while start < segment.build_size
+            && let Some(end) = self.cutter.end(segment, start, &mut candidates)
+        {
             if number == CHUNKS_MAX {
-                let path = source.given().to_owned();
-                return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX }.into());
+                let path = self.reader.source.given().to_owned();
+                return Err(SourceError::TooManyChunks { path, limit: CHUNKS_MAX });
             }
-            end = range.end;
-            let size = range.len() as u64;
-            let job = Job { buffer: Arc::clone(&buffer), range, number, offset };
-            jobs.send(job).expect("the queue's receiver outlives the workers");
+            ends.push(end);
             number += 1;
-            offset += size;
+            start = end;
         }
-        if is_end {
-            return Ok(());
-        }
-        carried = Some((buffer, end));
+        let mut open = OpenChunk::new(number, start);
+        open.hasher.update(segment.slice(start..segment.end()));
+        baton.position = segment.end();
+        let open = std::mem::replace(&mut baton.open, open);
+        self.passed.notify_all();
+        Ok(Some((open, ends)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Baton> {
+        self.baton.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads the bytes of the source's files laid end to end.
+/// Lets nobody wait for a thread that has panicked.
+struct PanicGuard<'a, 'b> {
+    pass: &'a Pass<'b>,
+}
+
+impl Drop for PanicGuard<'_, '_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.pass.lock().is_lost = true;
+            self.pass.passed.notify_all();
+        }
+    }
+}
+
+/// Hashes the chunks that end in a segment, of which the first may have been open before it.
+fn finish(
+    segment: &Segment<'_>,
+    mut open: OpenChunk,
+    ends: &[u64],
+    chunks: &mut Vec<NumberedChunk>,
+) {
+    for &end in ends {
+        let next = OpenChunk::new(open.number + 1, end);
+        let rest = segment.slice(open.start.max(segment.start)..end);
+        chunks.push(std::mem::replace(&mut open, next).finish(rest, end));
+    }
+}
+
+/// Reads any part of the source's files laid end to end.
 struct Reader<'a> {
     source: &'a Source,
-    /// Position of the next entry.
-    next: usize,
-    open: Option<OpenFile>,
+    files: FileMap,
+    /// Which entry of the source each file of the map is.
+    positions: Vec<usize>,
 }
 
-struct OpenFile {
-    file: File,
-    path: PathBuf,
-    stamp: Stamp,
-    size: u64,
-    position: u64,
-}
+impl<'a> Reader<'a> {
+    fn new(source: &'a Source) -> Self {
+        let has_bytes =
+            |kind: &EntryKind| matches!(kind, EntryKind::File { size, .. } if *size > 0);
+        let entries = source.entries();
+        let positions =
+            (0..entries.len()).filter(|position| has_bytes(&entries[*position].kind)).collect();
+        Self { source, files: FileMap::new(entries), positions }
+    }
 
-impl Reader<'_> {
-    /// Fills `buffer`; the count is smaller than its length only at the end of the source.
-    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            let Some(open) = &mut self.open else {
-                if !self.open_next()? {
-                    break;
+    /// Fills `buffer` from `offset` of the source.
+    fn read(&self, cursor: &mut Cursor, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
+        for segment in self.files.segments(offset, buffer.len()) {
+            let position = self.positions[segment.file];
+            let stamp = self.source.stamp(position);
+            let path = self.source.path_of(&self.source.entries()[position]);
+            let file = match cursor.open.take() {
+                Some((number, file)) if number == segment.file => file,
+                Some(_) | None => {
+                    let file = open(&path)?;
+                    check(&file, stamp, &path)?;
+                    file
                 }
-                continue;
             };
-            filled += open.read(&mut buffer[filled..])?;
-            if open.position == open.size {
-                open.check()?;
-                self.open = None;
-            }
-        }
-        Ok(filled)
-    }
-
-    /// Opens the next file that has bytes; whether there is one.
-    fn open_next(&mut self) -> Result<bool, SourceError> {
-        while let Some(entry) = self.source.entries().get(self.next) {
-            let stamp = self.source.stamp(self.next);
-            self.next += 1;
-            let EntryKind::File { size, .. } = entry.kind else { continue };
-            if size == 0 {
-                continue;
-            }
-            let path = self.source.path_of(entry);
-            // Should a pipe have taken the file's place, opening it must not wait for a writer.
-            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-            let file = OpenOptions::new()
-                .read(true)
-                .custom_flags(flags.bits().cast_signed())
-                .open(&path)
-                .map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
-                        SourceError::Changed { path: path.clone() }
-                    }
+            file.read_exact_at(&mut buffer[segment.part], segment.file_offset).map_err(
+                |error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
                     _ => unreadable(&path)(error),
-                })?;
-            let open = OpenFile { file, path, stamp, size, position: 0 };
-            open.check()?;
-            self.open = Some(open);
-            return Ok(true);
+                },
+            )?;
+            check(&file, stamp, &path)?;
+            cursor.open = Some((segment.file, file));
         }
-        Ok(false)
+        Ok(())
     }
 }
 
-impl OpenFile {
-    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
-        let left = usize::try_from(self.size - self.position).unwrap_or(usize::MAX);
-        let wanted = left.min(buffer.len());
-        match self.file.read_at(&mut buffer[..wanted], self.position) {
-            Ok(0) => Err(SourceError::Changed { path: self.path.clone() }),
-            Ok(count) => {
-                self.position += count as u64;
-                Ok(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
-            Err(error) => Err(unreadable(&self.path)(error)),
-        }
-    }
+/// The file that a thread read last, by its number: it often goes on there, and the system reads
+/// ahead of it.
+#[derive(Default)]
+struct Cursor {
+    open: Option<(usize, File)>,
+}
 
-    fn check(&self) -> Result<(), SourceError> {
-        let found = self.file.metadata().map_err(unreadable(&self.path))?;
-        if Stamp::of(&found) == self.stamp {
-            Ok(())
-        } else {
-            Err(SourceError::Changed { path: self.path.clone() })
+fn open(path: &Path) -> Result<File, SourceError> {
+    // Should a pipe have taken the file's place, opening it must not wait for a writer.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path);
+    opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {
+            SourceError::Changed { path: path.to_owned() }
         }
+        _ => unreadable(path)(error),
+    })
+}
+
+fn check(file: &File, stamp: Stamp, path: &Path) -> Result<(), SourceError> {
+    let found = file.metadata().map_err(unreadable(path))?;
+    if Stamp::of(&found) == stamp {
+        Ok(())
+    } else {
+        Err(SourceError::Changed { path: path.to_owned() })
     }
 }
