@@ -29,6 +29,7 @@ use self::worker::{Ports, Worker};
 pub(crate) mod buffers;
 pub(crate) mod dscp;
 mod event;
+mod first;
 pub(crate) mod frame;
 pub(crate) mod limiter;
 pub(crate) mod link;

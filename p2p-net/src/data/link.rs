@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use p2p_core::wire::Message;
 use p2p_core::{BuildId, NodeId};
@@ -14,6 +15,7 @@ use tracing::debug;
 
 use super::buffers::Buffers;
 use super::event::{DataEvent, DataSender};
+use super::first::first_of;
 use super::frame::{decode_frame, encode_frame};
 use super::transfer::{Outgoing, Receiving, receive, send};
 use super::transport::{Connection, MessageFault, MessageRx, MessageTx, TransportKind};
@@ -152,11 +154,12 @@ impl<C: Connection> LinkTasks<C> {
     pub(crate) async fn run(self) {
         let Self { id, node, connection, is_ours, inbox, receiving } = self;
         if let Ok((tx, rx)) = connection.open_messages(is_ours).await {
-            tokio::select! {
-                () = write_frames(tx, inbox) => {}
-                () = read_frames(id, node, rx, &receiving.events) => {}
-                () = take_transfers(node, &connection, &receiving) => {}
-            }
+            first_of([
+                write_frames(tx, inbox).boxed(),
+                read_frames(id, node, rx, &receiving.events).boxed(),
+                take_transfers(node, &connection, &receiving).boxed(),
+            ])
+            .await;
         }
         connection.close("done");
         let reason = connection.close_reason();

@@ -15,12 +15,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
+use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::buffers::{Buffers, SEGMENT_BYTES, Segment};
+use super::first::first_of;
 use super::frame::{FRAME_BYTES_MAX, TransferHeader};
 use super::transport::{
     Connection, IDLE_TIME, KEEP_ALIVE, Lost, MessageFault, MessageRx, MessageTx, STALL_TIME,
@@ -236,12 +238,18 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
             accepted,
             incoming: BTreeMap::new(),
         };
-        let ended = tokio::select! {
-            () = shared.closed.cancelled() => Ok("closed"),
-            ended = reader.run() => ended.map(|()| "the peer ended the connection"),
-            ended = write(&mut tx, &shared, queues) => ended.map(|()| "closed"),
-            () = silence(&heard) => Ok("the peer is silent"),
+        let closed = async {
+            shared.closed.cancelled().await;
+            Ok("closed")
         };
+        let reading = async { reader.run().await.map(|()| "the peer ended the connection") };
+        let writing = async { write(&mut tx, &shared, queues).await.map(|()| "closed") };
+        let listening = async {
+            silence(&heard).await;
+            Ok("the peer is silent")
+        };
+        let parts = [closed.boxed(), reading.boxed(), writing.boxed(), listening.boxed()];
+        let ended: io::Result<&str> = first_of(parts).await;
         match ended {
             Ok(reason) => shared.close(reason),
             Err(error) => shared.close(&error.to_string()),

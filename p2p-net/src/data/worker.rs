@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use p2p_core::{Contact, NodeId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -20,6 +21,7 @@ use tracing::{debug, warn};
 
 use super::dscp::TrafficClass;
 use super::event::DataEvent;
+use super::first::all_of;
 use super::link::{self, LinkId};
 use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
@@ -297,17 +299,18 @@ impl Worker {
         let closed = self.core.closed.clone();
         let closing = connection.clone();
         let run = self.run(node, connection, is_ours);
-        let pump = async {
+        let ended = CancellationToken::new();
+        let close = async {
             tokio::select! {
-                () = pump.run() => {}
-                () = async {
-                    closed.cancelled().await;
-                    closing.close("shutdown");
-                    std::future::pending::<()>().await;
-                } => {}
+                () = closed.cancelled() => closing.close("shutdown"),
+                () = ended.cancelled() => {}
             }
         };
-        tokio::join!(run, pump);
+        let pump = async {
+            pump.run().await;
+            ended.cancel();
+        };
+        all_of([run.boxed(), pump.boxed(), close.boxed()]).await;
     }
 
     /// Serves who opened the connection to measure it.
