@@ -43,3 +43,7 @@ else
     echo "cargo-nextest is not installed; using cargo test, which is slower"
     cargo test --workspace --lib --bins --tests --locked --no-fail-fast
 fi
+
+# Each once, without a clock: criterion does so unless it is run by cargo bench.
+say "micro benches work"
+cargo test -p benches --bench hot-paths --locked --quiet

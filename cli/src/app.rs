@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
-use crate::{demo, deploy, fetch, output, publish, status, verify};
+use crate::{bench, demo, deploy, fetch, output, plan, publish, status, verify};
 
 /// The command's name in what it says.
 pub(crate) const PROGRAM: &str = "shoal";
@@ -51,8 +51,12 @@ enum Command {
     Status(status::Args),
     /// Download a build into a directory
     Fetch(fetch::Args),
+    /// Show what hosts that have one build would fetch to get another
+    Plan(plan::Args),
     /// Check that files are a build, byte for byte
     Verify(verify::Args),
+    /// Measure what this host can do, to explain a slow download
+    Bench(bench::Args),
     /// Run a seeder, as shoal-seeder does
     #[command(hide = true, disable_help_flag = true)]
     Seeder,
@@ -122,7 +126,9 @@ impl Command {
             Self::Rollback(args) => deploy::rollback(&args),
             Self::Status(args) => status::run(&args),
             Self::Fetch(args) => fetch::run(&args),
+            Self::Plan(args) => plan::run(&args),
             Self::Verify(args) => verify::run(&args),
+            Self::Bench(args) => bench::run(&args),
             // Only reached with a flag in front of the name.
             Self::Seeder | Self::Agent => {
                 anyhow::bail!("write the daemon's name first: shoal seeder ..., shoal agent ...")
@@ -137,7 +143,9 @@ impl Command {
             Self::Rollback(args) => args.json,
             Self::Status(args) => args.json,
             Self::Fetch(args) => args.json,
+            Self::Plan(args) => args.json,
             Self::Verify(args) => args.json,
+            Self::Bench(args) => args.json,
             Self::Demo(_) | Self::Seeder | Self::Agent => false,
         }
     }

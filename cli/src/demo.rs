@@ -67,6 +67,8 @@ struct Published {
     build: BuildId,
     bytes: u64,
     chunks: u64,
+    /// Bytes that the version before does not have; `None` for the first.
+    bytes_new: Option<u64>,
     seconds: f64,
 }
 
@@ -167,21 +169,26 @@ impl Demo {
         )?;
         let started = Instant::now();
         self.start_hosts(&seeder).await?;
-        let (rows, _) = self.deploy_version(1, &first).await?;
-        said_by_all(rows.len(), 1, started)?;
+        let (first_rows, first_answers) = self.deploy_version(1, &first).await?;
+        said_by_all(first_rows.len(), 1, started)?;
         self.steps.push(("start and deploy version 1", started.elapsed()));
 
         heading(
             4,
             "Deploy version 2",
-            "hosts exchange the new chunks and switch while version 1 still serves",
+            "hosts copy what version 1 has already, exchange the new chunks, and switch",
         )?;
         let started = Instant::now();
         let (rows, answers) = self.deploy_version(2, &second).await?;
         said_by_all(rows.len(), 2, started)?;
         self.steps.push(("deploy version 2", started.elapsed()));
 
-        self.conclude(&rows, &answers, &second, &alone)?;
+        output::line("\nVersion 1, which no host had anything of:")?;
+        conclude(&first_rows, &first_answers, &first, &alone)?;
+        output::line("\nVersion 2, most of which every host had:")?;
+        show_table(&rows, &answers)?;
+        output::line(&figures::reuse_sentence(&rows, second.bytes, second.bytes_new))?;
+        output::line(&figures::timings(&self.steps))?;
         output::line(&format!("Version 2 runs on {0} of {0} hosts.", self.hosts.len()))
     }
 
@@ -215,7 +222,9 @@ impl Demo {
         self.steps.push(("verify", started.elapsed()));
 
         let answers = vec!["verified".to_owned(); rows.len()];
-        self.conclude(&rows, &answers, &published, &alone)?;
+        output::line("\nResult")?;
+        conclude(&rows, &answers, &published, &alone)?;
+        output::line(&figures::timings(&self.steps))?;
         output::line(&format!(
             "Your files are on {0} of {0} hosts, byte for byte.",
             self.hosts.len()
@@ -237,8 +246,11 @@ impl Demo {
         command.arg("publish").arg(path).arg("--json");
         command.arg("--app").arg(self.app.as_str()).arg("--store").arg(self.ground.path("store"));
         let published: Published = result_of("publish", command).await?;
+        let new = published
+            .bytes_new
+            .map_or_else(String::new, |new| format!(", {} of them new", human::bytes(new)));
         output::line(&format!(
-            "   {label}: build {}, {} in {} chunks, {}",
+            "   {label}: build {}, {} in {} chunks{new}, {}",
             published.build.short(),
             human::bytes(published.bytes),
             published.chunks,
@@ -385,29 +397,6 @@ impl Demo {
         output::line(&format!("   {}: every byte is right", host.name))
     }
 
-    fn conclude(
-        &self,
-        rows: &[HostStatus],
-        answers: &[String],
-        published: &Published,
-        alone: &Fetched,
-    ) -> anyhow::Result<()> {
-        let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-        let layout = if is_terminal { Layout::Table { width: None } } else { Layout::Plain };
-        output::line("\nResult")?;
-        output::raw(&figures::table(rows, answers, layout))?;
-        output::line("")?;
-        let measure = Measure {
-            build_bytes: published.bytes,
-            alone_bytes: alone.bytes,
-            alone: seconds(alone.seconds),
-        };
-        for sentence in figures::sentences(rows, &measure) {
-            output::line(&sentence)?;
-        }
-        output::line(&figures::timings(&self.steps))
-    }
-
     /// The error, after the log of the process that it is about was shown.
     fn explained(&self, error: &FollowError) -> anyhow::Error {
         if let Some(culprit) = error.culprit() {
@@ -451,6 +440,31 @@ async fn result_of<T: DeserializeOwned>(name: &str, command: Command) -> anyhow:
     );
     serde_json::from_slice(&output.stdout)
         .with_context(|| format!("shoal {name} printed something else than its result"))
+}
+
+fn conclude(
+    rows: &[HostStatus],
+    answers: &[String],
+    published: &Published,
+    alone: &Fetched,
+) -> anyhow::Result<()> {
+    show_table(rows, answers)?;
+    let measure = Measure {
+        build_bytes: published.bytes,
+        alone_bytes: alone.bytes,
+        alone: seconds(alone.seconds),
+    };
+    for sentence in figures::sentences(rows, &measure) {
+        output::line(&sentence)?;
+    }
+    Ok(())
+}
+
+fn show_table(rows: &[HostStatus], answers: &[String]) -> anyhow::Result<()> {
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
+    let layout = if is_terminal { Layout::Table { width: None } } else { Layout::Plain };
+    output::raw(&figures::table(rows, answers, layout))?;
+    output::line("")
 }
 
 fn heading(number: u32, title: &str, what: &str) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 //! build, and a run that was interrupted resumes from there. Only a complete, verified build is
 //! moved out. [`place`] owns the directory, [`patience`] decides when to give up.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress, StoredBuild, Transport,
+    DiskPriority, Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress,
+    StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
@@ -22,9 +24,11 @@ use crate::signals::StopSignals;
 use crate::{bars, human, output};
 
 mod patience;
+mod phase_times;
 mod place;
 
 use patience::Patience;
+use phase_times::PhaseTimes;
 use place::Place;
 
 /// How long a node may take to say goodbye to its peers.
@@ -59,6 +63,15 @@ pub(crate) struct Args {
     /// Cap on bytes sent to others per second, such as 10MB or 80Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     upload_limit: Option<ByteRate>,
+    /// Cap on bytes received per second, such as 10MB or 80Mbit; none by default
+    #[arg(long, value_name = "RATE", env = "SHOAL_DOWNLOAD_LIMIT")]
+    download_limit: Option<ByteRate>,
+    /// How the traffic asks to be treated by routers: default or background
+    #[arg(long, value_name = "CLASS", env = "SHOAL_DSCP", default_value_t)]
+    dscp: TrafficClass,
+    /// How the download treats the disk: normal or low
+    #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
+    disk_priority: DiskPriority,
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
     transport: Transport,
@@ -79,16 +92,19 @@ struct Report {
     was_there: bool,
     bytes: u64,
     bytes_resumed: u64,
+    bytes_reused: u64,
     bytes_from_seeders: u64,
     bytes_from_peers: u64,
     seconds: f64,
+    /// Time spent in each phase; `verifying` is reading back, syncing and moving into place.
+    seconds_by_phase: BTreeMap<&'static str, f64>,
     /// Where the build is served from now; `None` without `--keep-serving`.
     serving_at: Option<String>,
 }
 
 /// How a download ended.
 enum End {
-    Complete(StoredBuild, Progress),
+    Complete(Box<(StoredBuild, Progress, PhaseTimes)>),
     Interrupted,
 }
 
@@ -133,6 +149,9 @@ async fn download_and_serve(
     let node = Node::start(NodeConfig {
         seeders: args.seeders.clone(),
         upload_limit: args.upload_limit,
+        download_limit: args.download_limit,
+        traffic_class: args.dscp,
+        disk_priority: args.disk_priority,
         transport: args.transport,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })
@@ -143,8 +162,9 @@ async fn download_and_serve(
         () = signals.next() => Ok(End::Interrupted),
     };
     let ended = match ended {
-        Ok(End::Complete(stored, progress)) => {
-            conclude(args, place, &node, (stored, progress, started)).await
+        Ok(End::Complete(complete)) => {
+            let (stored, progress, times) = *complete;
+            conclude(args, place, &node, (stored, progress, times)).await
         }
         Ok(End::Interrupted) => {
             output::note("interrupted; run the same command again to resume");
@@ -192,6 +212,7 @@ async fn download_with(
 
     let mut download = node.fetch(args.build, place.store());
     let mut view = View::new(started);
+    let mut times = PhaseTimes::new(started);
     let mut patience = Patience::new(args.timeout, Instant::now());
     let mut is_checked = false;
     loop {
@@ -200,7 +221,7 @@ async fn download_with(
             () = tokio::time::sleep_until(patience.deadline().into()) => Some(download.progress()),
         };
         let Some(progress) = progress else { break };
-        view.show(&progress);
+        view.show(&progress, times.enter(progress.phase));
         if !is_checked && progress.bytes_total.is_some() {
             // As soon as the names are known, not after gigabytes.
             let found = place.clone();
@@ -216,8 +237,9 @@ async fn download_with(
         }
     }
     drop(view);
+    times.end();
     let progress = download.progress();
-    finish(download).await.map(|stored| End::Complete(stored, progress))
+    finish(download).await.map(|stored| End::Complete(Box::new((stored, progress, times))))
 }
 
 /// Takes back what a download has reserved that turned out to have no place to go; the error if
@@ -258,7 +280,7 @@ async fn conclude(
     args: &Args,
     place: &Place,
     node: &Node,
-    (stored, progress, started): (StoredBuild, Progress, Instant),
+    (stored, progress, times): (StoredBuild, Progress, PhaseTimes),
 ) -> anyhow::Result<Outcome> {
     // Peers that ask meanwhile would meet files that are between two places.
     node.leave(args.build).await;
@@ -279,15 +301,17 @@ async fn conclude(
         was_there: false,
         bytes: moved.manifest().build_size(),
         bytes_resumed: progress.bytes_resumed,
+        bytes_reused: progress.bytes_reused,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: times.started().elapsed().as_secs_f64(),
+        seconds_by_phase: times.in_seconds(),
         serving_at: args.keep_serving.then(|| node.address().to_string()),
     };
     if args.json {
         output::json(&report)?;
     } else {
-        output::line(&sentence(args, &report, started.elapsed()))?;
+        output::line(&sentence(args, &report, times.started().elapsed()))?;
         if let Some(address) = &report.serving_at {
             output::note(&format!("serving at {address} until stopped"));
         }
@@ -301,8 +325,13 @@ fn sentence(args: &Args, report: &Report, took: Duration) -> String {
     } else {
         format!(", {} were here before", human::bytes(report.bytes_resumed))
     };
+    let reused = if report.bytes_reused == 0 {
+        String::new()
+    } else {
+        format!(", {} from other builds on this host", human::bytes(report.bytes_reused))
+    };
     format!(
-        "fetched {} into {}: {} in {} ({} from seeders, {} from peers{resumed})",
+        "fetched {} into {}: {} in {} ({} from seeders, {} from peers{reused}{resumed})",
         args.build.short(),
         args.out.display(),
         human::bytes(report.bytes),
@@ -339,16 +368,16 @@ async fn on_disk<T: Send + 'static>(
 struct View {
     bar: ProgressBar,
     started: Instant,
-    phase: Option<Phase>,
     printed_at: Instant,
 }
 
 impl View {
     fn new(started: Instant) -> Self {
-        Self { bar: bars::over_bytes("locating"), started, phase: None, printed_at: started }
+        Self { bar: bars::over_bytes("locating"), started, printed_at: started }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    /// `is_news`: the download has just entered its phase.
+    fn show(&mut self, progress: &Progress, is_news: bool) {
         let word = phase_word(progress.phase);
         let note = match &progress.waiting_for {
             Some(reason) => human::printable(reason),
@@ -360,7 +389,6 @@ impl View {
             ),
         };
         if self.bar.is_hidden() {
-            let is_news = self.phase != Some(progress.phase);
             if is_news || self.printed_at.elapsed() >= LINE_INTERVAL {
                 self.printed_at = Instant::now();
                 let total = progress.bytes_total.map_or_else(|| "?".to_owned(), human::bytes);
@@ -376,7 +404,6 @@ impl View {
             self.bar.set_position(progress.bytes_done);
             self.bar.set_message(note);
         }
-        self.phase = Some(progress.phase);
     }
 }
 

@@ -57,6 +57,12 @@ pub(crate) fn percent(part: u64, whole: u64) -> u64 {
     u64::try_from(u128::from(part) * 100 / u128::from(whole)).unwrap_or(u64::MAX)
 }
 
+/// `part` of `whole` in percent with one decimal, rounded down: `92.8 %`; all of nothing.
+pub(crate) fn per_mille(part: u64, whole: u64) -> String {
+    let tenths = if whole == 0 { 1_000 } else { u128::from(part) * 1_000 / u128::from(whole) };
+    format!("{}.{} %", tenths / 10, tenths % 10)
+}
+
 /// `part / whole` with two decimals, rounded to nearest; `-` for a whole of nothing.
 pub(crate) fn ratio(part: u128, whole: u128) -> String {
     if whole == 0 {
@@ -113,6 +119,7 @@ mod tests {
     #[test]
     fn shares_and_rates_survive_their_limits() {
         assert_eq!([percent(1, 3), percent(0, 0), percent(u64::MAX, u64::MAX)], [33, 100, 100]);
+        assert_eq!([per_mille(2, 3), per_mille(0, 0)], ["66.6 %", "100.0 %"]);
         assert_eq!([ratio(4, 3), ratio(2, 3), ratio(1, 0)], ["1.33", "0.67", "-"]);
         assert_eq!(rate(10, Duration::from_millis(500)), 20);
         assert_eq!(rate(u64::MAX, Duration::ZERO), u64::MAX);

@@ -6,6 +6,7 @@
 
 mod app;
 mod bars;
+mod bench;
 mod clock;
 mod demo;
 mod deploy;
@@ -13,6 +14,7 @@ mod fetch;
 mod history;
 mod human;
 mod output;
+mod plan;
 mod publish;
 mod rollout;
 mod signals;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use goal_state::AppName;
 use p2p_core::{BuildId, Manifest};
-use p2p_net::BuildStore;
+use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
 
 use crate::app::Outcome;
@@ -42,6 +42,10 @@ struct Report<'a> {
     seconds: f64,
     is_known: bool,
     previous: Option<BuildId>,
+    /// Bytes of chunks that the previous build does not have; `None` without one in the store.
+    bytes_new: Option<u64>,
+    /// How many chunks those are.
+    chunks_new: Option<u64>,
 }
 
 /// Publishes and prints the build's id on standard output.
@@ -65,6 +69,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         .with_context(|| format!("build {build} is in the store, but not in the app's history"))?;
 
     let manifest = published.build.manifest();
+    let news = previous.and_then(|previous| against(&store, manifest, previous));
     if let Some(file) = &args.chunk_lengths_to {
         write_chunk_lengths(manifest, file)?;
     }
@@ -78,23 +83,48 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             seconds: started.elapsed().as_secs_f64(),
             is_known: published.is_known,
             previous,
+            bytes_new: news.as_ref().map(|news| news.bytes_new),
+            chunks_new: news.as_ref().map(|news| news.chunks_new),
         })?;
         return Ok(Outcome::Done);
     }
     output::note(&format!(
-        "{} {}: {} in {} chunks, {} ({})",
+        "{} {}: {} in {} chunks, {}",
         if published.is_known { "already in the store as" } else { "published as" },
         build.short(),
         human::bytes(manifest.build_size()),
         manifest.chunks().len(),
         human::seconds(started.elapsed()),
-        previous.map_or_else(
-            || format!("first build of {}", args.app),
-            |previous| format!("before it: {}", previous.short()),
-        ),
     ));
+    output::note(&news_line(&args.app, previous, news.as_ref()));
     output::line(&build.to_string())?;
     Ok(Outcome::Done)
+}
+
+/// What is new against the previous build; `None` if that is not in the store any more, or damaged.
+fn against(store: &BuildStore, manifest: &Manifest, previous: BuildId) -> Option<Comparison> {
+    let old = store.manifest(previous).unwrap_or_else(|error| {
+        tracing::warn!("cannot read the previous build: {}", command_line::describe(&error.into()));
+        None
+    });
+    old.map(|old| compare(manifest, &old))
+}
+
+fn news_line(app: &AppName, previous: Option<BuildId>, news: Option<&Comparison>) -> String {
+    match (previous, news) {
+        (None, _) => format!("first build of {app}: all of it is new"),
+        (Some(previous), None) => format!(
+            "the build of {app} before it, {}, cannot be read in this store: what is new is unknown",
+            previous.short()
+        ),
+        (Some(previous), Some(news)) => format!(
+            "new against {}: {} in {} chunks; {} is shared",
+            previous.short(),
+            human::bytes(news.bytes_new),
+            news.chunks_new,
+            human::per_mille(news.bytes_shared(), news.bytes)
+        ),
+    }
 }
 
 /// What the simulator reads to run the same build (`shoal-simnet swarm --chunk-lengths`).

@@ -20,13 +20,14 @@ const MESSAGES_MAX: usize = 10;
 /// Hosts that are named for one message.
 const MESSAGE_HOSTS_MAX: usize = 5;
 
-const HEADER: [&str; 11] = [
+const HEADER: [&str; 12] = [
     "host",
     "app",
     "phase",
     "build",
     "goal",
     "%",
+    "MiB reused",
     "MiB seeder",
     "MiB peers",
     "seconds",
@@ -200,6 +201,7 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
         row.generation.map_or_else(dash, |generation| generation.to_string()),
         row.bytes_total
             .map_or_else(dash, |total| human::percent(row.bytes_done, total).to_string()),
+        human::mebibytes(row.bytes_reused),
         human::mebibytes(row.bytes_from_seeders),
         human::mebibytes(row.bytes_from_peers),
         row.elapsed_ms.map_or_else(dash, |ms| format!("{}.{}", ms / 1_000, ms % 1_000 / 100)),
@@ -336,10 +338,10 @@ mod tests {
         let (old, new) = (build(1).short(), build(2).short());
         let text = render(NOW_MS, &goals, &rows, Layout::Plain);
         let expected = format!(
-            "host    app  phase        build                         goal  %    MiB seeder  MiB peers  seconds  reported           message\n\
-             host-1  web  running      {new}                  2     100  16.0        48.0       2.3      1 s ago\n\
-             host-2  web  downloading  {old} -> {new}  2     50   0.0         48.0       -        1 s ago\n\
-             host-3  web  failed       -> {new}               2     -    16.0        48.0       2.3      5 min ago (stale)  exits at [31m once; look into its log\n\
+            "host    app  phase        build                         goal  %    MiB reused  MiB seeder  MiB peers  seconds  reported           message\n\
+             host-1  web  running      {new}                  2     100  0.0         16.0        48.0       2.3      1 s ago\n\
+             host-2  web  downloading  {old} -> {new}  2     50   0.0         0.0         48.0       -        1 s ago\n\
+             host-3  web  failed       -> {new}               2     -    0.0         16.0        48.0       2.3      5 min ago (stale)  exits at [31m once; look into its log\n\
              \n\
              web: goal 2 is build {new}, 1 of 3 hosts run it, 1 failed, 1 silent\n"
         );

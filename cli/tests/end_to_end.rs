@@ -3,8 +3,11 @@
 //! Each test has a folder and daemons of its own. Nothing here looks inside the processes: what
 //! counts is what `shoal status` says, what lies on disk and what programs answer.
 
+mod bench;
 mod demo;
 mod deploys;
 mod fetching;
 mod programs;
 mod refusals;
+mod reloads;
+mod reuse;

@@ -41,6 +41,7 @@ pub(crate) struct Published {
     #[serde(rename = "build")]
     pub(crate) id: String,
     pub(crate) bytes: u64,
+    pub(crate) bytes_new: Option<u64>,
 }
 
 /// What `shoal fetch --json` prints.

@@ -6,6 +6,7 @@
 
 mod complaint;
 mod state_lock;
+mod terminal;
 mod usage;
 
 use std::io::{self, IsTerminal as _};
@@ -15,6 +16,7 @@ use tracing_subscriber::filter::ParseError;
 
 pub use complaint::{complain, describe, fail, note};
 pub use state_lock::{StateLock, StateLockError};
+pub use terminal::Terminal;
 pub use usage::{EXIT_USAGE, parse};
 
 /// Why a text is no log filter.
@@ -38,6 +40,9 @@ pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
 /// Logs what `filter` lets pass to standard error, with colours if that is a terminal.
 pub fn start_log(filter: EnvFilter) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // It would complain on standard error that standard error is gone, and die of it: a daemon whose
+    // terminal was closed has programs to stop first.
+    let log = log.log_internal_errors(false);
     // Fails only if a log is running, which then stays.
     drop(log.with_ansi(io::stderr().is_terminal()).try_init());
 }

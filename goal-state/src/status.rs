@@ -41,6 +41,9 @@ pub struct HostStatus {
     /// Bytes of it that an interrupted attempt had left.
     #[serde(default)]
     pub bytes_resumed: u64,
+    /// Bytes of it that were copied from other builds on the host.
+    #[serde(default)]
+    pub bytes_reused: u64,
     /// Chunk bytes received from seeders for the target.
     #[serde(default)]
     pub bytes_from_seeders: u64,
@@ -50,6 +53,12 @@ pub struct HostStatus {
     /// Chunk bytes of the target sent to others.
     #[serde(default)]
     pub bytes_served: u64,
+    /// Cap on chunk bytes of the app sent per second, that of the host included; `None`: no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<u64>,
+    /// As above, for what is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<u64>,
     /// Milliseconds from learning the goal to running it; `None` until then.
     pub elapsed_ms: Option<u64>,
     /// What went wrong or is waited for, in words for a person, with the next step.
@@ -73,9 +82,12 @@ impl HostStatus {
             bytes_total: None,
             bytes_done: 0,
             bytes_resumed: 0,
+            bytes_reused: 0,
             bytes_from_seeders: 0,
             bytes_from_peers: 0,
             bytes_served: 0,
+            upload_limit: None,
+            download_limit: None,
             elapsed_ms: None,
             message: None,
             updated_at_ms: 0,
@@ -274,9 +286,12 @@ mod tests {
             bytes_total: Some(u64::MAX),
             bytes_done: u64::MAX,
             bytes_resumed: u64::MAX,
+            bytes_reused: u64::MAX,
             bytes_from_seeders: u64::MAX,
             bytes_from_peers: u64::MAX,
             bytes_served: u64::MAX,
+            upload_limit: Some(u64::MAX),
+            download_limit: Some(u64::MAX),
             elapsed_ms: Some(u64::MAX),
             message: Some("m".repeat(200)),
             ..row(&"h".repeat(64), &"a".repeat(64), u64::MAX)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
-use p2p_net::{Identity, Node, NodeConfig};
+use p2p_net::{Identity, Node, NodeConfig, SharedLimits};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -20,6 +20,8 @@ use crate::app::{App, AppSettings, AppTimings, GoalView};
 use crate::config::{AppConfig, Config};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::reload::Reload;
+use crate::source::LimitedNode;
 use crate::state::StateDir;
 use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
 
@@ -33,6 +35,9 @@ const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Agent {
     node: Node,
+    /// What the agent runs with.
+    running: Config,
+    app_limits: BTreeMap<AppName, SharedLimits>,
     board: StatusBoard,
     apps: JoinSet<()>,
     apps_stop: CancellationToken,
@@ -64,6 +69,9 @@ impl Agent {
             zone: config.zone.clone(),
             rack: config.rack.clone(),
             upload_limit: config.upload_limit,
+            download_limit: config.download_limit,
+            traffic_class: config.dscp,
+            disk_priority: config.disk_priority,
             transport: config.transport,
             ..NodeConfig::host(identity, config.listen)
         })
@@ -72,7 +80,14 @@ impl Agent {
 
         let board = StatusBoard::default();
         let mut follower = GoalFollower::new(accepted);
-        let opened = open_apps(&config, &state, &node, &board, &mut follower).await;
+        let app_limits: BTreeMap<_, _> = config
+            .apps
+            .iter()
+            .map(|(name, app)| (name.clone(), SharedLimits::new(app.limits())))
+            .collect();
+        let within =
+            |name: &AppName| LimitedNode { node: node.clone(), limits: app_limits[name].clone() };
+        let opened = open_apps(&config, &state, within, &board, &mut follower).await;
         let opened = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -94,9 +109,11 @@ impl Agent {
         } else {
             StatusSink::Seeders(node.clone())
         };
-        let reporter = Reporter::new(config.host, &board, sink);
+        let reporter = Reporter::new(config.host.clone(), &board, sink);
         Ok(Self {
             node,
+            running: config,
+            app_limits,
             board,
             apps,
             goals: tokio::spawn(follower.run(watch)),
@@ -115,6 +132,27 @@ impl Agent {
     /// The agent's node.
     pub const fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Takes over what can change without a restart, and says in log and status what cannot.
+    /// Without a configuration, everything stays as it is.
+    pub fn reload(&mut self, wanted: anyhow::Result<Config>) {
+        let wanted = match wanted {
+            Ok(wanted) => wanted,
+            Err(error) => {
+                let reason = command_line::describe(&error);
+                warn!("the configuration was not read again, the old settings stay: {reason}");
+                let note = format!("configuration not read again, old settings stay: {reason}");
+                return self.board.set_note(Some(note));
+            }
+        };
+        let reload = Reload::apply(&mut self.running, &wanted);
+        self.node.set_limits(self.running.limits());
+        for (name, limits) in &self.app_limits {
+            limits.set(self.running.apps[name].limits());
+        }
+        info!("the configuration was read again: {reload}");
+        self.board.set_note(reload.note());
     }
 
     /// Waits for something that must not happen while the agent runs: the end of a loop.
@@ -151,15 +189,15 @@ impl Agent {
 async fn open_apps(
     config: &Config,
     state: &StateDir,
-    node: &Node,
+    within: impl Fn(&AppName) -> LimitedNode,
     board: &StatusBoard,
     follower: &mut GoalFollower,
-) -> anyhow::Result<Vec<App<Node>>> {
+) -> anyhow::Result<Vec<App<LimitedNode>>> {
     let mut opened = vec![];
     for (name, app) in &config.apps {
         let settings = settings_of(config, name, app);
         let directory = state.app(name)?;
-        let (node, board, goal) = (node.clone(), board.clone(), follower.subscribe(name));
+        let (node, board, goal) = (within(name), board.clone(), follower.subscribe(name));
         // Opening reads the manifests of all builds.
         let app =
             tokio::task::spawn_blocking(move || App::open(settings, directory, node, goal, board));

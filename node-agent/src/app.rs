@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use goal_state::{AppName, HostPhase, HostStatus};
-use p2p_core::BuildId;
+use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BuildStore, Phase, Progress, StoreError, StoredBuild};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -562,6 +562,7 @@ impl<S: BuildSource> App<S> {
                 })
         };
         let progress = &self.progress.1;
+        let limits = self.source.limits();
         HostStatus {
             host: self.settings.host.clone(),
             app: self.settings.name.clone(),
@@ -573,9 +574,12 @@ impl<S: BuildSource> App<S> {
             bytes_total: progress.bytes_total,
             bytes_done: progress.bytes_done,
             bytes_resumed: progress.bytes_resumed,
+            bytes_reused: progress.bytes_reused,
             bytes_from_seeders: progress.bytes_from_seeders,
             bytes_from_peers: progress.bytes_from_peers,
             bytes_served: progress.bytes_served,
+            upload_limit: limits.upload.map(ByteRate::get),
+            download_limit: limits.download.map(ByteRate::get),
             elapsed_ms: self.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
             message: self.message(target, note),
             updated_at_ms: now_ms(),

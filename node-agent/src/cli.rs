@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use command_line::{EXIT_USAGE, LogFilterError};
+use command_line::{EXIT_USAGE, LogFilterError, Terminal};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::info;
 use tracing_subscriber::EnvFilter;
@@ -19,9 +19,9 @@ use tracing_subscriber::EnvFilter;
 use crate::agent::Agent;
 use crate::config::{Config, ConfigError, FlagSetting, Inputs};
 
-/// Signals this soon after the first are the same request. systemd sends SIGHUP right behind SIGTERM,
-/// Ctrl-C may arrive from a terminal and from a wrapper, and a parent that is killed lets the kernel
-/// signal once per thread of it; a person who loses patience takes longer.
+/// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
+/// a wrapper, a terminal that goes away may follow, and a parent that is killed lets the kernel signal
+/// once per thread of it; a person who loses patience takes longer.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// What is logged if nothing else is asked for. libp2p tells its own PeerId, which the first line of
@@ -31,9 +31,10 @@ const LOG_LEVEL_DEFAULT: &str = "info,libp2p_swarm=warn";
 /// Follows the goals of this host's apps: downloads builds, switches to them, runs their programs.
 ///
 /// Settings come from the file, from variables (`SHOAL_GOAL`, `SHOAL_APPS__WEB__EXEC`) and from flags;
-/// later ones win. SIGTERM, SIGINT and SIGHUP stop the programs within their grace periods; another
-/// one after more than a second ends the agent at once. After kill -9 the programs run on, and the
-/// next agent takes them over.
+/// later ones win. SIGTERM and SIGINT stop the programs within their grace periods; another one after
+/// more than a second ends the agent at once. After kill -9 the programs run on, and the next agent
+/// takes them over. SIGHUP reads the settings again: limits hold at once, the rest is told to wait
+/// for a restart.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "shoal-agent", version)]
 pub struct Args {
@@ -64,6 +65,15 @@ pub struct Args {
     /// Most chunk bytes sent per second, such as 40MB [default: no limit].
     #[arg(long, value_name = "BYTES")]
     upload_limit: Option<String>,
+    /// Most chunk bytes received per second [default: no limit].
+    #[arg(long, value_name = "BYTES")]
+    download_limit: Option<String>,
+    /// How chunk traffic asks to be treated by routers: default or background.
+    #[arg(long, value_name = "CLASS")]
+    dscp: Option<String>,
+    /// How downloading and serving treat the disk: normal or low.
+    #[arg(long, value_name = "PRIORITY")]
+    disk_priority: Option<String>,
     /// How chunks travel: quic, tcp, or auto [default: auto].
     #[arg(long, value_name = "NAME")]
     transport: Option<String>,
@@ -117,6 +127,9 @@ impl Args {
             ("--zone", "zone", &self.zone),
             ("--rack", "rack", &self.rack),
             ("--upload-limit", "upload_limit", &self.upload_limit),
+            ("--download-limit", "download_limit", &self.download_limit),
+            ("--dscp", "dscp", &self.dscp),
+            ("--disk-priority", "disk_priority", &self.disk_priority),
             ("--transport", "transport", &self.transport),
         ];
         let mut settings: Vec<FlagSetting> = named
@@ -194,7 +207,7 @@ fn run(program: &str, args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     // Never shut down, which would wait for threads that nobody wants to wait for after a second
     // signal, or let their timers panic. They end with the process.
-    ManuallyDrop::new(runtime).block_on(run_until_told(loaded.config))
+    ManuallyDrop::new(runtime).block_on(run_until_told(args, loaded.config))
 }
 
 fn start_log(level: Option<&str>) -> Result<(), UsageError> {
@@ -207,16 +220,21 @@ fn start_log(level: Option<&str>) -> Result<(), UsageError> {
     Ok(())
 }
 
-async fn run_until_told(config: Config) -> anyhow::Result<()> {
+async fn run_until_told(args: &Args, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
     let mut agent = tokio::select! {
         agent = Agent::start(config) => agent?,
-        () = signals.next() => return Ok(()),
+        () = signals.stop() => return Ok(()),
     };
-    let result = tokio::select! {
-        error = agent.unexpected_end() => Err(error),
-        () = signals.next() => Ok(()),
+    let result = loop {
+        tokio::select! {
+            error = agent.unexpected_end() => break Err(error),
+            told = signals.next() => match told {
+                Told::Stop => break Ok(()),
+                Told::Reload => agent.reload(read_again(args)),
+            },
+        }
     };
     let told_at = Instant::now();
     info!("stopping the programs; once more to end at once and leave them running");
@@ -226,9 +244,26 @@ async fn run_until_told(config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// The signals that mean stop.
+/// The settings as they are now. Flags and variables are those of the start, the file may differ.
+fn read_again(args: &Args) -> anyhow::Result<Config> {
+    let loaded = Config::load(&args.inputs()?)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals that mean something.
 #[derive(Debug)]
 struct Signals {
+    terminal: Terminal,
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -237,6 +272,7 @@ struct Signals {
 impl Signals {
     fn listen() -> io::Result<Self> {
         Ok(Self {
+            terminal: Terminal::look(),
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -246,18 +282,25 @@ impl Signals {
     /// Waits for a signal that does not belong to the request of `told_at`.
     async fn next_request(&mut self, told_at: Instant) {
         loop {
-            self.next().await;
+            self.stop().await;
             if told_at.elapsed() >= SAME_REQUEST {
                 return;
             }
         }
     }
 
-    async fn next(&mut self) {
+    /// Waits for a signal that means stop.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-            _ = self.hangup.recv() => {}
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => {
+                if self.terminal.is_gone() { Told::Stop } else { Told::Reload }
+            }
         }
     }
 }

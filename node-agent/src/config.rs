@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use goal_state::{AppName, GoalUrl};
 use p2p_core::ByteRate;
-use p2p_net::{SeederAddress, Transport};
+use p2p_net::{DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
 use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
 
@@ -33,12 +33,34 @@ pub use layers::{FlagSetting, Inputs, Origin};
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
 
 /// Keys of the whole agent, besides `apps`.
-const KEYS: [&str; 9] =
-    ["goal", "host", "listen", "rack", "seeders", "state", "transport", "upload_limit", "zone"];
+const KEYS: [&str; 12] = [
+    "disk_priority",
+    "download_limit",
+    "dscp",
+    "goal",
+    "host",
+    "listen",
+    "rack",
+    "seeders",
+    "state",
+    "transport",
+    "upload_limit",
+    "zone",
+];
 
 /// Keys of one app.
-const APP_KEYS: [&str; 5] =
-    ["environment", "exec", "grace_period", "keep_builds", "working_directory"];
+const APP_KEYS: [&str; 7] = [
+    "download_limit",
+    "environment",
+    "exec",
+    "grace_period",
+    "keep_builds",
+    "upload_limit",
+    "working_directory",
+];
+
+/// The effective settings by dotted key; those without a value are missing.
+pub(crate) type Settings = BTreeMap<String, toml::Value>;
 
 /// The settings of an agent.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -57,8 +79,15 @@ pub struct Config {
     pub zone: String,
     /// Rack within the zone. Empty if unknown.
     pub rack: String,
-    /// Cap on chunk bytes sent per second. `None`: no cap.
+    /// Cap on chunk bytes sent per second, over all apps. `None`: no cap. Taken over by a reload.
     pub upload_limit: Option<ByteRate>,
+    /// Cap on chunk bytes received per second, over all apps. `None`: no cap. Taken over by a
+    /// reload.
+    pub download_limit: Option<ByteRate>,
+    /// How chunk traffic asks to be treated by the network.
+    pub dscp: TrafficClass,
+    /// How downloading and serving treat the disk.
+    pub disk_priority: DiskPriority,
     /// How chunks travel. Default: auto.
     pub transport: Transport,
     /// The apps of this host; at least one.
@@ -79,6 +108,17 @@ pub struct AppConfig {
     pub grace_period: Duration,
     /// Builds kept on disk, the current one included. The one before it is always kept.
     pub keep_builds: NonZero<usize>,
+    /// Caps on the chunk bytes of this app, within those of the agent. Taken over by a reload.
+    pub upload_limit: Option<ByteRate>,
+    /// As above, for what is received.
+    pub download_limit: Option<ByteRate>,
+}
+
+impl AppConfig {
+    /// Both caps.
+    pub const fn limits(&self) -> Limits {
+        Limits { upload: self.upload_limit, download: self.download_limit }
+    }
 }
 
 /// A configuration, with what a person may want to know about how it came about.
@@ -187,6 +227,9 @@ impl Config {
             zone: layers.value(&["zone"], values::text)?.unwrap_or_default(),
             rack: layers.value(&["rack"], values::text)?.unwrap_or_default(),
             upload_limit: layers.value(&["upload_limit"], values::byte_rate)?,
+            download_limit: layers.value(&["download_limit"], values::byte_rate)?,
+            dscp: layers.value(&["dscp"], values::word)?.unwrap_or_default(),
+            disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
             transport: layers.value(&["transport"], values::transport)?.unwrap_or_default(),
             apps: apps_of(&layers)?,
         };
@@ -199,6 +242,33 @@ impl Config {
             });
         }
         Ok(Loaded { config, warnings: layers.warnings.clone(), origins: layers.origins() })
+    }
+
+    /// Caps over all apps.
+    pub const fn limits(&self) -> Limits {
+        Limits { upload: self.upload_limit, download: self.download_limit }
+    }
+
+    /// Every setting as [`Loaded`] shows it, so that no key can be forgotten.
+    pub(crate) fn settings(&self) -> Settings {
+        let (warnings, origins) = (vec![], BTreeMap::new());
+        let text = Loaded { config: self.clone(), warnings, origins }.to_string();
+        let table: toml::Table = text.parse().expect("what is shown is a configuration");
+        let mut settings = Settings::new();
+        flatten("", table, &mut settings);
+        settings
+    }
+}
+
+fn flatten(prefix: &str, table: toml::Table, settings: &mut Settings) {
+    for (key, value) in table {
+        let key = format!("{prefix}{}", toml_key(&key));
+        match value {
+            toml::Value::Table(inner) => flatten(&format!("{key}."), inner, settings),
+            value => {
+                settings.insert(key, value);
+            }
+        }
     }
 }
 
@@ -221,6 +291,8 @@ fn apps_of(layers: &Layers) -> Result<BTreeMap<AppName, AppConfig>, ConfigError>
             keep_builds: layers
                 .value(&key("keep_builds"), values::count)?
                 .unwrap_or(KEEP_BUILDS_DEFAULT),
+            upload_limit: layers.value(&key("upload_limit"), values::byte_rate)?,
+            download_limit: layers.value(&key("download_limit"), values::byte_rate)?,
         };
         apps.insert(app, config);
     }
@@ -254,8 +326,10 @@ impl fmt::Display for Loaded {
         self.line(f, &["listen"], Some(&config.listen))?;
         self.line(f, &["zone"], Some(&config.zone))?;
         self.line(f, &["rack"], Some(&config.rack))?;
-        let limit = config.upload_limit.map(|rate| format!("{}B", rate.get()));
-        self.line(f, &["upload_limit"], limit.as_ref())?;
+        self.line(f, &["upload_limit"], config.upload_limit.map(rate_text).as_ref())?;
+        self.line(f, &["download_limit"], config.download_limit.map(rate_text).as_ref())?;
+        self.line(f, &["dscp"], Some(&config.dscp.to_string()))?;
+        self.line(f, &["disk_priority"], Some(&config.disk_priority.to_string()))?;
         self.line(f, &["transport"], Some(&config.transport))?;
         for (name, app) in &config.apps {
             let name = name.as_str();
@@ -267,6 +341,10 @@ impl fmt::Display for Loaded {
             let grace = humantime::format_duration(app.grace_period).to_string();
             self.line(f, &["apps", name, "grace_period"], Some(&grace))?;
             self.line(f, &["apps", name, "keep_builds"], Some(&app.keep_builds))?;
+            let limit = app.upload_limit.map(rate_text);
+            self.line(f, &["apps", name, "upload_limit"], limit.as_ref())?;
+            let limit = app.download_limit.map(rate_text);
+            self.line(f, &["apps", name, "download_limit"], limit.as_ref())?;
             if !app.environment.is_empty() {
                 writeln!(f, "\n[apps.{table}.environment]")?;
             }
@@ -301,6 +379,11 @@ impl Loaded {
             None => writeln!(f, "{line:<50} # default"),
         }
     }
+}
+
+/// A rate as it can be given.
+fn rate_text(rate: ByteRate) -> String {
+    format!("{}B", rate.get())
 }
 
 /// A key as TOML writes it: quoted if it has more than letters, digits, `-` and `_`.

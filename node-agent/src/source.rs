@@ -1,12 +1,14 @@
 //! The few things that an app needs of the node, as traits.
 //!
 //! They exist so that the app's loop can be tested with downloads that fail in ways that a real
-//! network does not reproduce; [`p2p_net::Node`] is the one implementation outside tests.
+//! network does not reproduce; [`LimitedNode`] is the one implementation outside tests.
 
 use std::future::Future;
 
-use p2p_core::BuildId;
-use p2p_net::{BuildStore, Download, FetchError, Node, Progress, StoredBuild};
+use p2p_core::{BuildId, ByteRate};
+use p2p_net::{
+    BuildStore, Download, FetchError, Limits, Node, Progress, SharedLimits, StoredBuild,
+};
 
 /// Where builds come from, and to whom they are served.
 pub trait BuildSource: Clone + Send + 'static {
@@ -21,6 +23,19 @@ pub trait BuildSource: Clone + Send + 'static {
     fn leave(&self, build: BuildId) -> impl Future<Output = ()> + Send;
     /// What was moved of `build`; `None` if it is neither downloaded nor served.
     fn progress(&self, build: BuildId) -> Option<Progress>;
+    /// The caps that hold for the app's bytes now.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}
+
+/// The agent's node, as one app uses it: within the limits of that app.
+#[derive(Clone, Debug)]
+pub struct LimitedNode {
+    /// The node of all apps.
+    pub node: Node,
+    /// Those of the app.
+    pub limits: SharedLimits,
 }
 
 /// A download under way.
@@ -31,23 +46,32 @@ pub trait RunningDownload {
     fn finish(self) -> impl Future<Output = Result<StoredBuild, FetchError>>;
 }
 
-impl BuildSource for Node {
+impl BuildSource for LimitedNode {
     type Download = Download;
 
     fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
-        Self::fetch(self, build, store)
+        self.node.fetch_within(build, store, &self.limits)
     }
 
     fn serve(&self, build: &StoredBuild) {
-        Self::serve(self, build);
+        self.node.serve_within(build, &self.limits);
     }
 
     fn leave(&self, build: BuildId) -> impl Future<Output = ()> + Send {
-        Self::leave(self, build)
+        self.node.leave(build)
     }
 
     fn progress(&self, build: BuildId) -> Option<Progress> {
-        Self::progress(self, build)
+        self.node.progress(build)
+    }
+
+    fn limits(&self) -> Limits {
+        let (app, node) = (self.limits.get(), self.node.limits());
+        let lower = |one: Option<ByteRate>, other| one.into_iter().chain(other).min();
+        Limits {
+            upload: lower(app.upload, node.upload),
+            download: lower(app.download, node.download),
+        }
     }
 }
 

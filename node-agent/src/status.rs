@@ -45,11 +45,12 @@ type Rows = BTreeMap<AppName, HostStatus>;
 #[derive(Clone, Debug)]
 pub struct StatusBoard {
     rows: watch::Sender<Rows>,
+    note: watch::Sender<Option<String>>,
 }
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self { rows: watch::Sender::new(Rows::new()) }
+        Self { rows: watch::Sender::new(Rows::new()), note: watch::Sender::new(None) }
     }
 }
 
@@ -66,6 +67,16 @@ impl StatusBoard {
         });
     }
 
+    /// Says something of the agent as a whole, in every row that is reported from now on; `None`
+    /// takes it back.
+    pub fn set_note(&self, note: Option<String>) {
+        self.note.send_if_modified(|shown| {
+            let is_news = *shown != note;
+            *shown = note;
+            is_news
+        });
+    }
+
     /// The rows, now and after each change.
     pub fn subscribe(&self) -> watch::Receiver<Rows> {
         self.rows.subscribe()
@@ -77,6 +88,13 @@ fn shorten(message: String) -> String {
         return message;
     }
     message.chars().take(MESSAGE_CHARS_MAX).chain("...".chars()).collect()
+}
+
+/// Puts what is true of the whole agent before what is true of the app: it is short.
+fn add_note(row: &mut HostStatus, note: Option<&str>) {
+    let parts = [note, row.message.as_deref()];
+    let joined = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
+    row.message = (!joined.is_empty()).then(|| shorten(joined));
 }
 
 /// Milliseconds since 1970 by this machine's clock.
@@ -134,6 +152,7 @@ fn encode_reports(rows: &[HostStatus]) -> serde_json::Result<Vec<Vec<u8>>> {
 pub struct Reporter {
     host: String,
     rows: watch::Receiver<Rows>,
+    note: watch::Receiver<Option<String>>,
     sink: StatusSink,
     is_failing: bool,
     backoff: Backoff,
@@ -143,7 +162,8 @@ impl Reporter {
     /// A reporter of `board` that writes as `host`.
     pub fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
         let backoff = Backoff::new(REPORT_INTERVAL_MIN * 2, REPORT_RETRY_MAX);
-        Self { host, rows: board.subscribe(), sink, is_failing: false, backoff }
+        let (rows, note) = (board.subscribe(), board.note.subscribe());
+        Self { host, rows, note, sink, is_failing: false, backoff }
     }
 
     /// Reports until `stop`, then makes a last report.
@@ -166,7 +186,13 @@ impl Reporter {
         sleep(wait).await;
         let rest = REPORT_INTERVAL_MAX.saturating_sub(wait);
         // An error means that the board is gone; the agent is about to stop then.
-        drop(timeout(rest, self.rows.changed()).await);
+        let changed = async {
+            tokio::select! {
+                changed = self.rows.changed() => changed,
+                changed = self.note.changed() => changed,
+            }
+        };
+        drop(timeout(rest, changed).await);
     }
 
     async fn report(&mut self, limit: Duration) -> anyhow::Result<()> {
@@ -175,8 +201,10 @@ impl Reporter {
             return Ok(());
         }
         let now_ms = now_ms();
+        let note = self.note.borrow_and_update().clone();
         for row in &mut rows {
             row.updated_at_ms = now_ms;
+            add_note(row, note.as_deref());
         }
         timeout(limit, self.sink.send(&self.host, &rows)).await?
     }
@@ -235,6 +263,19 @@ mod tests {
         let rows = board.subscribe();
         let message = rows.borrow().values().next().unwrap().message.clone().unwrap();
         assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX + 3);
+    }
+
+    #[test]
+    fn note_comes_before_the_message_and_goes_again() {
+        let said = |message: Option<&str>, note| {
+            let mut row = HostStatus { message: message.map(String::from), ..row("web") };
+            add_note(&mut row, note);
+            row.message
+        };
+        assert_eq!(said(None, None), None);
+        assert_eq!(said(Some("disk full"), None).as_deref(), Some("disk full"));
+        assert_eq!(said(None, Some("restart")).as_deref(), Some("restart"));
+        assert_eq!(said(Some("disk full"), Some("restart")).as_deref(), Some("restart; disk full"));
     }
 
     #[test]

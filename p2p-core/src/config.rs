@@ -42,6 +42,12 @@ pub struct SwarmConfig {
     /// have nothing to send; twice as many for a node that has fewer chunks than its neighbours.
     /// Each request more waits at a busy host, and its chunk spreads later.
     pub requests_target: u16,
+    /// The same for a build of small chunks.
+    pub requests_target_small: u16,
+    /// A build whose chunks are smaller than this on average is one of small chunks. They are sent
+    /// within a few round trips, in which a connection does not come to its share of a link: it takes
+    /// more of them at once to fill one, and still fewer bytes are under way.
+    pub small_chunk_bytes: u64,
     /// Neighbours told at once that a node has nothing to send. One may have nothing to ask for.
     pub ready_hints: u16,
     /// Most requests in flight to all neighbours.
@@ -53,6 +59,8 @@ pub struct SwarmConfig {
     pub pick_sample_max: u32,
     /// Chunks sent at once. Few, because a chunk that arrives early can be passed on early.
     pub uploads_max: usize,
+    /// The same for a build of small chunks.
+    pub uploads_max_small: usize,
     /// Requests waiting beyond those; the next one is answered "busy".
     pub upload_queue_max: usize,
     /// Requests of one peer, waiting or being sent, past which it is flooding. No correct node has
@@ -109,11 +117,14 @@ impl SwarmConfig {
             requests_per_peer: 1,
             requests_per_peer_max: 8,
             requests_target: 4,
+            requests_target_small: 10,
+            small_chunk_bytes: 512 << 10,
             ready_hints: 2,
             requests_max: 16,
             request_bytes_max: 32 << 20,
             pick_sample_max: 256,
             uploads_max: 5,
+            uploads_max_small: 12,
             upload_queue_max: 6,
             upload_flood: 32,
             offer_interval_max: Duration::from_millis(100),

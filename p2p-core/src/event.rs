@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::chunk_set::ChunkSet;
 use crate::contact::Contact;
 use crate::layout::{ChunkIndex, ChunkLayout};
 use crate::node_id::NodeId;
@@ -101,6 +102,8 @@ pub enum Event {
         /// The chunks.
         chunks: Vec<ChunkIndex>,
     },
+    /// Chunks come from this host's own disk.
+    LocalCopy(LocalCopy),
     /// The node is about to leave the swarm. Last event of a swarm that ends in good order.
     Leaving,
     /// The deadline last reported by [`Swarm::next_deadline`](crate::Swarm::next_deadline) has come.
@@ -116,6 +119,30 @@ pub enum ManifestOutcome {
     Wrong,
     /// The connection broke, or the peer did not have it after all.
     Missing,
+}
+
+/// How the copying of chunks from other builds on this host goes. Each chunk of `Begun` is named once
+/// more, by `Stored` or by `Failed`, unless the node leaves before.
+#[derive(Clone, Debug)]
+pub enum LocalCopy {
+    /// These chunks are being copied, so nobody is asked for them. If the manifest is not known yet,
+    /// it is from now on, and its `ManifestArrived` may follow.
+    Begun {
+        /// How the build is cut.
+        layout: Arc<ChunkLayout>,
+        /// The chunks.
+        chunks: ChunkSet,
+    },
+    /// These were copied, hash to their digests and are stored.
+    Stored {
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
+    /// These could not be copied, or are damaged where they are. They must be fetched.
+    Failed {
+        /// The chunks.
+        chunks: Vec<ChunkIndex>,
+    },
 }
 
 /// Whether the bytes of a chunk are right.

@@ -92,6 +92,11 @@ impl ChunkLayout {
         self.starts[self.starts.len() - 1]
     }
 
+    /// Bytes of a chunk on average; zero for a build without chunks.
+    pub fn average_size(&self) -> u64 {
+        self.build_size().checked_div(self.chunk_count().into()).unwrap_or(0)
+    }
+
     /// Admits a number that came from a peer or from disk; `None` if the build has no such chunk.
     pub fn index(&self, raw: u32) -> Option<ChunkIndex> {
         (raw < self.chunk_count()).then_some(ChunkIndex(raw))

@@ -36,7 +36,7 @@ pub use chunk_set::ChunkSet;
 pub use config::{SwarmConfig, TrackerConfig};
 pub use contact::{Contact, Location, PeerRole};
 pub use digest::{BuildId, Digest, ParseDigestError};
-pub use event::{Event, ManifestOutcome, Verdict};
+pub use event::{Event, LocalCopy, ManifestOutcome, Verdict};
 pub use fault::PeerFault;
 pub use layout::{ChunkIndex, ChunkLayout, LayoutError};
 pub use manifest::{

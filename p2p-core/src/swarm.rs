@@ -35,11 +35,13 @@ use self::uploads::{Upload, Uploads};
 pub use self::view::TableSize;
 
 mod asking;
+mod at_once;
 mod ledger;
 mod locality;
 mod manifest_search;
 mod membership;
 mod offers;
+mod own_disk;
 mod params;
 mod peers;
 mod requests;
@@ -167,6 +169,7 @@ impl Swarm {
                 }
             }
             Event::ChunksLost { chunks } => self.on_chunks_lost(&chunks),
+            Event::LocalCopy(copy) => self.on_local_copy(copy),
             Event::Leaving => {
                 self.on_leaving();
                 self.deadline = None;
@@ -305,7 +308,11 @@ impl Swarm {
             return self.ban(node, PeerFault::WrongLayout);
         }
         self.members.note_joined(node);
+        let was_seeder = self.peers.get(node).is_some_and(Peer::is_seeder);
         self.peers.set_have(node, contact, have);
+        if !was_seeder {
+            self.tell_seeder_of_local_chunks(node);
+        }
         if self.is_crowded_by(node) {
             return self.turn_away(node);
         }
@@ -366,7 +373,7 @@ impl Swarm {
     fn queue_wait(&self) -> Duration {
         let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
         let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
-        let at_once = u32::try_from(self.config.uploads_max).unwrap_or(1).max(1);
+        let at_once = u32::try_from(self.uploads_max()).unwrap_or(1).max(1);
         let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
         self.ledger.as_ref().map_or(usual, |ledger| drained(ledger).max(usual))
     }
@@ -386,21 +393,7 @@ impl Swarm {
     fn on_manifest_arrived(&mut self, peer: NodeId, outcome: ManifestOutcome) {
         self.search.note_end(peer);
         match outcome {
-            ManifestOutcome::Valid(layout) if self.layout.is_none() => {
-                let have = ChunkSet::empty(layout.chunk_count());
-                self.adopt_layout(layout, have);
-                self.progress_at = self.now;
-                let liars =
-                    self.peers.iter().filter(|peer| self.differs_from_layout(peer.have.as_ref()));
-                let liars: Vec<NodeId> = liars.map(|peer| peer.node).collect();
-                for liar in liars {
-                    self.ban(liar, PeerFault::WrongLayout);
-                }
-                self.peers.nodes().into_iter().for_each(|peer| self.join(peer));
-                if self.is_complete() {
-                    self.actions.push_back(Action::Complete);
-                }
-            }
+            ManifestOutcome::Valid(layout) if self.layout.is_none() => self.learn_layout(layout),
             ManifestOutcome::Valid(_) => {}
             ManifestOutcome::Wrong => self.ban(peer, PeerFault::WrongManifest),
             ManifestOutcome::Missing => {
@@ -408,6 +401,21 @@ impl Swarm {
                     ManifestSearch::note_missing(self.now, peer);
                 }
             }
+        }
+    }
+
+    pub(super) fn learn_layout(&mut self, layout: Arc<ChunkLayout>) {
+        let have = ChunkSet::empty(layout.chunk_count());
+        self.adopt_layout(layout, have);
+        self.progress_at = self.now;
+        let liars = self.peers.iter().filter(|peer| self.differs_from_layout(peer.have.as_ref()));
+        let liars: Vec<NodeId> = liars.map(|peer| peer.node).collect();
+        for liar in liars {
+            self.ban(liar, PeerFault::WrongLayout);
+        }
+        self.join_all();
+        if self.is_complete() {
+            self.actions.push_back(Action::Complete);
         }
     }
 
@@ -452,17 +460,6 @@ impl Swarm {
         }
     }
 
-    fn on_chunks_lost(&mut self, chunks: &[ChunkIndex]) {
-        if self.is_complete() {
-            self.peers.start_counting(self.have.capacity());
-        }
-        for chunk in chunks {
-            self.have.remove(*chunk);
-        }
-        self.peers.forget_dryness();
-        self.progress_at = self.now;
-    }
-
     fn on_leaving(&mut self) {
         for peer in self.peers.nodes() {
             self.send(peer, Message::Leave);
@@ -495,19 +492,11 @@ impl Swarm {
         have.capacity() != layout.chunk_count()
     }
 
-    fn join(&mut self, node: NodeId) {
-        let have = self.layout.as_ref().map(|_| Have::of(&self.have));
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.offers_sent = self.offers.arrival_count();
-            let contact = Box::new(self.contact);
-            self.send(node, Message::Join { contact, have });
-        }
-    }
-
-    fn keep_chunk(&mut self, chunk: ChunkIndex) {
+    pub(super) fn keep_chunk(&mut self, chunk: ChunkIndex) {
         if self.layout.is_none() || !self.have.insert(chunk) {
             return;
         }
+        self.requests.end_local(chunk);
         self.progress_at = self.now;
         self.claims.note_kept(chunk);
         self.is_readiness_news = true;
@@ -696,7 +685,7 @@ impl Swarm {
     }
 
     fn start_uploads(&mut self) {
-        while self.uploads.active_count() < self.config.uploads_max {
+        while self.uploads.active_count() < self.uploads_max() {
             let Some(mut upload) = self.next_upload() else { return };
             if let Some(ledger) = &mut self.ledger {
                 let asker = self.peers.get(upload.peer);
@@ -754,7 +743,7 @@ impl Swarm {
 
     /// Whether one more upload could begin at once, and nobody waits for it.
     fn is_upload_slot_free(&self) -> bool {
-        self.uploads.active_count() + self.uploads.waiting_count() < self.config.uploads_max
+        self.uploads.active_count() + self.uploads.waiting_count() < self.uploads_max()
     }
 
     /// Tells neighbours that lack something of ours that we have nothing to send. Done when an
@@ -775,7 +764,7 @@ impl Swarm {
         let neighbours_max = self.config.neighbours_max_at(self.contact.location);
         assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
-        assert!(self.uploads.active_count() <= self.config.uploads_max, "too many uploads");
+        assert!(self.uploads.active_count() <= self.uploads_max(), "too many uploads");
         debug_assert!(
             self.peers.iter().all(|peer| {
                 usize::from(peer.requests) == self.requests.of_peer(peer.node).len()

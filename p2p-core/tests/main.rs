@@ -6,6 +6,7 @@
 mod fleet;
 mod locality;
 mod membership;
+mod own_disk;
 mod swarm;
 mod tidy;
 mod tracker;

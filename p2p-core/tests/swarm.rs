@@ -185,10 +185,15 @@ fn build_without_chunks_completes_with_its_manifest() {
 }
 
 /// A host on its own, with a layout of ten chunks, driven by hand.
-fn lone_host(holdings: Holdings) -> Swarm {
+/// Its chunks count as large ones, small as they are.
+pub(crate) fn lone_host(holdings: Holdings) -> Swarm {
+    lone_host_with(SwarmConfig { small_chunk_bytes: 0, ..SwarmConfig::host() }, holdings)
+}
+
+fn lone_host_with(config: SwarmConfig, holdings: Holdings) -> Swarm {
     let fleet = Fleet::new(10, 0);
     let params = SwarmParams {
-        config: SwarmConfig::host().into(),
+        config: config.into(),
         build: fleet.build,
         contact: contact(1, PeerRole::Host),
         trackers: vec![node(0)],
@@ -200,7 +205,7 @@ fn lone_host(holdings: Holdings) -> Swarm {
     swarm
 }
 
-fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
+pub(crate) fn give(swarm: &mut Swarm, now: Instant, event: Event) -> Vec<Action> {
     swarm.handle_event(now, event);
     std::iter::from_fn(|| swarm.poll_action()).collect()
 }
@@ -210,13 +215,13 @@ fn host_with_nothing() -> Swarm {
     lone_host(Holdings::Chunks { layout: fleet.layout.clone(), have: ChunkSet::empty(10) })
 }
 
-fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
+pub(crate) fn join(from: u8, role: PeerRole, have: &ChunkSet) -> Event {
     let message =
         Message::Join { contact: Box::new(contact(from, role)), have: Some(Have::of(have)) };
     Event::MessageReceived { peer: node(from), message }
 }
 
-fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
+pub(crate) fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
     let mut bytes = vec![0; capacity.div_ceil(8) as usize];
     for chunk in chunks {
         bytes[*chunk as usize / 8] |= 1 << (chunk % 8);
@@ -266,6 +271,33 @@ fn idle_node_tells_those_who_lack_something() {
     assert!(!told.is_empty() && told.iter().all(|peer| *peer == node(4)), "{actions:?}");
     let actions = give(&mut swarm, Instant::ZERO, Event::DeadlineReached);
     assert!(sent_to(&actions, &Message::Ready).is_empty(), "told twice: {actions:?}");
+}
+
+/// Goal: of small chunks more are asked for, and sent, at once than of large ones.
+/// Method: eight neighbours with a chunk each, that all ask for chunks too; the chunks count as large,
+/// then as small.
+#[test]
+fn more_small_chunks_are_under_way_at_once() {
+    let small = SwarmConfig::host();
+    let large = SwarmConfig { small_chunk_bytes: 0, ..small.clone() };
+    let expected = [(large, usize::from(small.requests_target), small.uploads_max), (small, 8, 8)];
+    for (config, asked, served) in expected {
+        let layout = Fleet::new(10, 0).layout.clone();
+        let mut swarm =
+            lone_host_with(config, Holdings::Chunks { layout, have: set_of(10, &[8, 9]) });
+        let mut actions = Vec::new();
+        for from in 0..8_u8 {
+            let peer = node(from + 2);
+            give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer });
+            let theirs = set_of(10, &[from.into()]);
+            give(&mut swarm, Instant::ZERO, join(from + 2, PeerRole::Host, &theirs));
+            let request = Message::Request { request: RequestId(1), chunk: 8 };
+            actions.extend(give(&mut swarm, Instant::ZERO, says(from + 2, request)));
+        }
+        assert_eq!(swarm.request_count(), asked);
+        let serves = actions.iter().filter(|action| matches!(action, Action::Serve { .. }));
+        assert_eq!(serves.count(), served);
+    }
 }
 
 /// Goal: past the usual number of requests only those are asked that have nothing to send; a node

@@ -14,26 +14,32 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use p2p_core::{Contact, NodeId};
 use tokio::sync::mpsc;
 
+use crate::disk::DiskPriority;
 use crate::identity::Identity;
 use crate::tls::TlsIdentity;
 
 use self::buffers::Buffers;
+use self::dscp::TrafficClass;
 pub(crate) use self::event::DataEvent;
+use self::limiter::SharedLimits;
 use self::transfer::{Expectations, Receiving};
 use self::transport::Transport;
 use self::worker::{Ports, Worker};
 
 pub(crate) mod buffers;
+pub(crate) mod dscp;
 mod event;
 pub(crate) mod frame;
 pub(crate) mod limiter;
 pub(crate) mod link;
+pub(crate) mod measure;
 mod quic;
 mod tcp;
 pub(crate) mod transfer;
 pub(crate) mod transport;
 mod worker;
 
+pub(crate) use self::quic::socket_buffers;
 pub(crate) use self::worker::DIAL_TIME;
 
 /// What a data plane is told at its start.
@@ -42,10 +48,15 @@ pub(crate) struct DataConfig {
     /// Where to listen; port 0: any free one.
     pub(crate) address: SocketAddr,
     pub(crate) transport: Transport,
+    pub(crate) traffic_class: TrafficClass,
+    /// That of the threads beside the caller's.
+    pub(crate) disk_priority: DiskPriority,
     /// Bytes of chunks in memory.
     pub(crate) buffer_budget: u64,
     /// Threads that carry connections, the caller's included.
     pub(crate) threads: NonZero<usize>,
+    /// What measurements are held back by, as uploads are.
+    pub(crate) limits: SharedLimits,
 }
 
 /// The node's connections for chunks.

@@ -25,9 +25,9 @@ use tracing::{debug, warn};
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
 use crate::data::buffers::Room;
-use crate::data::limiter::Limiter;
+use crate::data::limiter::{SharedLimits, TransferLimits};
 use crate::data::link::{Link, LinkId};
-use crate::data::transfer::{Expected, ExpectedBytes, Source};
+use crate::data::transfer::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
 use crate::error::FetchError;
 use crate::progress::{Phase, StatusReport};
@@ -38,6 +38,7 @@ use self::links::{Admission, Links};
 use self::member::{Member, Upload};
 use self::questions::{Outcome as Answered, Questions};
 use self::reports::Reports;
+use self::reuse::{Stores, look_at_disk};
 use self::shared::Shared;
 pub(crate) use self::wake::{Command, HubSender, Wake, Watches, channel};
 use self::wake::{Fetch, OnDisk};
@@ -49,6 +50,7 @@ pub(crate) mod member;
 mod memory;
 mod questions;
 pub(crate) mod reports;
+mod reuse;
 pub(crate) mod shared;
 mod wake;
 
@@ -67,7 +69,7 @@ pub(crate) struct HubParts {
     pub(crate) data: DataPlane,
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
-    pub(crate) limiter: Limiter,
+    pub(crate) limits: SharedLimits,
     pub(crate) reports: Arc<Reports>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) sender: HubSender,
@@ -82,7 +84,8 @@ pub(crate) struct Hub {
     tracker: Option<TrackerTable>,
     data: DataPlane,
     data_events: mpsc::Receiver<DataEvent>,
-    limiter: Arc<Limiter>,
+    /// The caps of the whole process.
+    limits: SharedLimits,
     reports: Arc<Reports>,
     sender: HubSender,
     inbox: mpsc::Receiver<Wake>,
@@ -95,6 +98,8 @@ pub(crate) struct Hub {
     pending: VecDeque<(BuildId, Event)>,
     questions: Questions,
     shared: Arc<Shared>,
+    /// Where builds on this host lie, as far as this node was told.
+    stores: Stores,
     /// Downloads that were left and are being made durable.
     saving: TaskTracker,
     /// When chunks last moved; `None` once their memory was given back.
@@ -106,7 +111,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let HubParts { contact, seeders, tracker, data, data_events, .. } = parts;
-        let HubParts { control, limiter, reports, shared, sender, inbox, .. } = parts;
+        let HubParts { control, limits, reports, shared, sender, inbox, .. } = parts;
         Self {
             questions: Questions::new(control, sender.clone(), seeders.clone()),
             contact,
@@ -114,7 +119,7 @@ impl Hub {
             tracker,
             data,
             data_events,
-            limiter: Arc::new(limiter),
+            limits,
             reports,
             sender,
             inbox,
@@ -125,6 +130,7 @@ impl Hub {
             alarms: Alarms::default(),
             pending: VecDeque::new(),
             shared,
+            stores: Stores::new(),
             saving: TaskTracker::new(),
             moved_at: None,
             entropy: RandomState::new(),
@@ -175,6 +181,7 @@ impl Hub {
             Wake::Control(event) => self.on_control(event),
             Wake::Data(event) => self.on_data(event),
             Wake::Prepared { build, outcome } => self.on_prepared(build, outcome),
+            Wake::Reuse { staged, news } => self.on_reuse(&staged, news),
             Wake::Checkpointed { build, chunks, outcome } => {
                 self.on_checkpointed(build, chunks, outcome);
             }
@@ -249,9 +256,9 @@ impl Hub {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Fetch { build, store, reply } => {
+            Command::Fetch { build, store, limits, reply } => {
                 // The handle that asked may be gone; the download then ends with its watches.
-                drop(reply.send(self.start_download(build, store)));
+                drop(reply.send(self.start_download(build, store, limits)));
             }
             Command::Cancel { build, store } => {
                 // A copy into another store ends by itself when nobody waits for it.
@@ -261,7 +268,7 @@ impl Hub {
                     self.leave(build);
                 }
             }
-            Command::Serve { stored } => self.serve_stored(stored),
+            Command::Serve { stored, limits } => self.serve_stored(stored, limits),
             Command::Leave { build, reply } => match self.leave(build) {
                 Some(member) => {
                     member.tasks.close();
@@ -296,12 +303,7 @@ impl Hub {
             }
             DataEvent::Nonsense { node, build } => self.on_malformed(node, build),
             DataEvent::Transferred { build, event } => self.on_transfer(build, event),
-            DataEvent::Staged { build, staged } => {
-                if let Some(member) = self.members.get_mut(&build) {
-                    member.source = Some(Source::Staged(staged));
-                    member.set_phase(Phase::Downloading);
-                }
-            }
+            DataEvent::Staged { build, staged } => self.on_staged(build, staged),
             DataEvent::StoreFailed { build, error } => self.fail(build, error),
         }
     }
@@ -335,6 +337,7 @@ impl Hub {
                 Answer::Status
             }
             Question::Status(_) => Answer::Refused,
+            Question::Reach => Answer::Reach(self.contact),
         }
     }
 
@@ -456,19 +459,8 @@ impl Hub {
         self.moved_at = Some(tokio::time::Instant::now());
         let Some(member) = self.members.get_mut(&build) else { return };
         member.note_transfer(&event);
-        self.pending.push_back((build, event));
-    }
-
-    fn on_prepared(&mut self, build: BuildId, outcome: Result<(OnDisk, Vec<Contact>), StoreError>) {
-        let Some(member) = self.members.get_mut(&build) else { return };
-        match outcome {
-            Ok((on_disk, contacts)) => {
-                member.memory.remembered = contacts;
-                let holdings = member.adopt(on_disk);
-                self.enter_swarm(build, holdings);
-            }
-            Err(error) => self.fail(build, Arc::new(error)),
-        }
+        let event = member.keep_back(event);
+        self.pending.extend(event.map(|event| (build, event)));
     }
 
     fn on_checkpointed(&mut self, build: BuildId, chunks: u32, outcome: Result<(), StoreError>) {
@@ -505,6 +497,7 @@ impl Hub {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
             Ok(Ok(stored)) => {
+                member.links = self.links.counts_of(build);
                 debug!(%build, bytes = member.bytes_done, "build is complete and verified");
                 member.succeed(stored);
             }
@@ -561,7 +554,13 @@ impl Hub {
         }
     }
 
-    fn start_download(&mut self, build: BuildId, store: BuildStore) -> Watches {
+    fn start_download(
+        &mut self,
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+    ) -> Watches {
+        self.know_store(&store);
         let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
         if self.members.get(&build).is_some_and(failed) {
             self.leave(build);
@@ -571,10 +570,11 @@ impl Hub {
         {
             return copy::start(build, store, member.watches());
         }
-        let sender = self.sender.clone();
+        let (sender, stores) = (self.sender.clone(), self.known_stores());
+        let limits = TransferLimits::new(limits, self.limits.clone());
         let member = self.members.entry(build).or_insert_with(|| {
-            let member = Member::new(build, Phase::Resuming, Some(store.clone()));
-            let prepare = move || look_at_disk(build, &store);
+            let member = Member::new(build, Phase::Resuming, Some(store.clone()), limits);
+            let prepare = move || look_at_disk(build, &store, &stores);
             member.tasks.spawn(async move {
                 if let Ok(outcome) = spawn_blocking(prepare).await {
                     sender.send(Wake::Prepared { build, outcome }).await;
@@ -586,12 +586,16 @@ impl Hub {
         member.watches()
     }
 
-    fn serve_stored(&mut self, stored: StoredBuild) {
+    fn serve_stored(&mut self, stored: StoredBuild, limits: SharedLimits) {
         let build = stored.id();
+        if let Some(store) = stored.store() {
+            self.know_store(store);
+        }
         if self.members.contains_key(&build) {
             return;
         }
-        let mut member = Member::new(build, Phase::Serving, None);
+        let limits = TransferLimits::new(limits, self.limits.clone());
+        let mut member = Member::new(build, Phase::Serving, None, limits);
         let holdings = member.adopt(OnDisk::Whole(stored));
         self.shared.add(build, member.progress.subscribe());
         self.members.insert(build, member);
@@ -626,6 +630,7 @@ impl Hub {
         self.feed_swarms();
         let mut member = self.members.remove(&build)?;
         self.alarms.set(build, None);
+        member.reuse.cancel.cancel();
         for token in member.serving.values() {
             token.cancel();
         }
@@ -749,6 +754,7 @@ impl Hub {
         let expected = Expected {
             what,
             counters: member.counters.clone(),
+            limits: member.limits.clone(),
             is_from_seeder: role == Some(PeerRole::Seeder),
             cancel: CancellationToken::new(),
             room: None,
@@ -758,7 +764,7 @@ impl Hub {
 
     fn serve_manifest(&self, build: BuildId, peer: NodeId) {
         if let (Some(member), Some(linked)) = (self.members.get(&build), self.links.get(peer)) {
-            member.send_manifest(&linked.link.uplink(), &self.limiter);
+            member.send_manifest(&linked.link.uplink());
         }
     }
 
@@ -766,9 +772,7 @@ impl Hub {
         let uplink = self.links.get(upload.peer).map(|linked| linked.link.uplink());
         let member = self.members.get_mut(&build);
         let is_started = match (member, uplink) {
-            (Some(member), Some(uplink)) => {
-                member.send_chunk(&uplink, upload, &self.limiter, &self.sender)
-            }
+            (Some(member), Some(uplink)) => member.send_chunk(&uplink, upload, &self.sender),
             _ => false,
         };
         if !is_started {
@@ -788,12 +792,4 @@ impl Hub {
             self.pending.push_back((announce.build, event));
         }
     }
-}
-
-fn look_at_disk(build: BuildId, store: &BuildStore) -> Result<(OnDisk, Vec<Contact>), StoreError> {
-    if let Some(stored) = store.build(build)? {
-        return Ok((OnDisk::Whole(stored), Vec::new()));
-    }
-    let on_disk = store.staged(build)?.map_or(OnDisk::Nothing, OnDisk::Part);
-    Ok((on_disk, store.contacts()))
 }

@@ -26,11 +26,14 @@
 //! ```
 
 mod address;
+mod compare;
 mod control;
 mod data;
+mod disk;
 mod error;
 mod hub;
 mod identity;
+mod measure;
 mod node;
 mod progress;
 mod publish;
@@ -38,9 +41,16 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use compare::{ChangeKind, Comparison, FileChange, compare};
+pub use data::dscp::{ParseTrafficClassError, TrafficClass};
+pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
+pub use disk::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
+pub use measure::{
+    MeasureError, PeerOutcome, PeerRate, SocketBuffers, measure_peer, socket_buffers,
+};
 pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
 pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{

@@ -16,9 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
 use crate::control::{self, ControlCommand, Listening};
-use crate::data::limiter::Limiter;
+use crate::data::dscp::TrafficClass;
+use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
+use crate::disk::DiskPriority;
 use crate::error::{FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;
@@ -50,8 +52,15 @@ pub struct NodeConfig {
     pub zone: String,
     /// The rack within the zone. Empty if unknown.
     pub rack: String,
-    /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap.
+    /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap. [`Node::set_limits`]
+    /// changes it.
     pub upload_limit: Option<ByteRate>,
+    /// Cap on chunk bytes received, over all builds and peers. `None`: no cap.
+    pub download_limit: Option<ByteRate>,
+    /// How chunk traffic asks to be treated by the network.
+    pub traffic_class: TrafficClass,
+    /// How the node treats the disk. The stores of its builds follow it.
+    pub disk_priority: DiskPriority,
     /// How chunks travel.
     pub transport: Transport,
     /// Bytes of chunks in memory at once, half for what arrives and half for what is sent; at least
@@ -76,6 +85,9 @@ impl NodeConfig {
             zone: String::new(),
             rack: String::new(),
             upload_limit: None,
+            download_limit: None,
+            traffic_class: TrafficClass::Default,
+            disk_priority: DiskPriority::Normal,
             transport: Transport::Auto,
             buffer_budget: BUFFER_BUDGET,
             data_threads: None,
@@ -89,14 +101,17 @@ impl NodeConfig {
         config
     }
 
-    fn data(&self, address: SocketAddr) -> DataConfig {
+    fn data(&self, address: SocketAddr, limits: SharedLimits) -> DataConfig {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         let usual = NonZero::new((cores / 2).min(DATA_THREADS_MAX));
         DataConfig {
             address,
             transport: self.transport,
+            traffic_class: self.traffic_class,
+            disk_priority: self.disk_priority,
             buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
+            limits,
         }
     }
 
@@ -126,6 +141,8 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     shared: Arc<Shared>,
     reports: Arc<Reports>,
+    limits: SharedLimits,
+    disk_priority: DiskPriority,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -146,13 +163,19 @@ impl Node {
         };
 
         let reports = Arc::new(Reports::default());
+        let limits = SharedLimits::new(Limits {
+            upload: config.upload_limit,
+            download: config.download_limit,
+        });
+        let node_limits = limits.clone();
+        let disk_priority = config.disk_priority;
         let shared = Arc::new(Shared::default());
         let (ready, is_ready) = oneshot::channel();
         let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
-        let data_thread = spawn_thread("shoal-data", async move || {
+        let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
-            let (plane, data_events) = match DataPlane::start(&config.identity, &config.data(data))
-            {
+            let data_config = config.data(data, node_limits.clone());
+            let (plane, data_events) = match DataPlane::start(&config.identity, &data_config) {
                 Ok(started) => started,
                 Err(source) => {
                     // Nobody waits any more if the start was given up.
@@ -167,7 +190,7 @@ impl Node {
                 data: plane,
                 data_events,
                 control,
-                limiter: Limiter::new(config.upload_limit),
+                limits: node_limits,
                 reports: node_reports,
                 shared: node_shared,
                 sender,
@@ -180,7 +203,17 @@ impl Node {
         })?;
         let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
         let threads = Mutex::new(vec![data_thread, control_thread]);
-        let inner = Inner { contact, address, hub, runtime, shared, reports, threads };
+        let inner = Inner {
+            contact,
+            address,
+            hub,
+            runtime,
+            shared,
+            reports,
+            limits,
+            disk_priority,
+            threads,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -200,15 +233,49 @@ impl Node {
     /// earlier attempt staged there. If the store has the build, the download is complete at once; if
     /// another store of this node has it or is getting it, it is copied from there.
     pub fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
+        self.fetch_within(build, store, &SharedLimits::default())
+    }
+
+    /// As [`Self::fetch`], with caps of its own on the build's bytes, now and when it is served on.
+    /// What moves has to pass these and those of the node. If the node has the build in another
+    /// store, those given there hold.
+    pub fn fetch_within(
+        &self,
+        build: BuildId,
+        store: &BuildStore,
+        limits: &SharedLimits,
+    ) -> Download {
         let (reply, watches) = oneshot::channel();
-        self.order(Command::Fetch { build, store: store.clone(), reply });
+        let limits = limits.clone();
+        if self.inner.disk_priority != DiskPriority::Normal {
+            store.set_disk_priority(self.inner.disk_priority);
+        }
+        self.order(Command::Fetch { build, store: store.clone(), limits, reply });
         let state = DownloadState::Asked(watches);
         Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
     }
 
     /// Serves a complete build to others until [`Self::leave`].
     pub fn serve(&self, build: &StoredBuild) {
-        self.order(Command::Serve { stored: build.clone() });
+        self.serve_within(build, &SharedLimits::default());
+    }
+
+    /// As [`Self::serve`], with caps of its own on the build's bytes.
+    pub fn serve_within(&self, build: &StoredBuild, limits: &SharedLimits) {
+        if self.inner.disk_priority != DiskPriority::Normal {
+            build.set_disk_priority(self.inner.disk_priority);
+        }
+        self.order(Command::Serve { stored: build.clone(), limits: limits.clone() });
+    }
+
+    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at once.
+    pub fn set_limits(&self, limits: Limits) {
+        self.inner.limits.set(limits);
+    }
+
+    /// The caps in force over all builds.
+    pub fn limits(&self) -> Limits {
+        self.inner.limits.get()
     }
 
     /// Leaves the swarm of `build`: stops serving and cancels its download, if any. Returns when no
@@ -392,7 +459,7 @@ async fn start_control(
 ) -> Result<(Listening, JoinHandle<()>), StartError> {
     let (identity, listen) = (config.identity.clone(), config.listen);
     let (ready, is_ready) = oneshot::channel();
-    let thread = spawn_thread("shoal-control", async move || {
+    let thread = spawn_thread("shoal-control", DiskPriority::Normal, async move || {
         let sink = |event| {
             let hub = hub.clone();
             async move { hub.try_reach(Wake::Control(event)).await }
@@ -413,14 +480,18 @@ async fn start_control(
     Ok((listening, thread))
 }
 
-/// Runs `body` on a thread with a runtime of its own.
+/// Runs `body` on a thread with a runtime of its own, whose blocking threads treat the disk as told.
 fn spawn_thread(
     name: &str,
+    disk_priority: DiskPriority,
     body: impl AsyncFnOnce() + Send + 'static,
 ) -> Result<JoinHandle<()>, StartError> {
     let threads = |source| StartError::Threads { source };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(threads)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(move || disk_priority.apply_to_this_thread())
+        .build()
+        .map_err(threads)?;
     let run = move || {
         runtime.block_on(body());
         // Reads and writes of files that are still under way end by themselves.

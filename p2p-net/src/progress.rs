@@ -19,6 +19,8 @@ pub struct Progress {
     pub bytes_done: u64,
     /// Bytes of chunks that an earlier, interrupted attempt had stored.
     pub bytes_resumed: u64,
+    /// Bytes of chunks copied from other builds on this host, verified like any other.
+    pub bytes_reused: u64,
     /// Chunk bytes received from seeders, discarded ones included.
     pub bytes_from_seeders: u64,
     /// Chunk bytes received from other hosts, discarded ones included.

@@ -16,10 +16,12 @@
 mod bitmap;
 mod check;
 mod contacts;
+mod drop_behind;
 mod durable;
 mod error;
 mod open_files;
 mod place;
+mod reuse;
 mod staged;
 mod stored;
 #[cfg(test)]
@@ -36,10 +38,13 @@ use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
+use crate::disk::DiskPriority;
+
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use open_files::OpenFiles;
 pub(crate) use place::{SyncFault, reserve, seal};
+pub(crate) use reuse::{Copied, Reuse};
 pub use staged::StagedBuild;
 pub use stored::StoredBuild;
 pub(crate) use tree::{Access, FileMap, TreeFiles};
@@ -90,6 +95,11 @@ impl BuildStore {
     /// The store's directory, absolute.
     pub fn directory(&self) -> &Path {
         &self.shared.directory
+    }
+
+    /// How this process treats the disk for the builds of this store, from now on.
+    pub(crate) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.shared.open_files.set_disk_priority(priority);
     }
 
     /// The complete builds, in no particular order.

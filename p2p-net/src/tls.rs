@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use libp2p_tls::certificate;
 use p2p_core::NodeId;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs::{self, cipher_suite};
@@ -25,11 +25,16 @@ use crate::identity::{Identity, node_of};
 /// Told apart from libp2p's own connections, so that the planes cannot be confused.
 const ALPN: &[u8] = b"shoal-data/1";
 
+/// Connections that are opened to see how fast they are, and carry nothing of any build.
+const MEASURE_ALPN: &[u8] = b"shoal-measure/1";
+
 /// A node's certificate, from which its client and server configurations are made.
 #[derive(Clone, Debug)]
 pub(crate) struct TlsIdentity {
     certified: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
+    /// What connections that this node opens are for.
+    client_alpn: &'static [u8],
 }
 
 impl TlsIdentity {
@@ -49,7 +54,13 @@ impl TlsIdentity {
         Ok(Self {
             certified: Arc::new(CertifiedKey::new(vec![certificate], signer)),
             provider: Arc::new(provider),
+            client_alpn: ALPN,
         })
+    }
+
+    /// The same node, for connections that only measure.
+    pub(crate) fn for_measuring(self) -> Self {
+        Self { client_alpn: MEASURE_ALPN, ..self }
     }
 
     /// Accepts any node that proves its key; the caller reads who it is with [`remote_node`].
@@ -83,7 +94,7 @@ impl TlsIdentity {
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(Verifier { expected: None }))
             .with_cert_resolver(Arc::new(Resolver(self.certified.clone())));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![ALPN.to_vec(), MEASURE_ALPN.to_vec()];
         // Nobody resumes: each connection proves both keys anew.
         config.send_tls13_tickets = 0;
         Ok(config)
@@ -96,7 +107,7 @@ impl TlsIdentity {
             .dangerous()
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::new(Resolver(self.certified.clone())));
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        config.alpn_protocols = vec![self.client_alpn.to_vec()];
         Ok(config)
     }
 }
@@ -105,6 +116,18 @@ fn to_quic<C>(
     config: Result<C, quinn::crypto::rustls::NoInitialCipherSuite>,
 ) -> Result<C, rustls::Error> {
     config.map_err(|error| rustls::Error::General(error.to_string()))
+}
+
+/// Whether who opened the connection wants to measure it.
+pub(crate) fn is_measuring(connection: &quinn::Connection) -> bool {
+    let data = connection.handshake_data();
+    let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());
+    data.is_some_and(|data| is_measuring_by(data.protocol.as_deref()))
+}
+
+/// The same of the protocol that a handshake led to.
+pub(crate) fn is_measuring_by(protocol: Option<&[u8]>) -> bool {
+    protocol == Some(MEASURE_ALPN)
 }
 
 /// The node at the far end of a QUIC connection, as its certificate proves.

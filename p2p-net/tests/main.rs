@@ -2,5 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod limits;
+mod measure;
+mod reuse;
 mod rig;
 mod swarm;
+mod transports;

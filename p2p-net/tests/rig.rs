@@ -1,6 +1,7 @@
 //! What the tests share: generated data, published builds, nodes on loopback.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use p2p_core::{Prng, Seed};
 use p2p_net::{BuildStore, Identity, Node, NodeConfig, SeederAddress, StoredBuild, publish};
@@ -44,8 +45,12 @@ impl Rig {
 
 pub(crate) fn random_bytes(count: usize, seed: u64) -> Vec<u8> {
     let mut prng = Prng::from_seed(Seed::from_u64(seed));
-    let words = (0..count.div_ceil(8)).flat_map(|_| prng.next_u64().to_le_bytes());
-    words.take(count).collect()
+    let mut bytes = vec![0; count.next_multiple_of(8)];
+    for word in bytes.chunks_exact_mut(8) {
+        word.copy_from_slice(&prng.next_u64().to_le_bytes());
+    }
+    bytes.truncate(count);
+    bytes
 }
 
 fn loopback() -> std::net::SocketAddr {
@@ -75,4 +80,9 @@ pub(crate) fn assert_same_tree(left: &Path, right: &Path) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Waits for `future`, but not for ever: a test that hangs tells nothing.
+pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_mins(1), future).await.expect("took over a minute")
 }

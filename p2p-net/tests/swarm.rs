@@ -1,18 +1,11 @@
 //! Whole downloads between nodes of one process.
 
-use std::time::Duration;
-
 use p2p_core::BuildId;
 use p2p_net::{FetchError, Identity, Node, Phase, StoredBuild};
 
-use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder};
+use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder, soon};
 
 const MIB: usize = 1 << 20;
-
-/// Waits for `future`, but not for ever: a test that hangs tells nothing.
-async fn soon<F: Future>(future: F) -> F::Output {
-    tokio::time::timeout(Duration::from_mins(1), future).await.expect("took over a minute")
-}
 
 /// Goal: the bytes, the executable bits and the links that were published arrive, and the host
 /// serves them.

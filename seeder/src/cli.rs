@@ -11,14 +11,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
+use command_line::{EXIT_USAGE, Terminal};
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
-use p2p_net::{SeederAddress, Transport};
+use p2p_net::{DiskPriority, Limits, Node, SeederAddress, TrafficClass, Transport};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::daemon::{Seeder, SeederConfig};
+use crate::limits_file::{LimitsFile, LimitsFileError};
 
 /// Serves every build of a store and tracks its swarms.
 ///
@@ -64,6 +66,15 @@ pub struct Args {
     /// Cap on bytes sent per second, such as 100MB or 800Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
     pub upload_limit: Option<ByteRate>,
+    /// A TOML file with `upload_limit`, which wins over the flag. Read again at SIGHUP
+    #[arg(long, value_name = "FILE", env = "SHOAL_LIMITS")]
+    pub limits: Option<PathBuf>,
+    /// How chunk traffic asks to be treated by routers: default or background
+    #[arg(long, value_name = "CLASS", env = "SHOAL_DSCP", default_value_t)]
+    pub dscp: TrafficClass,
+    /// How serving treats the disk: normal or low
+    #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
+    pub disk_priority: DiskPriority,
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
     pub transport: Transport,
@@ -82,12 +93,17 @@ pub struct Args {
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command_line::parse(program, arguments).map(run) {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => command_line::fail(program, &error),
+        Ok(Err(error)) => {
+            let is_usage = error.is::<LimitsFileError>();
+            let failed = command_line::fail(program, &error);
+            if is_usage { ExitCode::from(EXIT_USAGE) } else { failed }
+        }
         Err(exit) => exit,
     }
 }
 
-/// Runs a seeder until SIGTERM or SIGINT. Takes over the process's log.
+/// Runs a seeder until SIGTERM or SIGINT, or until its terminal is gone. Takes over the process's
+/// log.
 ///
 /// # Errors
 ///
@@ -107,6 +123,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    let terminal = Terminal::look();
+    let limits = LimitSource { file: args.limits, upload_flag: args.upload_limit };
     let seeder = Seeder::start(SeederConfig {
         store: args.store,
         listen: args.listen,
@@ -115,7 +134,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         goal: args.goal,
         zone: args.zone,
         rack: args.rack,
-        upload_limit: args.upload_limit,
+        upload_limit: limits.read()?.upload,
+        dscp: args.dscp,
+        disk_priority: args.disk_priority,
         transport: args.transport,
     })
     .await?;
@@ -123,17 +144,65 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{}", seeder.address()).context("cannot print the address")?;
 
     let stop = CancellationToken::new();
-    let stopping = stop.clone();
+    let (stopping, node) = (stop.clone(), seeder.node().clone());
     let on_signal = async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {
+                    if terminal.is_gone() {
+                        break;
+                    }
+                    limits.read_again(&node);
+                }
+            }
         }
         tracing::info!("stopping");
         stopping.cancel();
     };
     tokio::join!(seeder.run(stop), on_signal);
     Ok(())
+}
+
+/// Where the limits come from.
+#[derive(Clone, Debug)]
+struct LimitSource {
+    file: Option<PathBuf>,
+    upload_flag: Option<ByteRate>,
+}
+
+impl LimitSource {
+    fn read(&self) -> Result<Limits, LimitsFileError> {
+        let file = match &self.file {
+            Some(path) => LimitsFile::read(path)?,
+            None => LimitsFile::default(),
+        };
+        Ok(Limits { upload: file.upload_limit.or(self.upload_flag), download: None })
+    }
+
+    /// Takes over what the file says now; if that is wrong, the old limits stay.
+    fn read_again(&self, node: &Node) {
+        let Some(path) = &self.file else {
+            return tracing::info!("nothing to read again: no file is given with --limits");
+        };
+        let path = path.display();
+        match self.read() {
+            Ok(limits) => {
+                let (before, after) = (node.limits().upload, limits.upload);
+                node.set_limits(limits);
+                let shown = |rate: Option<ByteRate>| {
+                    rate.map_or_else(|| "none".into(), |rate| format!("{}B", rate.get()))
+                };
+                let (before, after) = (shown(before), shown(after));
+                tracing::info!("{path} was read again: upload_limit = {after} (was {before})");
+            }
+            Err(error) => {
+                let reason = command_line::describe(&error.into());
+                tracing::warn!("the limits were not read again, the old ones stay: {reason}");
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,8 +14,8 @@ use command_line::{StateLock, StateLockError};
 use goal_state::{GoalStore, GoalUrl};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BuildStore, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError, StoreError,
-    StoredBuild, Transport,
+    BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError,
+    StoreError, StoredBuild, TrafficClass, Transport,
 };
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -63,8 +63,12 @@ pub struct SeederConfig {
     pub zone: String,
     /// The rack within the zone. Empty if unknown.
     pub rack: String,
-    /// Cap on chunk bytes sent. `None`: no cap.
+    /// Cap on chunk bytes sent. `None`: no cap. [`Node::set_limits`] changes it.
     pub upload_limit: Option<ByteRate>,
+    /// How chunk traffic asks to be treated by the network.
+    pub dscp: TrafficClass,
+    /// How serving treats the disk.
+    pub disk_priority: DiskPriority,
     /// How chunks travel.
     pub transport: Transport,
 }
@@ -129,6 +133,8 @@ impl Seeder {
             zone: config.zone,
             rack: config.rack,
             upload_limit: config.upload_limit,
+            traffic_class: config.dscp,
+            disk_priority: config.disk_priority,
             transport: config.transport,
             ..NodeConfig::seeder(identity, config.listen)
         };
@@ -148,6 +154,11 @@ impl Seeder {
     /// Where hosts reach the seeder, as `--seeder` takes it.
     pub fn address(&self) -> SeederAddress {
         self.node.address()
+    }
+
+    /// The seeder's node.
+    pub const fn node(&self) -> &Node {
+        &self.node
     }
 
     /// How many builds are served.

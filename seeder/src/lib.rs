@@ -8,6 +8,7 @@
 mod catalog;
 pub mod cli;
 mod daemon;
+mod limits_file;
 mod status_relay;
 
 pub use daemon::{HOSTS_MAX, Seeder, SeederConfig, SeederError};

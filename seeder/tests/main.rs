@@ -38,3 +38,16 @@ fn state_directory_that_is_a_file_is_named() {
     let arguments = ["--store", "s", "--listen", "127.0.0.1:0", "--state", path];
     check_refused(&arguments, 1, &["cannot use the state directory", path, "--state"]);
 }
+
+#[test]
+fn damaged_limits_file_is_wrong_usage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (store, state, limits) = (path("store"), path("state"), path("limits.toml"));
+    let arguments =
+        ["--store", &store, "--listen", "127.0.0.1:0", "--state", &state, "--limits", &limits];
+    check_refused(&arguments, 2, &["cannot read the limits", &limits]);
+    std::fs::write(&limits, "\nuplod_limit = 3\n").unwrap();
+    check_refused(&arguments, 2, &["limits.toml:2: ", "uplod_limit"]);
+    assert!(!std::path::Path::new(&state).exists(), "nothing may be created before that");
+}

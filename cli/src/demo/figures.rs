@@ -20,7 +20,15 @@ pub(super) struct Measure {
 
 /// A row per host: what it runs and how it got it.
 pub(super) fn table(rows: &[HostStatus], answers: &[String], layout: Layout) -> String {
-    let header = ["host", "build", "answers", "seconds", "MiB from seeder", "MiB from peers"];
+    let header = [
+        "host",
+        "build",
+        "answers",
+        "seconds",
+        "MiB from own disk",
+        "MiB from seeder",
+        "MiB from peers",
+    ];
     let line = |(row, answer): (&HostStatus, &String)| {
         [
             human::printable(&row.host),
@@ -30,6 +38,7 @@ pub(super) fn table(rows: &[HostStatus], answers: &[String], layout: Layout) -> 
                 || "-".to_owned(),
                 |elapsed| format!("{}.{}", elapsed / 1_000, elapsed % 1_000 / 100),
             ),
+            human::mebibytes(row.bytes_reused),
             human::mebibytes(row.bytes_from_seeders),
             human::mebibytes(row.bytes_from_peers),
         ]
@@ -66,6 +75,19 @@ pub(super) fn sentences(rows: &[HostStatus], measure: &Measure) -> [String; 3] {
     ]
 }
 
+/// What a version cost of which hosts had most already.
+pub(super) fn reuse_sentence(rows: &[HostStatus], bytes: u64, bytes_new: Option<u64>) -> String {
+    let new = bytes_new.unwrap_or(bytes);
+    let sum = |of: fn(&HostStatus) -> u64| rows.iter().map(|row| u128::from(of(row))).sum::<u128>();
+    let hosts = rows.len();
+    format!(
+        "New in it: {} of {}. Copies of what is new that left the seeder: {} (without a swarm: {hosts}.00)",
+        human::bytes(new),
+        human::bytes(bytes),
+        human::ratio(sum(|row| row.bytes_from_seeders), u128::from(new)),
+    )
+}
+
 /// Where the time went, in one line.
 pub(super) fn timings(steps: &[(&'static str, Duration)]) -> String {
     let total = steps.iter().map(|(_, took)| *took).sum();
@@ -98,6 +120,15 @@ mod tests {
     }
 
     #[test]
+    fn copies_of_a_later_version_are_counted_in_what_is_new() {
+        let rows = [row("a", 2, 2, HostPhase::Running), row("b", 2, 2, HostPhase::Running)];
+        let text = reuse_sentence(&rows, 64 << 20, Some(16 << 20));
+        assert!(text.contains("16.0 MiB of 64.0 MiB"), "{text}");
+        assert!(text.contains("seeder: 2.00 (without a swarm: 2.00)"), "{text}");
+        assert!(reuse_sentence(&rows, 0, None).contains("seeder: - ("));
+    }
+
+    #[test]
     fn nothing_measured_is_no_division_by_zero() {
         let nothing = Measure { build_bytes: 0, alone_bytes: 0, alone: Duration::ZERO };
         let [copies, time, _] = sentences(&[], &nothing);
@@ -110,8 +141,8 @@ mod tests {
         let rows = [row("host-1", 2, 2, HostPhase::Running)];
         let text = table(&rows, &["version 2".into()], Layout::Plain);
         let expected = format!(
-            "host    build         answers    seconds  MiB from seeder  MiB from peers\n\
-             host-1  {}  version 2  2.3      16.0             48.0\n",
+            "host    build         answers    seconds  MiB from own disk  MiB from seeder  MiB from peers\n\
+             host-1  {}  version 2  2.3      0.0                16.0             48.0\n",
             build(2).short()
         );
         assert_eq!(text, expected);

@@ -242,7 +242,8 @@ fn message(row: &HostStatus) -> String {
         (HostPhase::Failed, Some(message)) => format!("{word}: {}", human::printable(message)),
         (HostPhase::Locating | HostPhase::NoGoal, _) => word.to_owned(),
         _ => format!(
-            "{word}, {} MiB from seeder, {} MiB from peers",
+            "{word}, {} MiB from own disk, {} from seeder, {} from peers",
+            human::mebibytes(row.bytes_reused),
             human::mebibytes(row.bytes_from_seeders),
             human::mebibytes(row.bytes_from_peers)
         ),

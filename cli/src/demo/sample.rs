@@ -2,7 +2,7 @@
 //!
 //! Each version is a tree with everything a build may hold: an executable, small and large files,
 //! nested directories and a link. Equal versions have equal bytes on every run; different versions
-//! share the executable and nothing of the data.
+//! differ in one file of the data and share the rest.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -17,6 +17,9 @@ const PARTS: usize = 4;
 /// Bytes of one of them. Together 64 MiB: large enough that a swarm shows, small enough that five
 /// hosts on a laptop take seconds.
 const PART_BYTES: usize = 16 << 20;
+
+/// The file of data that is another in each version.
+const PART_OF_VERSION: usize = 1;
 
 /// Bytes of data of a version, to which the executable comes.
 pub(super) const DATA_BYTES: u64 = (PARTS * PART_BYTES) as u64;
@@ -42,8 +45,9 @@ pub(super) async fn write(root: &Path, version: u32, executable: &Path) -> anyho
     fs::write(root.join(demo_service::VERSION_FILE), format!("{version}\n")).with_context(named)?;
     std::os::unix::fs::symlink("nested/part-1.bin", root.join("data/newest"))
         .with_context(named)?;
-    let mut prng = Prng::from_seed(Seed::from_u64(u64::from(version)));
     for part in 0..PARTS {
+        let version = if part == PART_OF_VERSION { u64::from(version) } else { 0 };
+        let mut prng = Prng::from_seed(Seed::from_u64(version * PARTS as u64 + part as u64));
         let folder = if part % 2 == 0 { root.join("data") } else { nested.clone() };
         let path = folder.join(format!("part-{part}.bin"));
         write_noise(&path, &mut prng).await.with_context(named)?;
@@ -86,5 +90,12 @@ mod tests {
         let part = fs::read(root.join("data/newest")).unwrap();
         assert_eq!(part.len(), PART_BYTES);
         assert_ne!(part, fs::read(root.join("data/part-0.bin")).unwrap());
+
+        let other = folder.path().join("1");
+        write(&other, 1, &executable).await.unwrap();
+        let differs =
+            |name: &str| fs::read(root.join(name)).unwrap() != fs::read(other.join(name)).unwrap();
+        let names = ["part-0.bin", "nested/part-1.bin", "part-2.bin", "nested/part-3.bin"];
+        assert_eq!(names.map(|name| differs(&format!("data/{name}"))), [false, true, false, false]);
     }
 }

@@ -36,7 +36,9 @@ fn demo_deploys_two_versions_and_leaves_nothing() {
     let output = demo(&rig, &[]).output().unwrap();
     let (said, error) = text(&output);
     assert!(output.status.success(), "{}\n{said}\n{error}", output.status);
-    for part in ["host-1", "host-2", "Version 2 runs on 2 of 2 hosts.", "T_last / bound"] {
+    for part in
+        ["host-1", "host-2", "Version 2 runs on 2 of 2 hosts.", "T_last / bound", "New in it: "]
+    {
         assert!(said.contains(part), "{part:?} is missing in\n{said}");
     }
     check_nothing_is_left(&rig);

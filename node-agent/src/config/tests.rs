@@ -56,6 +56,9 @@ fn file_sets_every_key() {
         zone = "z1"
         rack = "r1"
         upload_limit = "40MB"
+        download_limit = "80Mbit"
+        dscp = "background"
+        disk_priority = "low"
 
         [apps.web]
         exec = ["./server", "--port", "80"]
@@ -63,6 +66,8 @@ fn file_sets_every_key() {
         working_directory = "data"
         grace_period = "1m 30s"
         keep_builds = 5
+        upload_limit = "1MB"
+        download_limit = 2000
 
         [apps.words]
         exec = "./server --name 'a b'"
@@ -79,6 +84,8 @@ fn file_sets_every_key() {
     assert_eq!(config.listen, "127.0.0.1:7401".parse().unwrap());
     assert_eq!((config.zone.as_str(), config.rack.as_str()), ("z1", "r1"));
     assert_eq!(config.upload_limit.map(ByteRate::get), Some(40_000_000));
+    assert_eq!(config.download_limit.map(ByteRate::get), Some(10_000_000));
+    assert_eq!((config.dscp, config.disk_priority), (TrafficClass::Background, DiskPriority::Low));
     assert_eq!(config.apps.len(), 3);
     assert_eq!(
         *app(&loaded, "web"),
@@ -88,6 +95,8 @@ fn file_sets_every_key() {
             working_directory: Some("data".into()),
             grace_period: Duration::from_secs(90),
             keep_builds: NonZero::new(5).unwrap(),
+            upload_limit: ByteRate::new(1_000_000),
+            download_limit: ByteRate::new(2_000),
         }
     );
     assert_eq!(app(&loaded, "words").exec.as_ref().unwrap(), &["./server", "--name", "a b"]);
@@ -144,7 +153,8 @@ fn defaults_fill_the_rest() {
     assert_eq!(config.host, machine);
     assert_eq!(config.state, PathBuf::from("/var/lib/shoal"));
     assert_eq!(config.listen, "0.0.0.0:0".parse().unwrap());
-    assert_eq!(config.upload_limit, None);
+    assert_eq!((config.limits(), app(&loaded, "web").limits()), Default::default());
+    assert_eq!((config.dscp, config.disk_priority), (TrafficClass::Default, DiskPriority::Normal));
     assert_eq!(app(&loaded, "web").grace_period, GRACE_PERIOD_DEFAULT);
     assert_eq!(app(&loaded, "web").keep_builds, KEEP_BUILDS_DEFAULT);
 }
@@ -198,6 +208,9 @@ fn what_is_shown_is_a_configuration_with_the_same_effect() {
         ("apps.\"a.b\".environment.\"odd name\"", "line\nbreak \"quoted\""),
         ("apps.web.grace_period", "1500ms"),
         ("upload_limit", "2MiB"),
+        ("apps.web.download_limit", "3MiB"),
+        ("dscp", "background"),
+        ("disk_priority", "low"),
     ];
     let loaded = load(None, &ENOUGH, &flags).unwrap();
     let again = load(Some(&loaded.to_string()), &[], &[]).unwrap();
@@ -246,6 +259,9 @@ fn values_that_do_not_fit_are_named_with_their_line() {
         ("seeders = [\"x\"]", "shoal.toml:1: seeders: \"x\" is not a seeder's address"),
         ("goal = \"x\"", "shoal.toml:1: goal: \"x\" is not a goal store"),
         ("listen = \"x\"", "shoal.toml:1: listen: \"x\" is not an address to listen on"),
+        ("dscp = \"bulk\"", "shoal.toml:1: dscp: \"bulk\" is not a class of traffic"),
+        ("disk_priority = 3", "shoal.toml:1: disk_priority: expected a string, found a number"),
+        ("apps.web.upload_limit = 0", "shoal.toml:1: apps.web.upload_limit: 0 is not a number"),
         ("host = \"a b\"", "shoal.toml:1: host: \"a b\" is not a host name"),
         ("host = \"../x\"", "shoal.toml:1: host: \"../x\" is not a host name"),
         ("state = \"\"", "shoal.toml:1: state: \"\" is not a path"),

@@ -3,9 +3,11 @@
 //! A value from the file has a TOML type, which must fit. A value from the environment or a flag is
 //! text: taken as it is where text is wanted, else read as TOML or in the usual short form.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use goal_state::GoalUrl;
@@ -90,6 +92,11 @@ pub(super) fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
         }
         other => text(other)?.parse().map_err(|error| format!("{error}")),
     }
+}
+
+/// One of the words that `T` knows.
+pub(super) fn word<T: FromStr<Err: Display>>(raw: &Raw) -> Result<T, String> {
+    text(raw)?.parse().map_err(|error| format!("{error}"))
 }
 
 pub(super) fn duration(raw: &Raw) -> Result<Duration, String> {

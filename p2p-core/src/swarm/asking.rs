@@ -60,6 +60,7 @@ pub(super) const fn is_routine(event: &Event) -> bool {
         | Event::AnnounceFailed { .. }
         | Event::ContactsLearned { .. }
         | Event::ChunksLost { .. }
+        | Event::LocalCopy(_)
         | Event::Leaving
         | Event::DeadlineReached => false,
     }
@@ -89,7 +90,7 @@ impl Swarm {
         let window = u16::try_from(each).unwrap_or(u16::MAX);
         let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
         let factor = if self.peers.is_behind(self.have.count()) { 2 } else { 1 };
-        let target = usize::from(self.config.requests_target) * factor;
+        let target = usize::from(self.requests_target()) * factor;
         let (now, may_ask) = (self.now, |peer: &Peer, now, len| {
             !peer.is_dry && peer.has_slot(now, window) && (len < target || peer.is_ready)
         });

@@ -1,6 +1,6 @@
 //! The requests in flight: which chunk was asked of whom, and since when.
 //!
-//! Invariant: `asked` holds exactly the chunks with a request in the table.
+//! Invariant: `asked` holds exactly the chunks with a request in the table, and those of `local`.
 
 use core::time::Duration;
 
@@ -67,6 +67,8 @@ pub(super) struct RequestTable {
     requests: Vec<(RequestId, Request)>,
     next: u64,
     asked: ChunkSet,
+    /// Chunks that this host copies from its own disk: asked of nobody.
+    local: ChunkSet,
     bytes: u64,
     late: usize,
     /// There was no memory for one more; so it is until one ends.
@@ -81,6 +83,7 @@ impl RequestTable {
             requests: Vec::new(),
             next: 0,
             asked: ChunkSet::empty(chunk_count),
+            local: ChunkSet::empty(chunk_count),
             bytes: 0,
             late: 0,
             is_full: false,
@@ -97,9 +100,30 @@ impl RequestTable {
         self.bytes
     }
 
-    /// The chunks in flight.
+    /// The chunks in flight, those from this host's own disk included.
     pub(super) const fn asked(&self) -> &ChunkSet {
         &self.asked
+    }
+
+    /// The chunks that come from this host's own disk.
+    pub(super) const fn local(&self) -> &ChunkSet {
+        &self.local
+    }
+
+    /// A chunk comes from this host's own disk.
+    pub(super) fn note_local(&mut self, chunk: ChunkIndex) {
+        self.local.insert(chunk);
+        self.asked.insert(chunk);
+    }
+
+    /// A chunk has come from this host's own disk or otherwise, or will not; whether it was expected
+    /// from there.
+    pub(super) fn end_local(&mut self, chunk: ChunkIndex) -> bool {
+        let was_local = self.local.remove(chunk);
+        if was_local && self.of_chunk(chunk).next().is_none() {
+            self.asked.remove(chunk);
+        }
+        was_local
     }
 
     /// Whether there was no memory for one more.
@@ -169,7 +193,8 @@ impl RequestTable {
         self.bytes -= u64::from(request.size);
         self.is_full = false;
         self.late -= usize::from(request.is_late);
-        if self.of_chunk(request.chunk).next().is_none() {
+        let is_local = self.local.contains(request.chunk);
+        if !is_local && self.of_chunk(request.chunk).next().is_none() {
             self.asked.remove(request.chunk);
         }
         Some(request)

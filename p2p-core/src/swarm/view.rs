@@ -21,7 +21,8 @@ pub struct TableSize {
 impl Swarm {
     /// Why nothing moves; `None` if chunks are on their way or all here.
     pub fn waiting(&self) -> Option<Waiting> {
-        if self.is_complete() || self.requests.len() > 0 {
+        let is_moving = self.requests.len() > 0 || !self.requests.local().is_empty();
+        if self.is_complete() || is_moving {
             return None;
         }
         if self.peers.has_something_beyond(&self.have) {
@@ -66,7 +67,7 @@ impl Swarm {
                 size: self.requests.bytes(),
                 limit: config.request_bytes_max.max(alone),
             },
-            count("uploads", self.uploads.active_count(), config.uploads_max),
+            count("uploads", self.uploads.active_count(), self.uploads_max()),
             count("uploads waiting", self.uploads.waiting_count(), config.upload_queue_max),
         ]
     }

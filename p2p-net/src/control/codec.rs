@@ -19,6 +19,8 @@ pub(crate) enum Question {
     Exchange(Exchange),
     /// "This is my status." At most `CONTROL_BYTES_MAX` bytes, opaque to this crate.
     Status(Vec<u8>),
+    /// "How do I reach your data plane?"
+    Reach,
 }
 
 /// What the other answers.
@@ -28,6 +30,8 @@ pub(crate) enum Answer {
     Exchange(Vec<Contact>),
     /// The status was taken.
     Status,
+    /// Addresses may be unspecified.
+    Reach(Contact),
     /// The question makes no sense to this node: a host is no tracker.
     Refused,
 }
@@ -35,6 +39,7 @@ pub(crate) enum Answer {
 const ANNOUNCE: u8 = 1;
 const EXCHANGE: u8 = 2;
 const STATUS: u8 = 3;
+const REACH: u8 = 4;
 const REFUSED: u8 = 255;
 
 /// Reads and writes both kinds.
@@ -105,6 +110,7 @@ fn encode_question(question: &Question) -> Vec<u8> {
         Question::Announce(announce) => tagged(ANNOUNCE, wire::encode(announce)),
         Question::Exchange(exchange) => tagged(EXCHANGE, wire::encode(exchange)),
         Question::Status(report) => tagged(STATUS, report.clone()),
+        Question::Reach => vec![REACH],
     }
 }
 
@@ -114,6 +120,7 @@ fn decode_question(bytes: &[u8]) -> io::Result<Question> {
         ANNOUNCE => wire::decode_announce(body).map(Question::Announce).map_err(malformed),
         EXCHANGE => wire::decode_exchange(body).map(Question::Exchange).map_err(malformed),
         STATUS => Ok(Question::Status(body.to_vec())),
+        REACH if body.is_empty() => Ok(Question::Reach),
         _ => Err(malformed("unknown question")),
     }
 }
@@ -123,6 +130,7 @@ fn encode_answer(answer: &Answer) -> Vec<u8> {
         Answer::Announce(answer) => tagged(ANNOUNCE, wire::encode(answer)),
         Answer::Exchange(contacts) => tagged(EXCHANGE, wire::encode(contacts)),
         Answer::Status => vec![STATUS],
+        Answer::Reach(contact) => tagged(REACH, wire::encode(&vec![*contact])),
         Answer::Refused => vec![REFUSED],
     }
 }
@@ -133,6 +141,10 @@ fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
         ANNOUNCE => wire::decode_announce_answer(body).map(Answer::Announce).map_err(malformed),
         EXCHANGE => wire::decode_contacts(body).map(Answer::Exchange).map_err(malformed),
         STATUS => Ok(Answer::Status),
+        REACH => match wire::decode_contacts(body).map_err(malformed)?[..] {
+            [contact] => Ok(Answer::Reach(contact)),
+            _ => Err(malformed("not one contact")),
+        },
         REFUSED => Ok(Answer::Refused),
         _ => Err(malformed("unknown answer")),
     }
@@ -154,30 +166,38 @@ fn malformed(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io:
 
 #[cfg(test)]
 mod tests {
-    use p2p_core::BuildId;
+    use p2p_core::{BuildId, Location, NodeId, PeerRole};
 
     use super::*;
 
     #[test]
     fn questions_and_answers_round_trip() {
         let exchange = Exchange { build: BuildId::of_manifest(b"x") };
-        for question in [Question::Exchange(exchange), Question::Status(b"fine".to_vec())] {
+        let status = Question::Status(b"fine".to_vec());
+        for question in [Question::Exchange(exchange), status, Question::Reach] {
             assert_eq!(decode_question(&encode_question(&question)).unwrap(), question);
         }
         let named = AnnounceAnswer { contacts: vec![], interval_ms: 7, seeder: None };
-        for answer in
-            [Answer::Announce(named), Answer::Exchange(vec![]), Answer::Status, Answer::Refused]
-        {
+        let address = "10.0.0.1:7".parse().unwrap();
+        let reach = Answer::Reach(Contact {
+            node: NodeId::from_bytes([1; 32]),
+            control: address,
+            data: address,
+            role: PeerRole::Host,
+            location: Location::default(),
+        });
+        let exchanged = Answer::Exchange(vec![]);
+        for answer in [Answer::Announce(named), exchanged, Answer::Status, reach, Answer::Refused] {
             assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
         }
     }
 
     #[test]
     fn malformed_messages_are_refused() {
-        for bytes in [&[][..], &[0], &[ANNOUNCE, 1, 2], &[EXCHANGE], &[9; 40]] {
+        for bytes in [&[][..], &[0], &[ANNOUNCE, 1, 2], &[EXCHANGE], &[REACH, 1], &[9; 40]] {
             assert!(decode_question(bytes).is_err(), "{bytes:?}");
         }
-        for bytes in [&[][..], &[0], &[ANNOUNCE], &[EXCHANGE, 255]] {
+        for bytes in [&[][..], &[0], &[ANNOUNCE], &[EXCHANGE, 255], &[REACH, 0]] {
             assert!(decode_answer(bytes).is_err(), "{bytes:?}");
         }
     }

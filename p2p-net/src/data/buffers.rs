@@ -66,6 +66,17 @@ impl Buffers {
         Segment { memory: self.take(), filled: 0, home: Arc::clone(self), _permit: Some(permit) }
     }
 
+    /// The same if there is room now.
+    pub(crate) fn try_segment_to_send(self: &Arc<Self>) -> Option<Segment> {
+        let permit = self.outgoing.clone().try_acquire_owned().ok()?;
+        Some(Segment {
+            memory: self.take(),
+            filled: 0,
+            home: Arc::clone(self),
+            _permit: Some(permit),
+        })
+    }
+
     /// An empty segment for bytes that arrive, for which the receiver holds [`Room`].
     pub(crate) fn segment_to_fill(self: &Arc<Self>) -> Segment {
         Segment { memory: self.take(), filled: 0, home: Arc::clone(self), _permit: None }

@@ -38,6 +38,8 @@ pub(crate) enum TransferKind {
     Chunk { request: RequestId, chunk: u32 },
     /// The build's manifest.
     Manifest,
+    /// So many bytes that mean nothing, to see how fast they come; see [`super::measure`].
+    Measure { bytes: u64 },
 }
 
 /// The first bytes of a transfer stream.
@@ -49,15 +51,18 @@ pub(crate) struct TransferHeader {
 
 const CHUNK: u8 = 1;
 const MANIFEST: u8 = 2;
+const MEASURE: u8 = 3;
 
 impl TransferHeader {
-    /// Kind, build, request and chunk; the last two are zero for a manifest.
+    /// Kind, build, request and chunk; the last two are zero for a manifest. A measurement has its
+    /// bytes in the place of the request.
     pub(crate) const BYTES: usize = 1 + NAME_BYTES + 8 + 4;
 
     pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
         let (kind, request, chunk) = match self.kind {
             TransferKind::Chunk { request, chunk } => (CHUNK, request.0, chunk),
             TransferKind::Manifest => (MANIFEST, 0, 0),
+            TransferKind::Measure { bytes } => (MEASURE, bytes, 0),
         };
         let mut bytes = [0; Self::BYTES];
         bytes[0] = kind;
@@ -78,6 +83,7 @@ impl TransferHeader {
                 chunk: u32::from_le_bytes(*chunk),
             },
             MANIFEST => TransferKind::Manifest,
+            MEASURE => TransferKind::Measure { bytes: u64::from_le_bytes(*request) },
             _ => return None,
         };
         Some(Self { build: BuildId::from_digest(Digest::from_bytes(*name)), kind })
@@ -103,7 +109,8 @@ mod tests {
     fn transfer_headers_round_trip() {
         let build = BuildId::of_manifest(b"x");
         let chunk = TransferKind::Chunk { request: RequestId(u64::MAX), chunk: 9 };
-        for kind in [chunk, TransferKind::Manifest] {
+        let measure = TransferKind::Measure { bytes: 1 << 40 };
+        for kind in [chunk, TransferKind::Manifest, measure] {
             let header = TransferHeader { build, kind };
             assert_eq!(TransferHeader::decode(&header.encode()), Some(header));
         }

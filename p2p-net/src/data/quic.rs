@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::buffers::{Buffers, Segment};
+use super::dscp::{self, TrafficClass};
 use super::frame::{FRAME_BYTES_MAX, TransferHeader};
 use super::transport::{
     Connection, IDLE_TIME, KEEP_ALIVE, Lost, MessageFault, MessageRx, MessageTx, STALL_TIME,
@@ -57,7 +58,7 @@ impl QuicEndpoint {
     /// On the current runtime. Accepts connections if `is_listening`.
     pub(super) fn new(
         tls: &TlsIdentity,
-        socket: UdpSocket,
+        (socket, class): (UdpSocket, TrafficClass),
         is_listening: bool,
     ) -> io::Result<Self> {
         let transport = Arc::new(transport_config());
@@ -72,7 +73,12 @@ impl QuicEndpoint {
         let mut config = quinn::EndpointConfig::default();
         config.max_udp_payload_size(PAYLOAD_MAX).map_err(io::Error::other)?;
         let runtime = Arc::new(quinn::TokioRuntime);
-        let endpoint = quinn::Endpoint::new(config, server, socket, runtime)?;
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(
+            config,
+            server,
+            dscp::udp_socket(socket, class)?,
+            runtime,
+        )?;
         Ok(Self { endpoint, tls: tls.clone(), transport })
     }
 
@@ -144,8 +150,7 @@ pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<Ud
         socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
-    // Linux doubles what it grants, for its own bookkeeping, and reports the double.
-    let granted = socket.recv_buffer_size()? / 2;
+    let granted = granted_bytes(socket.recv_buffer_size()?);
     if granted < SOCKET_BUFFER_BYTES {
         warn!(
             "the system grants a socket buffer of {granted} bytes, which loses packets at high \
@@ -154,6 +159,21 @@ pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<Ud
         );
     }
     Ok(socket.into())
+}
+
+/// Linux doubles what it grants, for its own bookkeeping, and reports the double.
+const fn granted_bytes(reported: usize) -> usize {
+    reported / 2
+}
+
+/// What is asked of the system for a socket, and what it grants for receiving and for sending.
+pub(crate) fn socket_buffers() -> io::Result<[u64; 3]> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    let receive = granted_bytes(socket.recv_buffer_size()?);
+    let send = granted_bytes(socket.send_buffer_size()?);
+    Ok([SOCKET_BUFFER_BYTES as u64, receive as u64, send as u64])
 }
 
 impl Connection for QuicConnection {

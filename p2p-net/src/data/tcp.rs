@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,9 +27,13 @@ use super::transport::{
     TRANSFERS_MAX, TransferRx, TransferTx, TransportKind,
 };
 
+mod patient;
 mod socket;
+#[cfg(test)]
+mod tests;
 
-pub(super) use self::socket::{Stream, accept, certificates, dial, listen, remote};
+use self::patient::Expected;
+pub(super) use self::socket::{Stream, accept, carry, certificates, dial, listen};
 
 /// Kind, length, transfer.
 const HEAD_BYTES: usize = 8;
@@ -56,6 +60,13 @@ const MESSAGES_MAX: usize = 64;
 /// the hashing of one chunk does not hold up the others.
 const PIECES_MAX: usize = p2p_core::CHUNK_SIZE_MAX.div_ceil(SEGMENT_BYTES) as usize + 2;
 
+/// How long the system may hold back what has arrived of a segment. Far above what a segment takes on
+/// links on which wake-ups matter, and far below [`IDLE_TIME`].
+const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// Small frames that are written together when nothing else waits.
+const GATHERED_BYTES: usize = 8 << 10;
+
 /// How often silence is looked for, in parts of [`IDLE_TIME`].
 const SILENCE_CHECKS: u32 = 4;
 
@@ -68,6 +79,8 @@ const RESET: u8 = 6;
 const DONE: u8 = 7;
 const STOP: u8 = 8;
 const PING: u8 = 9;
+/// [`DATA`] and [`END`] in one, for a wake-up less at the far end.
+const LAST: u8 = 10;
 
 /// A frame of the stream of messages.
 #[derive(Debug)]
@@ -85,11 +98,30 @@ enum Answer {
 
 /// A frame of a transfer, in the transfer's order.
 #[derive(Debug)]
-enum Bulk {
-    Open { transfer: u32, header: TransferHeader },
-    Data { transfer: u32, bytes: Bytes, is_reset: Arc<AtomicBool>, _slot: OwnedSemaphorePermit },
-    End { transfer: u32 },
-    Reset { transfer: u32 },
+struct Bulk {
+    transfer: u32,
+    /// Opens the transfer first.
+    header: Option<TransferHeader>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Data {
+        segment: Queued,
+        is_last: bool,
+    },
+    /// The end of a transfer without bytes.
+    End,
+    Reset,
+}
+
+/// A segment that waits to be written.
+#[derive(Debug)]
+struct Queued {
+    bytes: Bytes,
+    is_reset: Arc<AtomicBool>,
+    _slot: OwnedSemaphorePermit,
 }
 
 /// What arrived of a transfer.
@@ -143,6 +175,7 @@ pub(super) struct Pump<S> {
     shared: Arc<Shared>,
     buffers: Arc<Buffers>,
     queues: Queues,
+    expected: Expected,
     messages: mpsc::Sender<Vec<u8>>,
     accepted: mpsc::Sender<TcpRx>,
 }
@@ -182,20 +215,23 @@ pub(super) fn make<S>(
     });
     let connection = TcpConnection { shared: shared.clone() };
     let queues = Queues { answers, outbox, bulk };
-    (connection, Pump { stream, shared, buffers, queues, messages, accepted })
+    let expected = Expected::default();
+    (connection, Pump { stream, shared, buffers, queues, expected, messages, accepted })
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
     /// Runs until the connection ends, for whatever reason.
     pub(super) async fn run(self) {
-        let Self { stream, shared, buffers, queues, messages, accepted } = self;
-        let (rx, mut tx) = tokio::io::split(stream);
+        let Self { stream, shared, buffers, queues, expected, messages, accepted } = self;
+        let (rx, tx) = tokio::io::split(stream);
+        let mut tx = BufWriter::with_capacity(GATHERED_BYTES, tx);
         let heard = AtomicBool::new(true);
         let mut reader = Reader {
             rx,
             shared: &shared,
             buffers,
             heard: &heard,
+            expected,
             messages: Some(messages),
             accepted,
             incoming: BTreeMap::new(),
@@ -277,14 +313,32 @@ async fn write_answer<W: AsyncWrite + Unpin>(tx: &mut W, frame: Answer) -> io::R
     }
 }
 
-async fn write_bulk<W: AsyncWrite + Unpin>(tx: &mut W, frame: Bulk) -> io::Result<()> {
-    match frame {
-        Bulk::Open { transfer, header } => write_frame(tx, OPEN, transfer, &header.encode()).await,
-        Bulk::Data { is_reset, .. } if is_reset.load(Ordering::Relaxed) => Ok(()),
-        Bulk::Data { transfer, bytes, .. } => write_frame(tx, DATA, transfer, &bytes).await,
-        Bulk::End { transfer } => write_frame(tx, END, transfer, &[]).await,
-        Bulk::Reset { transfer } => write_frame(tx, RESET, transfer, &[]).await,
+async fn write_bulk<W: AsyncWrite + Unpin>(tx: &mut W, bulk: Bulk) -> io::Result<()> {
+    let Bulk { transfer, header, content } = bulk;
+    let mut heads = Vec::with_capacity(2 * HEAD_BYTES + TransferHeader::BYTES);
+    if let Some(header) = header {
+        heads.extend_from_slice(&head(OPEN, TransferHeader::BYTES, transfer));
+        heads.extend_from_slice(&header.encode());
     }
+    let segment = match content {
+        Content::Data { segment, .. } if segment.is_reset.load(Ordering::Relaxed) => None,
+        Content::Data { segment, is_last } => {
+            let kind = if is_last { LAST } else { DATA };
+            heads.extend_from_slice(&head(kind, segment.bytes.len(), transfer));
+            Some(segment)
+        }
+        Content::End => {
+            heads.extend_from_slice(&head(END, 0, transfer));
+            None
+        }
+        Content::Reset => {
+            heads.extend_from_slice(&head(RESET, 0, transfer));
+            None
+        }
+    };
+    // Together, or the heads would become records of TLS, and wake-ups, of their own.
+    let bytes = segment.as_ref().map_or(&[][..], |segment| &segment.bytes);
+    tx.write_all_buf(&mut Buf::chain(&heads[..], bytes)).await
 }
 
 async fn write_frame<W: AsyncWrite + Unpin>(
@@ -294,7 +348,6 @@ async fn write_frame<W: AsyncWrite + Unpin>(
     payload: &[u8],
 ) -> io::Result<()> {
     let head = head(kind, payload.len(), transfer);
-    // Together, or the head would become a TLS record of its own.
     tx.write_all_buf(&mut Buf::chain(&head[..], payload)).await
 }
 
@@ -308,6 +361,7 @@ struct Reader<'a, R> {
     shared: &'a Arc<Shared>,
     buffers: Arc<Buffers>,
     heard: &'a AtomicBool,
+    expected: Expected,
     messages: Option<mpsc::Sender<Vec<u8>>>,
     accepted: mpsc::Sender<TcpRx>,
     incoming: BTreeMap<u32, mpsc::Sender<Piece>>,
@@ -336,17 +390,16 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
             MESSAGE => return self.take_message(length).await,
             OPEN => return self.take_open(length, transfer).await,
             DATA => return self.take_data(length, transfer).await,
+            LAST => {
+                self.take_data(length, transfer).await?;
+                return self.take_end(transfer).await;
+            }
             FAREWELL | END | RESET | DONE | STOP | PING if length == 0 => {}
             _ => return Err(violation("the peer sent a frame of an unknown kind")),
         }
         match kind {
             FAREWELL => self.messages = None,
-            END => {
-                if let Some(pieces) = self.incoming.remove(&transfer) {
-                    // The transfer was refused if nobody listens.
-                    drop(pieces.send(Piece::End).await);
-                }
-            }
+            END => self.take_end(transfer).await?,
             RESET => drop(self.incoming.remove(&transfer)),
             DONE | STOP => {
                 if let Some(answer) = self.shared.unanswered().remove(&transfer) {
@@ -355,6 +408,14 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    async fn take_end(&mut self, transfer: u32) -> io::Result<()> {
+        if let Some(pieces) = self.incoming.remove(&transfer) {
+            // The transfer was refused if nobody listens.
+            drop(pieces.send(Piece::End).await);
         }
         Ok(())
     }
@@ -399,7 +460,15 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
         let mut segment = self.buffers.segment_to_fill();
         let mut rest = length;
         while rest > 0 {
-            let count = self.rx.read(&mut segment.space()[..rest]).await?;
+            self.expected.set(rest);
+            let read = timeout(PATIENCE, self.rx.read(&mut segment.space()[..rest])).await;
+            let count = if let Ok(count) = read {
+                count?
+            } else {
+                // A slow peer must not look like a silent one.
+                self.expected.set(0);
+                self.rx.read(&mut segment.space()[..rest]).await?
+            };
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -407,6 +476,7 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
             rest -= count;
             self.heard.store(true, Ordering::Relaxed);
         }
+        self.expected.set(0);
         if let Some(pieces) = self.incoming.get(&transfer) {
             // The transfer was refused if nobody listens: the sender hears of it soon.
             drop(pieces.send(Piece::Data(segment)).await);
@@ -457,17 +527,24 @@ impl Connection for TcpConnection {
         let transfer = shared.next_transfer.fetch_add(1, Ordering::Relaxed);
         let (answer, is_received) = oneshot::channel();
         shared.unanswered().insert(transfer, answer);
-        let is_reset = Arc::new(AtomicBool::new(false));
-        let tx = TcpTx { shared, transfer, end: Some(end), is_reset, is_received, _place: place };
-        tx.send(Bulk::Open { transfer, header }).await?;
-        Ok(tx)
+        Ok(TcpTx {
+            shared,
+            transfer,
+            header: Some(header),
+            held: None,
+            end: Some(end),
+            is_reset: Arc::default(),
+            is_received,
+            _place: place,
+        })
     }
 
     async fn accept_transfer(&self) -> Result<TcpRx, Lost> {
         let mut accepted = self.shared.accepted.lock().await;
         tokio::select! {
-            transfer = accepted.recv() => transfer.ok_or(Lost),
+            biased;
             () = self.shared.closed.cancelled() => Err(Lost),
+            transfer = accepted.recv() => transfer.ok_or(Lost),
         }
     }
 }
@@ -478,7 +555,7 @@ pub(crate) struct TcpMessageTx {
 }
 
 impl TcpMessageTx {
-    async fn send(&self, frame: Outbound) -> Result<(), Lost> {
+    async fn enqueue(&self, frame: Outbound) -> Result<(), Lost> {
         tokio::select! {
             sent = self.shared.outbox.send(frame) => sent.or(Err(Lost)),
             () = self.shared.closed.cancelled() => Err(Lost),
@@ -488,11 +565,11 @@ impl TcpMessageTx {
 
 impl MessageTx for TcpMessageTx {
     async fn send(&mut self, frame: Vec<u8>) -> Result<(), Lost> {
-        Self::send(self, Outbound::Message(frame)).await
+        self.enqueue(Outbound::Message(frame)).await
     }
 
     async fn finish(self) {
-        if Self::send(&self, Outbound::Farewell).await.is_ok() {
+        if self.enqueue(Outbound::Farewell).await.is_ok() {
             self.shared.closed.cancelled().await;
         }
     }
@@ -515,6 +592,10 @@ impl MessageRx for TcpMessageRx {
 pub(crate) struct TcpTx {
     shared: Arc<Shared>,
     transfer: u32,
+    /// Sent with the first frame; `None` once it is.
+    header: Option<TransferHeader>,
+    /// The last segment written, kept until it is known whether another follows.
+    held: Option<Queued>,
     /// The place of the last frame, kept so that a drop can send it without waiting.
     end: Option<mpsc::OwnedPermit<Bulk>>,
     is_reset: Arc<AtomicBool>,
@@ -523,11 +604,8 @@ pub(crate) struct TcpTx {
 }
 
 impl TcpTx {
-    async fn send(&self, frame: Bulk) -> Result<(), Lost> {
-        tokio::select! {
-            sent = self.shared.bulk.send(frame) => sent.or(Err(Lost)),
-            () = self.shared.closed.cancelled() => Err(Lost),
-        }
+    fn frame(&mut self, content: Content) -> Bulk {
+        Bulk { transfer: self.transfer, header: self.header.take(), content }
     }
 }
 
@@ -537,18 +615,32 @@ impl TransferTx for TcpTx {
         if !self.is_received.is_empty() {
             return Err(Lost);
         }
+        if let Some(segment) = self.held.take() {
+            let frame = self.frame(Content::Data { segment, is_last: false });
+            let sent = tokio::select! {
+                sent = self.shared.bulk.send(frame) => sent.is_ok(),
+                () = self.shared.closed.cancelled() => false,
+            };
+            if !sent {
+                return Err(Lost);
+            }
+        }
         let slot = timeout(STALL_TIME, self.shared.slots.clone().acquire_owned());
         let slot = tokio::select! {
             slot = slot => slot.or(Err(Lost))?.or(Err(Lost))?,
             () = self.shared.closed.cancelled() => return Err(Lost),
         };
-        let (transfer, is_reset) = (self.transfer, self.is_reset.clone());
-        self.send(Bulk::Data { transfer, bytes, is_reset, _slot: slot }).await
+        self.held = Some(Queued { bytes, is_reset: self.is_reset.clone(), _slot: slot });
+        Ok(())
     }
 
     async fn finish(mut self) -> Result<bool, Lost> {
         let end = self.end.take().ok_or(Lost)?;
-        end.send(Bulk::End { transfer: self.transfer });
+        let content = match self.held.take() {
+            Some(segment) => Content::Data { segment, is_last: true },
+            None => Content::End,
+        };
+        end.send(self.frame(content));
         match timeout(STALL_TIME, &mut self.is_received).await {
             Ok(Ok(is_received)) => Ok(is_received),
             Ok(Err(_)) | Err(_) => Err(Lost),
@@ -558,9 +650,12 @@ impl TransferTx for TcpTx {
 
 impl Drop for TcpTx {
     fn drop(&mut self) {
-        if let Some(end) = self.end.take() {
+        // The far end knows nothing of a transfer whose header was not sent.
+        if let Some(end) = self.end.take()
+            && self.header.is_none()
+        {
             self.is_reset.store(true, Ordering::Relaxed);
-            end.send(Bulk::Reset { transfer: self.transfer });
+            end.send(self.frame(Content::Reset));
         }
         self.shared.unanswered().remove(&self.transfer);
     }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::buffers::{Buffers, Room, SEGMENT_BYTES, Segment};
 use super::event::{DataEvent, DataSender};
 use super::frame::{TransferHeader, TransferKind};
-use super::limiter::{Limiter, SLICE_BYTES};
+use super::limiter::TransferLimits;
 use super::transport::{Connection, Lost, TransferRx, TransferTx};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
@@ -41,6 +41,7 @@ pub(crate) struct Counters {
 pub(crate) struct Expected {
     pub(crate) what: ExpectedBytes,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) limits: TransferLimits,
     pub(crate) is_from_seeder: bool,
     /// Ends the transfer, whether it has begun or not.
     pub(crate) cancel: CancellationToken,
@@ -125,6 +126,10 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
     let request = match kind {
         TransferKind::Chunk { request, .. } => Some(request),
         TransferKind::Manifest => None,
+        // Measurements have connections of their own.
+        TransferKind::Measure { .. } => {
+            return events.send(DataEvent::Nonsense { node, build: None }).await;
+        }
     };
     let key = (node, build, request);
     // If there is none it was cancelled on its way, or never asked for: dropping it refuses it.
@@ -183,9 +188,8 @@ async fn receive_chunk(
     };
     let advanced = || DataEvent::Transferred { build, event: Event::FetchAdvanced { request } };
     let limit = info.size as usize;
-    let read = read_to_end(rx, limit, &receiving.buffers, |piece| {
-        counted.fetch_add(piece as u64, Ordering::Relaxed);
-    });
+    let intake = Intake { counted, limits: &expected.limits };
+    let read = read_to_end(rx, limit, &receiving.buffers, Some(intake));
     let read = tokio::select! {
         read = read => read,
         () = keep_telling(events, advanced) => return None,
@@ -193,10 +197,11 @@ async fn receive_chunk(
     let verdict = match read {
         Read::Whole { segments, size, digest } if size == limit && digest == info.digest => {
             let room = expected.room;
+            let gate = staged.writing().acquire_owned().await;
             let write = spawn_blocking(move || {
                 let written = staged.write_parts(chunk, &segments);
                 // Only now is the memory free again.
-                drop((segments, room));
+                drop((segments, room, gate));
                 written
             });
             let write = write.await;
@@ -233,7 +238,7 @@ async fn receive_manifest(
     receiving: &Receiving,
 ) -> Option<DataEvent> {
     let Receiving { events, buffers, .. } = receiving;
-    let outcome = match read_to_end(rx, MANIFEST_BYTES_MAX, buffers, |_| {}).await {
+    let outcome = match read_to_end(rx, MANIFEST_BYTES_MAX, buffers, None).await {
         Read::Whole { segments, .. } => {
             let bytes: Vec<u8> = segments.iter().flat_map(Segment::as_ref).copied().collect();
             drop(segments);
@@ -273,12 +278,18 @@ enum Read {
     Broken,
 }
 
+/// What the bytes of a chunk go through as they arrive.
+struct Intake<'a> {
+    counted: &'a AtomicU64,
+    limits: &'a TransferLimits,
+}
+
 /// Reads and hashes a transfer to its end, but no more than `limit` bytes of it.
 async fn read_to_end(
     rx: &mut impl TransferRx,
     limit: usize,
     buffers: &Arc<Buffers>,
-    note: impl Fn(usize),
+    intake: Option<Intake<'_>>,
 ) -> Read {
     let mut segments: Vec<Segment> = Vec::new();
     let mut hasher = blake3::Hasher::new();
@@ -287,7 +298,10 @@ async fn read_to_end(
         match rx.next_segment(buffers).await {
             Ok(Some(segment)) => {
                 let arrived = segment.as_ref();
-                note(arrived.len());
+                if let Some(Intake { counted, limits }) = &intake {
+                    counted.fetch_add(arrived.len() as u64, Ordering::Relaxed);
+                    limits.admit_download(arrived.len()).await;
+                }
                 size += arrived.len();
                 if size > limit {
                     return Read::TooLong;
@@ -356,9 +370,12 @@ pub(crate) struct Outgoing {
     pub(crate) source: Source,
     /// The chunk and the request that it answers; `None`: the manifest.
     pub(crate) chunk: Option<(ChunkIndex, RequestId)>,
-    pub(crate) limiter: Arc<Limiter>,
+    pub(crate) limits: TransferLimits,
     pub(crate) counters: Arc<Counters>,
 }
+
+/// Segments read from the disk at once.
+const READ_AHEAD_MAX: u32 = 8;
 
 /// Sends it; whether the peer received all of it. An error of the disk is returned as such.
 pub(super) async fn send(
@@ -378,25 +395,25 @@ async fn send_chunk(
     (chunk, request): (ChunkIndex, RequestId),
     buffers: &Arc<Buffers>,
 ) -> Result<bool, StoreError> {
-    let Outgoing { build, source, limiter, counters, .. } = outgoing;
+    let Outgoing { build, source, limits, counters, .. } = outgoing;
     let header =
         TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
     let Ok(mut tx) = connection.open_transfer(header).await else { return Ok(false) };
     let size = source.size_of(chunk);
-    let mut sent = 0;
-    while sent < size {
-        let segment = buffers.segment_to_send().await;
-        let length = (size - sent).min(SEGMENT_BYTES);
-        let filled = fill(&source, (chunk, sent), segment, length as usize).await?;
-        let Some(segment) = filled else { return Ok(false) };
-        sent += length;
-        let mut bytes = segment.into_bytes();
-        let slice = if limiter.is_limiting() { SLICE_BYTES } else { bytes.len() };
-        while !bytes.is_empty() {
-            let part = bytes.split_to(slice.min(bytes.len()));
-            limiter.admit(part.len()).await;
-            if tx.write(part).await.is_err() {
-                return Ok(false);
+    let mut read = 0;
+    while read < size {
+        let first = buffers.segment_to_send().await;
+        let Some(filled) = fill(&source, (chunk, read), first, buffers).await? else {
+            return Ok(false);
+        };
+        for segment in filled {
+            let mut bytes = segment.into_bytes();
+            read += u32::try_from(bytes.len()).expect("a segment is smaller than a chunk may be");
+            while !bytes.is_empty() {
+                let part = bytes.split_to(limits.admit_upload(bytes.len()).await);
+                if tx.write(part).await.is_err() {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -407,23 +424,39 @@ async fn send_chunk(
     Ok(is_delivered)
 }
 
-/// Fills a segment with `length` bytes of a chunk; `None` if the runtime is being shut down.
+/// Fills a segment with bytes of a chunk, or several if that needs the disk; `None` if the runtime is
+/// being shut down.
 async fn fill(
     source: &Source,
-    at: (ChunkIndex, u32),
-    mut segment: Segment,
-    length: usize,
-) -> Result<Option<Segment>, StoreError> {
+    (chunk, offset): (ChunkIndex, u32),
+    mut first: Segment,
+    buffers: &Arc<Buffers>,
+) -> Result<Option<Vec<Segment>>, StoreError> {
+    let rest = source.size_of(chunk) - offset;
+    let length = rest.min(SEGMENT_BYTES) as usize;
     // What is in the page cache costs less than handing the work to another thread.
-    if source.read_cached(at, &mut segment.space()[..length]) {
-        segment.advance(length);
-        return Ok(Some(segment));
+    if source.read_cached((chunk, offset), &mut first.space()[..length]) {
+        first.advance(length);
+        return Ok(Some(vec![first]));
+    }
+    let mut segments = vec![first];
+    // As many as there is memory for now: a disk likes large reads.
+    let wanted = rest.div_ceil(SEGMENT_BYTES).min(READ_AHEAD_MAX);
+    while segments.len() < wanted as usize
+        && let Some(next) = buffers.try_segment_to_send()
+    {
+        segments.push(next);
     }
     let source = source.clone();
     let read = spawn_blocking(move || {
-        source.read_part(at, &mut segment.space()[..length])?;
-        segment.advance(length);
-        Ok(Some(segment))
+        let mut at = offset;
+        for segment in &mut segments {
+            let length = (rest - (at - offset)).min(SEGMENT_BYTES);
+            source.read_part((chunk, at), &mut segment.space()[..length as usize])?;
+            segment.advance(length as usize);
+            at += length;
+        }
+        Ok(Some(segments))
     });
     read.await.unwrap_or(Ok(None))
 }
@@ -438,4 +471,44 @@ async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Opti
         tx.write(bytes.split_to(bytes.len().min(SEGMENT_BYTES as usize))).await.ok()?;
     }
     tx.finish().await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sends its bytes one segment for each.
+    struct DribblingRx {
+        bytes: std::vec::IntoIter<u8>,
+    }
+
+    impl TransferRx for DribblingRx {
+        async fn header(&mut self) -> Result<[u8; TransferHeader::BYTES], Lost> {
+            Err(Lost)
+        }
+
+        async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
+            Ok(self.bytes.next().map(|byte| {
+                let mut segment = buffers.segment_to_fill();
+                segment.extend_from_slice(&[byte]);
+                segment
+            }))
+        }
+    }
+
+    /// Goal: a peer that sends little bits cannot make us hold a segment for each of them.
+    #[tokio::test]
+    async fn bits_are_put_together() {
+        let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
+        let buffers = Buffers::new(0);
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len(), &buffers, None).await;
+        let Read::Whole { segments, size, digest } = read else { panic!("not whole") };
+        assert_eq!((segments.len(), size, digest), (1, bytes.len(), Digest::of(&bytes)));
+        assert_eq!(segments[0].as_ref(), bytes);
+
+        let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
+        let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, None).await;
+        assert!(matches!(read, Read::TooLong));
+    }
 }

@@ -18,13 +18,16 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use super::dscp::TrafficClass;
 use super::event::DataEvent;
 use super::link::{self, LinkId};
+use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
 use super::transfer::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
-use crate::tls::{TlsIdentity, remote_node, remote_node_of};
+use crate::disk::DiskPriority;
+use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote_node_of};
 
 /// A dial that takes longer has failed.
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
@@ -110,8 +113,10 @@ pub(super) fn start(
     let core = Core {
         tls: tls.clone(),
         transport: config.transport,
+        traffic_class: config.traffic_class,
         receiving: receiving.clone(),
         next_link: Arc::default(),
+        measuring: Measuring::new(config.limits.clone()),
         closed: CancellationToken::new(),
         tasks: TaskTracker::new(),
     };
@@ -122,7 +127,9 @@ pub(super) fn start(
         if index == 0 {
             workers.push(Worker::on_this_runtime(core.clone(), sockets)?);
         } else {
-            workers.push(Worker::on_a_thread(core.clone(), sockets, index)?);
+            let name = format!("shoal-data-{index}");
+            let thread = (name, config.disk_priority);
+            workers.push(Worker::on_a_thread(core.clone(), sockets, thread)?);
         }
     }
     if let Some(listener) = tcp {
@@ -137,8 +144,10 @@ pub(super) fn start(
 struct Core {
     tls: TlsIdentity,
     transport: Transport,
+    traffic_class: TrafficClass,
     receiving: Receiving,
     next_link: Arc<AtomicU64>,
+    measuring: Measuring,
     closed: CancellationToken,
     /// Links that are running.
     tasks: TaskTracker,
@@ -167,7 +176,7 @@ pub(super) struct Worker {
 
 impl Worker {
     fn on_this_runtime(core: Core, sockets: Sockets) -> io::Result<Self> {
-        let (listening, dialling) = endpoints(&core.tls, sockets)?;
+        let (listening, dialling) = endpoints(&core, sockets)?;
         let worker = Self { core, runtime: Handle::current(), listening, dialling, lifeline: None };
         if let Some(endpoint) = worker.listening.clone() {
             tokio::spawn(accept_quic(endpoint, worker.clone()));
@@ -175,15 +184,22 @@ impl Worker {
         Ok(worker)
     }
 
-    fn on_a_thread(core: Core, sockets: Sockets, index: usize) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    fn on_a_thread(
+        core: Core,
+        sockets: Sockets,
+        (name, disk_priority): (String, DiskPriority),
+    ) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .on_thread_start(move || disk_priority.apply_to_this_thread())
+            .build()?;
         let is_over = CancellationToken::new();
         let mut worker = {
             let _entered = runtime.enter();
             Self::on_this_runtime(core, sockets)?
         };
         worker.lifeline = Some(Arc::new(is_over.clone().drop_guard()));
-        std::thread::Builder::new().name(format!("shoal-data-{index}")).spawn(move || {
+        std::thread::Builder::new().name(name).spawn(move || {
             runtime.block_on(is_over.cancelled());
             // Reads and writes of files that are still under way end by themselves.
             runtime.shutdown_timeout(Duration::from_secs(5));
@@ -257,7 +273,7 @@ impl Worker {
                     endpoint.dial(callee.node, callee.address).await.map(Connected::Quic)
                 }
                 TransportKind::Tcp => {
-                    let stream = tcp::dial(&self.core.tls, callee.node, callee.address).await?;
+                    let stream = tcp::dial(&self.core.tls, callee, self.core.traffic_class).await?;
                     Ok(Connected::Tcp(Box::new(stream)))
                 }
             }
@@ -276,9 +292,8 @@ impl Worker {
     }
 
     async fn run_tcp(self, node: NodeId, stream: tcp::Stream, is_ours: bool) {
-        let Ok(remote) = tcp::remote(&stream) else { return };
-        let buffers = self.core.receiving.buffers.clone();
-        let (connection, pump) = tcp::make(stream, remote, buffers);
+        let carried = tcp::carry(stream, self.core.receiving.buffers.clone());
+        let Ok((connection, pump)) = carried else { return };
         let closed = self.core.closed.clone();
         let closing = connection.clone();
         let run = self.run(node, connection, is_ours);
@@ -293,6 +308,19 @@ impl Worker {
             }
         };
         tokio::join!(run, pump);
+    }
+
+    /// Serves who opened the connection to measure it.
+    async fn measure_tcp(&self, stream: tcp::Stream) {
+        let carried = tcp::carry(stream, self.core.receiving.buffers.clone());
+        let Ok((connection, pump)) = carried else { return };
+        let served = async {
+            tokio::select! {
+                () = measure::serve(&connection, &self.core.measuring) => {}
+                () = self.core.closed.cancelled() => connection.close("shutdown"),
+            }
+        };
+        tokio::join!(pump.run(), served);
     }
 
     /// Makes a link and runs it to its end. The owner must know the link before it hears of
@@ -325,14 +353,15 @@ enum Connected {
 }
 
 fn endpoints(
-    tls: &TlsIdentity,
+    core: &Core,
     sockets: Sockets,
 ) -> io::Result<(Option<QuicEndpoint>, Option<QuicEndpoint>)> {
     let Some(socket) = sockets.socket else { return Ok((None, None)) };
-    let listening = QuicEndpoint::new(tls, socket, true)?;
+    let class = core.traffic_class;
+    let listening = QuicEndpoint::new(&core.tls, (socket, class), true)?;
     let dialling = if sockets.is_shared {
         let own = SocketAddr::new(sockets.address.ip(), 0);
-        QuicEndpoint::new(tls, quic::bind_socket(own, false)?, false)?
+        QuicEndpoint::new(&core.tls, (quic::bind_socket(own, false)?, class), false)?
     } else {
         listening.clone()
     };
@@ -347,6 +376,9 @@ async fn accept_quic(endpoint: QuicEndpoint, worker: Worker) {
             let Ok(connection) = incoming.await else { return };
             if let Some(node) = remote_node(&connection) {
                 quic::fit_windows(&connection);
+                if is_measuring(&connection) {
+                    return measure::serve(&connection, &worker.core.measuring).await;
+                }
                 worker.run(node, connection, false).await;
             }
         });
@@ -382,9 +414,115 @@ async fn accept_tcp(listener: TcpListener, workers: Vec<Worker>, closed: Cancell
 async fn greet_tcp(worker: Worker, stream: StdTcpStream) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     // A handshake that fails, or that does not go on, is the dialler's problem.
-    let greeted = timeout(DIAL_TIME, tcp::accept(&worker.core.tls, stream)).await;
+    let greeted =
+        timeout(DIAL_TIME, tcp::accept(&worker.core.tls, stream, worker.core.traffic_class)).await;
     let Ok(Ok(stream)) = greeted else { return };
     if let Some(node) = remote_node_of(tcp::certificates(&stream)) {
+        if is_measuring_by(stream.get_ref().1.alpn_protocol()) {
+            return worker.measure_tcp(stream).await;
+        }
         worker.run_tcp(node, stream, false).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZero;
+
+    use p2p_core::{Location, PeerRole};
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::data::DataPlane;
+    use crate::data::limiter::SharedLimits;
+    use crate::identity::Identity;
+
+    struct Started {
+        data: DataPlane,
+        events: mpsc::Receiver<DataEvent>,
+        contact: Contact,
+    }
+
+    fn start(transport: Transport, threads: usize) -> Started {
+        let identity = Identity::generate();
+        let config = DataConfig {
+            address: "127.0.0.1:0".parse().unwrap(),
+            transport,
+            traffic_class: TrafficClass::Default,
+            disk_priority: DiskPriority::Normal,
+            buffer_budget: 0,
+            threads: NonZero::new(threads).unwrap(),
+            limits: SharedLimits::default(),
+        };
+        let (data, events) = DataPlane::start(&identity, &config).unwrap();
+        let contact = Contact {
+            node: identity.node(),
+            control: config.address,
+            data: data.local_address(),
+            role: PeerRole::Host,
+            location: Location::default(),
+        };
+        Started { data, events, contact }
+    }
+
+    async fn linked(started: &mut Started) -> Result<TransportKind, String> {
+        match started.events.recv().await.unwrap() {
+            DataEvent::Linked { outcome, .. } => outcome.map(|link| link.transport),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Goal: two nodes meet whenever one transport is allowed on both ends, over the preferred one if
+    /// both are; and if none is, the reason names what was tried.
+    #[tokio::test]
+    async fn dial_finds_the_transport_that_both_ends_allow() {
+        use Transport::{Auto, Quic, Tcp};
+        let cases = [
+            (Auto, Auto, Some(TransportKind::Tcp)),
+            (Auto, Quic, Some(TransportKind::Quic)),
+            (Auto, Tcp, Some(TransportKind::Tcp)),
+            (Quic, Auto, Some(TransportKind::Quic)),
+            (Tcp, Auto, Some(TransportKind::Tcp)),
+            (Tcp, Quic, None),
+        ];
+        for (near, far, expected) in cases {
+            let (mut near_node, far_node) = (start(near, 1), start(far, 1));
+            near_node.data.dial(far_node.contact);
+            let found = linked(&mut near_node).await;
+            assert_eq!(found.clone().ok(), expected, "{near} dials {far}: {found:?}");
+        }
+    }
+
+    /// Goal: a port that swallows what is sent to it costs a moment, not the connection.
+    /// Method: a listener that never answers stands where the peer's TCP port would be.
+    #[tokio::test]
+    async fn blocked_transport_is_passed_by() {
+        let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Quic, 1));
+        let _swallowing = StdTcpListener::bind(far.contact.data).unwrap();
+        near.data.dial(far.contact);
+        assert_eq!(linked(&mut near).await, Ok(TransportKind::Quic));
+    }
+
+    /// Goal: nobody is linked under a name that he cannot prove, whatever the transport.
+    #[tokio::test]
+    async fn dial_of_another_key_fails_over_both_transports() {
+        let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Auto, 1));
+        near.data.dial(Contact { node: Identity::generate().node(), ..far.contact });
+        let reason = linked(&mut near).await.unwrap_err();
+        assert!(reason.contains("over tcp: ") && reason.contains("over quic: "), "{reason}");
+    }
+
+    /// Goal: with several threads on one port every dial still arrives, over both transports.
+    #[tokio::test]
+    async fn threads_share_the_port() {
+        for transport in [Transport::Quic, Transport::Tcp] {
+            let far = start(transport, 3);
+            for _ in 0..8 {
+                let mut near = start(transport, 2);
+                near.data.dial(far.contact);
+                linked(&mut near).await.unwrap();
+            }
+            far.data.close().await;
+        }
     }
 }

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use crate::error::FetchError;
 use crate::progress::{Phase, Progress};
-use crate::store::{BuildStore, StoreError, StoredBuild};
+use crate::store::{BuildStore, Reuse, StoreError, StoredBuild};
 
 use super::member::Outcome;
 use super::wake::Watches;
@@ -92,6 +92,11 @@ async fn blocking<T: Send + 'static>(
 fn copy(original: &StoredBuild, store: &BuildStore) -> Result<Option<StoredBuild>, StoreError> {
     let manifest = original.manifest().clone();
     let staged = store.stage(original.id(), manifest.clone())?;
+    // Shares blocks where it can. What that leaves, a build outside of any store too, is below.
+    let stores: Vec<BuildStore> = original.store().cloned().into_iter().collect();
+    if let Some(reuse) = Reuse::find(&staged, &stores) {
+        reuse.copy(&|_| true)?;
+    }
     let have = staged.have();
     for chunk in manifest.layout().indices().filter(|chunk| !have.contains(*chunk)) {
         let bytes = original.read_chunk(chunk)?;

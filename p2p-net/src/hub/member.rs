@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
-use crate::data::limiter::Limiter;
+use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
 use crate::data::transfer::{Counters, Outgoing, Source};
 use crate::error::FetchError;
@@ -25,6 +25,7 @@ use crate::progress::{LinkCounts, Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::memory::Memory;
+use super::reuse::ReuseState;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
 /// Faults that are kept to be shown. The first ones tell the most.
@@ -54,6 +55,8 @@ pub(crate) struct Member {
     /// Where the download goes; `None` for a build that was complete from the start.
     pub(crate) store: Option<BuildStore>,
     pub(crate) counters: Arc<Counters>,
+    /// What the build's bytes have to pass.
+    pub(crate) limits: TransferLimits,
     /// Chunks being sent, to end them.
     pub(crate) serving: BTreeMap<(NodeId, RequestId), CancellationToken>,
     /// Tasks that use files of the build.
@@ -69,6 +72,8 @@ pub(crate) struct Member {
     pub(crate) announce_error: Option<String>,
     /// Whom earlier downloads knew, and what of this one's is kept.
     pub(crate) memory: Memory,
+    /// What other builds on this host have of this one.
+    pub(crate) reuse: ReuseState,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Its connections by transport, when they were last counted.
@@ -86,13 +91,19 @@ pub(crate) struct Checkpoint {
 }
 
 impl Member {
-    pub(crate) fn new(build: BuildId, phase: Phase, store: Option<BuildStore>) -> Self {
+    pub(crate) fn new(
+        build: BuildId,
+        phase: Phase,
+        store: Option<BuildStore>,
+        limits: TransferLimits,
+    ) -> Self {
         Self {
             build,
             swarm: None,
             source: None,
             store,
             counters: Arc::default(),
+            limits,
             serving: BTreeMap::new(),
             tasks: TaskTracker::new(),
             progress: watch::Sender::new(Progress { phase, ..Progress::default() }),
@@ -104,6 +115,7 @@ impl Member {
             faults: Vec::new(),
             announce_error: None,
             memory: Memory::default(),
+            reuse: ReuseState::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             links: LinkCounts::default(),
             is_dirty: true,
@@ -235,6 +247,8 @@ impl Member {
     pub(crate) fn read_back(&mut self, hub: &HubSender) {
         let Some(staged) = self.staged().cloned() else { return };
         self.set_phase(Phase::Verifying);
+        // At once: how long the transfer took is measured by this.
+        self.publish(&[]);
         let (build, hub) = (self.build, hub.clone());
         self.tasks.spawn(async move {
             if let Ok(outcome) = spawn_blocking(move || staged.complete()).await {
@@ -244,8 +258,8 @@ impl Member {
     }
 
     /// Sends the manifest to a peer that asked for it.
-    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>, limiter: &Arc<Limiter>) {
-        if let Some(outgoing) = self.outgoing(None, limiter) {
+    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>) {
+        if let Some(outgoing) = self.outgoing(None) {
             let sending = uplink.send(outgoing);
             self.tasks.spawn_on(async move { drop(sending.await) }, uplink.runtime());
         }
@@ -256,11 +270,10 @@ impl Member {
         &mut self,
         uplink: &Arc<dyn Uplink>,
         upload: Upload,
-        limiter: &Arc<Limiter>,
         hub: &HubSender,
     ) -> bool {
         let Upload { peer, request, chunk } = upload;
-        let Some(outgoing) = self.outgoing(Some((chunk, request)), limiter) else { return false };
+        let Some(outgoing) = self.outgoing(Some((chunk, request))) else { return false };
         let token = CancellationToken::new();
         self.serving.insert((peer, request), token.clone());
         let (build, hub) = (self.build, hub.clone());
@@ -276,16 +289,12 @@ impl Member {
         true
     }
 
-    fn outgoing(
-        &self,
-        chunk: Option<(ChunkIndex, RequestId)>,
-        limiter: &Arc<Limiter>,
-    ) -> Option<Outgoing> {
+    fn outgoing(&self, chunk: Option<(ChunkIndex, RequestId)>) -> Option<Outgoing> {
         Some(Outgoing {
             build: self.build,
             source: self.source.clone()?,
             chunk,
-            limiter: limiter.clone(),
+            limits: self.limits.clone(),
             counters: self.counters.clone(),
         })
     }
@@ -314,6 +323,7 @@ impl Member {
             bytes_total: total,
             bytes_done: self.bytes_done,
             bytes_resumed: self.bytes_resumed,
+            bytes_reused: self.reuse.bytes,
             bytes_from_seeders: counted(&self.counters.from_seeders),
             bytes_from_peers: counted(&self.counters.from_peers),
             bytes_served: counted(&self.counters.served),
@@ -361,6 +371,6 @@ impl Member {
     }
 }
 
-fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
+pub(super) fn bytes_of(layout: &ChunkLayout, chunks: impl Iterator<Item = ChunkIndex>) -> u64 {
     chunks.map(|chunk| u64::from(layout.size_of(chunk))).sum()
 }

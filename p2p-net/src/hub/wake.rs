@@ -7,12 +7,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::control::ControlEvent;
 use crate::data::DataEvent;
 use crate::data::buffers::Room;
+use crate::data::limiter::SharedLimits;
 use crate::data::transfer::ExpectationKey;
 use crate::error::ReportError;
 use crate::progress::Progress;
-use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
+use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
 
 use super::member::Outcome;
+use super::reuse::ReuseNews;
 
 /// Wakes that may wait for the hub. Those who send more wait themselves.
 const WAKES_MAX: usize = 4_096;
@@ -26,7 +28,13 @@ pub(crate) enum Wake {
     /// What an earlier attempt left was looked at.
     Prepared {
         build: BuildId,
-        outcome: Result<(OnDisk, Vec<Contact>), StoreError>,
+        outcome: Result<Prepared, StoreError>,
+    },
+    /// Chunks that other builds on this host have.
+    Reuse {
+        /// What they are copied into; an earlier attempt at the build has another.
+        staged: StagedBuild,
+        news: ReuseNews,
     },
     Checkpointed {
         build: BuildId,
@@ -50,6 +58,16 @@ pub(crate) enum Wake {
     },
     Deadline,
     Tick,
+}
+
+/// What a download starts from.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) on_disk: OnDisk,
+    /// Whom earlier downloads knew.
+    pub(crate) contacts: Vec<Contact>,
+    /// What other builds on this host have of it, if its manifest is here.
+    pub(crate) reuse: Option<Reuse>,
 }
 
 /// A chunk to ask a peer for.
@@ -79,12 +97,31 @@ pub(crate) enum OnDisk {
 /// What the handle asks.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Fetch { build: BuildId, store: BuildStore, reply: oneshot::Sender<Watches> },
-    Cancel { build: BuildId, store: BuildStore },
-    Serve { stored: StoredBuild },
-    Leave { build: BuildId, reply: oneshot::Sender<()> },
-    Report { report: Vec<u8>, reply: oneshot::Sender<Result<(), ReportError>> },
-    Shutdown { reply: oneshot::Sender<()> },
+    Fetch {
+        build: BuildId,
+        store: BuildStore,
+        limits: SharedLimits,
+        reply: oneshot::Sender<Watches>,
+    },
+    Cancel {
+        build: BuildId,
+        store: BuildStore,
+    },
+    Serve {
+        stored: StoredBuild,
+        limits: SharedLimits,
+    },
+    Leave {
+        build: BuildId,
+        reply: oneshot::Sender<()>,
+    },
+    Report {
+        report: Vec<u8>,
+        reply: oneshot::Sender<Result<(), ReportError>>,
+    },
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
 }
 
 /// How a download is followed.
@@ -109,6 +146,11 @@ impl HubSender {
     /// Waits for room. Once the hub is gone, nobody is left to care.
     pub(crate) async fn send(&self, wake: Wake) {
         drop(self.wakes.send(wake).await);
+    }
+
+    /// As [`Self::send`], from a thread that may block; whether the hub is still there.
+    pub(crate) fn send_blocking(&self, wake: Wake) -> bool {
+        self.wakes.blocking_send(wake).is_ok()
     }
 
     /// As [`Self::send`]; whether the hub is still there.

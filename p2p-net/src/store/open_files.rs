@@ -6,8 +6,10 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::disk::DiskPriority;
 
 /// Most handles kept open. A quarter of the usual soft limit of 1024 leaves room for sockets and
 /// for several stores in one process; half would reopen more often when many builds are served.
@@ -37,6 +39,8 @@ struct Slots {
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
     owners: AtomicU64,
+    /// Whether what is read and written is not to stay in the page cache.
+    is_low_priority: AtomicBool,
     slots: Mutex<Slots>,
 }
 
@@ -44,6 +48,14 @@ impl OpenFiles {
     /// A number that no other owner has.
     pub(super) fn new_owner(&self) -> u64 {
         self.owners.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.is_low_priority.store(priority == DiskPriority::Low, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_low_priority(&self) -> bool {
+        self.is_low_priority.load(Ordering::Relaxed)
     }
 
     /// The open handle of `key`, opened by `open` if there is none.

@@ -9,11 +9,13 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard,
 };
 
 use bytes::Bytes;
-use p2p_core::{BuildId, ChunkIndex, ChunkSet, Manifest};
+use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
+use tokio::sync::Semaphore;
 
 use super::bitmap::{self, Claim};
 use super::error::StoreError;
@@ -43,6 +45,9 @@ struct Shared {
     /// moved. Taken before `state`.
     tree: RwLock<TreeFiles>,
     state: Mutex<State>,
+    /// Woken when chunks are no longer busy.
+    is_free: Condvar,
+    writing: Arc<Semaphore>,
     /// Held by whoever syncs, so that bitmaps are renamed into place in the order of their making.
     /// Taken before `tree`.
     sync: Mutex<()>,
@@ -56,6 +61,38 @@ struct State {
     claimed: ChunkSet,
     /// Files with bytes that may not be synced, by position in the map.
     dirty: BTreeSet<usize>,
+    /// Chunks that somebody is writing. Taken before `tree`, and by one writer at a time: of two
+    /// sources of a chunk, the one that is damaged must not write over what the other has stored.
+    busy: BTreeSet<ChunkIndex>,
+}
+
+/// The right to write some chunks; ends when dropped.
+#[derive(Debug)]
+struct Busy<'a> {
+    shared: &'a Shared,
+    chunks: &'a [ChunkIndex],
+}
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared, chunks: &'a [ChunkIndex]) -> Self {
+        let is_taken = |state: &mut State| chunks.iter().any(|chunk| state.busy.contains(chunk));
+        let state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state =
+            shared.is_free.wait_while(state, is_taken).unwrap_or_else(PoisonError::into_inner);
+        state.busy.extend(chunks);
+        Self { shared, chunks }
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        for chunk in self.chunks {
+            state.busy.remove(chunk);
+        }
+        drop(state);
+        self.shared.is_free.notify_all();
+    }
 }
 
 impl StagedBuild {
@@ -85,7 +122,7 @@ impl StagedBuild {
         for chunk in check::find_wrong(&tree, &manifest, suspects.iter())? {
             have.remove(chunk);
         }
-        let state = Mutex::new(State { have, claimed, dirty });
+        let state = Mutex::new(State { have, claimed, dirty, busy: BTreeSet::new() });
         let shared = Shared {
             store: store.clone(),
             id,
@@ -94,6 +131,8 @@ impl StagedBuild {
             encoded: OnceLock::new(),
             tree: RwLock::new(tree),
             state,
+            is_free: Condvar::new(),
+            writing: Arc::new(Semaphore::new(1)),
             sync: Mutex::new(()),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -119,6 +158,12 @@ impl StagedBuild {
         self.state().have.clone()
     }
 
+    /// A gate for one writer: more of them only wait for each other in the kernel, and spin there,
+    /// because most of the bytes of a build lie in one file.
+    pub(crate) fn writing(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.shared.writing)
+    }
+
     /// Writes a chunk whose digest the caller has checked. A chunk that is here already is not
     /// written again.
     ///
@@ -142,21 +187,69 @@ impl StagedBuild {
         let layout = self.manifest().layout();
         let size: usize = parts.iter().map(|part| part.as_ref().len()).sum();
         assert_eq!(size, layout.size_of(chunk) as usize, "bytes of another chunk");
+        let _busy = Busy::new(&self.shared, std::slice::from_ref(&chunk));
         let tree = self.tree();
         if self.state().have.contains(chunk) {
             return Ok(());
         }
-        let offset = layout.offset_of(chunk);
-        let mut position = offset;
+        let mut position = layout.offset_of(chunk);
         for part in parts {
             tree.write_at(position, part.as_ref())?;
             position += part.as_ref().len() as u64;
         }
+        self.note_written(&tree, chunk);
+        Ok(())
+    }
+
+    /// Lets `copy` fill the places of these chunks, reads them back, and keeps those that are right.
+    ///
+    /// # Returns
+    ///
+    /// Those that are not; `None` if some of them were here already, and nothing was copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of `copy`, or the system's reason. None of the chunks counts as written then.
+    pub(super) fn copy_chunks(
+        &self,
+        chunks: &[ChunkIndex],
+        copy: impl FnOnce(&TreeFiles) -> Result<(), StoreError>,
+    ) -> Result<Option<Vec<ChunkIndex>>, StoreError> {
+        let _busy = Busy::new(&self.shared, chunks);
+        let tree = self.tree();
+        if chunks.iter().any(|chunk| self.state().have.contains(*chunk)) {
+            return Ok(None);
+        }
+        copy(&tree)?;
+        let mut wrong = vec![];
+        for chunk in chunks {
+            let bytes = stored::read_chunk(&tree, self.manifest(), *chunk)?;
+            if Digest::of(&bytes) == self.manifest().chunks()[chunk.as_usize()].digest {
+                self.note_written(&tree, *chunk);
+            } else {
+                wrong.push(*chunk);
+            }
+        }
+        Ok(Some(wrong))
+    }
+
+    fn note_written(&self, tree: &TreeFiles, chunk: ChunkIndex) {
+        let layout = self.manifest().layout();
+        let (offset, size) = (layout.offset_of(chunk), layout.size_of(chunk) as usize);
         let touched = tree.map().segments(offset, size).map(|segment| segment.file);
         let mut state = self.state();
         state.dirty.extend(touched);
         state.have.insert(chunk);
-        Ok(())
+    }
+
+    /// Whether both are the same staging, and not a later one of the same build.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// The directory in which the build is staged.
+    pub(super) fn home(&self) -> &Path {
+        &self.shared.home
     }
 
     /// Reads a chunk that is in [`Self::have`], unverified. Goes on working once the build is
@@ -300,7 +393,7 @@ impl StagedBuild {
             let mut state = self.state();
             (state.have.clone(), std::mem::take(&mut state.dirty))
         };
-        let synced = place::sync_files(&self.tree(), &dirty);
+        let synced = self.tree().sync(&dirty);
         self.settle(synced, &dirty)?;
         if self.state().claimed != have {
             self.write_bitmap(&have)?;

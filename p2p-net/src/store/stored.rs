@@ -10,6 +10,8 @@ use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, Manifest};
 use rustix::fs::{CWD, RenameFlags};
 
+use crate::disk::DiskPriority;
+
 use super::BuildStore;
 use super::durable;
 use super::error::StoreError;
@@ -72,6 +74,15 @@ impl StoredBuild {
     /// The directory with the build's files.
     pub fn root(&self) -> &Path {
         self.shared.tree.root()
+    }
+
+    pub(crate) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.shared.tree.set_disk_priority(priority);
+    }
+
+    /// The store that it belongs to; `None` if it was opened in a directory of its own.
+    pub(crate) fn store(&self) -> Option<&BuildStore> {
+        self.shared.store.as_ref()
     }
 
     /// What it consists of.

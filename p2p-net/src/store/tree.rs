@@ -4,6 +4,7 @@
 //! owns that mapping. It opens files but never creates or removes one, and never writes through a
 //! symbolic link. All calls block.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
@@ -14,8 +15,12 @@ use std::sync::Arc;
 use p2p_core::{Entry, EntryKind};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use crate::disk::DiskPriority;
+
+use super::drop_behind::DropBehind;
 use super::error::StoreError;
 use super::open_files::{FileKey, OpenFiles};
+use super::place::SyncFault;
 
 /// Which bytes of a build each of its files holds. Empty files are not listed.
 #[derive(Debug)]
@@ -96,6 +101,7 @@ pub(crate) struct TreeFiles {
     access: Access,
     open_files: Arc<OpenFiles>,
     owner: u64,
+    drop_behind: DropBehind,
 }
 
 /// What a tree's files are opened for.
@@ -116,12 +122,17 @@ impl TreeFiles {
         open_files: &Arc<OpenFiles>,
     ) -> Self {
         let owner = open_files.new_owner();
-        Self { root, map, access, open_files: Arc::clone(open_files), owner }
+        let (open_files, drop_behind) = (Arc::clone(open_files), DropBehind::default());
+        Self { root, map, access, open_files, owner, drop_behind }
     }
 
     /// The directory that holds the files.
     pub(crate) fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub(super) fn set_disk_priority(&self, priority: DiskPriority) {
+        self.open_files.set_disk_priority(priority);
     }
 
     /// What the files are opened for.
@@ -142,7 +153,11 @@ impl TreeFiles {
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
         for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
             let handle = self.open(file)?;
+            let bytes = part.len();
             match handle.read_exact_at(&mut buffer[part], file_offset) {
+                Ok(()) if self.open_files.is_low_priority() => {
+                    self.drop_behind.note_read(self, file, bytes);
+                }
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     let range = &self.map.files[file].range;
@@ -180,12 +195,25 @@ impl TreeFiles {
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
         for Segment { file, file_offset, part } in self.map.segments(offset, bytes.len()) {
             let handle = self.open(file)?;
-            let needed = part.len() as u64;
+            let written = part.len();
+            let needed = written as u64;
             handle.write_all_at(&bytes[part], file_offset).map_err(|error| {
                 StoreError::write("write to", &self.path_of(file), &self.root, needed)(error)
             })?;
+            if self.open_files.is_low_priority() {
+                self.drop_behind.note_written(self, file, written);
+            }
         }
         Ok(())
+    }
+
+    /// Makes the bytes written to these files durable.
+    ///
+    /// # Errors
+    ///
+    /// See [`SyncFault`].
+    pub(crate) fn sync(&self, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
+        self.drop_behind.sync(self, files)
     }
 
     /// The handle of one file of the map.
@@ -211,6 +239,9 @@ impl TreeFiles {
 
     /// Forgets every open handle, because files were replaced.
     pub(crate) fn close(&self) {
+        if self.open_files.is_low_priority() {
+            self.drop_behind.finish(self);
+        }
         self.open_files.close_all_of(self.owner);
     }
 

@@ -16,7 +16,12 @@ impl Fleet {
         let (nodes, seeders) = (self.scenario.nodes(), self.scenario.seeders);
         self.watch(NoEarlyServe::new(nodes, seeders, self.scenario.chunk_count()));
         let settings = &self.scenario.settings;
-        let most = settings.host.uploads_max.max(settings.seeder.uploads_max);
+        let average = self.scenario.build_size / u64::from(self.scenario.chunk_count()).max(1);
+        let most_of = |config: &p2p_core::SwarmConfig| {
+            let is_small = average < config.small_chunk_bytes;
+            if is_small { config.uploads_max_small } else { config.uploads_max }
+        };
+        let most = most_of(&settings.host).max(most_of(&settings.seeder));
         self.watch(UploadsWithinLimit::new(nodes, u32::try_from(most).unwrap_or(u32::MAX)));
         self.watch(TablesWithinLimits::default());
         let awaited = (seeders..nodes).filter(|host| self.is_awaited(*host));

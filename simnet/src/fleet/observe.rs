@@ -69,6 +69,7 @@ impl Fleet {
             | Event::FetchFailed { .. }
             | Event::MalformedReceived { .. }
             | Event::ChunksLost { .. }
+            | Event::LocalCopy(_)
             | Event::Leaving => return,
         };
         self.observe(node, kind, peer, chunk);

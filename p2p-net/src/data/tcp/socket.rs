@@ -2,19 +2,25 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use nix::libc;
 use nix::sys::socket::setsockopt;
 use nix::{setsockopt_impl, sockopt_impl};
-use p2p_core::NodeId;
 use rustls::pki_types::{CertificateDer, ServerName};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tracing::debug;
 
+use crate::data::Callee;
+use crate::data::buffers::Buffers;
+use crate::data::dscp::{TrafficClass, apply_dscp};
 use crate::data::transport::IDLE_TIME;
 use crate::tls::TlsIdentity;
+
+use super::patient::Patient;
+use super::{Pump, TcpConnection, make};
 
 /// Bytes handed to the system that it has not sent yet. They stand before any message, so this is
 /// what a message waits for behind chunks; half of it leaves gaps at 10 Gbit/s.
@@ -30,7 +36,7 @@ sockopt_impl!(
 );
 
 /// A connection whose handshake is done.
-pub(in crate::data) type Stream = TlsStream<TcpStream>;
+pub(in crate::data) type Stream = TlsStream<Patient>;
 
 /// Listens at `address`.
 pub(in crate::data) fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
@@ -46,23 +52,27 @@ pub(in crate::data) fn listen(address: SocketAddr, backlog: i32) -> io::Result<T
 /// Connects to `node` and nobody else.
 pub(in crate::data) async fn dial(
     tls: &TlsIdentity,
-    node: NodeId,
-    address: SocketAddr,
+    Callee { node, address }: Callee,
+    class: TrafficClass,
 ) -> Result<Stream, String> {
     let config = tls.tcp_client_config(node).map_err(|error| error.to_string())?;
     let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    prepare(&stream);
+    prepare(&stream, class);
     // The name is never looked at: the certificate proves a key, not a name.
     let name = ServerName::IpAddress(address.ip().into());
-    let connected = TlsConnector::from(config).connect(name, stream).await;
+    let connected = TlsConnector::from(config).connect(name, Patient::new(stream)).await;
     connected.map(TlsStream::Client).map_err(|error| error.to_string())
 }
 
 /// Shakes hands with a node that called.
-pub(in crate::data) async fn accept(tls: &TlsIdentity, stream: TcpStream) -> io::Result<Stream> {
+pub(in crate::data) async fn accept(
+    tls: &TlsIdentity,
+    stream: TcpStream,
+    class: TrafficClass,
+) -> io::Result<Stream> {
     let config = tls.tcp_server_config().map_err(io::Error::other)?;
-    prepare(&stream);
-    TlsAcceptor::from(config).accept(stream).await.map(TlsStream::Server)
+    prepare(&stream, class);
+    TlsAcceptor::from(config).accept(Patient::new(stream)).await.map(TlsStream::Server)
 }
 
 /// What the far end proved itself with.
@@ -70,16 +80,24 @@ pub(in crate::data) fn certificates(stream: &Stream) -> &[CertificateDer<'static
     stream.get_ref().1.peer_certificates().unwrap_or_default()
 }
 
-/// Where the far end is.
-pub(in crate::data) fn remote(stream: &Stream) -> io::Result<SocketAddr> {
-    stream.get_ref().0.peer_addr()
+/// A connection of a stream whose handshake is done, and what moves its bytes.
+pub(in crate::data) fn carry(
+    stream: Stream,
+    buffers: Arc<Buffers>,
+) -> io::Result<(TcpConnection, Pump<Stream>)> {
+    let remote = stream.get_ref().0.peer_addr()?;
+    let expected = stream.get_ref().0.expected();
+    let (connection, mut pump) = make(stream, remote, buffers);
+    pump.expected = expected;
+    Ok((connection, pump))
 }
 
-fn prepare(stream: &TcpStream) {
+fn prepare(stream: &TcpStream, class: TrafficClass) {
     let socket = SockRef::from(stream);
     let outcome = socket
         .set_tcp_nodelay(true)
         .and_then(|()| socket.set_tcp_user_timeout(Some(IDLE_TIME)))
+        .and_then(|()| apply_dscp(&socket, class))
         .and_then(|()| Ok(setsockopt(stream, NotSentLowWater, &UNSENT_MAX)?));
     if let Err(error) = outcome {
         // It works without, only less well.
