@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    DiskPriority, Download, Identity, Node, NodeConfig, Phase, Progress, SeederAddress,
-    StoredBuild, TrafficClass, Transport,
+    BufferBudget, DiskPriority, Download, Identity, LinkCounts, Node, NodeConfig, Phase, Progress,
+    SeederAddress, StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
@@ -75,6 +75,9 @@ pub(crate) struct Args {
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
     transport: Transport,
+    /// Memory for chunks, such as 64MiB; what does not fit waits
+    #[arg(long, value_name = "SIZE", env = "SHOAL_BUFFER_BUDGET", default_value_t)]
+    buffer_budget: BufferBudget,
     /// Give up after this long without any progress
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
@@ -95,6 +98,8 @@ struct Report {
     bytes_reused: u64,
     bytes_from_seeders: u64,
     bytes_from_peers: u64,
+    /// Connections at the end, by transport.
+    links: LinkCounts,
     seconds: f64,
     /// Time spent in each phase; `verifying` is reading back, syncing and moving into place.
     seconds_by_phase: BTreeMap<&'static str, f64>,
@@ -153,6 +158,7 @@ async fn download_and_serve(
         traffic_class: args.dscp,
         disk_priority: args.disk_priority,
         transport: args.transport,
+        buffer_budget: args.buffer_budget,
         ..NodeConfig::host(identity(place)?, listen_address(args))
     })
     .await
@@ -304,6 +310,7 @@ async fn conclude(
         bytes_reused: progress.bytes_reused,
         bytes_from_seeders: progress.bytes_from_seeders,
         bytes_from_peers: progress.bytes_from_peers,
+        links: progress.links,
         seconds: times.started().elapsed().as_secs_f64(),
         seconds_by_phase: times.in_seconds(),
         serving_at: args.keep_serving.then(|| node.address().to_string()),
@@ -382,8 +389,9 @@ impl View {
         let note = match &progress.waiting_for {
             Some(reason) => human::printable(reason),
             None => format!(
-                "{} peers, {} from seeders, {} from peers",
+                "{} peers ({}), {} from seeders, {} from peers",
                 progress.neighbours,
+                progress.links,
                 human::bytes(progress.bytes_from_seeders),
                 human::bytes(progress.bytes_from_peers)
             ),

@@ -155,6 +155,8 @@ pub(crate) mod tests {
             bytes_served: 0,
             upload_limit: None,
             download_limit: None,
+            links_quic: 0,
+            links_tcp: 0,
             elapsed_ms: Some(2_300),
             message: None,
             updated_at_ms: NOW_MS - 1_000,

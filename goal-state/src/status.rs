@@ -59,6 +59,12 @@ pub struct HostStatus {
     /// As above, for what is received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_limit: Option<u64>,
+    /// Connections for chunks of the target by transport: QUIC...
+    #[serde(default)]
+    pub links_quic: u32,
+    /// ...and TLS over TCP.
+    #[serde(default)]
+    pub links_tcp: u32,
     /// Milliseconds from learning the goal to running it; `None` until then.
     pub elapsed_ms: Option<u64>,
     /// What went wrong or is waited for, in words for a person, with the next step.
@@ -88,6 +94,8 @@ impl HostStatus {
             bytes_served: 0,
             upload_limit: None,
             download_limit: None,
+            links_quic: 0,
+            links_tcp: 0,
             elapsed_ms: None,
             message: None,
             updated_at_ms: 0,
@@ -292,6 +300,8 @@ mod tests {
             bytes_served: u64::MAX,
             upload_limit: Some(u64::MAX),
             download_limit: Some(u64::MAX),
+            links_quic: u32::MAX,
+            links_tcp: u32::MAX,
             elapsed_ms: Some(u64::MAX),
             message: Some("m".repeat(200)),
             ..row(&"h".repeat(64), &"a".repeat(64), u64::MAX)

@@ -73,6 +73,7 @@ impl Agent {
             traffic_class: config.dscp,
             disk_priority: config.disk_priority,
             transport: config.transport,
+            buffer_budget: config.buffer_budget,
             ..NodeConfig::host(identity, config.listen)
         })
         .await?;

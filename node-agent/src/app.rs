@@ -580,6 +580,8 @@ impl<S: BuildSource> App<S> {
             bytes_served: progress.bytes_served,
             upload_limit: limits.upload.map(ByteRate::get),
             download_limit: limits.download.map(ByteRate::get),
+            links_quic: progress.links.quic,
+            links_tcp: progress.links.tcp,
             elapsed_ms: self.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
             message: self.message(target, note),
             updated_at_ms: now_ms(),

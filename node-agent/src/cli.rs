@@ -77,6 +77,9 @@ pub struct Args {
     /// How chunks travel: quic, tcp, or auto [default: auto].
     #[arg(long, value_name = "NAME")]
     transport: Option<String>,
+    /// Memory for chunks, such as 128MiB [default: 64MiB].
+    #[arg(long, value_name = "SIZE")]
+    buffer_budget: Option<String>,
     /// An app of this host; without --exec it is only downloaded and switched. Can be repeated.
     #[arg(long = "app", value_name = "NAME")]
     apps: Vec<String>,
@@ -131,6 +134,7 @@ impl Args {
             ("--dscp", "dscp", &self.dscp),
             ("--disk-priority", "disk_priority", &self.disk_priority),
             ("--transport", "transport", &self.transport),
+            ("--buffer-budget", "buffer_budget", &self.buffer_budget),
         ];
         let mut settings: Vec<FlagSetting> = named
             .into_iter()

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use goal_state::{AppName, GoalUrl};
 use p2p_core::ByteRate;
-use p2p_net::{DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
+use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
 use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
 
@@ -33,7 +33,8 @@ pub use layers::{FlagSetting, Inputs, Origin};
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
 
 /// Keys of the whole agent, besides `apps`.
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 13] = [
+    "buffer_budget",
     "disk_priority",
     "download_limit",
     "dscp",
@@ -90,6 +91,8 @@ pub struct Config {
     pub disk_priority: DiskPriority,
     /// How chunks travel. Default: auto.
     pub transport: Transport,
+    /// Memory for chunks. Default: 64 MiB.
+    pub buffer_budget: BufferBudget,
     /// The apps of this host; at least one.
     pub apps: BTreeMap<AppName, AppConfig>,
 }
@@ -230,7 +233,8 @@ impl Config {
             download_limit: layers.value(&["download_limit"], values::byte_rate)?,
             dscp: layers.value(&["dscp"], values::word)?.unwrap_or_default(),
             disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
-            transport: layers.value(&["transport"], values::transport)?.unwrap_or_default(),
+            transport: layers.value(&["transport"], values::word)?.unwrap_or_default(),
+            buffer_budget: layers.value(&["buffer_budget"], values::word)?.unwrap_or_default(),
             apps: apps_of(&layers)?,
         };
         if config.apps.is_empty() {
@@ -331,6 +335,7 @@ impl fmt::Display for Loaded {
         self.line(f, &["dscp"], Some(&config.dscp.to_string()))?;
         self.line(f, &["disk_priority"], Some(&config.disk_priority.to_string()))?;
         self.line(f, &["transport"], Some(&config.transport))?;
+        self.line(f, &["buffer_budget"], Some(&config.buffer_budget.to_string()))?;
         for (name, app) in &config.apps {
             let name = name.as_str();
             let table = toml_key(name);

@@ -26,6 +26,7 @@
 //! ```
 
 mod address;
+mod budget;
 mod compare;
 mod control;
 mod data;
@@ -41,6 +42,7 @@ mod store;
 mod tls;
 
 pub use address::{ParseSeederAddressError, SeederAddress};
+pub use budget::{BufferBudget, ParseBufferBudgetError};
 pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
@@ -51,7 +53,7 @@ pub use identity::{Identity, IdentityError};
 pub use measure::{
     MeasureError, PeerOutcome, PeerRate, SocketBuffers, measure_peer, socket_buffers,
 };
-pub use node::{BUFFER_BUDGET, Download, Node, NodeConfig};
+pub use node::{Download, Node, NodeConfig};
 pub use progress::{LinkCounts, NodeStats, Phase, Progress, StatusReport};
 pub use publish::{
     PublishError, PublishProgress, Published, SourceError, Verification, VerifyError, publish,

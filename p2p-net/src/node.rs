@@ -15,6 +15,7 @@ use p2p_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
+use crate::budget::BufferBudget;
 use crate::control::{self, ControlCommand, Listening};
 use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
@@ -63,16 +64,12 @@ pub struct NodeConfig {
     pub disk_priority: DiskPriority,
     /// How chunks travel.
     pub transport: Transport,
-    /// Bytes of chunks in memory at once, half for what arrives and half for what is sent; at least
-    /// 16 MiB are used. What does not fit waits.
-    pub buffer_budget: u64,
+    /// Memory for chunks.
+    pub buffer_budget: BufferBudget,
     /// Threads that carry connections for chunks. `None`: one for every two processors, at most
     /// four.
     pub data_threads: Option<NonZero<usize>>,
 }
-
-/// Bytes of chunks in memory at once, unless told otherwise.
-pub const BUFFER_BUDGET: u64 = 64 << 20;
 
 impl NodeConfig {
     /// A host with default settings.
@@ -89,7 +86,7 @@ impl NodeConfig {
             traffic_class: TrafficClass::Default,
             disk_priority: DiskPriority::Normal,
             transport: Transport::Auto,
-            buffer_budget: BUFFER_BUDGET,
+            buffer_budget: BufferBudget::DEFAULT,
             data_threads: None,
         }
     }
@@ -109,7 +106,7 @@ impl NodeConfig {
             transport: self.transport,
             traffic_class: self.traffic_class,
             disk_priority: self.disk_priority,
-            buffer_budget: self.buffer_budget,
+            buffer_budget: self.buffer_budget.bytes(),
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
             limits,
         }

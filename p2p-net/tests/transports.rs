@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use p2p_net::{Identity, Node, NodeConfig, Transport};
+use p2p_net::{BufferBudget, Identity, Node, NodeConfig, Transport};
 
 use crate::rig::{Rig, assert_same_tree, host_config, soon};
 
@@ -36,7 +36,7 @@ async fn builds_arrive_over_each_transport() {
         let config = NodeConfig {
             transport,
             data_threads: NonZero::new(threads),
-            buffer_budget: 0,
+            buffer_budget: BufferBudget::MIN,
             ..host_config(&[seeder.address()])
         };
         let host = Node::start(config).await.unwrap();

@@ -14,7 +14,7 @@ use clap::Parser;
 use command_line::{EXIT_USAGE, Terminal};
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
-use p2p_net::{DiskPriority, Limits, Node, SeederAddress, TrafficClass, Transport};
+use p2p_net::{BufferBudget, DiskPriority, Limits, Node, SeederAddress, TrafficClass, Transport};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -78,6 +78,9 @@ pub struct Args {
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
     pub transport: Transport,
+    /// Memory for chunks, such as 64MiB; what does not fit waits
+    #[arg(long, value_name = "SIZE", env = "SHOAL_BUFFER_BUDGET", default_value_t)]
+    pub buffer_budget: BufferBudget,
     /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `p2p_net=debug`
     #[arg(
         long,
@@ -138,6 +141,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         dscp: args.dscp,
         disk_priority: args.disk_priority,
         transport: args.transport,
+        buffer_budget: args.buffer_budget,
     })
     .await?;
     tracing::info!(builds = seeder.build_count(), "ready");

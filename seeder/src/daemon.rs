@@ -14,8 +14,8 @@ use command_line::{StateLock, StateLockError};
 use goal_state::{GoalStore, GoalUrl};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig, SeederAddress, StartError,
-    StoreError, StoredBuild, TrafficClass, Transport,
+    BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
+    SeederAddress, StartError, StoreError, StoredBuild, TrafficClass, Transport,
 };
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,8 @@ pub struct SeederConfig {
     pub disk_priority: DiskPriority,
     /// How chunks travel.
     pub transport: Transport,
+    /// Memory for chunks.
+    pub buffer_budget: BufferBudget,
 }
 
 /// Why a seeder did not start.
@@ -136,6 +138,7 @@ impl Seeder {
             traffic_class: config.dscp,
             disk_priority: config.disk_priority,
             transport: config.transport,
+            buffer_budget: config.buffer_budget,
             ..NodeConfig::seeder(identity, config.listen)
         };
         let node = Node::start(node_config).await?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
-use p2p_net::{SeederAddress, Transport};
+use p2p_net::SeederAddress;
 use toml::Value;
 
 use super::layers::Raw;
@@ -55,10 +55,6 @@ pub(super) fn path(raw: &Raw) -> Result<PathBuf, String> {
 }
 
 pub(super) fn goal_url(raw: &Raw) -> Result<GoalUrl, String> {
-    text(raw)?.parse().map_err(|error| format!("{error}"))
-}
-
-pub(super) fn transport(raw: &Raw) -> Result<Transport, String> {
     text(raw)?.parse().map_err(|error| format!("{error}"))
 }
 
