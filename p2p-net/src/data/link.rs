@@ -203,3 +203,43 @@ async fn take_transfers(node: NodeId, connection: &impl Connection, receiving: &
         tokio::spawn(async move { receive(node, transfer, &receiving).await });
     }
 }
+
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// A connection on which nothing happens.
+    #[derive(Debug)]
+    struct QuietUplink(Handle);
+
+    impl Uplink for QuietUplink {
+        fn remote_ip(&self) -> IpAddr {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        }
+
+        fn is_closed(&self) -> bool {
+            false
+        }
+
+        fn close(&self, _: &str) {}
+
+        fn runtime(&self) -> &Handle {
+            &self.0
+        }
+
+        fn send(&self, _: Outgoing) -> BoxFuture<'static, Result<bool, StoreError>> {
+            Box::pin(async { Ok(false) })
+        }
+    }
+
+    /// A link over a connection on which nothing happens.
+    pub(crate) fn quiet_link(
+        (id, node): (LinkId, NodeId),
+        is_ours: bool,
+        transport: TransportKind,
+    ) -> Link {
+        let (outbox, _) = mpsc::channel(1);
+        let uplink = Arc::new(QuietUplink(Handle::current()));
+        Link { id, node, transport, is_ours, uplink, outbox }
+    }
+}

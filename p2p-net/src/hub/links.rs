@@ -97,16 +97,20 @@ impl Links {
     ///
     /// If there is one already, the newest wins: who dials again has lost the other, a restarted
     /// process for example. Only when both ends dial each other at the same moment must both keep
-    /// the same one of the two: the one that the smaller name opened.
+    /// the same one of the two: the one that the smaller name opened. And a peer that dials over
+    /// both transports at once drops the one that comes up last: that must not cost the first.
     pub(super) fn admit(&mut self, own: NodeId, link: Link) -> Admission {
         let node = link.node;
         let waiting = self.end_dial(node);
         let opened_by_smaller = |link: &Link| link.is_ours == (own < node);
         if let Some(old) = self.linked.get(&node)
             && !old.link.is_closed()
-            && old.link.is_ours != link.is_ours
             && old.since.elapsed() < DIAL_TIME
-            && opened_by_smaller(&old.link)
+            && if old.link.is_ours == link.is_ours {
+                !link.is_ours && old.link.transport != link.transport
+            } else {
+                opened_by_smaller(&old.link)
+            }
         {
             return Admission::Surplus { link: Box::new(link), waiting };
         }
@@ -156,5 +160,48 @@ impl Links {
     /// Whether some connection waits to be closed as unused.
     pub(super) fn has_unused(&self) -> bool {
         self.linked.values().any(|linked| linked.unused_since.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::link::testing::quiet_link;
+    use crate::data::transport::TransportKind;
+
+    fn node(byte: u8) -> NodeId {
+        NodeId::from_bytes([byte; 32])
+    }
+
+    /// Goal: of the connections of one peer the right one stays.
+    /// Method: each row offers two within a moment: who opened the first and the second, over what;
+    /// and whether the second takes the place of the first.
+    #[tokio::test]
+    async fn second_connection_replaces_the_first_unless_it_was_a_race() {
+        use TransportKind::{Quic, Tcp};
+        let (smaller, larger) = (node(1), node(2));
+        let cases = [
+            // The peer lost the first one and dials again.
+            (smaller, (false, Tcp), (false, Tcp), true),
+            // The peer dials over both transports; the later one is dropped by it.
+            (smaller, (false, Tcp), (false, Quic), false),
+            (smaller, (false, Quic), (false, Tcp), false),
+            // Both dial at once: the one that the smaller name opened stays.
+            (smaller, (true, Tcp), (false, Tcp), false),
+            (smaller, (false, Tcp), (true, Tcp), true),
+            (larger, (true, Tcp), (false, Tcp), true),
+            (larger, (false, Tcp), (true, Tcp), false),
+        ];
+        for (own, first, second, is_replaced) in cases {
+            let peer = if own == smaller { larger } else { smaller };
+            let mut links = Links::default();
+            let offer = |links: &mut Links, id, (is_ours, transport)| {
+                links.admit(own, quiet_link((LinkId(id), peer), is_ours, transport))
+            };
+            assert!(matches!(offer(&mut links, 1, first), Admission::Taken { .. }));
+            let replaced = matches!(offer(&mut links, 2, second), Admission::Replaced { .. });
+            assert_eq!(replaced, is_replaced, "{own}: {first:?}, then {second:?}");
+            assert!(links.is_current(peer, LinkId(if is_replaced { 2 } else { 1 })));
+        }
     }
 }
