@@ -34,9 +34,9 @@ use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote
 /// A dial that takes longer has failed.
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
 
-/// What `auto` tries first, whatever the way to the peer. The kernel moves a stream of bytes at a
-/// third of the processor time that QUIC takes, and on every way measured, long and lossy ones
-/// included, it was no slower (`benches/long-link`, `benches/pair`). QUIC is for where TCP is blocked.
+/// What `auto` tries first, whatever the way to the peer. With packets of Ethernet's size the
+/// kernel takes less processor time than QUIC does in this process (`benches/pair`, `benches/fleet`), and
+/// on long and lossy ways it was no slower (`benches/long-link`). QUIC is for where TCP is blocked.
 const PREFERRED: TransportKind = TransportKind::Tcp;
 
 /// How long the first transport has before the other one is tried beside it: several round trips of
