@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use p2p_core::{Contact, NodeId};
 use tokio::sync::mpsc;
 
+use crate::budget::BufferBudget;
 use crate::disk::DiskPriority;
 use crate::identity::Identity;
 use crate::tls::TlsIdentity;
@@ -52,8 +53,7 @@ pub(crate) struct DataConfig {
     pub(crate) traffic_class: TrafficClass,
     /// That of the threads beside the caller's.
     pub(crate) disk_priority: DiskPriority,
-    /// Bytes of chunks in memory.
-    pub(crate) buffer_budget: u64,
+    pub(crate) buffer_budget: BufferBudget,
     /// Threads that carry connections, the caller's included.
     pub(crate) threads: NonZero<usize>,
     /// What measurements are held back by, as uploads are.
@@ -113,7 +113,7 @@ impl DataPlane {
     }
 }
 
-/// The name of a node, for messages about failed dials.
+/// Whom to dial, and where.
 #[derive(Clone, Copy, Debug)]
 struct Callee {
     node: NodeId,

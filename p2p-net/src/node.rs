@@ -106,7 +106,7 @@ impl NodeConfig {
             transport: self.transport,
             traffic_class: self.traffic_class,
             disk_priority: self.disk_priority,
-            buffer_budget: self.buffer_budget.bytes(),
+            buffer_budget: self.buffer_budget,
             threads: self.data_threads.or(usual).unwrap_or(NonZero::<usize>::MIN),
             limits,
         }

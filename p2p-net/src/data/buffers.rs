@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::budget::BufferBudget;
+
 /// Bytes of a segment. BLAKE3 works on many leaves side by side: half of it hashes measurably
 /// slower, and twice as much is no faster and wastes more on the last segment of a small chunk.
 pub(crate) const SEGMENT_BYTES: u32 = 128 << 10;
 
 const SEGMENT_SIZE: usize = SEGMENT_BYTES as usize;
-
-/// The least budget: room for two of the largest chunks in each direction.
-const BUDGET_BYTES_MIN: u64 = 16 << 20;
 
 /// The segments of a process.
 #[derive(Debug)]
@@ -30,9 +29,9 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// Segments of `budget` bytes in all, or of the least budget if that is more.
-    pub(crate) fn new(budget: u64) -> Arc<Self> {
-        let segments = budget.max(BUDGET_BYTES_MIN) / u64::from(SEGMENT_BYTES);
+    /// Segments of `budget` in all.
+    pub(crate) fn new(budget: BufferBudget) -> Arc<Self> {
+        let segments = budget.bytes() / u64::from(SEGMENT_BYTES);
         let half = u32::try_from(segments / 2).unwrap_or(u32::MAX);
         Arc::new(Self {
             free: Mutex::default(),
@@ -63,33 +62,29 @@ impl Buffers {
     pub(crate) async fn segment_to_send(self: &Arc<Self>) -> Segment {
         let permit = self.outgoing.clone().acquire_owned().await;
         let permit = permit.expect("the budget is never closed");
-        Segment { memory: self.take(), filled: 0, home: Arc::clone(self), _permit: Some(permit) }
+        self.segment(Some(permit))
     }
 
     /// The same if there is room now.
     pub(crate) fn try_segment_to_send(self: &Arc<Self>) -> Option<Segment> {
         let permit = self.outgoing.clone().try_acquire_owned().ok()?;
-        Some(Segment {
-            memory: self.take(),
-            filled: 0,
-            home: Arc::clone(self),
-            _permit: Some(permit),
-        })
+        Some(self.segment(Some(permit)))
     }
 
     /// An empty segment for bytes that arrive, for which the receiver holds [`Room`].
     pub(crate) fn segment_to_fill(self: &Arc<Self>) -> Segment {
-        Segment { memory: self.take(), filled: 0, home: Arc::clone(self), _permit: None }
+        self.segment(None)
+    }
+
+    fn segment(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Segment {
+        let used = self.lock().pop();
+        let memory = used.unwrap_or_else(|| vec![0; SEGMENT_SIZE].into_boxed_slice());
+        Segment { memory, filled: 0, home: Arc::clone(self), _permit: permit }
     }
 
     /// Gives the memory of segments that nobody uses back to the system.
     pub(crate) fn trim(&self) {
         drop(std::mem::take(&mut *self.lock()));
-    }
-
-    fn take(&self) -> Box<[u8]> {
-        let used = self.lock().pop();
-        used.unwrap_or_else(|| vec![0; SEGMENT_SIZE].into_boxed_slice())
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
@@ -163,7 +158,7 @@ mod tests {
 
     #[test]
     fn memory_is_used_again() {
-        let buffers = Buffers::new(0);
+        let buffers = Buffers::new(BufferBudget::MIN);
         let mut segment = buffers.segment_to_fill();
         segment.extend_from_slice(b"chunk");
         let address = segment.as_ref().as_ptr();
@@ -180,8 +175,8 @@ mod tests {
     /// Goal: neither direction holds more than its half, and what is dropped makes room again.
     #[tokio::test]
     async fn budget_bounds_both_directions() {
-        let buffers = Buffers::new(0);
-        let half = BUDGET_BYTES_MIN / 2;
+        let buffers = Buffers::new(BufferBudget::MIN);
+        let half = BufferBudget::MIN.bytes() / 2;
         let chunk = 4 << 20;
         let mut held = Vec::new();
         while let Some(room) = buffers.try_reserve(chunk) {
@@ -208,7 +203,7 @@ mod tests {
 
     #[test]
     fn chunk_larger_than_the_budget_gets_all_of_it() {
-        let buffers = Buffers::new(0);
+        let buffers = Buffers::new(BufferBudget::MIN);
         assert!(buffers.try_reserve(u32::MAX).is_some());
     }
 }

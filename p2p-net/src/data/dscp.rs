@@ -388,7 +388,7 @@ mod tests {
             transport: Transport::Quic,
             traffic_class: TrafficClass::Background,
             disk_priority: DiskPriority::Normal,
-            buffer_budget: 0,
+            buffer_budget: crate::budget::BufferBudget::MIN,
             threads: std::num::NonZero::<usize>::MIN,
             limits: crate::data::limiter::SharedLimits::default(),
         };

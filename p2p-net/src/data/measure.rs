@@ -109,7 +109,8 @@ pub(crate) async fn measure(
         TransportKind::Tcp => {
             let dialled = timeout(DIAL_TIME, tcp::dial(tls, callee, TrafficClass::default()));
             let stream = dialled.await.map_err(late)??;
-            let (connection, pump) = tcp::carry(stream, Buffers::new(0)).map_err(text)?;
+            let (connection, pump) =
+                tcp::carry(stream, Buffers::new(crate::budget::BufferBudget::MIN)).map_err(text)?;
             let asked = async {
                 let measured = ask(&connection, bytes, time).await;
                 connection.close("measured");
@@ -157,7 +158,7 @@ async fn take_answers(
     bytes: u64,
     tally: &Tally,
 ) -> Result<(), MeasureFault> {
-    let buffers = Buffers::new(0);
+    let buffers = Buffers::new(crate::budget::BufferBudget::MIN);
     let mut answers = FuturesUnordered::new();
     while tally.bytes.load(Ordering::Relaxed) < bytes {
         tokio::select! {
@@ -197,7 +198,7 @@ async fn answer(connection: &impl Connection, measuring: &Measuring) -> Result<(
     let mut question = connection.accept_transfer().await?;
     let Some(bytes) = asked_bytes(&question.header().await?) else { return Ok(()) };
     // Reads its end, which takes note of it towards the asker.
-    question.next_segment(&Buffers::new(0)).await?;
+    question.next_segment(&Buffers::new(crate::budget::BufferBudget::MIN)).await?;
     match measuring.turn.try_acquire() {
         Ok(_turn) => {
             let sizes = answer_sizes(bytes.min(MEASURE_BYTES_MAX));
@@ -273,8 +274,10 @@ mod tests {
     async fn measured(measuring: &Measuring, asked: u64) -> Result<Measured, MeasureFault> {
         let (near, far) = tokio::io::duplex(256 << 10);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let (near, near_pump) = tcp::make(near, address, Buffers::new(0));
-        let (far, far_pump) = tcp::make(far, address, Buffers::new(0));
+        let (near, near_pump) =
+            tcp::make(near, address, Buffers::new(crate::budget::BufferBudget::MIN));
+        let (far, far_pump) =
+            tcp::make(far, address, Buffers::new(crate::budget::BufferBudget::MIN));
         let asking = async {
             let outcome = ask(&near, asked, Duration::from_mins(1)).await;
             near.close("measured");

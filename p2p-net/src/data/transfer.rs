@@ -308,7 +308,8 @@ async fn read_to_end(
                 }
                 hasher.update(arrived);
                 match segments.last_mut() {
-                    // Only a peer that means to fill our memory sends the segments half empty.
+                    // A peer with a capped upload sends little bits, and so may one that means harm: each of
+                    // them in a segment of its own would fill our memory.
                     Some(last) if last.room() >= arrived.len() => {
                         last.extend_from_slice(arrived);
                     }
@@ -500,7 +501,7 @@ mod tests {
     #[tokio::test]
     async fn bits_are_put_together() {
         let bytes: Vec<u8> = (0..=255).cycle().take(1_000).collect();
-        let buffers = Buffers::new(0);
+        let buffers = Buffers::new(crate::budget::BufferBudget::MIN);
         let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
         let read = read_to_end(&mut rx, bytes.len(), &buffers, None).await;
         let Read::Whole { segments, size, digest } = read else { panic!("not whole") };

@@ -453,7 +453,7 @@ mod tests {
             transport,
             traffic_class: TrafficClass::Default,
             disk_priority: DiskPriority::Normal,
-            buffer_budget: 0,
+            buffer_budget: crate::budget::BufferBudget::MIN,
             threads: NonZero::new(threads).unwrap(),
             limits: SharedLimits::default(),
         };

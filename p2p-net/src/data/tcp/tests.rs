@@ -16,7 +16,7 @@ fn pipe() -> (DuplexStream, DuplexStream) {
 
 /// A connection whose pump runs until the test ends.
 fn start(stream: DuplexStream) -> (TcpConnection, Arc<Buffers>) {
-    let buffers = Buffers::new(0);
+    let buffers = Buffers::new(crate::budget::BufferBudget::MIN);
     let remote = "192.0.2.1:1".parse().unwrap();
     let (connection, pump) = make(stream, remote, buffers.clone());
     tokio::spawn(pump.run());
