@@ -117,6 +117,7 @@ impl Rollout {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use goal_state::Rollout;
     use p2p_core::BuildId;
 
     use super::*;
@@ -133,6 +134,7 @@ pub(crate) mod tests {
             generation,
             build: build(number),
             set_at_ms: NOW_MS,
+            rollout: Rollout::default(),
             history: vec![],
         }
     }

@@ -7,7 +7,7 @@
 use p2p_core::BuildId;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::AppName;
+use crate::{AppName, Rollout};
 
 /// Most past goals in a document. Enough to go back through several days of one app's deploys, and
 /// small enough that a document is read and written whole.
@@ -26,6 +26,9 @@ pub struct Goal {
     pub build: BuildId,
     /// When the goal was set, in milliseconds since 1970.
     pub set_at_ms: u64,
+    /// Who switches to it and when.
+    #[serde(default)]
+    pub rollout: Rollout,
     /// Earlier goals, newest first, at most [`HISTORY_MAX`]: where `rollback` goes.
     #[serde(default)]
     pub history: Vec<PastGoal>,
@@ -103,7 +106,8 @@ pub enum GoalDocumentError {
 impl Goal {
     /// The first goal of an app.
     pub fn first(now_ms: u64, app: AppName, build: BuildId) -> Self {
-        Self { app, generation: 1, build, set_at_ms: now_ms, history: Vec::new() }
+        let rollout = Rollout::default();
+        Self { app, generation: 1, build, set_at_ms: now_ms, rollout, history: Vec::new() }
     }
 
     /// The goal that makes `build` follow this one; `build` may be the same again.
@@ -153,7 +157,9 @@ impl Goal {
         let this = PastGoal { generation, build: self.build, set_at_ms, rolled_back };
         let mut history = vec![this];
         history.extend(self.history.iter().take(HISTORY_MAX - 1));
-        Ok(Self { app: self.app.clone(), generation: next, build, set_at_ms: now_ms, history })
+        let app = self.app.clone();
+        let rollout = Rollout { restart: self.rollout.restart, ..Rollout::default() };
+        Ok(Self { app, generation: next, build, set_at_ms: now_ms, rollout, history })
     }
 
     /// Reads and checks the document of `app`.

@@ -18,6 +18,7 @@ mod file_store;
 mod file_watch;
 mod goal;
 mod pacing;
+mod rollout;
 mod status;
 mod store;
 #[cfg(any(test, feature = "testing"))]
@@ -28,6 +29,7 @@ mod watch;
 pub use app_name::{AppName, AppNameError};
 pub use error::{FileAction, GoalStoreError};
 pub use goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
+pub use rollout::{Label, LabelError, Rollout};
 pub use status::{HostPhase, HostStatus, STATUS_ROWS_MAX, WriterNameError, check_writer_name};
 pub use store::{DamagedGoal, GoalList, GoalStore};
 pub use url::{GoalUrl, GoalUrlError};

@@ -419,8 +419,8 @@ impl<S: BuildSource> App<S> {
 
     fn settle(&mut self) -> Result<(), StepError> {
         let Some(journal) = &self.journal else { return Ok(()) };
-        let followed = self.goal.borrow().followed;
-        let elapsed_ms = followed.map(|goal| now_ms().saturating_sub(goal.accepted_at_ms));
+        let followed = self.goal.borrow().followed.clone();
+        let elapsed_ms = followed.as_ref().map(|goal| now_ms().saturating_sub(goal.accepted_at_ms));
         let generation = followed.map_or(journal.generation, |goal| goal.generation);
         let settled = journal.settled(generation, elapsed_ms);
         self.directory.write_journal(&settled).map_err(StepError::Settle)?;
@@ -540,13 +540,14 @@ impl<S: BuildSource> App<S> {
     }
 
     fn wanted(&self) -> Option<Wanted> {
-        let followed = self.goal.borrow().followed?;
+        let goal = self.goal.borrow();
+        let followed = goal.followed.as_ref()?;
         Some(Wanted { generation: followed.generation, build: followed.build })
     }
 
     fn row(&mut self) -> HostStatus {
         let GoalView { followed, note } = self.goal.borrow().clone();
-        let target = followed.map(|goal| goal.build);
+        let target = followed.as_ref().map(|goal| goal.build);
         if self.progress.0 != target {
             self.progress = (target, Progress::default());
         }
@@ -557,7 +558,7 @@ impl<S: BuildSource> App<S> {
         }
         let is_good = |journal: &&Journal| {
             journal.phase == JournalPhase::Good
-                && followed.is_some_and(|goal| {
+                && followed.as_ref().is_some_and(|goal| {
                     (goal.generation, goal.build) == (journal.generation, journal.to)
                 })
         };
@@ -566,7 +567,7 @@ impl<S: BuildSource> App<S> {
         HostStatus {
             host: self.settings.host.clone(),
             app: self.settings.name.clone(),
-            generation: followed.map(|goal| goal.generation),
+            generation: followed.as_ref().map(|goal| goal.generation),
             target,
             current: self.current,
             phase: self.phase(target),

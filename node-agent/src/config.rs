@@ -8,18 +8,22 @@
 //!
 //! Invariant: a [`Config`] is complete and valid; nothing behind it has to check a setting again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{AppName, GoalUrl};
-use p2p_core::ByteRate;
+use goal_state::{AppName, GoalUrl, Label};
+use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
+use crate::hook::Hooks;
 use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
+use crate::probe::Health;
+use crate::sockets::SocketAddress;
+use crate::watch_files::WatchedFiles;
 
 mod layers;
 mod values;
@@ -93,6 +97,14 @@ pub struct Config {
     pub transport: Transport,
     /// Memory for chunks. Default: 64 MiB.
     pub buffer_budget: BufferBudget,
+    /// Marks of this host that rollouts refer to.
+    pub labels: BTreeSet<Label>,
+    /// Hosts of one group share the tokens of `max_unavailable`. Default: the zone.
+    pub group: String,
+    /// Socket of `shoal-agent status` and its like. `None`: `control.sock` in the state directory.
+    pub control: Option<PathBuf>,
+    /// Where metrics and `/healthz` are served. `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The apps of this host; at least one.
     pub apps: BTreeMap<AppName, AppConfig>,
 }
@@ -109,12 +121,44 @@ pub struct AppConfig {
     pub working_directory: Option<PathBuf>,
     /// How long the program may take to stop before it is killed.
     pub grace_period: Duration,
+    /// The systemd unit that is restarted instead of running `exec`.
+    pub systemd: Option<String>,
+    /// Whether the app is the agent itself.
+    pub is_agent: bool,
+    /// The user that the program and its hooks run as; `None`: that of the agent.
+    pub user: Option<String>,
+    /// Sockets that the agent holds for the program, by name.
+    pub sockets: BTreeMap<String, SocketAddress>,
+    /// Whether the old program runs on until the new one is ready. Default: if there are sockets.
+    pub swap: Swap,
+    /// How a new build is judged.
+    pub health: Health,
+    /// Commands around a switch.
+    pub hooks: Hooks,
+    /// Files whose change restarts or reloads the program.
+    pub watch: WatchedFiles,
+    /// Whether no switch starts on this host.
+    pub hold: bool,
+    /// The build that runs here whatever the goal says.
+    pub pin: Option<BuildId>,
     /// Builds kept on disk, the current one included. The one before it is always kept.
     pub keep_builds: NonZero<usize>,
+    /// Most bytes of kept builds; those that must be kept may be more. `None`: no limit.
+    pub keep_bytes: Option<u64>,
     /// Caps on the chunk bytes of this app, within those of the agent. Taken over by a reload.
     pub upload_limit: Option<ByteRate>,
     /// As above, for what is received.
     pub download_limit: Option<ByteRate>,
+}
+
+/// How one program takes the place of another.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Swap {
+    /// The old program is stopped, then the new one started.
+    #[default]
+    Stop,
+    /// The new program is started, and the old one stopped once the new one is ready.
+    Overlap,
 }
 
 impl AppConfig {
@@ -235,6 +279,10 @@ impl Config {
             disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
             transport: layers.value(&["transport"], values::word)?.unwrap_or_default(),
             buffer_budget: layers.value(&["buffer_budget"], values::word)?.unwrap_or_default(),
+            labels: BTreeSet::new(),
+            group: String::new(),
+            control: None,
+            metrics: None,
             apps: apps_of(&layers)?,
         };
         if config.apps.is_empty() {
@@ -292,6 +340,17 @@ fn apps_of(layers: &Layers) -> Result<BTreeMap<AppName, AppConfig>, ConfigError>
             grace_period: layers
                 .value(&key("grace_period"), values::duration)?
                 .unwrap_or(GRACE_PERIOD_DEFAULT),
+            systemd: None,
+            is_agent: false,
+            user: None,
+            sockets: BTreeMap::new(),
+            swap: Swap::Stop,
+            health: Health::default(),
+            hooks: Hooks::default(),
+            watch: WatchedFiles::default(),
+            hold: false,
+            pin: None,
+            keep_bytes: None,
             keep_builds: layers
                 .value(&key("keep_builds"), values::count)?
                 .unwrap_or(KEEP_BUILDS_DEFAULT),

@@ -7,14 +7,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use goal_state::{AppName, Goal};
+use goal_state::{AppName, Goal, Rollout};
 use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, ReadError, WriteError};
 
 /// A goal that this host follows.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AcceptedGoal {
     /// Generation of the goal.
@@ -23,6 +23,9 @@ pub struct AcceptedGoal {
     pub build: BuildId,
     /// When this host learnt of it, in milliseconds since 1970.
     pub accepted_at_ms: u64,
+    /// Who switches to it and when.
+    #[serde(default)]
+    pub rollout: Rollout,
 }
 
 /// Why an offered goal is not followed.
@@ -87,7 +90,7 @@ impl AcceptedGoals {
 
     /// The goal followed for `app`; `None` if none was ever accepted.
     pub fn of(&self, app: &AppName) -> Option<AcceptedGoal> {
-        self.apps.get(app).copied()
+        self.apps.get(app).cloned()
     }
 
     /// Follows `offered` from now on if it is newer than what is followed.
@@ -100,15 +103,16 @@ impl AcceptedGoals {
         if let Some(followed) = followed
             && !is_news(followed, offered)?
         {
-            return Ok(*followed);
+            return Ok(followed.clone());
         }
         let accepted = AcceptedGoal {
             generation: offered.generation,
             build: offered.build,
             accepted_at_ms: now_ms,
+            rollout: offered.rollout.clone(),
         };
         let mut apps = self.apps.clone();
-        apps.insert(offered.app.clone(), accepted);
+        apps.insert(offered.app.clone(), accepted.clone());
         durable::write_json(&self.path, &apps).map_err(AcceptError::Write)?;
         self.apps = apps;
         Ok(accepted)

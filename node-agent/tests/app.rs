@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{HostPhase, HostStatus};
+use goal_state::{HostPhase, HostStatus, Rollout};
 use node_agent::{
     AcceptedGoal, App, AppDir, AppSettings, AppTimings, GoalView, Journal, JournalPhase, Launch,
     ProcessIdentity, StatusBoard, SupervisorTimings, now_ms,
@@ -75,7 +75,9 @@ impl Host {
     fn set_goal(&mut self, build: BuildId) {
         self.generation += 1;
         let accepted_at_ms = now_ms();
-        let followed = AcceptedGoal { generation: self.generation, build, accepted_at_ms };
+        let rollout = Rollout::default();
+        let generation = self.generation;
+        let followed = AcceptedGoal { generation, build, accepted_at_ms, rollout };
         self.goal.send_replace(GoalView { followed: Some(followed), note: None });
     }
 
