@@ -117,7 +117,6 @@ impl Rollout {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use goal_state::Rollout;
     use p2p_core::BuildId;
 
     use super::*;
@@ -134,7 +133,7 @@ pub(crate) mod tests {
             generation,
             build: build(number),
             set_at_ms: NOW_MS,
-            rollout: Rollout::default(),
+            rollout: goal_state::Rollout::default(),
             history: vec![],
         }
     }

@@ -343,6 +343,7 @@ mod tests {
                 generation,
                 build: BuildId::of_manifest(&[seed]),
                 set_at_ms: 0,
+                rollout: goal_state::Rollout::default(),
                 history: vec![],
             })
         });
@@ -361,7 +362,7 @@ mod tests {
         assert_eq!(*goal.borrow(), GoalView::default());
         follower.on_update(update(Ok(Some((3, 1)))));
         let view = goal.borrow().clone();
-        assert_eq!((view.followed.unwrap().generation, view.note), (3, None));
+        assert_eq!((view.followed.clone().unwrap().generation, view.note), (3, None));
         let stored = AcceptedGoals::load(&folder.path().join("goal.json")).unwrap();
         assert_eq!(stored.of(&app()), view.followed);
     }
@@ -374,7 +375,7 @@ mod tests {
         follower.on_update(update(Ok(None)));
         assert_eq!(*goal.borrow(), GoalView::default(), "no goal yet is no trouble");
         follower.on_update(update(Ok(Some((3, 1)))));
-        let followed = goal.borrow().followed;
+        let followed = goal.borrow().followed.clone();
         for (trouble, expected) in [
             (Err("connection refused".into()), "connection refused"),
             (Ok(None), "no goal for web any more"),
@@ -400,7 +401,7 @@ mod tests {
         assert_eq!(goal.borrow().followed, None);
         std::fs::create_dir(&state).unwrap();
         follower.on_retry();
-        assert_eq!(goal.borrow().followed.unwrap().generation, 1);
+        assert_eq!(goal.borrow().followed.clone().unwrap().generation, 1);
         assert!(follower.unstored.is_empty());
     }
 

@@ -161,6 +161,32 @@ pub enum Swap {
     Overlap,
 }
 
+impl Default for AppConfig {
+    /// An app of which the operator says nothing: its builds are downloaded and switched.
+    fn default() -> Self {
+        Self {
+            exec: None,
+            environment: BTreeMap::new(),
+            working_directory: None,
+            grace_period: GRACE_PERIOD_DEFAULT,
+            systemd: None,
+            is_agent: false,
+            user: None,
+            sockets: BTreeMap::new(),
+            swap: Swap::Stop,
+            health: Health::default(),
+            hooks: Hooks::default(),
+            watch: WatchedFiles::default(),
+            hold: false,
+            pin: None,
+            keep_builds: KEEP_BUILDS_DEFAULT,
+            keep_bytes: None,
+            upload_limit: None,
+            download_limit: None,
+        }
+    }
+}
+
 impl AppConfig {
     /// Both caps.
     pub const fn limits(&self) -> Limits {
@@ -340,22 +366,12 @@ fn apps_of(layers: &Layers) -> Result<BTreeMap<AppName, AppConfig>, ConfigError>
             grace_period: layers
                 .value(&key("grace_period"), values::duration)?
                 .unwrap_or(GRACE_PERIOD_DEFAULT),
-            systemd: None,
-            is_agent: false,
-            user: None,
-            sockets: BTreeMap::new(),
-            swap: Swap::Stop,
-            health: Health::default(),
-            hooks: Hooks::default(),
-            watch: WatchedFiles::default(),
-            hold: false,
-            pin: None,
-            keep_bytes: None,
             keep_builds: layers
                 .value(&key("keep_builds"), values::count)?
                 .unwrap_or(KEEP_BUILDS_DEFAULT),
             upload_limit: layers.value(&key("upload_limit"), values::byte_rate)?,
             download_limit: layers.value(&key("download_limit"), values::byte_rate)?,
+            ..AppConfig::default()
         };
         apps.insert(app, config);
     }

@@ -97,6 +97,7 @@ fn file_sets_every_key() {
             keep_builds: NonZero::new(5).unwrap(),
             upload_limit: ByteRate::new(1_000_000),
             download_limit: ByteRate::new(2_000),
+            ..AppConfig::default()
         }
     );
     assert_eq!(app(&loaded, "words").exec.as_ref().unwrap(), &["./server", "--name", "a b"]);
