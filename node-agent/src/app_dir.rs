@@ -182,7 +182,7 @@ impl AppDir {
     /// If the system refuses. Not harmful: a record names its process so exactly that a stale one
     /// fits no other.
     pub fn remove_running(&self) -> io::Result<()> {
-        match fs::remove_file(self.running_path()) {
+        match disk::remove_file(&self.running_path()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
