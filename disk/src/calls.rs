@@ -1,7 +1,8 @@
 //! Changes of names: one system call each, watched if somebody does.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -17,7 +18,17 @@ use crate::watch::root_of;
 ///
 /// The system's reason.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    carry_out(path, |path| Operation::CreateDirectory { path }, || fs::create_dir(path))
+    create_dir_with(path, 0o777)
+}
+
+/// Makes a directory with these permissions, less those that the umask takes.
+///
+/// # Errors
+///
+/// The system's reason.
+pub fn create_dir_with(path: &Path, mode: u32) -> io::Result<()> {
+    let act = || DirBuilder::new().mode(mode).create(path);
+    carry_out(path, |path| Operation::CreateDirectory { path }, act)
 }
 
 /// Makes a directory and those above it that are missing. None of them is durable by that.

@@ -21,8 +21,9 @@ pub mod simulated;
 mod watch;
 
 pub use calls::{
-    create_dir, create_dir_all, create_dir_all_synced, exchange, hard_link, remove_dir,
-    remove_dir_all, remove_file, rename, rename_new, set_mode, symlink, sync_dir, sync_file_system,
+    create_dir, create_dir_all, create_dir_all_synced, create_dir_with, exchange, hard_link,
+    remove_dir, remove_dir_all, remove_file, rename, rename_new, set_mode, symlink, sync_dir,
+    sync_file_system,
 };
 pub use file::{DiskFile, Open};
 pub use operation::{Operation, Outcome, Recorded};

@@ -38,7 +38,7 @@ use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
@@ -81,7 +81,7 @@ impl BuildStore {
         let staging = directory.join("staging");
         for path in [&builds, &staging] {
             if !path.is_dir() {
-                std::fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+                disk::create_dir_all(path).map_err(StoreError::io("create", path))?;
                 durable::sync_directory(&directory)?;
             }
         }
@@ -216,7 +216,7 @@ impl BuildStore {
             (self.manifest_of(build), "manifest"),
         ];
         for (path, name) in doomed {
-            match std::fs::rename(&path, work.path().join(name)) {
+            match disk::rename(&path, &work.path().join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
@@ -248,11 +248,11 @@ impl BuildStore {
             }
             // A tree without a right manifest: nobody knows what it is.
             let work = WorkDir::new(self.staging(), Work::Remove)?;
-            std::fs::rename(&root, work.path().join("tree"))
+            disk::rename(&root, &work.path().join("tree"))
                 .map_err(StoreError::io("remove", &root))?;
         }
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
-        match durable::rename_new(tree, &root) {
+        match disk::rename_new(tree, &root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there()? => {}
             outcome => outcome.map_err(StoreError::io("rename a build to", &root))?,
         }
@@ -314,11 +314,11 @@ impl BuildStore {
         let work = WorkDir::new(self.staging(), Work::Stage)?;
         let half = work.path().join("staging");
         let tree = half.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
+        disk::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
         reserve(&tree, entries)?;
         place::sync_directories(&tree, entries)?;
         durable::replace_file(&half.join("manifest"), &half.join("manifest.new"), encoded)?;
-        match durable::rename_new(&half, home) {
+        match disk::rename_new(&half, home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome.map_err(StoreError::io("rename a staging to", home))?,
         }
@@ -332,7 +332,7 @@ impl BuildStore {
         home: PathBuf,
     ) -> Result<StagedBuild, StoreError> {
         let tree = home.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
+        disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
         reserve(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
     }
@@ -344,7 +344,7 @@ impl BuildStore {
             let home = self.home_of(build);
             if !home.join("tree").exists()
                 && self.tree_of(build).is_dir()
-                && let Err(error) = std::fs::remove_dir_all(&home)
+                && let Err(error) = disk::remove_dir_all(&home)
             {
                 tracing::warn!(path = ?home, %error, "cannot remove a leftover");
             }
