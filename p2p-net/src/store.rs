@@ -24,6 +24,7 @@ mod place;
 mod reuse;
 mod staged;
 mod stored;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -80,15 +81,11 @@ impl BuildStore {
         let builds = directory.join("builds");
         let staging = directory.join("staging");
         for path in [&builds, &staging] {
-            if !path.is_dir() {
-                disk::create_dir_all(path).map_err(StoreError::io("create", path))?;
-                durable::sync_directory(&directory)?;
-            }
+            disk::create_dir_all_synced(path).map_err(StoreError::io("create", path))?;
         }
         let shared = Shared { directory, builds, staging, open_files: Arc::default() };
         let store = Self { shared: Arc::new(shared) };
-        work_dir::sweep(store.staging())?;
-        store.sweep_staged()?;
+        sweep::sweep(&store)?;
         Ok(store)
     }
 
@@ -335,21 +332,6 @@ impl BuildStore {
         disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
         reserve(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
-    }
-
-    /// Removes what is left of stagings whose tree is a complete build: their process died between
-    /// its last rename and its return.
-    fn sweep_staged(&self) -> Result<(), StoreError> {
-        for build in self.list_staged()? {
-            let home = self.home_of(build);
-            if !home.join("tree").exists()
-                && self.tree_of(build).is_dir()
-                && let Err(error) = disk::remove_dir_all(&home)
-            {
-                tracing::warn!(path = ?home, %error, "cannot remove a leftover");
-            }
-        }
-        Ok(())
     }
 }
 
