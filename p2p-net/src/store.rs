@@ -19,6 +19,7 @@ mod contacts;
 mod drop_behind;
 mod durable;
 mod error;
+mod names;
 mod open_files;
 mod place;
 mod reuse;
@@ -43,6 +44,7 @@ use crate::disk_priority::DiskPriority;
 
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
+use names::Names;
 use open_files::OpenFiles;
 pub(crate) use place::{SyncFault, reserve, seal};
 pub(crate) use reuse::{Copied, Reuse};
@@ -62,8 +64,8 @@ pub struct BuildStore {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
-    builds: PathBuf,
-    staging: PathBuf,
+    builds: Names,
+    staging: Names,
     open_files: Arc<OpenFiles>,
 }
 
@@ -83,6 +85,7 @@ impl BuildStore {
         for path in [&builds, &staging] {
             disk::create_dir_all_synced(path).map_err(StoreError::io("create", path))?;
         }
+        let (builds, staging) = (Names::new(builds), Names::new(staging));
         let shared = Shared { directory, builds, staging, open_files: Arc::default() };
         let store = Self { shared: Arc::new(shared) };
         sweep::sweep(&store)?;
@@ -108,6 +111,7 @@ impl BuildStore {
         let id_of = |entry: &DirEntry| {
             entry.file_name().to_str()?.strip_suffix(".manifest")?.parse::<BuildId>().ok()
         };
+        self.shared.builds.settle()?;
         let mut builds = ids_in(self.builds(), id_of)?;
         builds.retain(|build| self.tree_of(*build).is_dir());
         Ok(builds)
@@ -133,6 +137,7 @@ impl BuildStore {
         if !root.is_dir() {
             return Ok(None);
         }
+        self.shared.builds.settle()?;
         let manifest = read_manifest(&self.manifest_of(build), build)?;
         Ok(manifest.map(|manifest| StoredBuild::in_store(build, manifest, root, self)))
     }
@@ -207,6 +212,8 @@ impl BuildStore {
         // What was renamed away is no build any more, however little of it has been removed when
         // the process dies. Its manifest goes last: without a tree it means nothing.
         let work = WorkDir::new(self.staging(), Work::Remove)?;
+        self.shared.builds.doubt();
+        self.shared.staging.doubt();
         let doomed = [
             (self.tree_of(build), "tree"),
             (self.home_of(build), "staging"),
@@ -218,7 +225,7 @@ impl BuildStore {
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
         }
-        durable::sync_directory(self.builds())
+        self.shared.builds.settle()
     }
 
     /// Makes the synced tree at `tree` the build `id`; `scratch` is a directory to work in, on the
@@ -248,12 +255,13 @@ impl BuildStore {
             disk::rename(&root, &work.path().join("tree"))
                 .map_err(StoreError::io("remove", &root))?;
         }
+        self.shared.builds.doubt();
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
         match disk::rename_new(tree, &root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there()? => {}
             outcome => outcome.map_err(StoreError::io("rename a build to", &root))?,
         }
-        durable::sync_directory(self.builds())?;
+        self.shared.builds.settle()?;
         Ok(root)
     }
 
@@ -273,7 +281,7 @@ impl BuildStore {
     }
 
     pub(crate) fn staging(&self) -> &Path {
-        &self.shared.staging
+        self.shared.staging.path()
     }
 
     pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
@@ -281,7 +289,16 @@ impl BuildStore {
     }
 
     fn builds(&self) -> &Path {
-        &self.shared.builds
+        self.shared.builds.path()
+    }
+
+    /// To be called before a name in `builds/` is changed from outside of this file.
+    fn doubt_builds(&self) {
+        self.shared.builds.doubt();
+    }
+
+    fn settle_builds(&self) -> Result<(), StoreError> {
+        self.shared.builds.settle()
     }
 
     /// Whether `root`, canonical, is a tree of this store and not one moved out of it.
@@ -315,11 +332,12 @@ impl BuildStore {
         reserve(&tree, entries)?;
         place::sync_directories(&tree, entries)?;
         durable::replace_file(&half.join("manifest"), &half.join("manifest.new"), encoded)?;
+        self.shared.staging.doubt();
         match disk::rename_new(&half, home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome.map_err(StoreError::io("rename a staging to", home))?,
         }
-        durable::sync_directory(self.staging())
+        Ok(())
     }
 
     fn resume(
@@ -329,8 +347,11 @@ impl BuildStore {
         home: PathBuf,
     ) -> Result<StagedBuild, StoreError> {
         let tree = home.join("tree");
-        disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
-        reserve(&tree, manifest.entries())?;
+        self.shared.staging.settle()?;
+        disk::create_dir_all_synced(&tree).map_err(StoreError::io("create", &tree))?;
+        if reserve(&tree, manifest.entries())? {
+            place::sync_directories(&tree, manifest.entries())?;
+        }
         StagedBuild::resume(self, build, manifest, home)
     }
 }

@@ -22,6 +22,11 @@ use p2p_net::{BuildStore, StagedBuild, StoreError, StoredBuild};
 /// What went wrong, of whatever kind.
 pub(crate) type Fault = Box<dyn Error>;
 
+/// A directory in memory where there is one: the tests are about order, not about a real disk.
+pub(crate) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A small build: chunks span files and files span chunks, and no edge lies on a block of the disk.
 pub(crate) struct Sample {
     pub(crate) id: BuildId,
@@ -165,6 +170,9 @@ pub(crate) struct Host<'a> {
     root: PathBuf,
     samples: &'a [Sample],
     store: BuildStore,
+    /// Whether `current` may be other than it seems after a power loss: an earlier process may have
+    /// ended before it synced it.
+    is_in_doubt: bool,
     /// How many operations were done so far, if somebody counts.
     count: &'a dyn Fn() -> usize,
     pub(crate) promises: Promises,
@@ -178,7 +186,7 @@ impl<'a> Host<'a> {
     ) -> Result<Self, StoreError> {
         let root = root.join("state/apps/web");
         let store = BuildStore::open(&root)?;
-        Ok(Self { root, samples, store, count, promises: Promises::default() })
+        Ok(Self { root, samples, store, is_in_doubt: true, count, promises: Promises::default() })
     }
 
     fn promise(&mut self, promise: Promise) {
@@ -239,12 +247,15 @@ impl<'a> Host<'a> {
         panic!("a build is never complete");
     }
 
-    /// Lets `current` lead to a build that is here.
-    pub(crate) fn switch(&mut self, sample: usize) -> Result<(), Fault> {
+    /// Lets `current` lead to a build that is here; then the journal says so.
+    fn switch(&mut self, sample: usize) -> Result<(), Fault> {
         self.promise(Promise::SwitchBegins(sample));
         let current = self.root.join("current");
-        let target = Path::new("builds").join(self.samples[sample].id.to_string());
+        let name = self.samples[sample].id.to_string();
+        let target = Path::new("builds").join(&name);
+        self.is_in_doubt = true;
         disk::replace_symlink(&current, &disk::scratch_beside(&current, ".new"), &target)?;
+        self.is_in_doubt = false;
         self.promise(Promise::Switched(sample));
         Ok(())
     }
@@ -260,7 +271,7 @@ impl<'a> Host<'a> {
     /// and nothing else is kept.
     pub(crate) fn reach(&mut self, goal: usize) -> Result<(), Fault> {
         self.fetch(goal)?;
-        if self.current() != Some(goal) {
+        if self.current() != Some(goal) || self.is_in_doubt {
             self.switch(goal)?;
         }
         let wanted = self.samples[goal].id;

@@ -56,6 +56,7 @@ fn sweep_tree(store: &BuildStore, build: BuildId) {
         return;
     }
     let tree = store.tree_of(build);
+    store.doubt_builds();
     let removed = WorkDir::new(store.staging(), Work::Remove)
         .map_err(io::Error::other)
         .and_then(|work| disk::rename(&tree, &work.path().join("tree")));
@@ -66,6 +67,7 @@ fn sweep_tree(store: &BuildStore, build: BuildId) {
 fn sweep_manifest(store: &BuildStore, build: BuildId) {
     let manifest = store.manifest_of(build);
     if !is_there(&store.home_of(build)) && !is_there(&store.tree_of(build)) {
+        store.doubt_builds();
         note(&manifest, disk::remove_file(&manifest));
     }
 }
