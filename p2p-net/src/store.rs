@@ -46,6 +46,7 @@ pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use names::Names;
 use open_files::OpenFiles;
+use place::remove_any;
 pub(crate) use place::{SyncFault, reserve, seal};
 pub(crate) use reuse::{Copied, Reuse};
 pub use staged::StagedBuild;
@@ -211,7 +212,12 @@ impl BuildStore {
     pub fn remove(&self, build: BuildId) -> Result<(), StoreError> {
         // What was renamed away is no build any more, however little of it has been removed when
         // the process dies. Its manifest goes last: without a tree it means nothing.
-        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        let work = match WorkDir::new(self.staging(), Work::Remove) {
+            Err(StoreError::NoSpace { .. } | StoreError::NoFilesLeft { .. }) => {
+                return self.remove_in_place(build);
+            }
+            made => made?,
+        };
         self.shared.builds.doubt();
         self.shared.staging.doubt();
         let doomed = [
@@ -225,6 +231,20 @@ impl BuildStore {
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
         }
+        self.shared.builds.settle()
+    }
+
+    /// [`Self::remove`] where there is not even room for a directory to work in.
+    fn remove_in_place(&self, build: BuildId) -> Result<(), StoreError> {
+        // From here on the tree is none of a build, and is swept if the process dies. A link to
+        // files that were moved out of the store is removed, and not followed.
+        self.shared.builds.doubt();
+        remove_any(&self.manifest_of(build))?;
+        self.shared.builds.settle()?;
+        self.shared.builds.doubt();
+        self.shared.staging.doubt();
+        remove_any(&self.tree_of(build))?;
+        remove_any(&self.home_of(build))?;
         self.shared.builds.settle()
     }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use p2p_core::BuildId;
 
 use super::error::StoreError;
+use super::place::remove_any;
 use super::work_dir::{self, Work, WorkDir};
 use super::{BuildStore, ids_in};
 
@@ -57,9 +58,11 @@ fn sweep_tree(store: &BuildStore, build: BuildId) {
     }
     let tree = store.tree_of(build);
     store.doubt_builds();
-    let removed = WorkDir::new(store.staging(), Work::Remove)
-        .map_err(io::Error::other)
-        .and_then(|work| disk::rename(&tree, &work.path().join("tree")));
+    let removed = match WorkDir::new(store.staging(), Work::Remove) {
+        Ok(work) => disk::rename(&tree, &work.path().join("tree")),
+        // No room for that: there is no hurry, either.
+        Err(_) => remove_any(&tree).map_err(io::Error::other),
+    };
     note(&tree, removed);
 }
 
