@@ -47,13 +47,12 @@ fn for_each_seed(name: &str, mut run: impl FnMut(u64)) {
     };
     for seed in seeds {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
-        if let Err(panic) = outcome {
-            eprintln!(
-                "seed {seed} failed; to repeat it: \
-                 {SEED_VARIABLE}={seed} cargo nextest run -p p2p-net crash::random::{name}"
-            );
-            std::panic::resume_unwind(panic);
-        }
+        // What went wrong was printed by the panic.
+        assert!(
+            outcome.is_ok(),
+            "seed {seed} failed; to repeat it: \
+             {SEED_VARIABLE}={seed} cargo nextest run -p p2p-net crash::random::{name}"
+        );
     }
 }
 
