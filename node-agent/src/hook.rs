@@ -3,6 +3,8 @@
 //! Owns their settings and how one is run: own user, clean environment, a process group that is
 //! ended with the hook, output captured up to a limit. What a failure means, `reconcile` decides.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Time for a hook whose operator says nothing.
@@ -33,4 +35,17 @@ pub struct Hooks {
     pub drain: Option<Hook>,
     /// Puts it back once the program is ready; a failure is only told.
     pub undrain: Option<Hook>,
+}
+
+/// One run of a hook.
+#[derive(Clone, Debug)]
+pub struct HookOrder {
+    /// What to run.
+    pub hook: Hook,
+    /// The build that it runs in.
+    pub root: PathBuf,
+    /// Variables that it is given besides the few that every hook has.
+    pub variables: BTreeMap<String, String>,
+    /// The user if the hook names none.
+    pub default_user: Option<String>,
 }

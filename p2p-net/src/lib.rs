@@ -59,4 +59,4 @@ pub use publish::{
     PublishError, PublishProgress, Published, SourceError, Verification, VerifyError, publish,
     verify,
 };
-pub use store::{BuildStore, StagedBuild, StoreError, StoredBuild};
+pub use store::{BuildDamage, BuildStore, StagedBuild, StoreError, StoredBuild};

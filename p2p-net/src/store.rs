@@ -13,6 +13,7 @@
 //! except that one build is to be staged by one process at a time. All calls block: async callers
 //! use `spawn_blocking`. Nothing here knows about networks or apps.
 
+mod audit;
 mod bitmap;
 mod check;
 mod contacts;
@@ -37,9 +38,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use rustix::fs::{CWD, RenameFlags};
 
 use crate::disk::DiskPriority;
 
+pub use audit::BuildDamage;
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use open_files::OpenFiles;
@@ -224,6 +227,22 @@ impl BuildStore {
         durable::sync_directory(self.builds())
     }
 
+    /// Takes a build whose files are not what they were out of the list of complete builds. The
+    /// files stay where they are, for programs that run from them, until the build is stored anew.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub fn distrust(&self, build: BuildId) -> Result<(), StoreError> {
+        let path = self.manifest_of(build);
+        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        match std::fs::rename(&path, work.path().join("manifest")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(StoreError::io("remove", &path))?,
+        }
+        durable::sync_directory(self.builds())
+    }
+
     /// Makes the synced tree at `tree` the build `id`; `scratch` is a directory to work in, on the
     /// same file system. Returns where the build lies. If another process was faster, `tree` stays
     /// where it is and the other's is returned.
@@ -246,10 +265,9 @@ impl BuildStore {
             if is_there()? {
                 return Ok(root);
             }
-            // A tree without a right manifest: nobody knows what it is.
-            let work = WorkDir::new(self.staging(), Work::Remove)?;
-            std::fs::rename(&root, work.path().join("tree"))
-                .map_err(StoreError::io("remove", &root))?;
+            // A tree without a right manifest: nobody knows what it is. It is there until the new
+            // one takes its place: a program may run from it.
+            return self.replace_tree(id, encoded, (tree, &root), scratch);
         }
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
         match durable::rename_new(tree, &root) {
@@ -258,6 +276,31 @@ impl BuildStore {
         }
         durable::sync_directory(self.builds())?;
         Ok(root)
+    }
+
+    /// Exchanges the tree at `root`, which is no build, for `tree`, and removes it.
+    fn replace_tree(
+        &self,
+        id: BuildId,
+        encoded: &[u8],
+        (tree, root): (&Path, &Path),
+        scratch: &Path,
+    ) -> Result<PathBuf, StoreError> {
+        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        let doomed = work.path().join("tree");
+        let failed = StoreError::io("rename a build to", root);
+        let exchanged = rustix::fs::renameat_with(CWD, tree, CWD, root, RenameFlags::EXCHANGE);
+        match exchanged {
+            Ok(()) => std::fs::rename(tree, &doomed).map_err(failed)?,
+            // The file system does not know the flag: there is a moment without a tree.
+            Err(rustix::io::Errno::INVAL) => std::fs::rename(root, &doomed)
+                .and_then(|()| std::fs::rename(tree, root))
+                .map_err(failed)?,
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        durable::sync_directory(self.builds())?;
+        durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
+        Ok(root.to_owned())
     }
 
     /// Whom the last downloads into this store knew; nobody if that is not known.
