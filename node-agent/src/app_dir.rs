@@ -288,7 +288,7 @@ impl AppDir {
     /// If the system refuses. Not harmful: a record names its process so exactly that a stale one
     /// fits no other.
     pub fn remove_running(&self, place: Place) -> io::Result<()> {
-        match fs::remove_file(self.directory.join(place.record_name())) {
+        match disk::remove_file(&self.directory.join(place.record_name())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -326,7 +326,7 @@ impl AppDir {
         let free = (1_u32..).map(|number| self.directory.join(format!("{name}.aside-{number}")));
         let mut free = free.skip_while(|aside| fs::symlink_metadata(aside).is_ok());
         let aside = free.next().ok_or(io::ErrorKind::AlreadyExists)?;
-        fs::rename(path, aside)
+        disk::rename(&path, &aside)
     }
 
     fn journal_path(&self) -> PathBuf {

@@ -30,7 +30,7 @@ mod budget;
 mod compare;
 mod control;
 mod data;
-mod disk;
+mod disk_priority;
 mod error;
 mod hub;
 mod identity;
@@ -47,7 +47,7 @@ pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
-pub use disk::{DiskPriority, ParseDiskPriorityError};
+pub use disk_priority::{DiskPriority, ParseDiskPriorityError};
 pub use error::{FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use measure::{

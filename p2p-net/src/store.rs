@@ -38,9 +38,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
-use rustix::fs::{CWD, RenameFlags};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
 pub use audit::BuildDamage;
 pub(crate) use check::find_wrong;
@@ -84,7 +83,7 @@ impl BuildStore {
         let staging = directory.join("staging");
         for path in [&builds, &staging] {
             if !path.is_dir() {
-                std::fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+                disk::create_dir_all(path).map_err(StoreError::io("create", path))?;
                 durable::sync_directory(&directory)?;
             }
         }
@@ -219,7 +218,7 @@ impl BuildStore {
             (self.manifest_of(build), "manifest"),
         ];
         for (path, name) in doomed {
-            match std::fs::rename(&path, work.path().join(name)) {
+            match disk::rename(&path, &work.path().join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
@@ -236,7 +235,7 @@ impl BuildStore {
     pub fn distrust(&self, build: BuildId) -> Result<(), StoreError> {
         let path = self.manifest_of(build);
         let work = WorkDir::new(self.staging(), Work::Remove)?;
-        match std::fs::rename(&path, work.path().join("manifest")) {
+        match disk::rename(&path, &work.path().join("manifest")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             outcome => outcome.map_err(StoreError::io("remove", &path))?,
         }
@@ -270,7 +269,7 @@ impl BuildStore {
             return self.replace_tree(id, encoded, (tree, &root), scratch);
         }
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
-        match durable::rename_new(tree, &root) {
+        match disk::rename_new(tree, &root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there()? => {}
             outcome => outcome.map_err(StoreError::io("rename a build to", &root))?,
         }
@@ -289,14 +288,15 @@ impl BuildStore {
         let work = WorkDir::new(self.staging(), Work::Remove)?;
         let doomed = work.path().join("tree");
         let failed = StoreError::io("rename a build to", root);
-        let exchanged = rustix::fs::renameat_with(CWD, tree, CWD, root, RenameFlags::EXCHANGE);
-        match exchanged {
-            Ok(()) => std::fs::rename(tree, &doomed).map_err(failed)?,
-            // The file system does not know the flag: there is a moment without a tree.
-            Err(rustix::io::Errno::INVAL) => std::fs::rename(root, &doomed)
-                .and_then(|()| std::fs::rename(tree, root))
-                .map_err(failed)?,
-            Err(errno) => return Err(failed(errno.into())),
+        match disk::exchange(tree, root) {
+            Ok(()) => disk::rename(tree, &doomed).map_err(failed)?,
+            // The file system cannot exchange: there is a moment without a tree.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                disk::rename(root, &doomed)
+                    .and_then(|()| disk::rename(tree, root))
+                    .map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
         }
         durable::sync_directory(self.builds())?;
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
@@ -357,11 +357,11 @@ impl BuildStore {
         let work = WorkDir::new(self.staging(), Work::Stage)?;
         let half = work.path().join("staging");
         let tree = half.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
+        disk::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
         reserve(&tree, entries)?;
         place::sync_directories(&tree, entries)?;
         durable::replace_file(&half.join("manifest"), &half.join("manifest.new"), encoded)?;
-        match durable::rename_new(&half, home) {
+        match disk::rename_new(&half, home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome.map_err(StoreError::io("rename a staging to", home))?,
         }
@@ -375,7 +375,7 @@ impl BuildStore {
         home: PathBuf,
     ) -> Result<StagedBuild, StoreError> {
         let tree = home.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
+        disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
         reserve(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
     }
@@ -387,7 +387,7 @@ impl BuildStore {
             let home = self.home_of(build);
             if !home.join("tree").exists()
                 && self.tree_of(build).is_dir()
-                && let Err(error) = std::fs::remove_dir_all(&home)
+                && let Err(error) = disk::remove_dir_all(&home)
             {
                 tracing::warn!(path = ?home, %error, "cannot remove a leftover");
             }

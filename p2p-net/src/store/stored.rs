@@ -8,9 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, Manifest};
-use rustix::fs::{CWD, RenameFlags};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
 use super::BuildStore;
 use super::audit::{self, BuildDamage};
@@ -195,7 +194,7 @@ impl StoredBuild {
         }
         for name in left {
             let to = directory.join(name);
-            durable::rename_new(&root.join(name), &to).map_err(|error| {
+            disk::rename_new(&root.join(name), &to).map_err(|error| {
                 if error.kind() == io::ErrorKind::AlreadyExists {
                     StoreError::AlreadyExists { path: to }
                 } else {
@@ -211,20 +210,20 @@ impl StoredBuild {
 fn leave_link(store: &BuildStore, root: &Path, directory: &Path) -> Result<(), StoreError> {
     let work = WorkDir::new(store.staging(), Work::Move)?;
     let link = work.path().join("link");
-    std::os::unix::fs::symlink(directory, &link).map_err(StoreError::write(
+    disk::symlink(directory, &link).map_err(StoreError::write(
         "create the link",
         &link,
         work.path(),
         0,
     ))?;
-    match rustix::fs::renameat_with(CWD, &link, CWD, root, RenameFlags::EXCHANGE) {
+    match disk::exchange(&link, root) {
         Ok(()) => {}
         // The file system does not know the flag: a crash between these two loses the link.
-        Err(rustix::io::Errno::INVAL) => {
-            std::fs::remove_dir(root).map_err(StoreError::io("remove", root))?;
-            std::fs::rename(&link, root).map_err(StoreError::io("rename a link to", root))?;
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            disk::remove_dir(root).map_err(StoreError::io("remove", root))?;
+            disk::rename(&link, root).map_err(StoreError::io("rename a link to", root))?;
         }
-        Err(errno) => return Err(StoreError::io("rename a link to", root)(errno.into())),
+        Err(error) => return Err(StoreError::io("rename a link to", root)(error)),
     }
     durable::sync_directory(store.builds())
 }
