@@ -3,6 +3,8 @@
 
 mod app;
 mod binary;
+mod hook;
 mod local_source;
+mod probe;
 mod rig;
 mod supervisor;
