@@ -48,7 +48,7 @@ pub use probe::{
 };
 pub use process::{ProcessIdentity, find_by_environment};
 pub use reload::Reload;
-pub use sockets::SocketAddress;
+pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};

@@ -7,4 +7,5 @@ mod hook;
 mod local_source;
 mod probe;
 mod rig;
+mod sockets;
 mod supervisor;
