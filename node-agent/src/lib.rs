@@ -29,6 +29,7 @@ mod state;
 mod status;
 mod supervisor;
 mod tokens;
+mod user;
 mod watch_files;
 
 pub use agent::Agent;
@@ -36,16 +37,22 @@ pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
 pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
 pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
-pub use hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
+pub use hook::{
+    HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
+    HookOutput, Hooks, run as run_hook,
+};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
-pub use probe::{Health, Probe};
+pub use probe::{
+    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+};
 pub use process::{ProcessIdentity, find_by_environment};
 pub use reload::Reload;
-pub use sockets::SocketAddress;
+pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{Supervisor, SupervisorTimings, Wake};
 pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

@@ -3,6 +3,9 @@
 
 mod app;
 mod binary;
+mod hook;
 mod local_source;
+mod probe;
 mod rig;
+mod sockets;
 mod supervisor;
