@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod deploys;
 mod fetching;
+mod kills;
 mod programs;
 mod refusals;
 mod reloads;
