@@ -565,8 +565,6 @@ impl<S: BuildSource> App<S> {
         let progress = &self.progress.1;
         let limits = self.source.limits();
         HostStatus {
-            host: self.settings.host.clone(),
-            app: self.settings.name.clone(),
             generation: followed.as_ref().map(|goal| goal.generation),
             target,
             current: self.current,
@@ -586,6 +584,7 @@ impl<S: BuildSource> App<S> {
             elapsed_ms: self.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
             message: self.message(target, note),
             updated_at_ms: now_ms(),
+            ..HostStatus::new(self.settings.host.clone(), self.settings.name.clone())
         }
     }
 
