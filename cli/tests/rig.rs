@@ -148,9 +148,15 @@ impl Rig {
 
     /// Starts the agent of `host` for the app `web`.
     pub(crate) fn agent_of(&self, goal: &str, host: &str, more: &[&str]) -> Daemon {
+        let command = self.agent_command(goal, host, more);
+        Daemon::start(host, command, self.path(&format!("{host}.log")))
+    }
+
+    /// What [`Self::agent_of`] runs.
+    pub(crate) fn agent_command(&self, goal: &str, host: &str, more: &[&str]) -> Command {
         let mut command = agent();
         command.args(self.agent_arguments(goal, host, "127.0.0.1:0")).args(more);
-        Daemon::start(host, command, self.path(&format!("{host}.log")))
+        command
     }
 
     /// What every agent is told.
@@ -169,6 +175,12 @@ impl Rig {
     /// Makes `build` the goal of `web`.
     pub(crate) fn deploy(&self, build: &Published) {
         succeed(&["deploy", "web", &build.id, "--goal", &self.goal()]);
+    }
+
+    /// The row of `host` now; `None` if it has not reported.
+    pub(crate) fn row(&self, host: &str) -> Option<HostRow> {
+        let status: Status = parse(&succeed(&["status", "--goal", &self.goal(), "--json"]));
+        status.hosts.into_iter().find(|row| row.row.host == host)
     }
 
     /// Waits until the row of `host` is as `accept` wants it.

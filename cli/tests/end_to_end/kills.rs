@@ -219,7 +219,11 @@ impl Looks {
     fn id(&self) -> Result<String, String> {
         let target = fs::read_link(&self.current).map_err(|error| format!("current: {error}"))?;
         let id = target.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if self.ids.contains_key(&id) { Ok(id) } else { Err(format!("current names {target:?}")) }
+        if self.ids.contains_key(&id) {
+            Ok(id)
+        } else {
+            Err(format!("current names {}", target.display()))
+        }
     }
 
     fn verify(&mut self, id: &str) -> Result<(), String> {
@@ -233,7 +237,7 @@ impl Looks {
         if actual.actual.to_string() != id {
             return Err(format!("current should be {id}, its bytes are {}", actual.actual));
         }
-        self.verified = id.to_owned();
+        id.clone_into(&mut self.verified);
         self.account.lock().unwrap().verifications += 1;
         Ok(())
     }

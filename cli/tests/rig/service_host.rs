@@ -6,8 +6,11 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
+use std::process::Command;
 
-use super::{Daemon, HostRow, Published, Rig, free_port, random_bytes, version_at, wait_for};
+use super::{
+    Daemon, HostRow, Published, Rig, free_port, random_bytes, remove_settings, version_at, wait_for,
+};
 
 /// The host's name, and that of its folder in the rig's.
 pub(crate) const HOST: &str = "host";
@@ -15,9 +18,9 @@ pub(crate) const HOST: &str = "host";
 /// A host with its seeder, both alone in the world. Fields are dropped in order.
 pub(crate) struct ServiceHost {
     agent: Option<Daemon>,
-    /// The region's seeder.
-    pub(crate) seeder: Daemon,
-    seeder_address: String,
+    _seeder: Daemon,
+    /// Where the region's seeder is.
+    pub(crate) seeder_address: String,
     /// Where the service listens.
     pub(crate) port: u16,
     pub(crate) rig: Rig,
@@ -34,7 +37,7 @@ impl ServiceHost {
         // A store of its own, or the seeder would take the first build for a mistake.
         fs::create_dir(rig.path("store")).unwrap();
         let (seeder, seeder_address) = rig.seeder("store", &[]);
-        let host = Self { agent: None, seeder, seeder_address, port: free_port(), rig };
+        let host = Self { agent: None, _seeder: seeder, seeder_address, port: free_port(), rig };
         host.configure(settings);
         host
     }
@@ -64,16 +67,18 @@ impl ServiceHost {
 
     /// Starts an agent; the one before must have ended.
     pub(crate) fn start_agent(&mut self) {
-        self.start_agent_with(&[]);
+        self.start_agent_within(&[]);
     }
 
-    /// As [`Self::start_agent`], with further arguments.
-    pub(crate) fn start_agent_with(&mut self, more: &[&str]) {
-        let config = self.rig.text("agent.toml");
-        let arguments = [&["--config", &config], more].concat();
+    /// As [`Self::start_agent`], as the command that `wrapper` runs.
+    pub(crate) fn start_agent_within(&mut self, wrapper: &[&str]) {
+        let (goal, config) = (self.rig.goal(), self.rig.text("agent.toml"));
+        let more = ["--seeder", &self.seeder_address, "--config", &config];
+        let command = self.rig.agent_command(&goal, HOST, &more);
         // The old one first: two agents do not share a directory.
         self.agent = None;
-        self.agent = Some(self.rig.agent(HOST, &self.seeder_address, &arguments));
+        let log = self.rig.path(&format!("{HOST}.log"));
+        self.agent = Some(Daemon::start(HOST, within(wrapper, command), log));
     }
 
     /// The agent that was started last.
@@ -105,4 +110,13 @@ impl ServiceHost {
     pub(crate) fn app(&self) -> PathBuf {
         self.rig.path(HOST).join("apps/web")
     }
+}
+
+/// `command` as the arguments of `wrapper`, whose process becomes that of the command.
+fn within(wrapper: &[&str], command: Command) -> Command {
+    let Some((program, arguments)) = wrapper.split_first() else { return command };
+    let mut wrapped = Command::new(program);
+    remove_settings(&mut wrapped);
+    wrapped.args(arguments).arg(command.get_program()).args(command.get_args());
+    wrapped
 }
