@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{AppName, HostPhase, HostStatus, Label};
+use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
 use tokio::sync::{mpsc, watch};
@@ -18,122 +18,24 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::app_settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Paused, Place};
-use crate::config::Swap;
 use crate::durable::{ReadError, WriteError};
 use crate::goals::AcceptedGoal;
-use crate::hook::{HookOrder, Hooks};
+use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
 use crate::host::Host;
 use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
 use crate::source::{BuildSource, RunningDownload};
 use crate::status::StatusBoard;
-use crate::supervisor::{self, ProgramSettings, Supervisor, SupervisorTimings};
+use crate::supervisor::{self, Supervisor};
 use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::trouble::{Stall, Trouble};
 
+mod recover;
 mod row;
 
-/// What the loop of an app needs to know.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct AppSettings {
-    /// The app.
-    pub name: AppName,
-    /// Name of this host in statuses.
-    pub host: String,
-    /// Marks of this host that rollouts refer to.
-    pub labels: BTreeSet<Label>,
-    /// Its program and how that is judged.
-    pub program: ProgramSettings,
-    /// The user that the program and its hooks run as; `None`: that of the agent.
-    pub user: Option<String>,
-    /// How a new program takes the place of the old one.
-    pub swap: Swap,
-    /// Commands around a switch.
-    pub hooks: Hooks,
-    /// Whether no switch starts on this host.
-    pub hold: bool,
-    /// The build that runs here whatever the goal says.
-    pub pin: Option<BuildId>,
-    /// Builds to keep, the current one included.
-    pub keep_builds: usize,
-    /// Most bytes of kept builds; `None`: no limit.
-    pub keep_bytes: Option<u64>,
-    /// When the loop acts by itself.
-    pub timings: AppTimings,
-}
-
-/// When the loop of an app acts by itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct AppTimings {
-    /// Those of its program.
-    pub supervisor: SupervisorTimings,
-    /// Wait after a disk that failed or is full; doubles with each time in a row.
-    pub retry_first: Duration,
-    /// Longest such wait.
-    pub retry_max: Duration,
-    /// How often the status row is renewed and everything looked after without a reason.
-    pub refresh: Duration,
-    /// How often the files of the current build are looked at.
-    pub audit: Duration,
-}
-
-impl AppTimings {
-    /// Servers of a fleet. A full disk is looked after by people, so trying often helps nobody.
-    pub const fn fleet() -> Self {
-        Self {
-            supervisor: SupervisorTimings::fleet(),
-            retry_first: Duration::from_secs(5),
-            retry_max: Duration::from_mins(1),
-            refresh: Duration::from_secs(10),
-            audit: Duration::from_mins(5),
-        }
-    }
-}
-
-/// An order from outside.
-#[derive(Debug)]
-pub enum AppOrder {
-    /// Other settings hold from now on.
-    Settings(Box<AppSettings>),
-    /// No switch starts until [`Self::Resume`], even after a restart of the agent.
-    Pause {
-        /// Why, for people.
-        reason: Option<String>,
-    },
-    /// Switches may start again.
-    Resume,
-    /// The program is replaced by a new start of the same build.
-    Restart,
-    /// The program is told to read its configuration again.
-    Reload,
-}
-
-/// What the loop of an app works with.
-#[derive(Debug)]
-pub struct AppParts<S, H, T> {
-    /// Where builds come from.
-    pub source: S,
-    /// The machine.
-    pub host: H,
-    /// Where leave to be down comes from.
-    pub tokens: T,
-    /// The goal, now and after each change.
-    pub goal: watch::Receiver<GoalView>,
-    /// Orders from outside.
-    pub orders: mpsc::Receiver<AppOrder>,
-    /// Where the app's row is shown.
-    pub board: StatusBoard,
-}
-
-/// What the agent knows of an app's goal.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct GoalView {
-    /// The goal followed; `None` if none was ever accepted.
-    pub followed: Option<AcceptedGoal>,
-    /// What is wrong with the goal store or with what it offers, for people.
-    pub note: Option<String>,
-}
+use recover::{open_builds, recover_current, recover_journal, recover_paused};
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -331,7 +233,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
         loop {
             self.take_steps();
-            let row = self.row();
+            let row = row::row(&self);
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
@@ -359,7 +261,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let wake = self.supervisor.next_wake().await;
             self.supervisor.on_wake(wake);
         }
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..self.row() };
+        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(&self) };
         self.board.show(row);
     }
 
@@ -840,75 +742,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
         let followed = followed?;
         let generation = followed.generation;
-        let since = followed.rollout.since_or(generation);
+        let since = followed.rollout.since_of(generation);
         Some(Wanted { generation, since, build: followed.build })
     }
-}
-
-/// The complete builds of a store that are what they should be, and what is wrong with the last of
-/// those that are not.
-#[expect(clippy::type_complexity, reason = "two results of one pass")]
-fn open_builds(
-    store: &BuildStore,
-) -> Result<(BTreeMap<BuildId, StoredBuild>, Option<(BuildId, String)>), StoreError> {
-    let (mut builds, mut damage) = (BTreeMap::new(), None);
-    for build in store.list()? {
-        let opened = match store.build(build) {
-            Ok(None) => continue,
-            Ok(Some(stored)) => stored.audit().map(|()| stored).map_err(causes),
-            Err(error) => Err(causes(error)),
-        };
-        match opened {
-            Ok(stored) => {
-                builds.insert(build, stored);
-            }
-            Err(reason) => {
-                let message = format!("build {} is damaged on this host: {reason}", build.short());
-                warn!("{message}; it is not used until it is fetched again");
-                store.distrust(build)?;
-                damage = Some((build, message));
-            }
-        }
-    }
-    Ok((builds, damage))
-}
-
-fn recover_current(directory: &AppDir) -> Result<Option<BuildId>, OpenAppError> {
-    match directory.current() {
-        Ok(current) => Ok(current),
-        Err(error) => {
-            warn!("`current` is not what the agent makes, so it is moved away: {error}");
-            set_aside(directory, "current")?;
-            Ok(None)
-        }
-    }
-}
-
-fn recover_journal(directory: &AppDir) -> Result<Option<Journal>, OpenAppError> {
-    match directory.journal() {
-        Err(error @ ReadError::Malformed { .. }) => {
-            warn!("going on without the journal: {}", causes(error));
-            set_aside(directory, "journal")?;
-            Ok(None)
-        }
-        other => Ok(other?),
-    }
-}
-
-fn recover_paused(directory: &AppDir) -> Result<Option<Paused>, OpenAppError> {
-    match directory.paused() {
-        Err(error @ ReadError::Malformed { .. }) => {
-            // Taken for paused: a person who wanted that is worse off than one who did not.
-            let reason = Some(format!("the note of the pause is damaged: {}", causes(error)));
-            Ok(Some(Paused { since_ms: 0, reason }))
-        }
-        other => Ok(other?),
-    }
-}
-
-fn set_aside(directory: &AppDir, name: &str) -> Result<(), OpenAppError> {
-    let path = directory.path().join(name);
-    directory.set_aside(name).map_err(|source| OpenAppError::SetAside { path, source })
 }
 
 async fn token_change<T: TokenHold>(token: &mut Option<T>) {

@@ -11,16 +11,22 @@
 mod agent;
 mod app;
 mod app_dir;
+mod app_settings;
 mod backoff;
 pub mod cli;
 mod config;
 pub mod durable;
 mod goals;
+mod health_watch;
 mod hook;
+mod hook_runner;
+mod host;
+mod instance;
 mod launch;
 mod output;
 mod probe;
 mod process;
+mod real_host;
 pub mod reconcile;
 mod reload;
 mod sockets;
@@ -29,12 +35,17 @@ mod state;
 mod status;
 mod supervisor;
 mod tokens;
+mod trouble;
 mod user;
 mod watch_files;
 
 pub use agent::Agent;
-pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
-pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use app::{App, Counters, OpenAppError};
+pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+pub use app_dir::{
+    AppDir, FailedBuild, Journal, JournalPhase, Paused, Place, RunningRecord,
+    SWITCHES_REMEMBERED_MAX,
+};
 pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use hook::{
@@ -52,7 +63,9 @@ pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
-pub use supervisor::{Supervisor, SupervisorTimings, Wake};
+pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
+pub use host::{Host, HostProcess, Notice, StartOrder};
+pub use real_host::{RealHost, RealProcess};
 pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

@@ -16,10 +16,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::app_dir::{AppDir, RunningRecord};
-use crate::hook::HookOrder;
+use crate::hook::{self, HookOrder};
 use crate::host::{Host, HostProcess, Notice, StartOrder};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
-use crate::probe::Probe;
+use crate::probe::{self, Probe};
 use crate::process::{self, ProcessIdentity};
 use crate::status::now_ms;
 
@@ -119,18 +119,19 @@ impl Host for RealHost {
 
     fn check(
         &self,
-        _probe: &Probe,
-        _root: &Path,
-        _timeout: Duration,
+        probe: &Probe,
+        root: &Path,
+        timeout: Duration,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        async { Ok(()) }
+        let (probe, root) = (probe.clone(), root.to_owned());
+        async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
     }
 
     fn run_hook(
         &self,
-        _order: HookOrder,
+        order: HookOrder,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        async { Ok(()) }
+        async move { hook::run(order).await.map(drop).map_err(|failure| failure.to_string()) }
     }
 }
 

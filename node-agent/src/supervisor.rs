@@ -238,6 +238,13 @@ impl<H: Host> Supervisor<H> {
         self.forget_crashes();
     }
 
+    /// Whether no process of the app is left.
+    pub const fn is_idle(&self) -> bool {
+        !matches!(self.serving, Slot::Alive { .. })
+            && !matches!(self.candidate, Slot::Alive { .. })
+            && !matches!(self.leaving, Slot::Alive { .. })
+    }
+
     /// Process id of the serving program.
     pub fn pid(&self) -> Option<u32> {
         self.serving.running().map(Instance::pid)
