@@ -34,7 +34,9 @@ mod watch_files;
 pub use agent::Agent;
 pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
 pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
-pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
+pub use config::{
+    AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
+};
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
