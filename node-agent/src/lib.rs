@@ -14,7 +14,9 @@ mod app_dir;
 mod backoff;
 pub mod cli;
 mod config;
+mod control;
 pub mod durable;
+mod explain;
 mod goals;
 mod hook;
 mod launch;
@@ -36,6 +38,14 @@ pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
 pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
+};
+pub use control::{
+    AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
+    Refusal, Request, Response,
+};
+pub use explain::{
+    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
+    Reason, Situation,
 };
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
