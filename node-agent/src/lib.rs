@@ -15,7 +15,9 @@ mod app_settings;
 mod backoff;
 pub mod cli;
 mod config;
+mod control;
 pub mod durable;
+mod explain;
 mod goals;
 mod health_watch;
 mod hook;
@@ -47,6 +49,19 @@ pub use app_dir::{
     SWITCHES_REMEMBERED_MAX,
 };
 pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
+pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
+pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use config::{
+    AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
+};
+pub use control::{
+    AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
+    Refusal, Request, Response,
+};
+pub use explain::{
+    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
+    Reason, Situation,
+};
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
