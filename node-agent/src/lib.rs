@@ -25,6 +25,7 @@ mod hook_runner;
 mod host;
 mod instance;
 mod launch;
+mod notify;
 mod output;
 mod probe;
 mod process;
@@ -68,6 +69,7 @@ pub use hook::{
     HookOutput, Hooks, run as run_hook,
 };
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
 pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,

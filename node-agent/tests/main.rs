@@ -5,6 +5,7 @@ mod app;
 mod binary;
 mod hook;
 mod local_source;
+mod notify;
 mod probe;
 mod rig;
 mod sockets;
