@@ -16,6 +16,7 @@ mod backoff;
 pub mod cli;
 mod config;
 mod control;
+mod control_desk;
 pub mod durable;
 mod explain;
 mod goals;
@@ -44,14 +45,10 @@ mod watch_files;
 
 pub use agent::Agent;
 pub use app::{App, Counters, OpenAppError};
-pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use app_dir::{
-    AppDir, FailedBuild, Journal, JournalPhase, Paused, Place, RunningRecord,
-    SWITCHES_REMEMBERED_MAX,
+    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
 };
-pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
-pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
-pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -68,6 +65,7 @@ pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
     HookOutput, Hooks, run as run_hook,
 };
+pub use host::{Host, HostProcess, Notice, StartOrder};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
@@ -75,14 +73,13 @@ pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
 pub use process::{ProcessIdentity, find_by_environment};
+pub use real_host::{RealHost, RealProcess};
 pub use reload::Reload;
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
-pub use host::{Host, HostProcess, Notice, StartOrder};
-pub use real_host::{RealHost, RealProcess};
 pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};
