@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
-use p2p_net::{Identity, Node, NodeConfig, SharedLimits};
+use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -75,20 +75,7 @@ impl Agent {
         warn_of_strays(&state, &config);
 
         let store = GoalStore::new(&config.goal);
-        let node = Node::start(NodeConfig {
-            seeders: config.seeders.clone(),
-            zone: config.zone.clone(),
-            rack: config.rack.clone(),
-            upload_limit: config.upload_limit,
-            download_limit: config.download_limit,
-            traffic_class: config.dscp,
-            disk_priority: config.disk_priority,
-            transport: config.transport,
-            buffer_budget: config.buffer_budget,
-            ..NodeConfig::host(identity, config.listen)
-        })
-        .await?;
-        info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+        let node = start_node(&config, identity).await?;
 
         let board = StatusBoard::default();
         let mut follower = GoalFollower::new(accepted);
@@ -121,12 +108,7 @@ impl Agent {
         let control = start_control(&config, &state, desk);
 
         let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
-        let mut apps = JoinSet::new();
-        for app in opened {
-            let (handle, stop) = (Handle::current(), apps_stop.clone());
-            let span = info_span!("app", name = app.name().as_str());
-            apps.spawn_blocking(move || handle.block_on(app.run(stop).instrument(span)));
-        }
+        let apps = spawn_apps(opened, &apps_stop);
         let watch = store.watch(config.apps.keys().cloned().collect());
         let sink = if store.takes_host_status() {
             StatusSink::Store(store)
@@ -217,6 +199,35 @@ impl Agent {
             warn!("the node did not close in time");
         }
     }
+}
+
+async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartError> {
+    let node = Node::start(NodeConfig {
+        seeders: config.seeders.clone(),
+        zone: config.zone.clone(),
+        rack: config.rack.clone(),
+        upload_limit: config.upload_limit,
+        download_limit: config.download_limit,
+        traffic_class: config.dscp,
+        disk_priority: config.disk_priority,
+        transport: config.transport,
+        buffer_budget: config.buffer_budget,
+        ..NodeConfig::host(identity, config.listen)
+    })
+    .await?;
+    info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+    Ok(node)
+}
+
+/// Lets each app's loop run on a thread of its own: it waits for its disk now and then.
+fn spawn_apps(opened: Vec<RealApp>, stop: &CancellationToken) -> JoinSet<()> {
+    let mut apps = JoinSet::new();
+    for app in opened {
+        let (handle, stop) = (Handle::current(), stop.clone());
+        let span = info_span!("app", name = app.name().as_str());
+        apps.spawn_blocking(move || handle.block_on(app.run(stop).instrument(span)));
+    }
+    apps
 }
 
 /// What is needed to open the apps.
@@ -327,7 +338,7 @@ impl crate::tokens::TokenHold for FreeToken {
     }
 
     async fn changed(&mut self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -197,6 +197,7 @@ mod tests {
         Health { probe, min_healthy_time, deadline, ..Health::default() }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is in the settings")]
     fn tcp() -> Option<Probe> {
         Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() })
     }

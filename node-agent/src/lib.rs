@@ -61,6 +61,7 @@ pub use explain::{
     Reason, Situation,
 };
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
+pub use health_watch::Check;
 pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
     HookOutput, Hooks, run as run_hook,

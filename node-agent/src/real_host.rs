@@ -53,7 +53,7 @@ pub struct RealProcess {
 enum StartError {
     #[error("cannot start {}", program.display())]
     Spawn {
-        program: std::path::PathBuf,
+        program: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -93,12 +93,10 @@ impl RealHost {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
             }
         }
-        let notify = match says_ready {
-            true => {
-                Some(NotifySocket::bind(&notify_path(app, instance)).map_err(StartError::Notify)?)
-            }
-            false => None,
-        };
+        let notify = says_ready
+            .then(|| NotifySocket::bind(&notify_path(app, instance)))
+            .transpose()
+            .map_err(StartError::Notify)?;
         if let Some(notify) = &notify {
             notify.attach(&mut command);
         }
@@ -138,7 +136,7 @@ impl Host for RealHost {
     }
 
     fn start(&mut self, order: StartOrder<'_>) -> Result<RealProcess, String> {
-        self.spawn(order).map_err(|error| causes(error))
+        self.spawn(order).map_err(causes)
     }
 
     fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<RealProcess>> {
@@ -179,6 +177,7 @@ impl Host for RealHost {
         async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
     }
 
+    #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
     fn run_hook(
         &self,
         order: HookOrder,
@@ -229,13 +228,14 @@ impl HostProcess for RealProcess {
             // Left behind, it is in nobody's way.
             drop(notify.remove());
         }
-        match &mut self.child {
-            Some(child) => drop(child.try_wait()),
-            // An agent that replaced itself is still the parent of the programs it started before.
-            None => {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                drop(rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options));
-            }
+        if let Some(child) = &mut self.child {
+            drop(child.try_wait());
+            return;
+        }
+        // An agent that replaced itself is still the parent of the programs it started before.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if let Err(error) = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
+            tracing::debug!(%error, "the program was another process's child");
         }
     }
 }

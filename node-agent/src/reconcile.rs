@@ -455,7 +455,7 @@ impl Brain<'_> {
             HookNeed::Nothing => {}
         }
         if is_right(candidate) {
-            return self.pick_promote_step(serving, candidate);
+            return pick_promote_step(serving, candidate);
         }
         if matches!(candidate, Program::Running { .. }) {
             return Some(Step::StopCandidate);
@@ -502,13 +502,6 @@ impl Brain<'_> {
         } else {
             HookNeed::Nothing
         }
-    }
-
-    fn pick_promote_step(&self, serving: Program, candidate: Program) -> Option<Step> {
-        let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
-        // If nothing serves, there is nothing to wait for.
-        let is_needed = !matches!(serving, Program::Running { .. });
-        (is_ready || is_needed).then_some(Step::Promote)
     }
 
     fn drain_need(&self, build: BuildId) -> HookNeed {
@@ -659,6 +652,13 @@ impl Brain<'_> {
         }
         kept
     }
+}
+
+fn pick_promote_step(serving: Program, candidate: Program) -> Option<Step> {
+    let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
+    // If nothing serves, there is nothing to wait for.
+    let is_needed = !matches!(serving, Program::Running { .. });
+    (is_ready || is_needed).then_some(Step::Promote)
 }
 
 fn stop_all(serving: Program, candidate: Program) -> Option<Step> {

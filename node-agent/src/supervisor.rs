@@ -500,7 +500,7 @@ impl<H: Host> Supervisor<H> {
                 let health = self.health_watch(true);
                 let output = (self.output(place), 0);
                 let check = self.settings.timings.output_check;
-                let instance = Instance::new(process, record, &root, health, output, check);
+                let instance = Instance::new((process, record), &root, health, output, check);
                 *self.slot_mut(place) =
                     Slot::Alive { instance: Box::new(instance), restart_after: None };
             }
@@ -549,7 +549,7 @@ impl<H: Host> Supervisor<H> {
         self.write_record(place, &record);
         let health = self.health_watch(false);
         let check = self.settings.timings.output_check;
-        Ok(Instance::new(process, record, root, health, (output, offset), check))
+        Ok(Instance::new((process, record), root, health, (output, offset), check))
     }
 
     fn health_watch(&self, was_found: bool) -> HealthWatch {

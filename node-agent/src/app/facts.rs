@@ -3,13 +3,14 @@
 //! Reads the loop's state and changes nothing; conclusions are drawn in `explain`.
 
 use super::{App, row};
+use crate::app_dir::JournalPhase;
 use crate::explain::{
     CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
 };
 use crate::host::Host;
 use crate::reconcile::Leave;
 use crate::source::BuildSource;
-use crate::tokens::{TokenDesk, TokenHold as _, TokenState};
+use crate::tokens::{TokenDesk, TokenHold, TokenState};
 
 /// Everything that is known of the app now.
 pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
@@ -19,10 +20,12 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
     let settings = &app.settings;
     let goal = app.goal.borrow().followed.clone();
     let (leave, why_not) = app.leave();
-    let token = match app.token.as_ref().map(|token| token.state()) {
+    let token = match app.token.as_ref().map(TokenHold::state) {
         Some(TokenState::Waiting { reason }) => Some(reason),
         Some(TokenState::Held) | None => None,
     };
+    let is_checking =
+        app.journal.as_ref().is_some_and(|journal| journal.phase != JournalPhase::Good);
     let quarantine = row::quarantined(app).map(|failed| Quarantine {
         build: failed.build,
         since_ms: failed.at_ms,
@@ -57,11 +60,13 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             unchanged_for_ms: milliseconds(app.progress_since.elapsed()),
             waiting_for: app.progress.1.waiting_for.clone(),
         }),
-        checking: app.supervisor.check_facts().map(|check| CheckFacts {
-            healthy_for_ms: milliseconds(check.healthy_for),
-            min_healthy_ms: milliseconds(settings.program.health.min_healthy_time),
-            deadline_in_ms: milliseconds(check.deadline_in),
-            last_failure: check.last_failure,
+        checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
+            CheckFacts {
+                healthy_for_ms: milliseconds(check.healthy_for),
+                min_healthy_ms: milliseconds(settings.program.health.min_healthy_time),
+                deadline_in_ms: milliseconds(check.deadline_in),
+                last_failure: check.last_failure,
+            }
         }),
         last_error: last_error.or_else(|| app.supervisor.message()),
         disk_short_bytes: None,

@@ -69,6 +69,7 @@ fn both(serving: Program, candidate: Program) -> Programs {
     Programs { serving, candidate, is_leaving: false }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as `Actual` has it")]
 fn good(generation: u64, seeds: &[u8]) -> Option<Journal> {
     let good: Vec<_> = seeds.iter().copied().map(build).collect();
     let to = build(seeds[0]);
@@ -76,6 +77,7 @@ fn good(generation: u64, seeds: &[u8]) -> Option<Journal> {
     Some(journal.settled(generation, None))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as `Actual` has it")]
 fn switching(generation: u64, from: u8, to: u8) -> Option<Journal> {
     let before = good(generation - 1, &[from]);
     let from = Some(build(from));
@@ -517,6 +519,8 @@ fn app_without_a_program_is_switched_and_settled_at_once() {
     );
 }
 
+type Removal<'a> = (&'a str, Actual, Policy, Option<Wanted>, &'a [u8]);
+
 fn removed(actual: Actual, policy: &Policy, wanted: Option<Wanted>) -> BTreeSet<BuildId> {
     let mut actual = actual;
     let mut removed = BTreeSet::new();
@@ -546,7 +550,7 @@ fn removals_follow_the_table() {
     let midway = Actual { journal: switching(7, 5, 6), ..many() };
     let mut failed = many();
     failed.journal = failed.journal.map(|journal| Journal { failed: failure(1, 7), ..journal });
-    let cases: [(&str, Actual, Policy, Option<Wanted>, &[u8]); 10] = [
+    let cases: [Removal<'_>; 10] = [
         ("three", many(), keep(3), wanted(6, 6), &[1, 2, 3, 7]),
         ("five", many(), keep(5), wanted(6, 6), &[1, 7]),
         ("the previous good one stays", many(), keep(1), wanted(6, 6), &[1, 2, 3, 4, 7]),
