@@ -24,12 +24,14 @@ mod probe;
 mod process;
 pub mod reconcile;
 mod reload;
+mod runs_from;
 mod sockets;
 mod source;
 mod state;
 mod status;
 mod supervisor;
 mod tokens;
+mod unit;
 mod user;
 mod watch_files;
 
@@ -50,11 +52,13 @@ pub use probe::{
 };
 pub use process::{ProcessIdentity, find_by_environment};
 pub use reload::Reload;
+pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{Supervisor, SupervisorTimings, Wake};
 pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

@@ -8,5 +8,7 @@ mod local_source;
 mod notify;
 mod probe;
 mod rig;
+mod runs_from;
 mod sockets;
 mod supervisor;
+mod unit;
