@@ -19,6 +19,9 @@ pub(crate) const VARIABLE_PREFIX: &str = "SHOAL_";
 /// Tells programs of different agents and apps on one machine apart.
 pub(crate) const APP_DIR_VARIABLE: &str = "SHOAL_APP_DIR";
 
+/// Tells one start of a program from every other one.
+pub(crate) const INSTANCE_VARIABLE: &str = "SHOAL_INSTANCE";
+
 /// How long a program may take to stop if the operator says nothing: enough to finish requests,
 /// short enough that a switch is not noticed by clients that retry.
 pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(10);

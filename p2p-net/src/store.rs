@@ -13,6 +13,7 @@
 //! except that one build is to be staged by one process at a time. All calls block: async callers
 //! use `spawn_blocking`. Nothing here knows about networks or apps.
 
+mod audit;
 mod bitmap;
 mod check;
 mod contacts;
@@ -38,8 +39,9 @@ use std::sync::Arc;
 
 use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
+pub use audit::BuildDamage;
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use open_files::OpenFiles;
@@ -81,7 +83,7 @@ impl BuildStore {
         let staging = directory.join("staging");
         for path in [&builds, &staging] {
             if !path.is_dir() {
-                std::fs::create_dir_all(path).map_err(StoreError::io("create", path))?;
+                disk::create_dir_all(path).map_err(StoreError::io("create", path))?;
                 durable::sync_directory(&directory)?;
             }
         }
@@ -216,10 +218,26 @@ impl BuildStore {
             (self.manifest_of(build), "manifest"),
         ];
         for (path, name) in doomed {
-            match std::fs::rename(&path, work.path().join(name)) {
+            match disk::rename(&path, &work.path().join(name)) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
+        }
+        durable::sync_directory(self.builds())
+    }
+
+    /// Takes a build whose files are not what they were out of the list of complete builds. The
+    /// files stay where they are, for programs that run from them, until the build is stored anew.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub fn distrust(&self, build: BuildId) -> Result<(), StoreError> {
+        let path = self.manifest_of(build);
+        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        match disk::rename(&path, &work.path().join("manifest")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(StoreError::io("remove", &path))?,
         }
         durable::sync_directory(self.builds())
     }
@@ -246,18 +264,43 @@ impl BuildStore {
             if is_there()? {
                 return Ok(root);
             }
-            // A tree without a right manifest: nobody knows what it is.
-            let work = WorkDir::new(self.staging(), Work::Remove)?;
-            std::fs::rename(&root, work.path().join("tree"))
-                .map_err(StoreError::io("remove", &root))?;
+            // A tree without a right manifest: nobody knows what it is. It is there until the new
+            // one takes its place: a program may run from it.
+            return self.replace_tree(id, encoded, (tree, &root), scratch);
         }
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
-        match durable::rename_new(tree, &root) {
+        match disk::rename_new(tree, &root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there()? => {}
             outcome => outcome.map_err(StoreError::io("rename a build to", &root))?,
         }
         durable::sync_directory(self.builds())?;
         Ok(root)
+    }
+
+    /// Exchanges the tree at `root`, which is no build, for `tree`, and removes it.
+    fn replace_tree(
+        &self,
+        id: BuildId,
+        encoded: &[u8],
+        (tree, root): (&Path, &Path),
+        scratch: &Path,
+    ) -> Result<PathBuf, StoreError> {
+        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        let doomed = work.path().join("tree");
+        let failed = StoreError::io("rename a build to", root);
+        match disk::exchange(tree, root) {
+            Ok(()) => disk::rename(tree, &doomed).map_err(failed)?,
+            // The file system cannot exchange: there is a moment without a tree.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                disk::rename(root, &doomed)
+                    .and_then(|()| disk::rename(tree, root))
+                    .map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        durable::sync_directory(self.builds())?;
+        durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
+        Ok(root.to_owned())
     }
 
     /// Whom the last downloads into this store knew; nobody if that is not known.
@@ -314,11 +357,11 @@ impl BuildStore {
         let work = WorkDir::new(self.staging(), Work::Stage)?;
         let half = work.path().join("staging");
         let tree = half.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
+        disk::create_dir_all(&tree).map_err(StoreError::write("create", &tree, home, 0))?;
         reserve(&tree, entries)?;
         place::sync_directories(&tree, entries)?;
         durable::replace_file(&half.join("manifest"), &half.join("manifest.new"), encoded)?;
-        match durable::rename_new(&half, home) {
+        match disk::rename_new(&half, home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome.map_err(StoreError::io("rename a staging to", home))?,
         }
@@ -332,7 +375,7 @@ impl BuildStore {
         home: PathBuf,
     ) -> Result<StagedBuild, StoreError> {
         let tree = home.join("tree");
-        std::fs::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
+        disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
         reserve(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
     }
@@ -344,7 +387,7 @@ impl BuildStore {
             let home = self.home_of(build);
             if !home.join("tree").exists()
                 && self.tree_of(build).is_dir()
-                && let Err(error) = std::fs::remove_dir_all(&home)
+                && let Err(error) = disk::remove_dir_all(&home)
             {
                 tracing::warn!(path = ?home, %error, "cannot remove a leftover");
             }

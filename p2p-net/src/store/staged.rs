@@ -377,7 +377,7 @@ impl StagedBuild {
         let map = Arc::clone(tree.map());
         // Closes what was open for writing, too: the system does not run such a file.
         *tree = TreeFiles::new(root.clone(), map, Access::Read, store.open_files());
-        if let Err(error) = std::fs::remove_dir_all(home) {
+        if let Err(error) = disk::remove_dir_all(home) {
             tracing::warn!(path = ?home, %error, "cannot remove what is left of a staging");
         }
         Ok(root)

@@ -59,7 +59,7 @@ impl WorkDir {
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = staging.join(format!("{}{}-{number}", work.prefix(), std::process::id()));
-            match std::fs::create_dir(&path) {
+            match disk::create_dir(&path) {
                 Ok(()) => {}
                 // Left by an earlier process with our id, or by another container's.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -79,7 +79,7 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+        if let Err(error) = disk::remove_dir_all(&self.path) {
             tracing::warn!(path = ?self.path, %error, "cannot remove a work directory");
         }
     }
@@ -127,7 +127,7 @@ fn sweep_one(path: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
         Err(errno) => return Err(errno.into()),
     }
-    match std::fs::remove_dir_all(path) {
+    match disk::remove_dir_all(path) {
         // Another process sweeps the same store.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
