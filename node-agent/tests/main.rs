@@ -4,6 +4,7 @@
 mod app;
 mod binary;
 mod hook;
+mod launch;
 mod local_source;
 mod notify;
 mod probe;
