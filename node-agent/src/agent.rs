@@ -294,6 +294,8 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
         environment: app.environment.clone(),
         working_directory: app.working_directory.clone(),
         grace_period: app.grace_period,
+        user: app.user.clone(),
+        sockets: app.sockets.clone(),
     });
     let timings = AppTimings::fleet();
     AppSettings {

@@ -101,7 +101,7 @@ impl RealHost {
             notify.attach(&mut command);
         }
         self.held_sockets()?.attach(&mut command)?;
-        let spawned = command.spawn();
+        let spawned = launch.spawn(&mut command);
         let mut child = spawned.map_err(|source| StartError::Spawn { program, source })?;
         let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
             let handle = identity.open()?;

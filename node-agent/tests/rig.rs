@@ -94,6 +94,8 @@ pub(crate) fn launch(exec: &[&str]) -> Launch {
         environment: [("GREETING".into(), "hello".into())].into(),
         working_directory: None,
         grace_period: Duration::from_millis(200),
+        user: None,
+        sockets: [].into(),
     }
 }
 
