@@ -47,5 +47,7 @@ pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{Supervisor, SupervisorTimings, Wake};
-pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use tokens::{
+    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
+};
 pub use watch_files::{OnChange, WatchedFiles};

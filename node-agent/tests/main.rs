@@ -6,3 +6,4 @@ mod binary;
 mod local_source;
 mod rig;
 mod supervisor;
+mod tokens;
