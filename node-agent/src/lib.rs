@@ -84,7 +84,9 @@ pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
-pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use tokens::{
+    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
+};
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

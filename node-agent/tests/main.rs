@@ -12,4 +12,5 @@ mod rig;
 mod runs_from;
 mod sockets;
 mod supervisor;
+mod tokens;
 mod unit;
