@@ -72,6 +72,21 @@ pub fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
         .map_err(|source| WriteError { path: path.into(), source })
 }
 
+/// Removes `path`, if it is there.
+///
+/// # Errors
+///
+/// If the system refuses.
+pub fn remove_file(path: &Path) -> Result<(), WriteError> {
+    let failed = |source| WriteError { path: path.into(), source };
+    match disk::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome
+            .and_then(|()| disk::sync_dir(path.parent().unwrap_or(Path::new("."))))
+            .map_err(failed),
+    }
+}
+
 /// The document in `path`; `None` if there is no such file.
 ///
 /// # Errors

@@ -13,6 +13,7 @@
 //! except that one build is to be staged by one process at a time. All calls block: async callers
 //! use `spawn_blocking`. Nothing here knows about networks or apps.
 
+mod audit;
 mod bitmap;
 mod check;
 mod contacts;
@@ -42,6 +43,7 @@ use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestEr
 
 use crate::disk_priority::DiskPriority;
 
+pub use audit::BuildDamage;
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use names::Names;
@@ -224,6 +226,7 @@ impl BuildStore {
             (self.tree_of(build), "tree"),
             (self.home_of(build), "staging"),
             (self.manifest_of(build), "manifest"),
+            (self.distrusted_of(build), "distrusted"),
         ];
         for (path, name) in doomed {
             match disk::rename(&path, &work.path().join(name)) {
@@ -240,11 +243,30 @@ impl BuildStore {
         // files that were moved out of the store is removed, and not followed.
         self.shared.builds.doubt();
         remove_any(&self.manifest_of(build))?;
+        remove_any(&self.distrusted_of(build))?;
         self.shared.builds.settle()?;
         self.shared.builds.doubt();
         self.shared.staging.doubt();
         remove_any(&self.tree_of(build))?;
         remove_any(&self.home_of(build))?;
+        self.shared.builds.settle()
+    }
+
+    /// Takes a build whose files are not what they were out of the list of complete builds. The
+    /// files stay where they are, for programs that run from them, until the build is stored anew
+    /// or removed.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub fn distrust(&self, build: BuildId) -> Result<(), StoreError> {
+        let path = self.manifest_of(build);
+        self.shared.builds.doubt();
+        // Kept, so that the tree does not pass for what is left of a removal.
+        match disk::rename(&path, &self.distrusted_of(build)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => outcome.map_err(StoreError::io("remove", &path))?,
+        }
         self.shared.builds.settle()
     }
 
@@ -270,10 +292,9 @@ impl BuildStore {
             if is_there()? {
                 return Ok(root);
             }
-            // A tree without a right manifest: nobody knows what it is.
-            let work = WorkDir::new(self.staging(), Work::Remove)?;
-            disk::rename(&root, &work.path().join("tree"))
-                .map_err(StoreError::io("remove", &root))?;
+            // A tree without a right manifest: nobody knows what it is. It is there until the new
+            // one takes its place: a program may run from it.
+            return self.replace_tree(id, encoded, (tree, &root), scratch);
         }
         self.shared.builds.doubt();
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
@@ -283,6 +304,41 @@ impl BuildStore {
         }
         self.shared.builds.settle()?;
         Ok(root)
+    }
+
+    /// Exchanges the tree at `root`, which is no build, for `tree`, and removes it.
+    fn replace_tree(
+        &self,
+        id: BuildId,
+        encoded: &[u8],
+        (tree, root): (&Path, &Path),
+        scratch: &Path,
+    ) -> Result<PathBuf, StoreError> {
+        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        let doomed = work.path().join("tree");
+        let mark = self.distrusted_of(id);
+        if !mark.exists() && !self.manifest_of(id).exists() {
+            // Without either, the new tree would pass for what is left of a removal.
+            durable::replace_file(&mark, &scratch.join("manifest.new"), encoded)?;
+        }
+        self.shared.builds.doubt();
+        let failed = StoreError::io("rename a build to", root);
+        match disk::exchange(tree, root) {
+            Ok(()) => disk::rename(tree, &doomed).map_err(failed)?,
+            // The file system cannot exchange: there is a moment without a tree.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                disk::rename(root, &doomed)
+                    .and_then(|()| disk::rename(tree, root))
+                    .map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+        self.shared.builds.settle()?;
+        self.shared.builds.doubt();
+        durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
+        remove_any(&mark)?;
+        self.shared.builds.settle()?;
+        Ok(root.to_owned())
     }
 
     /// Whom the last downloads into this store knew; nobody if that is not known.
@@ -332,6 +388,11 @@ impl BuildStore {
 
     fn manifest_of(&self, build: BuildId) -> PathBuf {
         self.builds().join(format!("{build}.manifest"))
+    }
+
+    /// The manifest of a build that is not believed any more.
+    fn distrusted_of(&self, build: BuildId) -> PathBuf {
+        self.builds().join(format!("{build}.distrusted"))
     }
 
     fn home_of(&self, build: BuildId) -> PathBuf {

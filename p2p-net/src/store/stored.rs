@@ -12,6 +12,7 @@ use p2p_core::{BuildId, ChunkIndex, Manifest};
 use crate::disk_priority::DiskPriority;
 
 use super::BuildStore;
+use super::audit::{self, BuildDamage};
 use super::durable;
 use super::error::StoreError;
 use super::open_files::OpenFiles;
@@ -84,6 +85,10 @@ impl StoredBuild {
         self.shared.store.as_ref()
     }
 
+    pub(crate) fn tree(&self) -> &TreeFiles {
+        &self.shared.tree
+    }
+
     /// What it consists of.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.shared.manifest
@@ -125,6 +130,20 @@ impl StoredBuild {
     ) -> bool {
         let start = self.manifest().layout().offset_of(chunk) + u64::from(offset);
         self.shared.tree.read_cached_at(start, buffer)
+    }
+
+    /// Compares the entries of the build with its manifest, and reads all of its bytes if a file
+    /// was written to since it was stored. Files that are not in the manifest do not count.
+    ///
+    /// # Errors
+    ///
+    /// The first thing found wrong.
+    ///
+    /// # Cost
+    ///
+    /// A system call per entry; if a file was written to, a pass over all bytes.
+    pub fn audit(&self) -> Result<(), BuildDamage> {
+        audit::audit(self)
     }
 
     /// Moves the build's entries into `directory`, which must be on the same file system, under
