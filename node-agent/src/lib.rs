@@ -86,4 +86,4 @@ pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
 pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
-pub use watch_files::{OnChange, WatchedFiles};
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

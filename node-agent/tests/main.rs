@@ -13,3 +13,4 @@ mod runs_from;
 mod sockets;
 mod supervisor;
 mod unit;
+mod watch_files;
