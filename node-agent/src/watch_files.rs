@@ -274,7 +274,8 @@ impl notify::EventHandler for Handler {
             matches!(event.kind, EventKind::Access(_)) && event.kind != written
         });
         if !is_reading {
-            drop(self.sender.try_send(()));
+            // Full: the news waits already. Closed: the watch is being dropped.
+            let (Ok(()) | Err(_)) = self.sender.try_send(());
         }
     }
 }
@@ -316,9 +317,10 @@ mod tests {
     async fn without_inotify_files_are_polled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("deep/web.conf");
-        let mut watch = FileWatch::start_by(&[path.clone()], WatchTimings::fleet(), |_| {
-            Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch))
-        });
+        let mut watch =
+            FileWatch::start_by(std::slice::from_ref(&path), WatchTimings::fleet(), |_| {
+                Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch))
+            });
         fs::create_dir(folder.path().join("deep")).unwrap();
         fs::write(&path, "one").unwrap();
         assert_eq!(watch.changed().await, path);
