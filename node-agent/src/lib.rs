@@ -89,4 +89,4 @@ pub use tokens::{
 };
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
-pub use watch_files::{OnChange, WatchedFiles};
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

@@ -14,3 +14,4 @@ mod sockets;
 mod supervisor;
 mod tokens;
 mod unit;
+mod watch_files;
