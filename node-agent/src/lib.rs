@@ -12,6 +12,7 @@ mod agent;
 mod app;
 mod app_dir;
 mod backoff;
+mod bootstrap;
 pub mod cli;
 mod config;
 mod control;
@@ -19,12 +20,14 @@ pub mod durable;
 mod explain;
 mod goals;
 mod hook;
+mod init;
 mod launch;
 mod output;
 mod probe;
 mod process;
 pub mod reconcile;
 mod reload;
+pub mod service;
 mod sockets;
 mod source;
 mod state;
@@ -36,6 +39,7 @@ mod watch_files;
 pub use agent::Agent;
 pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
 pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -49,6 +53,7 @@ pub use explain::{
 };
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
+pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
 pub use probe::{Health, Probe};

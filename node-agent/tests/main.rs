@@ -3,6 +3,7 @@
 
 mod app;
 mod binary;
+mod commands;
 mod local_source;
 mod rig;
 mod supervisor;
