@@ -140,8 +140,6 @@ pub(crate) mod tests {
 
     pub(crate) fn row(host: &str, generation: u64, number: u8, phase: HostPhase) -> HostStatus {
         HostStatus {
-            host: host.into(),
-            app: "web".parse().unwrap(),
             generation: Some(generation),
             target: Some(build(number)),
             current: Some(build(number)),
@@ -159,8 +157,8 @@ pub(crate) mod tests {
             links_quic: 0,
             links_tcp: 0,
             elapsed_ms: Some(2_300),
-            message: None,
             updated_at_ms: NOW_MS - 1_000,
+            ..HostStatus::new(host, "web".parse().unwrap())
         }
     }
 

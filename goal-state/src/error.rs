@@ -7,6 +7,8 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use p2p_core::BuildId;
+
 use crate::{AppName, GoalChangeError, GoalUrl, WriterNameError};
 
 /// Why the goal store could not be read or written.
@@ -27,6 +29,17 @@ pub enum GoalStoreError {
     NoHistory {
         /// The app.
         app: AppName,
+    },
+    /// What could be rolled back to never went to every host.
+    #[error(
+        "the earlier builds of {app} went to only some of the hosts; if every host shall have the \
+         last of them, run: shoal deploy {app} {build} --goal URL"
+    )]
+    OnlyPartial {
+        /// The app.
+        app: AppName,
+        /// The newest such build.
+        build: BuildId,
     },
     /// The goal cannot change any more, because somebody wrote a generation that large by hand.
     #[error(
@@ -218,6 +231,7 @@ impl GoalStoreError {
         let app = app.clone();
         match error {
             GoalChangeError::NoHistory => Self::NoHistory { app },
+            GoalChangeError::OnlyPartial { build } => Self::OnlyPartial { app, build },
             GoalChangeError::LastGeneration { generation } => {
                 Self::LastGeneration { app, generation }
             }

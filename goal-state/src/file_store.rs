@@ -109,13 +109,13 @@ impl FileStore {
         app: &AppName,
         change: GoalChange,
     ) -> Result<Goal, GoalStoreError> {
-        match change {
+        match &change {
             GoalChange::Deploy { .. } => {
                 let goals = self.directory.join("goals");
                 blocking(move || document_file::create_directories(&goals)).await?;
             }
             // Nothing to change where there is nothing; and nothing is created.
-            GoalChange::Rollback => {
+            GoalChange::Rollback { .. } | GoalChange::Widen { .. } | GoalChange::Restart => {
                 if self.goal(app).await?.is_none() {
                     return Err(GoalStoreError::NoGoal { app: app.clone() });
                 }
@@ -272,9 +272,12 @@ mod tests {
         let mut store = FileStore::new(directory.path());
         store.lock_patience = Duration::from_millis(50);
         let app: AppName = "web".parse().unwrap();
-        let deploy = GoalChange::Deploy { build: p2p_core::BuildId::of_manifest(b"1") };
+        let deploy = GoalChange::Deploy {
+            build: p2p_core::BuildId::of_manifest(b"1"),
+            rollout: crate::RolloutChange::default(),
+        };
         let held = store.lock().await.unwrap();
-        let error = store.change_goal(&app, deploy).await.unwrap_err().to_string();
+        let error = store.change_goal(&app, deploy.clone()).await.unwrap_err().to_string();
         assert!(error.contains(".lock is locked") && error.contains("fuser -v /"), "{error}");
         drop(held);
         assert_eq!(store.change_goal(&app, deploy).await.unwrap().generation, 1);

@@ -23,14 +23,22 @@ mod status;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod token;
 mod url;
 mod watch;
 
 pub use app_name::{AppName, AppNameError};
 pub use error::{FileAction, GoalStoreError};
 pub use goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
-pub use rollout::{Label, LabelError, Rollout};
-pub use status::{HostPhase, HostStatus, STATUS_ROWS_MAX, WriterNameError, check_writer_name};
+pub use rollout::{Label, LabelError, NotYet, ROLLOUT_LABELS_MAX, Rollout, RolloutChange};
+pub use status::{
+    HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WriterNameError,
+    check_writer_name, last_output,
+};
 pub use store::{DamagedGoal, GoalList, GoalStore};
+pub use token::{
+    LEASE_MAX, LEASE_MIN, TOKEN_BYTES_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError,
+    TokenRequest, granting_seeder,
+};
 pub use url::{GoalUrl, GoalUrlError};
 pub use watch::{GoalUpdate, GoalWatch};

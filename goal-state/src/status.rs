@@ -13,8 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::AppName;
 
-/// Most rows of one status document: below etcd's limit for a value.
-pub const STATUS_ROWS_MAX: usize = 1_000;
+/// Most rows of one status document: below etcd's limit for a value. A test adds up the bytes.
+pub const STATUS_ROWS_MAX: usize = 600;
+
+/// Most bytes of [`HostStatus::last_output`]: the last few lines, which say why a program ended.
+/// Twice as much would be a third of a row.
+pub const LAST_OUTPUT_BYTES_MAX: usize = 400;
 
 /// Where an app stands on one host, as the host reported it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -69,6 +73,18 @@ pub struct HostStatus {
     pub elapsed_ms: Option<u64>,
     /// What went wrong or is waited for, in words for a person, with the next step.
     pub message: Option<String>,
+    /// A build that failed here and is not tried again until the goal changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<BuildId>,
+    /// The last lines that the program or hook that failed wrote, cut by [`last_output`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_output: Option<String>,
+    /// How often the program ended by itself and was started again since the switch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// What the health probe said last; `None` without a probe, or before its first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
     /// When the host wrote this, in milliseconds since 1970, by its clock.
     pub updated_at_ms: u64,
 }
@@ -98,16 +114,41 @@ impl HostStatus {
             links_tcp: 0,
             elapsed_ms: None,
             message: None,
+            quarantined: None,
+            last_output: None,
+            restarts: 0,
+            healthy: None,
             updated_at_ms: 0,
         }
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The end of what a program wrote, as a status carries it: at most [`LAST_OUTPUT_BYTES_MAX`] bytes,
+/// whole characters, only line feeds for control characters. `None` if nothing is left.
+pub fn last_output(output: &str) -> Option<String> {
+    // Replaced first: every character that is left takes at most two bytes more in JSON than here.
+    let clean: String = output
+        .chars()
+        .map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter })
+        .collect();
+    let clean = clean.trim();
+    let start = clean.ceil_char_boundary(clean.len().saturating_sub(LAST_OUTPUT_BYTES_MAX));
+    let end = clean[start..].trim_start();
+    (!end.is_empty()).then(|| end.to_owned())
+}
+
 /// What a host is doing about its goal.
 ///
-/// Usual order: `NoGoal`, `Locating`, `Downloading`, `Verifying`, `Switching`, `Running`. A new
-/// goal leads from any phase to `Locating` (or to `Switching` if the build is here), a fault from
-/// any phase to `Failed`, and the end of the agent to `Stopped`.
+/// Usual order: `NoGoal`, `Locating`, `Downloading`, `Verifying`, `Waiting`, `Switching`,
+/// `Checking`, `Running`. A new goal leads from any phase to `Locating` (or to `Waiting` or
+/// `Switching` if the build is here), a build that fails from `Switching` and `Checking` to
+/// `RolledBack` (or to `Failed` if there is no good one), another fault from any phase to `Failed`,
+/// and the end of the agent to `Stopped`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -120,10 +161,17 @@ pub enum HostPhase {
     Downloading,
     /// Reading the build back and checking it.
     Verifying,
+    /// The build is here and the switch waits: for its wave, for a token, or for a person who holds,
+    /// paused or pinned the host; the message says for which.
+    Waiting,
     /// Stopping the old program and starting the new one.
     Switching,
+    /// The target build runs, and must stay healthy for a while before it counts as good.
+    Checking,
     /// The target build runs.
     Running,
+    /// The goal's build failed here; the previous good one runs. It stays so until the goal changes.
+    RolledBack,
     /// The agent stopped; its programs with it.
     Stopped,
     /// Something failed that needs a look; see the message. The host keeps trying where that helps.
@@ -141,8 +189,11 @@ impl HostPhase {
             Self::Locating => "locating",
             Self::Downloading => "downloading",
             Self::Verifying => "verifying",
+            Self::Waiting => "waiting",
             Self::Switching => "switching",
+            Self::Checking => "checking",
             Self::Running => "running",
+            Self::RolledBack => "rolled-back",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
             Self::Unknown => "unknown",
@@ -261,8 +312,11 @@ mod tests {
             Phase::Locating,
             Phase::Downloading,
             Phase::Verifying,
+            Phase::Waiting,
             Phase::Switching,
+            Phase::Checking,
             Phase::Running,
+            Phase::RolledBack,
             Phase::Stopped,
             Phase::Failed,
             Phase::Unknown,
@@ -303,11 +357,34 @@ mod tests {
             links_quic: u32::MAX,
             links_tcp: u32::MAX,
             elapsed_ms: Some(u64::MAX),
-            message: Some("m".repeat(200)),
+            message: Some("m".repeat(512)),
+            quarantined: Some(build),
+            last_output: last_output(&"o\n".repeat(LAST_OUTPUT_BYTES_MAX)),
+            restarts: u32::MAX,
+            healthy: Some(false),
             ..row(&"h".repeat(64), &"a".repeat(64), u64::MAX)
         };
         let size = status_to_json(&vec![row; STATUS_ROWS_MAX]).len();
         assert!(size <= crate::etcd_store::VALUE_BYTES_MAX, "{size}");
+    }
+
+    #[test]
+    fn last_output_is_the_end_and_bounded() {
+        assert_eq!(last_output(" \n\u{1b}\n"), None);
+        assert_eq!(last_output("a\u{1b}[1mb\r\nc\n").as_deref(), Some("a [1mb \nc"));
+        let long = "x".repeat(LAST_OUTPUT_BYTES_MAX) + "\u{e4}end";
+        let cut = last_output(&long).unwrap();
+        assert!(cut.len() == LAST_OUTPUT_BYTES_MAX && cut.ends_with("x\u{e4}end"), "{cut}");
+        let wide = last_output(&"\u{1f41f}".repeat(LAST_OUTPUT_BYTES_MAX)).unwrap();
+        assert!(wide.len() <= LAST_OUTPUT_BYTES_MAX && wide.len() > LAST_OUTPUT_BYTES_MAX - 4);
+    }
+
+    #[test]
+    fn fields_that_say_nothing_are_not_written() {
+        let text = serde_json::to_string(&row("h", "web", 1)).unwrap();
+        for field in ["quarantined", "last_output", "restarts", "healthy"] {
+            assert!(!text.contains(field), "{text}");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::file_store::FileStore;
 use crate::pacing::now_ms;
 use crate::status::check_writer_name;
 use crate::watch::GoalWatch;
-use crate::{AppName, Goal, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX};
+use crate::{AppName, Goal, GoalStoreError, GoalUrl, HostStatus, RolloutChange, STATUS_ROWS_MAX};
 
 /// A goal store. Cheap to clone. Connects when first used, so that a store that is down at the
 /// start of a daemon is an error of the call, not of the daemon.
@@ -61,24 +61,30 @@ impl GoalList {
 }
 
 /// How an operator changes a goal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum GoalChange {
-    Deploy { build: BuildId },
-    Rollback,
+    Deploy { build: BuildId, rollout: RolloutChange },
+    Rollback { rollout: RolloutChange },
+    Widen { rollout: RolloutChange },
+    Restart,
 }
 
 impl GoalChange {
     /// The goal after the change.
     pub(crate) fn apply(
-        self,
+        &self,
         app: &AppName,
         before: Option<&Goal>,
     ) -> Result<Goal, GoalStoreError> {
         let changed = match (self, before) {
-            (Self::Deploy { build }, None) => Ok(Goal::first(now_ms(), app.clone(), build)),
-            (Self::Deploy { build }, Some(goal)) => goal.next(now_ms(), build),
-            (Self::Rollback, None) => return Err(GoalStoreError::NoGoal { app: app.clone() }),
-            (Self::Rollback, Some(goal)) => goal.rolled_back(now_ms()),
+            (Self::Deploy { build, rollout }, None) => {
+                Ok(Goal::first(now_ms(), app.clone(), *build, rollout))
+            }
+            (_, None) => return Err(GoalStoreError::NoGoal { app: app.clone() }),
+            (Self::Deploy { build, rollout }, Some(goal)) => goal.next(now_ms(), *build, rollout),
+            (Self::Rollback { rollout }, Some(goal)) => goal.rolled_back(now_ms(), rollout),
+            (Self::Widen { rollout }, Some(goal)) => goal.widened(now_ms(), rollout),
+            (Self::Restart, Some(goal)) => goal.restarted(now_ms()),
         };
         changed.map_err(|error| GoalStoreError::change(app, error))
     }
@@ -136,7 +142,21 @@ impl GoalStore {
     /// The store cannot be read or written, or the present goal is damaged: then nothing is
     /// changed.
     pub async fn deploy(&self, app: &AppName, build: BuildId) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Deploy { build }).await
+        self.deploy_with(app, build, RolloutChange::default()).await
+    }
+
+    /// As [`deploy`](Self::deploy), with a rollout: see [`Goal::next`].
+    ///
+    /// # Errors
+    ///
+    /// As [`deploy`](Self::deploy).
+    pub async fn deploy_with(
+        &self,
+        app: &AppName,
+        build: BuildId,
+        rollout: RolloutChange,
+    ) -> Result<Goal, GoalStoreError> {
+        self.change_goal(app, GoalChange::Deploy { build, rollout }).await
     }
 
     /// Goes back to the build that was deployed before the present one, under a new generation; see
@@ -146,7 +166,42 @@ impl GoalStore {
     ///
     /// As [`deploy`](Self::deploy); there is no goal, or no earlier build.
     pub async fn rollback(&self, app: &AppName) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Rollback).await
+        self.rollback_with(app, RolloutChange::default()).await
+    }
+
+    /// As [`rollback`](Self::rollback), with another rollout than everybody at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`rollback`](Self::rollback).
+    pub async fn rollback_with(
+        &self,
+        app: &AppName,
+        rollout: RolloutChange,
+    ) -> Result<Goal, GoalStoreError> {
+        self.change_goal(app, GoalChange::Rollback { rollout }).await
+    }
+
+    /// Changes the rollout of the goal and not its build; see [`Goal::widened`].
+    ///
+    /// # Errors
+    ///
+    /// As [`deploy`](Self::deploy); there is no goal.
+    pub async fn widen(
+        &self,
+        app: &AppName,
+        rollout: RolloutChange,
+    ) -> Result<Goal, GoalStoreError> {
+        self.change_goal(app, GoalChange::Widen { rollout }).await
+    }
+
+    /// Orders the hosts that run the goal's build to restart it; see [`Goal::restarted`].
+    ///
+    /// # Errors
+    ///
+    /// As [`deploy`](Self::deploy); there is no goal.
+    pub async fn restart(&self, app: &AppName) -> Result<Goal, GoalStoreError> {
+        self.change_goal(app, GoalChange::Restart).await
     }
 
     async fn change_goal(&self, app: &AppName, change: GoalChange) -> Result<Goal, GoalStoreError> {

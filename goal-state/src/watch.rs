@@ -129,7 +129,15 @@ mod tests {
     }
 
     fn goal(name: &str, generation: u64) -> Goal {
-        Goal { generation, ..Goal::first(0, app(name), BuildId::of_manifest(b"x")) }
+        Goal {
+            generation,
+            ..Goal::first(
+                0,
+                app(name),
+                BuildId::of_manifest(b"x"),
+                &crate::RolloutChange::default(),
+            )
+        }
     }
 
     /// What is told of the posts so far, as text.

@@ -11,22 +11,31 @@
 mod agent;
 mod app;
 mod app_dir;
+mod app_settings;
 mod backoff;
 mod bootstrap;
 pub mod cli;
 mod config;
 mod control;
+mod control_desk;
 pub mod durable;
 mod explain;
 mod goals;
+mod health_watch;
 mod hook;
+mod hook_runner;
+mod host;
 mod init;
+mod instance;
 mod launch;
+mod notify;
 mod output;
 mod probe;
 mod process;
+mod real_host;
 pub mod reconcile;
 mod reload;
+mod runs_from;
 pub mod service;
 mod sockets;
 mod source;
@@ -34,11 +43,17 @@ mod state;
 mod status;
 mod supervisor;
 mod tokens;
+mod trouble;
+mod unit;
+mod user;
 mod watch_files;
 
 pub use agent::Agent;
-pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
-pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use app::{App, Counters, OpenAppError};
+pub use app_dir::{
+    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
+};
+pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
@@ -52,17 +67,31 @@ pub use explain::{
     Reason, Situation,
 };
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
-pub use hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
+pub use health_watch::Check;
+pub use hook::{
+    HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
+    HookOutput, Hooks, run as run_hook,
+};
+pub use host::{Host, HostProcess, Notice, StartOrder};
 pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
-pub use probe::{Health, Probe};
+pub use probe::{
+    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+};
 pub use process::{ProcessIdentity, find_by_environment};
+pub use real_host::{RealHost, RealProcess};
 pub use reload::Reload;
-pub use sockets::SocketAddress;
+pub use runs_from::{RunsFrom, runs_from, why_runs_from};
+pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
-pub use supervisor::{Supervisor, SupervisorTimings, Wake};
-pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
+pub use tokens::{
+    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
+};
+pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
+pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

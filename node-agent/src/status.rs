@@ -58,6 +58,7 @@ impl StatusBoard {
     /// Replaces the row of its app. A row that says nothing new but the time wakes nobody.
     pub fn show(&self, mut row: HostStatus) {
         row.message = row.message.map(shorten);
+        row.last_output = row.last_output.as_deref().and_then(goal_state::last_output);
         self.rows.send_if_modified(|rows| {
             let is_news = rows.get(&row.app).is_none_or(|shown| {
                 HostStatus { updated_at_ms: row.updated_at_ms, ..shown.clone() } != row
@@ -75,6 +76,16 @@ impl StatusBoard {
             *shown = note;
             is_news
         });
+    }
+
+    /// The rows as they are now.
+    pub fn rows(&self) -> Vec<HostStatus> {
+        self.rows.borrow().values().cloned().collect()
+    }
+
+    /// What was said of the agent as a whole.
+    pub fn note(&self) -> Option<String> {
+        self.note.borrow().clone()
     }
 
     /// The rows, now and after each change.

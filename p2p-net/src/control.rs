@@ -1,6 +1,7 @@
 //! The control plane: small questions and answers between nodes over libp2p (QUIC).
 //!
-//! Announces to trackers, exchanges of contacts between neighbours, status reports to seeders.
+//! Announces to trackers, exchanges of contacts between neighbours, status reports and other
+//! questions to seeders.
 //! Runs on a thread of its own; nothing that hashes, decides or touches a disk happens here. What
 //! arrives is handed to the hub, whose answers come back as [`ControlCommand`]s.
 
@@ -25,7 +26,7 @@ use crate::address::{socket_of, transport_of};
 use crate::identity::{Identity, node_of, peer_id_of};
 
 use self::codec::ControlCodec;
-pub(crate) use self::codec::{Answer, Question};
+pub(crate) use self::codec::{Answer, Question, TOPIC_BYTES_MAX};
 
 mod codec;
 

@@ -1,11 +1,11 @@
-//! Why a node did not start, a download ended, or a report was lost.
+//! Why a node did not start, a download ended, a report was lost or a question got no answer.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use p2p_core::BuildId;
+use p2p_core::{BuildId, NodeId};
 
 use crate::store::StoreError;
 
@@ -61,6 +61,38 @@ pub enum ReportError {
         /// What the last one that was tried did.
         reason: String,
     },
+    /// The node shut down.
+    #[error("the node has shut down")]
+    Shutdown,
+}
+
+/// Why a question to a seeder got no answer.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AskError {
+    /// The seeder is not in the node's list.
+    #[error("seeder {seeder} is not configured")]
+    UnknownSeeder {
+        /// The one that was to be asked.
+        seeder: NodeId,
+    },
+    /// The topic or the body is longer than a question may be.
+    #[error("a question about {topic_bytes} bytes of topic with {body_bytes} bytes is too long")]
+    TooLong {
+        /// Bytes of the topic.
+        topic_bytes: usize,
+        /// Bytes of the body.
+        body_bytes: usize,
+    },
+    /// It does not answer.
+    #[error("the seeder does not answer: {reason}")]
+    Unreachable {
+        /// What happened.
+        reason: String,
+    },
+    /// It answers nothing of this topic, or is swamped.
+    #[error("the seeder refused to answer; it may be swamped or of an older version")]
+    Refused,
     /// The node shut down.
     #[error("the node has shut down")]
     Shutdown,

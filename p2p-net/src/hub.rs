@@ -40,7 +40,7 @@ use self::questions::{Outcome as Answered, Questions};
 use self::reports::Reports;
 use self::reuse::{Stores, look_at_disk};
 use self::shared::Shared;
-pub(crate) use self::wake::{Command, HubSender, Wake, Watches, channel};
+pub(crate) use self::wake::{AskOrder, Command, HubSender, Wake, Watches, channel};
 use self::wake::{Fetch, OnDisk};
 
 mod clock;
@@ -283,6 +283,7 @@ impl Hub {
                 }
             },
             Command::Report { report, reply } => self.questions.report(report, 0, reply),
+            Command::Ask(order) => self.questions.ask_seeder(order),
             Command::Shutdown { .. } => unreachable!("handled where the loop ends"),
         }
     }
@@ -336,7 +337,8 @@ impl Hub {
                 self.reports.push(StatusReport { node, report });
                 Answer::Status
             }
-            Question::Status(_) => Answer::Refused,
+            // Asks were sorted out before.
+            Question::Status(_) | Question::Ask { .. } => Answer::Refused,
             Question::Reach => Answer::Reach(self.contact),
         }
     }

@@ -9,24 +9,26 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use p2p_core::wire::CONTROL_BYTES_MAX;
 use p2p_core::{
     BuildId, ByteRate, Contact, Location, NodeId, PeerRole, Seed, TrackerConfig, TrackerTable,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
+use crate::ask::{Ask, AskSorter, Asks};
 use crate::budget::BufferBudget;
-use crate::control::{self, ControlCommand, Listening};
+use crate::control::{self, ControlCommand, Listening, TOPIC_BYTES_MAX};
 use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
-use crate::disk::DiskPriority;
-use crate::error::{FetchError, ReportError, StartError};
+use crate::disk_priority::DiskPriority;
+use crate::error::{AskError, FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;
 use crate::hub::shared::Shared;
-use crate::hub::{self, Command, Hub, HubParts, HubSender, Wake, Watches};
+use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake, Watches};
 use crate::identity::Identity;
 use crate::progress::{NodeStats, Progress, StatusReport};
 use crate::store::{BuildStore, StoredBuild};
@@ -138,6 +140,7 @@ struct Inner {
     runtime: tokio::runtime::Handle,
     shared: Arc<Shared>,
     reports: Arc<Reports>,
+    asks: Asks,
     limits: SharedLimits,
     disk_priority: DiskPriority,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -152,7 +155,9 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let (hub, inbox) = hub::channel();
         let (control, orders) = mpsc::channel(CONTROL_COMMANDS_MAX);
-        let (listening, control_thread) = start_control(&config, orders, hub.clone()).await?;
+        let (sorter, asks) = AskSorter::new(config.is_seeder, control.downgrade());
+        let (listening, control_thread) =
+            start_control(&config, orders, sorter, hub.clone()).await?;
         let control_address = listening.socket;
         let address = SeederAddress {
             socket: SocketAddr::new(reachable_ip(&listening), control_address.port()),
@@ -207,6 +212,7 @@ impl Node {
             runtime,
             shared,
             reports,
+            asks,
             limits,
             disk_priority,
             threads,
@@ -305,6 +311,36 @@ impl Node {
     /// up are dropped, oldest first.
     pub async fn next_report(&self) -> Option<StatusReport> {
         self.inner.reports.next().await
+    }
+
+    /// Asks one seeder of the node's list about `topic`, which has at most 64 bytes. Body and answer
+    /// have less than 64 KiB; what they mean is a matter of those who ask and answer.
+    ///
+    /// # Errors
+    ///
+    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It may
+    /// have got the question all the same.
+    pub async fn ask(
+        &self,
+        seeder: NodeId,
+        topic: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, AskError> {
+        let (topic_bytes, body_bytes) = (topic.len(), body.len());
+        // One byte says how long the topic is.
+        if topic_bytes > TOPIC_BYTES_MAX || 1 + topic_bytes + body_bytes > CONTROL_BYTES_MAX {
+            return Err(AskError::TooLong { topic_bytes, body_bytes });
+        }
+        let (reply, outcome) = oneshot::channel();
+        let order = AskOrder { seeder, topic: topic.to_owned(), body, reply };
+        self.inner.hub.send(Wake::Command(Command::Ask(order))).await;
+        outcome.await.unwrap_or(Err(AskError::Shutdown))
+    }
+
+    /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody picks
+    /// up are refused once too many wait.
+    pub async fn next_ask(&self) -> Option<Ask> {
+        self.inner.asks.lock().await.recv().await
     }
 
     /// What the node moved since its start; at most a fifth of a second old.
@@ -452,14 +488,20 @@ fn tracker_table() -> TrackerTable {
 async fn start_control(
     config: &NodeConfig,
     orders: mpsc::Receiver<ControlCommand>,
+    sorter: AskSorter,
     hub: HubSender,
 ) -> Result<(Listening, JoinHandle<()>), StartError> {
     let (identity, listen) = (config.identity.clone(), config.listen);
     let (ready, is_ready) = oneshot::channel();
     let thread = spawn_thread("shoal-control", DiskPriority::Normal, async move || {
         let sink = |event| {
-            let hub = hub.clone();
-            async move { hub.try_reach(Wake::Control(event)).await }
+            let (hub, event) = (hub.clone(), sorter.sort(event));
+            async move {
+                match event {
+                    Some(event) => hub.try_reach(Wake::Control(event)).await,
+                    None => true,
+                }
+            }
         };
         match control::listen(&identity, listen, orders, sink).await {
             Ok((control, listening)) => {

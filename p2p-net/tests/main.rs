@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod asks;
+mod crash;
 mod limits;
 mod measure;
 mod reuse;

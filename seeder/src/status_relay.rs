@@ -319,6 +319,7 @@ fn check_row(now_ms: u64, mut status: HostStatus) -> Result<HostStatus, ReportFa
             message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
         printable.take(MESSAGE_CHARS_MAX).collect()
     });
+    status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
     let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
     if bytes > ROW_BYTES_MAX {
         return Err(ReportFault::RowTooLarge { host: status.host, bytes });

@@ -21,6 +21,9 @@ pub(crate) enum Question {
     Status(Vec<u8>),
     /// "How do I reach your data plane?"
     Reach,
+    /// A question that is not the swarm's. The topic has at most `TOPIC_BYTES_MAX` bytes; the body is
+    /// opaque to this crate.
+    Ask { topic: String, body: Vec<u8> },
 }
 
 /// What the other answers.
@@ -32,6 +35,8 @@ pub(crate) enum Answer {
     Status,
     /// Addresses may be unspecified.
     Reach(Contact),
+    /// To what was asked about a topic; opaque to this crate.
+    Ask(Vec<u8>),
     /// The question makes no sense to this node: a host is no tracker.
     Refused,
 }
@@ -40,7 +45,11 @@ const ANNOUNCE: u8 = 1;
 const EXCHANGE: u8 = 2;
 const STATUS: u8 = 3;
 const REACH: u8 = 4;
+const ASK: u8 = 5;
 const REFUSED: u8 = 255;
+
+/// Longest topic: a name and a version.
+pub(crate) const TOPIC_BYTES_MAX: usize = 64;
 
 /// Reads and writes both kinds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,6 +120,10 @@ fn encode_question(question: &Question) -> Vec<u8> {
         Question::Exchange(exchange) => tagged(EXCHANGE, wire::encode(exchange)),
         Question::Status(report) => tagged(STATUS, report.clone()),
         Question::Reach => vec![REACH],
+        Question::Ask { topic, body } => {
+            let length = u8::try_from(topic.len()).expect("topics are checked before");
+            tagged(ASK, [&[length], topic.as_bytes(), body].concat())
+        }
     }
 }
 
@@ -121,8 +134,18 @@ fn decode_question(bytes: &[u8]) -> io::Result<Question> {
         EXCHANGE => wire::decode_exchange(body).map(Question::Exchange).map_err(malformed),
         STATUS => Ok(Question::Status(body.to_vec())),
         REACH if body.is_empty() => Ok(Question::Reach),
+        ASK => decode_ask(body),
         _ => Err(malformed("unknown question")),
     }
+}
+
+fn decode_ask(bytes: &[u8]) -> io::Result<Question> {
+    let (length, rest) = split(bytes)?;
+    let length = usize::from(length);
+    let parts = rest.split_at_checked(length).filter(|_| length <= TOPIC_BYTES_MAX);
+    let (topic, body) = parts.ok_or_else(|| malformed("topic is cut off or too long"))?;
+    let topic = str::from_utf8(topic).map_err(malformed)?.to_owned();
+    Ok(Question::Ask { topic, body: body.to_vec() })
 }
 
 fn encode_answer(answer: &Answer) -> Vec<u8> {
@@ -131,6 +154,7 @@ fn encode_answer(answer: &Answer) -> Vec<u8> {
         Answer::Exchange(contacts) => tagged(EXCHANGE, wire::encode(contacts)),
         Answer::Status => vec![STATUS],
         Answer::Reach(contact) => tagged(REACH, wire::encode(&vec![*contact])),
+        Answer::Ask(body) => tagged(ASK, body.clone()),
         Answer::Refused => vec![REFUSED],
     }
 }
@@ -145,6 +169,7 @@ fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
             [contact] => Ok(Answer::Reach(contact)),
             _ => Err(malformed("not one contact")),
         },
+        ASK => Ok(Answer::Ask(body.to_vec())),
         REFUSED => Ok(Answer::Refused),
         _ => Err(malformed("unknown answer")),
     }
@@ -167,6 +192,7 @@ fn malformed(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io:
 #[cfg(test)]
 mod tests {
     use p2p_core::{BuildId, Location, NodeId, PeerRole};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -174,7 +200,13 @@ mod tests {
     fn questions_and_answers_round_trip() {
         let exchange = Exchange { build: BuildId::of_manifest(b"x") };
         let status = Question::Status(b"fine".to_vec());
-        for question in [Question::Exchange(exchange), status, Question::Reach] {
+        let ask =
+            |topic: &str, body: &[u8]| Question::Ask { topic: topic.into(), body: body.into() };
+        let asks =
+            [ask("tokens/1", b"{}"), ask("", b""), ask(&"t".repeat(TOPIC_BYTES_MAX), b"\xff")];
+        for question in
+            [Question::Exchange(exchange), status, Question::Reach].into_iter().chain(asks)
+        {
             assert_eq!(decode_question(&encode_question(&question)).unwrap(), question);
         }
         let named = AnnounceAnswer { contacts: vec![], interval_ms: 7, seeder: None };
@@ -187,18 +219,57 @@ mod tests {
             location: Location::default(),
         });
         let exchanged = Answer::Exchange(vec![]);
-        for answer in [Answer::Announce(named), exchanged, Answer::Status, reach, Answer::Refused] {
+        let told = Answer::Ask(b"yes".to_vec());
+        for answer in
+            [Answer::Announce(named), exchanged, Answer::Status, reach, told, Answer::Refused]
+        {
             assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
         }
     }
 
     #[test]
     fn malformed_messages_are_refused() {
-        for bytes in [&[][..], &[0], &[ANNOUNCE, 1, 2], &[EXCHANGE], &[REACH, 1], &[9; 40]] {
+        let long = [&[ASK, 65][..], &[b't'; 65]].concat();
+        assert!(decode_question(&long).is_err(), "a topic that is too long");
+        let asks = [&[ASK][..], &[ASK, 3, b't', b't'], &[ASK, 1, 0xff]];
+        let others = [&[][..], &[0], &[ANNOUNCE, 1, 2], &[EXCHANGE], &[REACH, 1], &[9; 40]];
+        for bytes in asks.into_iter().chain(others) {
             assert!(decode_question(bytes).is_err(), "{bytes:?}");
         }
         for bytes in [&[][..], &[0], &[ANNOUNCE], &[EXCHANGE, 255], &[REACH, 0]] {
             assert!(decode_answer(bytes).is_err(), "{bytes:?}");
+        }
+    }
+    #[test]
+    fn messages_end_at_their_limit() {
+        let read = |length: usize| {
+            let bytes = vec![STATUS; length];
+            futures::executor::block_on(read_to_end(&mut futures::io::Cursor::new(bytes)))
+        };
+        assert_eq!(read(CONTROL_BYTES_MAX + 1).unwrap().len(), CONTROL_BYTES_MAX + 1);
+        assert!(read(CONTROL_BYTES_MAX + 2).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_decoded_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(question) = decode_question(&bytes) {
+                prop_assert_eq!(decode_question(&encode_question(&question)).unwrap(), question);
+            }
+            if let Ok(answer) = decode_answer(&bytes) {
+                prop_assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+            }
+        }
+
+        #[test]
+        fn asks_of_any_bytes_are_decoded_without_panic(
+            length in any::<u8>(),
+            rest in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let bytes = [&[ASK, length][..], &rest].concat();
+            if let Ok(question) = decode_question(&bytes) {
+                prop_assert_eq!(encode_question(&question), bytes);
+            }
         }
     }
 }

@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
-use crate::error::ReportError;
+use crate::error::{AskError, ReportError};
 
-use super::wake::{HubSender, Wake};
+use super::wake::{AskOrder, HubSender, Wake};
 
 /// The hub's side of the control plane.
 #[derive(Debug)]
@@ -25,6 +25,7 @@ pub(super) struct Questions {
 }
 
 type ReportReply = oneshot::Sender<Result<(), ReportError>>;
+type AskReply = oneshot::Sender<Result<Vec<u8>, AskError>>;
 
 #[derive(Debug)]
 enum Ask {
@@ -41,6 +42,9 @@ enum Ask {
         report: Vec<u8>,
         tried: usize,
         reply: ReportReply,
+    },
+    Seeder {
+        reply: AskReply,
     },
     /// Nobody waits for the answer.
     Farewell,
@@ -101,6 +105,18 @@ impl Questions {
         self.ask((seeder.node, seeder.socket), question, ask);
     }
 
+    /// Asks one seeder about something that is not the swarm's; no other would do.
+    pub(super) fn ask_seeder(&mut self, order: AskOrder) {
+        let AskOrder { seeder, topic, body, reply } = order;
+        let known = self.seeders.iter().find(|known| known.node == seeder).copied();
+        let Some(known) = known else {
+            // Who asked may have gone away.
+            return drop(reply.send(Err(AskError::UnknownSeeder { seeder })));
+        };
+        let question = Question::Ask { topic, body };
+        self.ask((known.node, known.socket), question, Ask::Seeder { reply });
+    }
+
     /// Answers a question of another node.
     pub(super) fn answer(&mut self, id: InboundRequestId, answer: Answer) {
         // The asker asks again if the control plane is swamped.
@@ -149,6 +165,16 @@ impl Questions {
                 } else {
                     refuse(reply, failure);
                 }
+                None
+            }
+            Ask::Seeder { reply } => {
+                let outcome = match outcome {
+                    Ok(Answer::Ask(body)) => Ok(body),
+                    Ok(_) => Err(AskError::Refused),
+                    Err(reason) => Err(AskError::Unreachable { reason }),
+                };
+                // Who asked may have gone away.
+                drop(reply.send(outcome));
                 None
             }
             Ask::Farewell => None,

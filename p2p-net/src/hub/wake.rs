@@ -9,7 +9,7 @@ use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::transfer::ExpectationKey;
-use crate::error::ReportError;
+use crate::error::{AskError, ReportError};
 use crate::progress::Progress;
 use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
 
@@ -119,9 +119,19 @@ pub(crate) enum Command {
         report: Vec<u8>,
         reply: oneshot::Sender<Result<(), ReportError>>,
     },
+    Ask(AskOrder),
     Shutdown {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// A question to a seeder.
+#[derive(Debug)]
+pub(crate) struct AskOrder {
+    pub(crate) seeder: NodeId,
+    pub(crate) topic: String,
+    pub(crate) body: Vec<u8>,
+    pub(crate) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
 }
 
 /// How a download is followed.

@@ -124,11 +124,15 @@ fn message_is_cut_and_clock_that_is_ahead_is_set_back() {
     let mut table = StatusTable::new(10);
     let status = HostStatus {
         message: Some(format!("line\n{}", "y".repeat(MESSAGE_CHARS_MAX))),
+        last_output: Some("z\u{1b}\n".repeat(goal_state::LAST_OUTPUT_BYTES_MAX)),
         updated_at_ms: NOW_MS + 1_000,
         ..row("a", "web")
     };
     assert_eq!(table.on_report(NOW_MS, node(1), &report(&[status])), taken(1));
     let kept = table.document(0).remove(0);
+    let output = kept.last_output.unwrap();
+    assert!(output.len() <= goal_state::LAST_OUTPUT_BYTES_MAX, "{output}");
+    assert!(!output.contains('\u{1b}'), "{output}");
     assert_eq!(kept.updated_at_ms, NOW_MS);
     let message = kept.message.unwrap();
     assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX);

@@ -1,0 +1,67 @@
+//! Questions about topics that this crate knows nothing of, over real sockets.
+
+use p2p_core::NodeId;
+use p2p_net::{AskError, Node};
+
+use crate::rig::{host, seeder, soon};
+
+/// Answers every question with its topic and its body, reversed; drops those about `silence`.
+async fn answer_all(seeder: Node) {
+    while let Some(ask) = seeder.next_ask().await {
+        if ask.topic != "silence" {
+            let said: Vec<u8> = ask.topic.bytes().chain(ask.body.iter().copied().rev()).collect();
+            ask.answer(said);
+        }
+    }
+}
+
+#[tokio::test]
+async fn seeder_answers_what_it_is_asked() {
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let answering = tokio::spawn(answer_all(seeder.clone()));
+    let ask = |topic: &'static str, body: Vec<u8>| soon(host.ask(seeder.id(), topic, body));
+    assert_eq!(ask("t", b"abc".to_vec()).await, Ok(b"tcba".to_vec()));
+    assert_eq!(ask("", vec![]).await, Ok(vec![]));
+    let largest = vec![7; (64 << 10) - 2];
+    assert_eq!(ask("t", largest).await.unwrap().len(), (64 << 10) - 1);
+    assert_eq!(ask("silence", vec![]).await, Err(AskError::Refused), "dropped without an answer");
+    let (one, two) = tokio::join!(ask("t", b"1".to_vec()), ask("t", b"2".to_vec()));
+    assert_eq!((one.unwrap(), two.unwrap()), (b"t1".to_vec(), b"t2".to_vec()));
+
+    soon(seeder.shutdown()).await;
+    soon(answering).await.unwrap();
+    soon(host.shutdown()).await;
+    assert_eq!(ask("t", vec![]).await, Err(AskError::Shutdown));
+}
+
+#[tokio::test]
+async fn question_that_was_picked_up_does_not_keep_the_seeder_running() {
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let (id, asking) = (seeder.id(), host.clone());
+    let asked = tokio::spawn(async move { asking.ask(id, "t", vec![]).await });
+    let ask = soon(seeder.next_ask()).await.unwrap();
+    assert_eq!(ask.node, host.id());
+    soon(seeder.shutdown()).await;
+    assert!(soon(seeder.next_ask()).await.is_none());
+    ask.answer(vec![]);
+    // The host learns of it by its own time-out.
+    asked.abort();
+}
+
+#[tokio::test]
+async fn questions_that_make_no_sense_are_refused() {
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let too_long = soon(host.ask(seeder.id(), &"t".repeat(65), vec![])).await;
+    assert_eq!(too_long, Err(AskError::TooLong { topic_bytes: 65, body_bytes: 0 }));
+    let too_long = soon(host.ask(seeder.id(), "t", vec![0; (64 << 10) - 1])).await;
+    assert!(matches!(too_long, Err(AskError::TooLong { .. })));
+    let stranger = NodeId::from_bytes([1; 32]);
+    let unknown = soon(host.ask(stranger, "t", vec![])).await;
+    assert_eq!(unknown, Err(AskError::UnknownSeeder { seeder: stranger }));
+    // A host that is named as a seeder by mistake says no at once.
+    let mistaken = self::host(&host).await;
+    assert_eq!(soon(mistaken.ask(host.id(), "t", vec![])).await, Err(AskError::Refused));
+}
