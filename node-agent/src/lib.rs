@@ -13,6 +13,7 @@ mod app;
 mod app_dir;
 mod app_settings;
 mod backoff;
+mod bootstrap;
 pub mod cli;
 mod config;
 mod control;
@@ -24,6 +25,7 @@ mod health_watch;
 mod hook;
 mod hook_runner;
 mod host;
+mod init;
 mod instance;
 mod launch;
 mod notify;
@@ -34,6 +36,7 @@ mod real_host;
 pub mod reconcile;
 mod reload;
 mod runs_from;
+pub mod service;
 mod sockets;
 mod source;
 mod state;
@@ -51,6 +54,7 @@ pub use app_dir::{
     AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
 };
 pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+pub use bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -69,6 +73,7 @@ pub use hook::{
     HookOutput, Hooks, run as run_hook,
 };
 pub use host::{Host, HostProcess, Notice, StartOrder};
+pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};

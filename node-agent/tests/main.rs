@@ -3,6 +3,7 @@
 
 mod app;
 mod binary;
+mod commands;
 mod hook;
 mod launch;
 mod local_source;
