@@ -5,9 +5,10 @@
 //! publishers take turns through a lock on the directory.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use disk::Durability;
 use goal_state::AppName;
 use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
@@ -67,7 +68,7 @@ pub(crate) fn record(
     let directory = store.join("apps");
     let path = directory.join(format!("{app}.json"));
     let io = |source| HistoryError::Io { path: path.clone(), source };
-    fs::create_dir_all(&directory).map_err(io)?;
+    disk::create_dir_all_synced(&directory).map_err(io)?;
     let lock = File::open(&directory).map_err(io)?;
     lock.lock().map_err(io)?;
 
@@ -81,19 +82,15 @@ pub(crate) fn record(
     if history.builds.first().is_none_or(|newest| newest.build != build) {
         history.builds.insert(0, Record { build, published_at_ms });
         history.builds.truncate(RECORDS_MAX);
-        replace(&directory, &path, &history).map_err(io)?;
+        replace(&path, &history).map_err(io)?;
     }
     Ok(previous)
 }
 
-fn replace(directory: &Path, path: &Path, history: &History) -> io::Result<()> {
+fn replace(path: &Path, history: &History) -> io::Result<()> {
     let mut bytes = serde_json::to_vec_pretty(history)?;
     bytes.push(b'\n');
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
-    file.write_all(&bytes)?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|failed| failed.error)?;
-    File::open(directory)?.sync_all()
+    disk::replace_file(path, &disk::scratch_beside(path, ".new"), &bytes, Durability::Synced)
 }
 
 #[cfg(test)]

@@ -3,11 +3,15 @@
 //! Each test has a folder and daemons of its own. Nothing here looks inside the processes: what
 //! counts is what `shoal status` says, what lies on disk and what programs answer.
 
+mod bad_builds;
 mod bench;
 mod demo;
 mod deploys;
+mod faults;
 mod fetching;
+mod kills;
 mod programs;
 mod refusals;
 mod reloads;
 mod reuse;
+mod swaps;

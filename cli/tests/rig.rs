@@ -18,6 +18,8 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+pub(crate) mod service_host;
+
 /// How long anything may take before a test fails. Machines that run tests are busy.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -146,9 +148,15 @@ impl Rig {
 
     /// Starts the agent of `host` for the app `web`.
     pub(crate) fn agent_of(&self, goal: &str, host: &str, more: &[&str]) -> Daemon {
-        let mut command = shoal(&["agent"]);
-        command.args(self.agent_arguments(goal, host, "127.0.0.1:0")).args(more);
+        let command = self.agent_command(goal, host, more);
         Daemon::start(host, command, self.path(&format!("{host}.log")))
+    }
+
+    /// What [`Self::agent_of`] runs.
+    pub(crate) fn agent_command(&self, goal: &str, host: &str, more: &[&str]) -> Command {
+        let mut command = agent();
+        command.args(self.agent_arguments(goal, host, "127.0.0.1:0")).args(more);
+        command
     }
 
     /// What every agent is told.
@@ -167,6 +175,12 @@ impl Rig {
     /// Makes `build` the goal of `web`.
     pub(crate) fn deploy(&self, build: &Published) {
         succeed(&["deploy", "web", &build.id, "--goal", &self.goal()]);
+    }
+
+    /// The row of `host` now; `None` if it has not reported.
+    pub(crate) fn row(&self, host: &str) -> Option<HostRow> {
+        let status: Status = parse(&succeed(&["status", "--goal", &self.goal(), "--json"]));
+        status.hosts.into_iter().find(|row| row.row.host == host)
     }
 
     /// Waits until the row of `host` is as `accept` wants it.
@@ -329,6 +343,14 @@ pub(crate) fn shoal(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command of the agent: the executable under test, or the file in `SHOAL_TEST_AGENT`.
+fn agent() -> Command {
+    let Some(path) = std::env::var_os("SHOAL_TEST_AGENT") else { return shoal(&["agent"]) };
+    let mut command = Command::new(path);
+    remove_settings(&mut command);
+    command
+}
+
 /// Keeps settings in the environment away from `command`.
 pub(crate) fn remove_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
@@ -386,9 +408,22 @@ pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a pause between two looks, not an assumption")]
+/// A number that whoever runs the tests has set in the environment.
+pub(crate) fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
 fn pause() {
-    std::thread::sleep(LOOK_INTERVAL);
+    wait_a_while(LOOK_INTERVAL);
+}
+
+/// Lets time pass. What happens meanwhile must not matter to the test.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "between two looks or before a fault, not to wait for something"
+)]
+pub(crate) fn wait_a_while(time: Duration) {
+    std::thread::sleep(time);
 }
 
 /// Asks for the status until `accept` finds in it what it looks for. A goal store that does not

@@ -1,21 +1,30 @@
 //! The small HTTP service that `shoal demo` deploys: it says which version of itself runs.
 //!
-//! Owns one listening socket. What it says is read once at the start, so that a running service
-//! keeps telling the version it was started as, even after its files were replaced. Runs from the
-//! root of its build, which holds the file [`VERSION_FILE`].
+//! A program as agents like it: takes its listening socket from the agent (or opens one itself),
+//! says when it is ready, and on SIGTERM stops without losing a request ([`http`]). On request it is
+//! one of the programs that agents have to live with ([`behaviour`]). What it says is read once at
+//! the start, so that a running service keeps telling the version it was started as, even after its
+//! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::Context as _;
-use axum::Router;
-use axum::routing::get;
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+mod behaviour;
+mod http;
+
+pub use behaviour::{BEHAVIOUR_FILE, BEHAVIOUR_VARIABLE, Behaviour, BehaviourError, Behaviours};
+pub use http::{Listening, serve};
 
 /// The name under which the service's executable lies in a build.
 pub const PROGRAM: &str = "demo-service";
@@ -23,9 +32,8 @@ pub const PROGRAM: &str = "demo-service";
 /// The file in the root of the build that holds the version, one line.
 pub const VERSION_FILE: &str = "VERSION";
 
-/// How long open requests may go on after SIGTERM: shorter than the grace an agent gives before
-/// it kills, long enough for any answer of this service.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Which of the sockets that an agent hands over is meant, if there are several with names.
+pub const SOCKET_NAME: &str = "http";
 
 /// What the service tells about itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,9 +46,21 @@ pub struct Identity {
     pub build: String,
 }
 
+/// What the service is.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// What it says.
+    pub identity: Identity,
+    /// What it does wrong.
+    pub behaviours: Behaviours,
+}
+
 /// Why the arguments are not those of the service.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("usage: {PROGRAM} --listen IP:PORT{}", given.as_ref().map_or_else(String::new, |given| format!("; found {given:?}")))]
+#[error(
+    "usage: {PROGRAM} --listen IP:PORT (or none, with a socket handed over in LISTEN_FDS){}",
+    given.as_ref().map_or_else(String::new, |given| format!("; found {given:?}"))
+)]
 pub struct ArgumentError {
     /// What was found in place of the address; `None` if nothing was.
     given: Option<String>,
@@ -64,87 +84,167 @@ impl Identity {
     }
 }
 
-/// Answers `GET /version`, `GET /healthz` and `GET /` on `listener` until `stop` is ready, then
-/// finishes open requests.
-///
-/// # Errors
-///
-/// If the socket fails.
-pub async fn serve(
-    listener: TcpListener,
-    identity: Identity,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    let Identity { version, host, build } = identity;
-    let line = format!("version {version} on {host}, build {build}\n");
-    let version = format!("{version}\n");
-    let routes = Router::new()
-        .route("/", get(move || async { line }))
-        .route("/version", get(move || async { version }))
-        .route("/healthz", get(|| async { "ok\n" }));
-    axum::serve(listener, routes).with_graceful_shutdown(stop).await
-}
-
 /// Runs the service as a process: `arguments` are those behind the program's name. Prints one line
 /// with its address once it answers there. Ends on SIGTERM or SIGINT.
 ///
 /// # Errors
 ///
 /// If the arguments are wrong, the version file is missing or the address is taken; the text says
-/// what to do.
+/// what to do. Also if its behaviour is to crash.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> {
+    let mut handed_over = take_socket().context("cannot use the socket in LISTEN_FDS")?;
     let listen = parse_listen(arguments)?;
+    if listen.is_none() && handed_over.is_none() {
+        return Err(ArgumentError { given: None }.into());
+    }
     let root = find_root();
     let identity = Identity::load(&root).with_context(|| {
         let path = root.join(VERSION_FILE);
         format!("cannot read {}; start {PROGRAM} in the root of its build", path.display())
     })?;
+    let behaviours = Behaviours::load(&root).context("cannot tell how to behave")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-        let listener = TcpListener::bind(listen).await.with_context(|| {
-            format!("cannot listen on {listen}; choose a free address with --listen")
-        })?;
-        let address = listener.local_addr().context("cannot tell the address")?;
-        writeln!(io::stdout(), "listening on {address}").context("cannot print the address")?;
-        let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
-        let serving = serve(listener, identity, async {
-            // An error means that the sender is gone, which is a reason to stop as well.
-            drop(stopped.await);
-        });
-        let limit = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            drop(stopping);
-            tokio::time::sleep(DRAIN_TIMEOUT).await;
-        };
+        let mut stop = StopSignals::catch(behaviours.has(Behaviour::IgnoreTerm))?;
+        let leaked = begin(&behaviours)?;
         tokio::select! {
-            served = serving => served.context("the service's socket failed"),
-            () = limit => Ok(()),
+            () = get_ready(&behaviours) => {}
+            () = stop.next() => return Ok(()),
         }
+        let listening = match handed_over.take() {
+            Some(socket) => Listening { socket: TcpListener::from_std(socket)?, is_shared: true },
+            None => listen_on(listen.expect("one of both was given")).await?,
+        };
+        let address = listening.socket.local_addr().context("cannot tell the address")?;
+        writeln!(io::stdout(), "listening on {address}").context("cannot print the address")?;
+        if behaviours.has(Behaviour::FillLog) {
+            std::thread::spawn(fill_log);
+        }
+        if !behaviours.has(Behaviour::HangHealth) {
+            say(&[NotifyState::Ready]);
+        }
+        let crash = crash(behaviours.crash_after());
+        let stopped = async {
+            stop.next().await;
+            say(&[NotifyState::Stopping]);
+        };
+        let served = tokio::select! {
+            served = serve(listening, Service { identity, behaviours }, stopped) => served,
+            crashed = crash => return crashed,
+        };
+        // It is leaked on purpose.
+        drop(leaked);
+        served.context("the service's socket failed")
     })
 }
 
-/// Accepts `--listen ADDRESS` and `--listen=ADDRESS`, nothing else.
+/// What makes the service stop.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    ignores: bool,
+}
+
+impl StopSignals {
+    fn catch(ignores: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+            ignores,
+        })
+    }
+
+    async fn next(&mut self) {
+        if self.ignores {
+            return std::future::pending().await;
+        }
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Misbehaves as soon as it runs. Returns the child that it leaks.
+fn begin(behaviours: &Behaviours) -> anyhow::Result<Option<Child>> {
+    anyhow::ensure!(!behaviours.has(Behaviour::CrashAtStart), "crashed at the start, as told");
+    if !behaviours.has(Behaviour::LeakChild) {
+        return Ok(None);
+    }
+    let script = "trap '' TERM; while :; do sleep 60; done";
+    let child = Command::new("/bin/sh").args(["-c", script]).spawn();
+    child.map(Some).context("cannot start the process to leak")
+}
+
+/// Line by line, as a program that logs an error in a loop does.
+fn fill_log() {
+    let mut number = 0_u64;
+    let mut output = io::stdout();
+    while writeln!(output, "error {number}: cannot reach the database, trying again").is_ok() {
+        number += 1;
+    }
+}
+
+/// Waits for the moment at which the service shall listen.
+async fn get_ready(behaviours: &Behaviours) {
+    if behaviours.has(Behaviour::NeverReady) {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep(behaviours.slow_start().unwrap_or(Duration::ZERO)).await;
+}
+
+async fn crash(after: Option<Duration>) -> anyhow::Result<()> {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => std::future::pending().await,
+    }
+    anyhow::bail!(
+        "crashed after {}, as told",
+        humantime::format_duration(after.unwrap_or_default())
+    )
+}
+
+async fn listen_on(address: SocketAddr) -> anyhow::Result<Listening> {
+    let socket = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; choose a free address with --listen")
+    })?;
+    Ok(Listening { socket, is_shared: false })
+}
+
+/// Tells whoever started the service, if it wants to know.
+fn say(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        // Nobody to tell but the log; a service does not fail because nobody listens.
+        drop(writeln!(io::stderr(), "{PROGRAM}: cannot write to NOTIFY_SOCKET: {error}"));
+    }
+}
+
+/// The socket that was handed over, if one was: that with our name, or else the first.
+fn take_socket() -> io::Result<Option<std::net::TcpListener>> {
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let index = names.split(':').position(|name| name == SOCKET_NAME).unwrap_or(0);
+    let Some(socket) = ListenFd::from_env().take_tcp_listener(index)? else { return Ok(None) };
+    socket.set_nonblocking(true)?;
+    Ok(Some(socket))
+}
+
+/// Accepts `--listen ADDRESS` and `--listen=ADDRESS`, or nothing.
 fn parse_listen(
     arguments: impl IntoIterator<Item = OsString>,
-) -> Result<SocketAddr, ArgumentError> {
+) -> Result<Option<SocketAddr>, ArgumentError> {
     let texts: Vec<String> =
         arguments.into_iter().map(|text| text.to_string_lossy().into_owned()).collect();
     let address = match texts.as_slice() {
+        [] => return Ok(None),
         [flag, address] if flag == "--listen" => Some(address.as_str()),
         [joined] => joined.strip_prefix("--listen="),
         _ => None,
     };
-    address
-        .and_then(|address| address.parse().ok())
-        .ok_or_else(|| ArgumentError { given: (!texts.is_empty()).then(|| texts.join(" ")) })
+    let address = address.and_then(|address| address.parse().ok());
+    address.map(Some).ok_or_else(|| ArgumentError { given: Some(texts.join(" ")) })
 }
 
 /// The working directory if the version file is there, else the directory of the executable.
@@ -157,70 +257,4 @@ fn find_root() -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
-    use tokio::sync::oneshot;
-
-    use super::*;
-
-    fn strings(arguments: &[&str]) -> Vec<OsString> {
-        arguments.iter().map(OsString::from).collect()
-    }
-
-    #[test]
-    fn arguments_are_one_address() {
-        let address = "127.0.0.1:8080".parse().unwrap();
-        assert_eq!(parse_listen(strings(&["--listen", "127.0.0.1:8080"])), Ok(address));
-        assert_eq!(parse_listen(strings(&["--listen=127.0.0.1:8080"])), Ok(address));
-        let wrong: [&[&str]; 4] =
-            [&[], &["--listen"], &["--listen", "8080"], &["--listen", "127.0.0.1:1", "more"]];
-        for arguments in wrong {
-            let error = parse_listen(strings(arguments)).unwrap_err();
-            assert!(error.to_string().contains("--listen IP:PORT"), "{error}");
-            assert_eq!(error.given.is_none(), arguments.is_empty(), "{error}");
-        }
-    }
-
-    #[test]
-    fn version_is_read_from_the_root_of_the_build() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Identity::load(folder.path()).is_err());
-        fs::write(folder.path().join(VERSION_FILE), "2\n").unwrap();
-        assert_eq!(Identity::load(folder.path()).unwrap().version, "2");
-    }
-
-    /// Goal: each path answers over a real socket, and the service ends when told.
-    /// Method: plain HTTP requests on a free port; the task must end after the stop.
-    #[tokio::test]
-    async fn service_answers_and_stops() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let identity =
-            Identity { version: "7".into(), host: "host-3".into(), build: "ab12".into() };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let service = tokio::spawn(serve(listener, identity, async {
-            drop(stopped.await);
-        }));
-
-        let cases = [
-            ("/version", "200 OK", "7\n"),
-            ("/healthz", "200 OK", "ok\n"),
-            ("/", "200 OK", "version 7 on host-3, build ab12\n"),
-            ("/other", "404 Not Found", ""),
-        ];
-        for (path, status, body) in cases {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.unwrap();
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
-            assert!(answer.ends_with(&format!("\r\n\r\n{body}")), "{answer}");
-        }
-
-        stop.send(()).unwrap();
-        service.await.unwrap().unwrap();
-        assert!(TcpStream::connect(address).await.is_err());
-    }
-}
+mod tests;

@@ -4,22 +4,14 @@
 //! cut. Blocking; knows nothing of what the documents say. Two processes must not replace one file
 //! at the same time (the caller's lock, or the rule that a document has one writer).
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::error::{FileAction, GoalStoreError};
+pub(crate) use disk::Durability;
 
-/// Whether a replaced document must survive a power cut at once.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Durability {
-    /// Data, then the name are on disk before the call returns.
-    Synced,
-    /// For what is written anew every few seconds: syncing it would take the disk from the download
-    /// it reports on. After a power cut the file may be empty, which readers of soft state expect.
-    SoftState,
-}
+use crate::error::{FileAction, GoalStoreError};
 
 /// What tells a changed file from an unchanged one without reading it. Replacing a file gives it
 /// another inode; the rest is for editors that write in place.
@@ -76,52 +68,24 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, GoalS
 ///
 /// # Errors
 ///
-/// A file operation failed; nothing is left behind, and the old document is still there.
+/// A file operation failed; nothing is left behind. The old document is still there, unless only
+/// the sync of the directory failed.
 pub(crate) fn replace(
     path: &Path,
     bytes: &[u8],
     durability: Durability,
 ) -> Result<(), GoalStoreError> {
-    let written = write_beside(path, bytes, durability);
-    if written.is_err() {
-        // The first error is the one to report; what cannot be removed is replaced by the next
-        // call.
-        drop(fs::remove_file(temporary(path)));
-    }
-    written.map_err(|source| GoalStoreError::file(FileAction::Write, path, source))
-}
-
-fn write_beside(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()> {
-    let temporary = temporary(path);
-    // One that a killed process left, or a link that somebody put there, is not written through.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary)?;
-    file.write_all(bytes)?;
-    if durability == Durability::Synced {
-        file.sync_all()?;
-    }
-    fs::rename(&temporary, path)?;
-    if durability == Durability::Synced {
-        sync_directory(parent(path))?;
-    }
-    Ok(())
+    disk::replace_file(path, &temporary(path), bytes, durability)
+        .map_err(|source| GoalStoreError::file(FileAction::Write, path, source))
 }
 
 /// Beside the document and with a dot in front, which no document's name has.
 fn temporary(path: &Path) -> PathBuf {
-    let name = path.file_name().expect("documents have names").to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
+    disk::scratch_beside(path, ".tmp")
 }
 
 fn parent(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }
 
 /// Creates a directory with those above it, each entry synced.
@@ -134,12 +98,12 @@ pub(crate) fn create_directories(path: &Path) -> Result<(), GoalStoreError> {
         Err(error) => return Err(failed(error)),
     }
     create_directories(parent(path))?;
-    match fs::create_dir(path) {
+    match disk::create_dir(path) {
         // Somebody else was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         created => created.map_err(failed)?,
     }
-    sync_directory(parent(path)).map_err(failed)
+    disk::sync_dir(parent(path)).map_err(failed)
 }
 
 #[cfg(test)]

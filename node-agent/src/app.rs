@@ -2,79 +2,41 @@
 //! happens next.
 //!
 //! Invariant: the loop never waits while it acts, except for the short durable writes of a switch,
-//! which is why it runs on a thread of its own. Downloads, stops and removals go on beside it, so a
-//! new goal is followed at once whatever is under way. All decisions are in `reconcile`.
+//! which is why it runs on a thread of its own. Downloads, hooks, stops and removals go on beside
+//! it, so a new goal is followed at once whatever is under way. All decisions are in `reconcile`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::path::PathBuf;
 
 use goal_state::{AppName, HostPhase, HostStatus};
-use p2p_core::{BuildId, ByteRate};
-use p2p_net::{BuildStore, Phase, Progress, StoreError, StoredBuild};
-use tokio::sync::watch;
+use p2p_core::BuildId;
+use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app_dir::{AppDir, Journal, JournalPhase};
-use crate::backoff::Backoff;
+use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
+use crate::app_settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::durable::{ReadError, WriteError};
+use crate::explain::Paused;
 use crate::goals::AcceptedGoal;
-use crate::launch::Launch;
-use crate::reconcile::{self, Actual, Policy, Program, Step, Transfer, Wanted};
+use crate::hook::HookOrder;
+use crate::hook_runner::HookRunner;
+use crate::host::Host;
+use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
 use crate::source::{BuildSource, RunningDownload};
-use crate::status::{StatusBoard, now_ms};
-use crate::supervisor::{self, Supervisor, SupervisorTimings};
+use crate::status::StatusBoard;
+use crate::supervisor::{self, Supervisor};
+use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+use crate::trouble::{Stall, Trouble};
 
-/// What the loop of an app needs to know.
-#[derive(Clone, Debug)]
-pub struct AppSettings {
-    /// The app.
-    pub name: AppName,
-    /// Name of this host in statuses.
-    pub host: String,
-    /// Its program; `None` if its builds are only switched.
-    pub launch: Option<Launch>,
-    /// Builds to keep, the current one included.
-    pub keep_builds: usize,
-    /// When the loop acts by itself.
-    pub timings: AppTimings,
-}
+mod facts;
+mod recover;
+mod row;
 
-/// When the loop of an app acts by itself.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct AppTimings {
-    /// Those of its program.
-    pub supervisor: SupervisorTimings,
-    /// Wait after a disk that failed or is full; doubles with each time in a row.
-    pub retry_first: Duration,
-    /// Longest such wait.
-    pub retry_max: Duration,
-    /// How often the status row is renewed and everything looked after without a reason.
-    pub refresh: Duration,
-}
-
-impl AppTimings {
-    /// Servers of a fleet. A full disk is looked after by people, so trying often helps nobody.
-    pub const fn fleet() -> Self {
-        Self {
-            supervisor: SupervisorTimings::fleet(),
-            retry_first: Duration::from_secs(5),
-            retry_max: Duration::from_mins(1),
-            refresh: Duration::from_secs(10),
-        }
-    }
-}
-
-/// What the agent knows of an app's goal.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct GoalView {
-    /// The goal followed; `None` if none was ever accepted.
-    pub followed: Option<AcceptedGoal>,
-    /// What is wrong with the goal store or with what it offers, for people.
-    pub note: Option<String>,
-}
+use recover::{open_builds, recover_current, recover_journal, recover_paused};
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -84,23 +46,23 @@ pub enum OpenAppError {
     #[error("cannot open the build store {}", path.display())]
     Store {
         /// The store's directory.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         #[source]
         source: StoreError,
     },
-    /// `current` is not what the agent makes.
-    #[error("cannot use the symlink {}/current; move it away to start over", path.display())]
-    Current {
-        /// The app's directory.
-        path: std::path::PathBuf,
-        /// Why.
+    /// Something is where the agent's files are, and it cannot be moved away.
+    #[error("cannot move {} away", path.display())]
+    SetAside {
+        /// What is in the way.
+        path: PathBuf,
+        /// What the system said.
         #[source]
         source: std::io::Error,
     },
-    /// The journal cannot be read.
+    /// A file cannot be read.
     #[error(transparent)]
-    Journal(#[from] ReadError),
+    Read(#[from] ReadError),
 }
 
 /// Why a step on disk failed; it is tried again later.
@@ -108,6 +70,12 @@ pub enum OpenAppError {
 enum StepError {
     #[error("cannot switch to build {}", build.short())]
     Switch {
+        build: BuildId,
+        #[source]
+        source: WriteError,
+    },
+    #[error("cannot note that build {} failed", build.short())]
+    Quarantine {
         build: BuildId,
         #[source]
         source: WriteError,
@@ -126,44 +94,48 @@ enum StepError {
 
 /// One app on this host. See the head of this file.
 #[derive(Debug)]
-pub struct App<S: BuildSource> {
+pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     settings: AppSettings,
     directory: AppDir,
     store: BuildStore,
     source: S,
+    tokens: T,
     board: StatusBoard,
     goal: watch::Receiver<GoalView>,
-    supervisor: Supervisor,
+    orders: mpsc::Receiver<AppOrder>,
+    supervisor: Supervisor<H>,
+    hooks: HookRunner,
+    /// Whether the host may be out of its load balancer. An agent that starts does not know.
+    is_drained: bool,
+    token: Option<T::Hold>,
     builds: BTreeMap<BuildId, StoredBuild>,
     staged: BTreeSet<BuildId>,
     current: Option<BuildId>,
     journal: Option<Journal>,
+    paused: Option<Paused>,
     download: Option<ActiveDownload<S::Download>>,
     download_trouble: Trouble<BuildId>,
     disk_trouble: Trouble<()>,
     removal: Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
+    /// What was found wrong with a build that is being fetched again, for people.
+    damage: Option<(BuildId, String)>,
+    audit: Option<(BuildId, JoinHandle<Option<String>>)>,
     progress: (Option<BuildId>, Progress),
+    /// When the bytes of the download changed last.
+    progress_since: Instant,
     refresh_at: Instant,
+    audit_at: Instant,
     stall: Stall,
+    counters: Counters,
 }
 
-/// Where the download stood when it was last looked at, to tell in the log that it hangs.
-#[derive(Debug, Default)]
-struct Stall {
-    /// Build, bytes here, and what is waited for; `None` while nothing is.
-    seen: Option<(BuildId, u64, String)>,
-    is_told: bool,
-}
-
-impl Stall {
-    /// Takes in a new look; whether it shows, for the first time, the same as the one before.
-    fn is_new(&mut self, look: Option<(BuildId, u64, String)>) -> bool {
-        let is_same = look.is_some() && look == self.seen;
-        let is_new = is_same && !self.is_told;
-        self.seen = look;
-        self.is_told = is_same;
-        is_new
-    }
+/// What happened since the agent started.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Counters {
+    /// Switches that began.
+    pub switches: u64,
+    /// Builds that were rolled back.
+    pub rollbacks: u64,
 }
 
 #[derive(Debug)]
@@ -172,128 +144,82 @@ struct ActiveDownload<D> {
     download: D,
 }
 
-/// Something that failed and is tried again later.
-#[derive(Debug)]
-struct Trouble<T> {
-    backoff: Backoff,
-    /// The failure; `None` while all is well.
-    last: Option<Failure<T>>,
-}
-
-#[derive(Debug)]
-struct Failure<T> {
-    what: T,
-    message: String,
-    /// When to try again; `None` once that moment has come.
-    rests_until: Option<Instant>,
-}
-
 /// What wakes the loop.
 #[derive(Debug)]
 enum Wake {
     Stop,
     Goal,
+    Order(AppOrder),
     Progress(Option<Progress>),
     Program(supervisor::Wake),
+    Hook(Result<(), String>),
+    Token,
     Removed(Result<(), StepError>),
+    Audited(BuildId, Option<String>),
     Retry,
     Refresh,
 }
 
-impl<T> Trouble<T> {
-    fn new(timings: &AppTimings) -> Self {
-        Self { backoff: Backoff::new(timings.retry_first, timings.retry_max), last: None }
-    }
-
-    fn note(&mut self, what: T, reason: &str) {
-        let wait = self.backoff.after_failure();
-        let message = format!("{reason}; next try in {}", humantime::format_duration(wait));
-        warn!("{message}");
-        self.last = Some(Failure { what, message, rests_until: Some(Instant::now() + wait) });
-    }
-
-    fn clear(&mut self) {
-        self.backoff.reset();
-        self.last = None;
-    }
-
-    fn message(&self) -> Option<&str> {
-        self.last.as_ref().map(|failure| failure.message.as_str())
-    }
-
-    /// What failed too recently to be tried again.
-    fn resting(&self) -> Option<&T> {
-        self.last.as_ref().filter(|failure| failure.rests_until.is_some()).map(|last| &last.what)
-    }
-
-    /// Waits until it is time to try again, if something rests.
-    async fn next_try(&self) {
-        match self.last.as_ref().and_then(|failure| failure.rests_until) {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn on_due(&mut self) {
-        if let Some(failure) = &mut self.last {
-            failure.rests_until = failure.rests_until.filter(|until| *until > Instant::now());
-        }
-    }
-}
-
-impl<S: BuildSource> App<S> {
-    /// Reads what an earlier agent left of the app in `directory`, and takes over its program.
+impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
+    /// Reads what an earlier agent left of the app in `directory`, and takes over its programs.
     ///
     /// Blocks on the disk. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// If the app's files cannot be used. A single build that cannot be is only passed over: it can
-    /// be downloaded again.
+    /// If the app's files cannot be used. What is damaged is passed over or set aside: a build can
+    /// be downloaded again, and a journal follows from what is there.
     pub fn open(
         settings: AppSettings,
         directory: AppDir,
-        source: S,
-        goal: watch::Receiver<GoalView>,
-        board: StatusBoard,
+        parts: AppParts<S, H, T>,
     ) -> Result<Self, OpenAppError> {
         let path = directory.path().to_path_buf();
         let failed = |source| OpenAppError::Store { path: path.clone(), source };
         let store = BuildStore::open(&path).map_err(failed)?;
-        let mut builds = BTreeMap::new();
-        for build in store.list().map_err(failed)? {
-            match store.build(build) {
-                Ok(stored) => builds.extend(stored.map(|stored| (build, stored))),
-                Err(error) => warn!("passing over build {}: {}", build.short(), causes(error)),
-            }
-        }
+        let (builds, damage) = open_builds(&store).map_err(failed)?;
         let staged = store.list_staged().map_err(failed)?.into_iter().collect();
-        let current = directory
-            .current()
-            .map_err(|source| OpenAppError::Current { path: path.clone(), source })?;
-        let journal = directory.journal()?;
+        let current = recover_current(&directory)?;
+        let journal = recover_journal(&directory)?;
+        let paused = recover_paused(&directory)?;
         let timings = settings.timings;
-        let supervisor =
-            Supervisor::recover(&directory, settings.launch.clone(), timings.supervisor);
+        let supervisor = Supervisor::recover(&directory, parts.host, settings.program.clone());
+        let trouble = || Trouble::new(timings.retry_first, timings.retry_max);
+        let current = current.filter(|build| builds.contains_key(build));
         Ok(Self {
             supervisor,
-            current: current.filter(|build| builds.contains_key(build)),
-            download_trouble: Trouble::new(&timings),
-            disk_trouble: Trouble::new(&timings),
+            current,
+            // A journal that is lost is made up from what is there.
+            journal: journal.or_else(|| {
+                let current = current?;
+                Some(Journal::switching(0, current, None, 0, None).settled(0, None))
+            }),
+            paused,
+            hooks: HookRunner::default(),
+            is_drained: settings.hooks.undrain.is_some(),
+            token: None,
+            download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
+            disk_trouble: trouble(),
             download: None,
             removal: None,
+            damage,
+            audit: None,
             progress: (None, Progress::default()),
+            progress_since: Instant::now(),
             refresh_at: Instant::now() + timings.refresh,
+            audit_at: Instant::now() + timings.audit,
             stall: Stall::default(),
+            counters: Counters::default(),
             settings,
             directory,
             store,
-            source,
-            board,
-            goal,
+            source: parts.source,
+            tokens: parts.tokens,
+            board: parts.board,
+            goal: parts.goal,
+            orders: parts.orders,
             builds,
             staged,
-            journal,
         })
     }
 
@@ -302,7 +228,7 @@ impl<S: BuildSource> App<S> {
         &self.settings.name
     }
 
-    /// Follows the goal until `stop`, then stops the program and returns when it is gone.
+    /// Follows the goal until `stop`, then stops the programs and returns when they are gone.
     ///
     /// Blocks its thread for the length of a file sync now and then.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -311,59 +237,74 @@ impl<S: BuildSource> App<S> {
         }
         loop {
             self.take_steps();
-            let row = self.row();
+            let row = row::row(&self);
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
                 wake => self.on_wake(wake).await,
             }
         }
+        self.end().await;
+    }
+
+    /// Stops the programs. The host is taken out of its load balancer first.
+    async fn end(mut self) {
         self.download = None;
-        self.supervisor.stop();
-        while self.supervisor.program() == Program::Ending {
+        self.hooks.cancel();
+        if let Some(build) = self.current
+            && !self.is_drained
+            && self.settings.hooks.drain.is_some()
+        {
+            self.start_hook(HookKind::Drain, build);
+            let result = self.hooks.next_end().await;
+            self.hooks.on_ended(result);
+        }
+        self.supervisor.stop(Place::Candidate);
+        self.supervisor.stop(Place::Serving);
+        while !self.supervisor.is_idle() {
             let wake = self.supervisor.next_wake().await;
             self.supervisor.on_wake(wake);
         }
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..self.row() };
+        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(&self) };
         self.board.show(row);
     }
 
     fn take_steps(&mut self) {
-        let policy = Policy {
-            has_program: self.settings.launch.is_some(),
-            keep_builds: self.settings.keep_builds,
-        };
         loop {
-            let wanted = self.wanted();
-            let result = match reconcile::next_step(wanted.as_ref(), &self.actual(), policy) {
-                Step::Rest => return,
-                Step::CancelDownload => {
-                    self.download = None;
-                    Ok(())
-                }
-                Step::Download { build } => {
-                    self.start_download(build);
-                    Ok(())
-                }
-                Step::Switch { build } => self.switch(build),
-                Step::Stop => {
-                    self.supervisor.stop();
-                    Ok(())
-                }
-                Step::Start { build } => {
-                    self.supervisor.start(build, self.builds[&build].root());
-                    Ok(())
-                }
-                Step::Settle => self.settle(),
-                Step::Remove { build } => {
-                    self.start_removal(build);
-                    Ok(())
-                }
-            };
-            if let Err(error) = result {
+            self.supervisor.set_restart(self.restart_order());
+            let (wanted, policy) = (self.wanted(), self.policy());
+            let step = reconcile::next_step(wanted.as_ref(), &self.actual(), &policy);
+            if step == Step::Rest {
+                return;
+            }
+            if let Err(error) = self.carry_out(step) {
                 self.disk_trouble.note((), &causes(error));
             }
         }
+    }
+
+    fn carry_out(&mut self, step: Step) -> Result<(), StepError> {
+        match step {
+            Step::Rest => {}
+            Step::CancelDownload => self.download = None,
+            Step::Download { build } => self.start_download(build),
+            Step::AskToken => self.ask_token(),
+            Step::ReturnToken => self.token = None,
+            Step::RunHook { kind, build } => self.start_hook(kind, build),
+            Step::CancelHook => self.hooks.cancel(),
+            Step::Switch { build } => return self.switch(build),
+            Step::Repoint { build } => return self.point_to(build),
+            Step::Quarantine { failed } => return self.quarantine(failed),
+            Step::RollBack { build } => return self.roll_back(build),
+            Step::Stop => self.supervisor.stop(Place::Serving),
+            Step::Start { build } => self.start(Place::Serving, build),
+            Step::StartCandidate { build } => self.start(Place::Candidate, build),
+            Step::StopCandidate => self.supervisor.stop(Place::Candidate),
+            Step::Promote => self.supervisor.promote(),
+            Step::Settle => return self.settle(),
+            Step::Remove { build } => self.start_removal(build),
+        }
+        Ok(())
     }
 
     fn actual(&self) -> Actual {
@@ -372,16 +313,84 @@ impl<S: BuildSource> App<S> {
             (None, Some(build)) => Transfer::Resting { build: *build },
             (None, None) => Transfer::Idle,
         };
+        let token = match self.token.as_ref().map(TokenHold::state) {
+            None => Token::None,
+            Some(TokenState::Waiting { .. }) => Token::Asked,
+            Some(TokenState::Held) => Token::Held,
+        };
+        let size = |stored: &StoredBuild| stored.manifest().build_size();
+        let overdue = self.supervisor.overdue().map(|(build, _)| build);
         Actual {
-            complete: self.builds.keys().copied().collect(),
+            complete: self.builds.iter().map(|(build, stored)| (*build, size(stored))).collect(),
             staged: self.staged.clone(),
-            current: self.current,
+            current: self.current.filter(|build| self.builds.contains_key(build)),
             journal: self.journal.clone(),
-            program: self.supervisor.program(),
+            programs: self.supervisor.programs(),
+            failed: self.hooks.failed().map(|(build, _)| build).or(overdue),
+            hooks: self.hooks.view(),
+            is_drained: self.is_drained,
+            token,
             download,
             removing: self.removal.as_ref().map(|(build, _)| *build),
             is_disk_resting: self.disk_trouble.resting().is_some(),
         }
+    }
+
+    fn policy(&self) -> Policy {
+        let settings = &self.settings;
+        Policy {
+            has_program: settings.program.launch.is_some(),
+            swap: settings.swap,
+            keep_builds: settings.keep_builds,
+            keep_bytes: settings.keep_bytes,
+            hooks: settings.hooks.kinds(),
+            leave: self.leave().0,
+            needs_token: self.token_wish().is_some(),
+        }
+    }
+
+    /// Whether a switch may start, and why not.
+    fn leave(&self) -> (Leave, Option<String>) {
+        if let Some(paused) = &self.paused {
+            let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
+            let name = &self.settings.name;
+            let text = format!("paused{why}; go on with: shoal-agent resume {name}");
+            return (Leave::Shut, Some(text));
+        }
+        if self.settings.hold {
+            let text = "held by `hold = true` in the configuration of this host";
+            return (Leave::Shut, Some(text.into()));
+        }
+        let goal = self.goal.borrow();
+        match &goal.followed {
+            Some(goal) if self.settings.pin.is_none() => match self.admission(goal) {
+                Ok(()) => (Leave::Open, None),
+                Err(reason) => (Leave::Later, Some(reason)),
+            },
+            _ => (Leave::Open, None),
+        }
+    }
+
+    fn admission(&self, goal: &AcceptedGoal) -> Result<(), String> {
+        let AppSettings { host, name, labels, .. } = &self.settings;
+        let admitted = goal.rollout.admits(goal.generation, host, name, labels);
+        admitted.map_err(|not_yet| not_yet.to_string())
+    }
+
+    fn token_wish(&self) -> Option<TokenWish> {
+        let goal = self.goal.borrow();
+        let followed = goal.followed.as_ref()?;
+        let max_unavailable = followed.rollout.max_unavailable?;
+        let app = self.settings.name.clone();
+        Some(TokenWish { app, generation: followed.generation, max_unavailable })
+    }
+
+    fn ask_token(&mut self) {
+        self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
+    }
+
+    fn restart_order(&self) -> u64 {
+        self.goal.borrow().followed.as_ref().map_or(0, |followed| followed.rollout.restart)
     }
 
     fn start_download(&mut self, build: BuildId) {
@@ -389,55 +398,159 @@ impl<S: BuildSource> App<S> {
         // Dropped first, so that the node is never asked for two downloads of the app at once.
         self.download = None;
         self.progress = (Some(build), Progress::default());
+        self.progress_since = Instant::now();
         self.staged.insert(build);
         let download = self.source.fetch(build, &self.store);
         self.download = Some(ActiveDownload { build, download });
     }
 
-    fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
-        let failed = |source| StepError::Switch { build, source };
-        let generation = self.wanted().map(|wanted| wanted.generation);
-        let journal = match &self.journal {
-            // A switch that a crash interrupted keeps where it came from.
-            Some(begun) if begun.phase == JournalPhase::Switching && begun.to == build => {
-                Journal { generation: generation.unwrap_or(begun.generation), ..begun.clone() }
-            }
-            Some(before) => {
-                let generation = generation.unwrap_or(before.generation);
-                Journal::switching(generation, build, self.current, before)
-            }
-            None => Journal::first(generation.unwrap_or_default(), build),
+    fn start_hook(&mut self, kind: HookKind, build: BuildId) {
+        let (Some(hook), Some(stored)) = (self.settings.hooks.of(kind), self.builds.get(&build))
+        else {
+            return;
         };
-        self.directory.write_journal(&journal).map_err(failed)?;
-        self.journal = Some(journal);
+        let variables = BTreeMap::from([
+            ("SHOAL_APP".to_owned(), self.settings.name.to_string()),
+            ("SHOAL_BUILD".to_owned(), build.to_string()),
+            ("SHOAL_HOST".to_owned(), self.settings.host.clone()),
+            ("SHOAL_HOOK".to_owned(), kind.name().to_owned()),
+        ]);
+        let order = HookOrder {
+            hook: hook.clone(),
+            root: stored.root().to_owned(),
+            variables,
+            default_user: self.settings.user.clone(),
+        };
+        self.hooks.start(self.supervisor.host(), kind, build, order);
+    }
+
+    /// Starts the program of `build`. While a switch is under way, the tries that are left are
+    /// lowered first: a build that takes the machine down with it must not do so for ever.
+    fn start(&mut self, place: Place, build: BuildId) {
+        if let Some(journal) = &mut self.journal
+            && journal.phase == JournalPhase::Switching
+            && journal.to == build
+            && journal.tries_left > 0
+        {
+            journal.tries_left -= 1;
+            if let Err(error) = self.directory.write_journal(journal) {
+                // Nothing serves perhaps; a program that runs is worth more than the count.
+                warn!("the count of tries was not stored: {}", causes(error));
+            }
+        }
+        self.supervisor.start(place, build, self.builds[&build].root());
+    }
+
+    fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
+        let generation = self.wanted().map_or(0, |wanted| wanted.generation);
+        let tries = self.settings.program.health.tries.get();
+        let journal =
+            Journal::switching(generation, build, self.current, tries, self.journal.as_ref());
+        info!(build = build.short(), generation, "switching");
+        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
+        self.supervisor.forget_failure();
+        self.hooks.on_switch_begun();
+        self.counters.switches += 1;
+        self.point_to(build)
+    }
+
+    fn point_to(&mut self, build: BuildId) -> Result<(), StepError> {
+        let failed = |source| StepError::Switch { build, source };
         self.directory.set_current(self.builds[&build].root()).map_err(failed)?;
-        info!(build = build.short(), "switched");
+        info!(build = build.short(), "`current` points to the build");
         self.current = Some(build);
         self.disk_trouble.clear();
         Ok(())
     }
 
+    fn write_journal(&mut self, journal: Journal) -> Result<(), WriteError> {
+        self.directory.write_journal(&journal)?;
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    /// What is known of the failure of `build`.
+    fn failure(&self, build: BuildId) -> FailedBuild {
+        let reason = match (self.hooks.failed(), self.supervisor.overdue()) {
+            (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
+            (None, None) => self.supervisor.last_crash().map_or_else(
+                || "the agent or the machine stopped whenever it was started".into(),
+                ToOwned::to_owned,
+            ),
+        };
+        let wanted = self.wanted().filter(|wanted| wanted.build == build);
+        FailedBuild {
+            build,
+            since: wanted.map_or(0, |wanted| wanted.since),
+            reason,
+            output: self.supervisor.output_tail(build),
+            at_ms: self.supervisor.host().now_ms(),
+        }
+    }
+
+    fn quarantine(&mut self, build: BuildId) -> Result<(), StepError> {
+        let failed = self.failure(build);
+        warn!(build = build.short(), reason = failed.reason, "the build is not used here");
+        let journal = match &self.journal {
+            Some(journal) => Journal { failed: Some(failed), ..journal.clone() },
+            // Nothing ran here yet; the failure is all there is to note.
+            None => Journal { failed: Some(failed), ..Journal::switching(0, build, None, 0, None) },
+        };
+        self.write_journal(journal).map_err(|source| StepError::Quarantine { build, source })?;
+        self.hooks.on_switch_over();
+        self.supervisor.forget_failure();
+        self.disk_trouble.clear();
+        Ok(())
+    }
+
+    fn roll_back(&mut self, build: BuildId) -> Result<(), StepError> {
+        let Some(journal) = self.journal.clone() else { return Ok(()) };
+        let failed = (journal.phase == JournalPhase::Switching).then(|| self.failure(journal.to));
+        let reason = failed.as_ref().map_or("its files are damaged", |failed| &failed.reason);
+        warn!(from = journal.to.short(), to = build.short(), reason, "rolling back");
+        let journal = journal.rolling_back(build, failed);
+        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
+        self.hooks.on_switch_over();
+        self.supervisor.forget_failure();
+        self.counters.rollbacks += 1;
+        self.point_to(build)
+    }
+
     fn settle(&mut self) -> Result<(), StepError> {
         let Some(journal) = &self.journal else { return Ok(()) };
         let followed = self.goal.borrow().followed.clone();
-        let elapsed_ms = followed.as_ref().map(|goal| now_ms().saturating_sub(goal.accepted_at_ms));
+        let is_goal = followed.as_ref().is_some_and(|goal| goal.build == journal.to);
+        let now_ms = self.supervisor.host().now_ms();
+        let accepted_at = followed.as_ref().map(|goal| goal.accepted_at_ms);
+        let elapsed_ms =
+            accepted_at.filter(|_| is_goal).map(|accepted| now_ms.saturating_sub(accepted));
         let generation = followed.map_or(journal.generation, |goal| goal.generation);
         let settled = journal.settled(generation, elapsed_ms);
-        self.directory.write_journal(&settled).map_err(StepError::Settle)?;
-        info!(build = settled.to.short(), elapsed_ms, "at the goal");
-        self.journal = Some(settled);
+        info!(build = settled.to.short(), elapsed_ms, "the build is good");
+        self.write_journal(settled).map_err(StepError::Settle)?;
+        self.hooks.on_switch_over();
         self.disk_trouble.clear();
         Ok(())
     }
 
     fn start_removal(&mut self, build: BuildId) {
         info!(build = build.short(), "removing");
+        let store = self.store.clone();
+        self.start_leaving(build, move || store.remove(build));
+    }
+
+    /// Stops serving `build`, then lets `change` do something to its files.
+    fn start_leaving(
+        &mut self,
+        build: BuildId,
+        change: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+    ) {
         self.builds.remove(&build);
-        let (source, store) = (self.source.clone(), self.store.clone());
+        let source = self.source.clone();
         let removal = tokio::spawn(async move {
             source.leave(build).await;
-            let removed = tokio::task::spawn_blocking(move || store.remove(build)).await;
-            removed.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+            let changed = tokio::task::spawn_blocking(change).await;
+            changed.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
         });
         self.removal = Some((build, removal));
     }
@@ -448,8 +561,12 @@ impl<S: BuildSource> App<S> {
             () = stop.cancelled() => Wake::Stop,
             // An error means that the agent dropped the sender, which it does only when it stops.
             Ok(()) = self.goal.changed() => Wake::Goal,
+            Some(order) = self.orders.recv() => Wake::Order(order),
             wake = self.supervisor.next_wake() => Wake::Program(wake),
+            result = self.hooks.next_end() => Wake::Hook(result),
+            () = token_change(&mut self.token) => Wake::Token,
             result = removal_end(&mut self.removal) => Wake::Removed(result),
+            (build, damage) = audit_end(&mut self.audit) => Wake::Audited(build, damage),
             () = self.disk_trouble.next_try() => Wake::Retry,
             () = self.download_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
@@ -459,21 +576,78 @@ impl<S: BuildSource> App<S> {
 
     async fn on_wake(&mut self, wake: Wake) {
         match wake {
-            Wake::Progress(Some(progress)) => self.progress.1 = progress,
+            Wake::Progress(Some(progress)) => self.on_progress(progress),
             Wake::Progress(None) => self.on_download_ended().await,
             Wake::Program(wake) => self.supervisor.on_wake(wake),
+            Wake::Hook(result) => self.on_hook_ended(result),
             Wake::Removed(result) => self.on_removed(result),
+            Wake::Audited(build, damage) => self.on_audited(build, damage),
             Wake::Goal => self.on_goal_changed(),
+            Wake::Order(order) => self.on_order(order),
             Wake::Retry => {
                 self.disk_trouble.on_due();
                 self.download_trouble.on_due();
             }
-            Wake::Refresh => {
-                self.refresh_at = Instant::now() + self.settings.timings.refresh;
-                self.keep_current();
-                self.tell_stall();
+            Wake::Refresh => self.on_refresh(),
+            Wake::Token | Wake::Stop => {}
+        }
+    }
+
+    fn on_progress(&mut self, progress: Progress) {
+        if progress.bytes_done != self.progress.1.bytes_done {
+            self.progress_since = Instant::now();
+        }
+        self.progress.1 = progress;
+    }
+
+    fn on_order(&mut self, order: AppOrder) {
+        match order {
+            AppOrder::Settings(settings) => {
+                self.supervisor.set_settings(settings.program.clone());
+                self.settings = *settings;
             }
-            Wake::Stop => {}
+            AppOrder::Pause { reason } => {
+                let since_ms = self.supervisor.host().now_ms();
+                self.set_paused(Some(Paused { since_ms, reason }));
+            }
+            AppOrder::Resume => self.set_paused(None),
+            AppOrder::Restart => self.supervisor.make_stale(),
+            AppOrder::Reload => self.supervisor.reload(),
+            // An asker who is gone does not miss the answer.
+            AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
+        }
+    }
+
+    fn set_paused(&mut self, paused: Option<Paused>) {
+        // It holds at once; what could not be stored is forgotten by the next agent.
+        if let Err(error) = self.directory.write_paused(paused.as_ref()) {
+            warn!("holds only until the agent is restarted: {}", causes(error));
+        }
+        self.paused = paused;
+    }
+
+    fn on_hook_ended(&mut self, result: Result<(), String>) {
+        match self.hooks.on_ended(result) {
+            Some(HookKind::Drain) => {
+                self.is_drained = true;
+                self.hooks.forget(HookKind::Undrain);
+            }
+            Some(HookKind::Undrain) => {
+                self.is_drained = false;
+                self.hooks.forget(HookKind::Drain);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_refresh(&mut self) {
+        let now = Instant::now();
+        self.refresh_at = now + self.settings.timings.refresh;
+        self.keep_current();
+        self.tell_stall();
+        if self.audit_at <= now && self.audit.is_none() {
+            self.audit_at = now + self.settings.timings.audit;
+            self.start_audit();
         }
     }
 
@@ -490,6 +664,32 @@ impl<S: BuildSource> App<S> {
         }
     }
 
+    fn start_audit(&mut self) {
+        let Some((build, stored)) =
+            self.current.and_then(|build| Some((build, self.builds.get(&build)?.clone())))
+        else {
+            return;
+        };
+        let audit = tokio::task::spawn_blocking(move || stored.audit().err().map(causes));
+        self.audit = Some((build, audit));
+    }
+
+    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
+    /// asks for it. Its program runs on, and is replaced once the files are right.
+    fn on_audited(&mut self, build: BuildId, damage: Option<String>) {
+        self.audit = None;
+        let Some(damage) = damage.filter(|_| self.builds.contains_key(&build)) else { return };
+        if self.removal.is_some() {
+            // Found again by the next audit.
+            return;
+        }
+        let message = format!("build {} is damaged on this host: {damage}", build.short());
+        warn!("{message}; it is not used until it is fetched again");
+        self.damage = Some((build, message));
+        let store = self.store.clone();
+        self.start_leaving(build, move || store.distrust(build));
+    }
+
     /// Logs a download that hangs once, not with every look.
     fn tell_stall(&mut self) {
         let progress = &self.progress.1;
@@ -497,7 +697,7 @@ impl<S: BuildSource> App<S> {
             Some((active.build, progress.bytes_done, progress.waiting_for.clone()?))
         });
         if self.stall.is_new(look)
-            && let Some((build, bytes_done, reason)) = &self.stall.seen
+            && let Some((build, bytes_done, reason)) = self.stall.seen()
         {
             warn!(build = build.short(), bytes_done, "the download waits: {reason}");
         }
@@ -505,7 +705,7 @@ impl<S: BuildSource> App<S> {
 
     fn on_goal_changed(&mut self) {
         let wanted = self.wanted().map(|wanted| wanted.build);
-        if self.download_trouble.last.as_ref().is_some_and(|last| Some(last.what) != wanted) {
+        if self.download_trouble.last().is_some_and(|last| Some(*last) != wanted) {
             self.download_trouble.clear();
         }
     }
@@ -518,6 +718,11 @@ impl<S: BuildSource> App<S> {
                 self.staged.remove(&build);
                 self.builds.insert(build, stored);
                 self.download_trouble.clear();
+                if self.damage.as_ref().is_some_and(|(damaged, _)| *damaged == build) {
+                    // The program runs from files that are gone.
+                    self.damage = None;
+                    self.supervisor.make_stale();
+                }
             }
             Err(error) => {
                 let reason = format!("cannot download build {}: {}", build.short(), causes(error));
@@ -541,105 +746,34 @@ impl<S: BuildSource> App<S> {
 
     fn wanted(&self) -> Option<Wanted> {
         let goal = self.goal.borrow();
-        let followed = goal.followed.as_ref()?;
-        Some(Wanted { generation: followed.generation, build: followed.build })
+        let followed = goal.followed.as_ref();
+        if let Some(build) = self.settings.pin {
+            let generation = followed.map_or(0, |followed| followed.generation);
+            return Some(Wanted { generation, since: 0, build });
+        }
+        let followed = followed?;
+        let generation = followed.generation;
+        let since = followed.rollout.since_of(generation);
+        Some(Wanted { generation, since, build: followed.build })
     }
+}
 
-    fn row(&mut self) -> HostStatus {
-        let GoalView { followed, note } = self.goal.borrow().clone();
-        let target = followed.as_ref().map(|goal| goal.build);
-        if self.progress.0 != target {
-            self.progress = (target, Progress::default());
-        }
-        if self.download.is_none()
-            && let Some(progress) = target.and_then(|build| self.source.progress(build))
-        {
-            self.progress.1 = progress;
-        }
-        let is_good = |journal: &&Journal| {
-            journal.phase == JournalPhase::Good
-                && followed.as_ref().is_some_and(|goal| {
-                    (goal.generation, goal.build) == (journal.generation, journal.to)
-                })
-        };
-        let progress = &self.progress.1;
-        let limits = self.source.limits();
-        HostStatus {
-            generation: followed.as_ref().map(|goal| goal.generation),
-            target,
-            current: self.current,
-            phase: self.phase(target),
-            pid: self.supervisor.pid(),
-            bytes_total: progress.bytes_total,
-            bytes_done: progress.bytes_done,
-            bytes_resumed: progress.bytes_resumed,
-            bytes_reused: progress.bytes_reused,
-            bytes_from_seeders: progress.bytes_from_seeders,
-            bytes_from_peers: progress.bytes_from_peers,
-            bytes_served: progress.bytes_served,
-            upload_limit: limits.upload.map(ByteRate::get),
-            download_limit: limits.download.map(ByteRate::get),
-            links_quic: progress.links.quic,
-            links_tcp: progress.links.tcp,
-            elapsed_ms: self.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
-            message: self.message(target, note),
-            updated_at_ms: now_ms(),
-            ..HostStatus::new(self.settings.host.clone(), self.settings.name.clone())
-        }
+async fn token_change<T: TokenHold>(token: &mut Option<T>) {
+    match token {
+        Some(token) => token.changed().await,
+        None => std::future::pending().await,
     }
+}
 
-    fn phase(&self, target: Option<BuildId>) -> HostPhase {
-        let Some(target) = target else { return HostPhase::NoGoal };
-        if self.download.is_some() {
-            return match self.progress.1.phase {
-                Phase::Locating => HostPhase::Locating,
-                Phase::Verifying | Phase::Serving => HostPhase::Verifying,
-                _ => HostPhase::Downloading,
-            };
-        }
-        if self.disk_trouble.last.is_some() || self.download_trouble.last.is_some() {
-            return HostPhase::Failed;
-        }
-        match self.supervisor.program() {
-            _ if self.current != Some(target) => HostPhase::Switching,
-            Program::Stopped if self.settings.launch.is_none() => HostPhase::Running,
-            Program::Running { build, is_settled: true, .. } if build == target => {
-                HostPhase::Running
-            }
-            Program::Resting { .. } => HostPhase::Failed,
-            // A program that ends again and again is not switching, whatever it does just now.
-            Program::Stopped | Program::Running { .. } | Program::Ending => {
-                if self.supervisor.message().is_some() {
-                    HostPhase::Failed
-                } else {
-                    HostPhase::Switching
-                }
-            }
-        }
-    }
-
-    fn message(&self, target: Option<BuildId>, note: Option<String>) -> Option<String> {
-        let progress = &self.progress.1;
-        let mut parts: Vec<String> = vec![];
-        if target.is_none() && note.is_none() {
-            let name = &self.settings.name;
-            parts.push(format!(
-                "no goal is set for {name}; set one with: shoal deploy {name} BUILD --goal URL"
-            ));
-        }
-        parts.extend(note);
-        parts.extend(self.disk_trouble.message().map(String::from));
-        parts.extend(self.download_trouble.message().map(String::from));
-        parts.extend(self.supervisor.message());
-        if self.download.is_some() {
-            parts.extend(progress.waiting_for.clone());
-        }
-        parts.extend(
-            progress.faults.last().map(|fault| {
-                format!("{} peers banned, the last one: {fault}", progress.faults.len())
-            }),
-        );
-        (!parts.is_empty()).then(|| parts.join("; "))
+async fn audit_end(
+    audit: &mut Option<(BuildId, JoinHandle<Option<String>>)>,
+) -> (BuildId, Option<String>) {
+    let Some((build, audit)) = audit else { return std::future::pending().await };
+    let build = *build;
+    match audit.await {
+        Ok(damage) => (build, damage),
+        // The next audit will tell.
+        Err(_ended) => (build, None),
     }
 }
 
@@ -666,33 +800,6 @@ async fn removal_end(
 }
 
 /// An error with its causes, on one line.
-fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
+pub(crate) fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
     format!("{:#}", anyhow::Error::new(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stall_is_told_once_until_something_changes() {
-        let look =
-            |bytes: u64, reason: &str| Some((BuildId::of_manifest(b"x"), bytes, reason.to_owned()));
-        let cases = [
-            (look(1, "a"), false),
-            (look(1, "a"), true),
-            (look(1, "a"), false),
-            (look(1, "b"), false),
-            (look(1, "b"), true),
-            (look(2, "b"), false),
-            (None, false),
-            (None, false),
-            (look(2, "b"), false),
-            (look(2, "b"), true),
-        ];
-        let mut stall = Stall::default();
-        for (number, (look, expected)) in cases.into_iter().enumerate() {
-            assert_eq!(stall.is_new(look), expected, "case {number}");
-        }
-    }
 }

@@ -4,8 +4,11 @@
 //! <app>/builds/  <app>/staging/    the build store (p2p-net)
 //! <app>/current                    symlink into builds/: the build that should run
 //! <app>/journal                    the switch under way or done last, and what ran before
-//! <app>/running.json               the program that was started last
+//! <app>/running.json               the program that serves
+//! <app>/candidate.json             the program that is to take its place
+//! <app>/leaving.json               the program that was replaced and is ending
 //! <app>/output.log, output.log.1   what the program printed
+//! <app>/output.next.log            what the candidate printed
 //! ```
 //!
 //! Invariant: `journal` says `switching` before `current` is touched, and `good` only after the
@@ -19,6 +22,7 @@ use p2p_core::{BuildId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, ReadError, WriteError};
+use crate::explain::Paused;
 use crate::process::ProcessIdentity;
 
 /// Most builds whose order the journal remembers. More than any sensible number of kept builds, few
@@ -35,7 +39,7 @@ pub struct AppDir {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
-    /// Generation of the goal that asked for `to`.
+    /// Generation of the goal that asked for `to`, or that it was last found to agree with.
     pub generation: u64,
     /// What `current` pointed to before; `None` for the first build.
     pub from: Option<BuildId>,
@@ -47,29 +51,77 @@ pub struct Journal {
     pub good: Vec<BuildId>,
     /// Milliseconds from learning the goal to running it; `None` while switching.
     pub elapsed_ms: Option<u64>,
+    /// Starts of the program of `to` that are left before the switch is given up. Lowered before
+    /// each start, so that a build that takes the machine down with it is given up too.
+    #[serde(default)]
+    pub tries_left: u32,
+    /// The build that failed here last.
+    #[serde(default)]
+    pub failed: Option<FailedBuild>,
 }
 
-/// How far a switch is. `Switching` becomes `Good`; the next switch starts with `Switching`.
+/// A build that failed on this host. It is not tried again for the deploy that asked for it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FailedBuild {
+    /// The build.
+    pub build: BuildId,
+    /// The deploy that asked for it: [`since`](goal_state::Rollout::since) of its goal.
+    pub since: u64,
+    /// What went wrong, in words for people.
+    pub reason: String,
+    /// The last lines that it printed; empty if it printed nothing.
+    pub output: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// How far a switch is. `Switching` becomes `Good` or, if the build fails, `RollingBack`, which
+/// becomes `Good`. The next switch starts with `Switching` from any of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum JournalPhase {
     /// `current` points to `from` or to `to`, and either program may run.
     Switching,
+    /// As above, and `to` is a build that ran well before.
+    RollingBack,
     /// `current` points to `to`, and its program ran.
     Good,
 }
 
 impl Journal {
-    /// The journal of a switch to `to` that begins now.
-    pub fn switching(generation: u64, to: BuildId, from: Option<BuildId>, before: &Self) -> Self {
-        let good = before.good.clone();
-        Self { generation, from, to, phase: JournalPhase::Switching, good, elapsed_ms: None }
+    /// The journal of a switch to `to` that begins now; `tries` are the starts that it has.
+    pub fn switching(
+        generation: u64,
+        to: BuildId,
+        from: Option<BuildId>,
+        tries: u32,
+        before: Option<&Self>,
+    ) -> Self {
+        Self {
+            generation,
+            from,
+            to,
+            phase: JournalPhase::Switching,
+            good: before.map_or_else(Vec::new, |before| before.good.clone()),
+            elapsed_ms: None,
+            tries_left: tries,
+            failed: before.and_then(|before| before.failed.clone()),
+        }
     }
 
-    /// An empty past: nothing ever ran here.
-    pub fn first(generation: u64, to: BuildId) -> Self {
-        let phase = JournalPhase::Switching;
-        Self { generation, from: None, to, phase, good: vec![], elapsed_ms: None }
+    /// The journal of the way back to `to` after `failed`, or without it if what was there is lost.
+    #[must_use]
+    pub fn rolling_back(&self, to: BuildId, failed: Option<FailedBuild>) -> Self {
+        Self {
+            from: Some(self.to),
+            to,
+            phase: JournalPhase::RollingBack,
+            elapsed_ms: None,
+            tries_left: 0,
+            failed: failed.or_else(|| self.failed.clone()),
+            ..self.clone()
+        }
     }
 
     /// The journal once `to` runs, for the goal of `generation`.
@@ -89,9 +141,48 @@ pub struct RunningRecord {
     pub build: BuildId,
     /// Digest of the command, its environment and its directory.
     pub command: Digest,
+    /// The order to restart ([`restart`](goal_state::Rollout::restart)) that this start fulfils.
+    #[serde(default)]
+    pub restart: u64,
+    /// Tells this start from every other one of the app. Empty in records of older agents.
+    #[serde(default)]
+    pub instance: String,
     /// Which process it is; `None` if the agent died between announcing the start and noting who
     /// was started.
     pub process: Option<ProcessIdentity>,
+}
+
+/// The places that a program of an app can have.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Place {
+    /// It serves.
+    Serving,
+    /// It is to serve once it is ready.
+    Candidate,
+    /// It served and was told to stop.
+    Leaving,
+}
+
+impl Place {
+    /// All of them, in the order in which a program passes through them, backwards: of two records
+    /// of one program the first found is the newer.
+    pub const ALL: [Self; 3] = [Self::Leaving, Self::Serving, Self::Candidate];
+
+    const fn record_name(self) -> &'static str {
+        match self {
+            Self::Serving => "running.json",
+            Self::Candidate => "candidate.json",
+            Self::Leaving => "leaving.json",
+        }
+    }
+
+    const fn output_name(self) -> &'static str {
+        match self {
+            Self::Serving => "output.log",
+            Self::Candidate => "output.next.log",
+            Self::Leaving => "output.log.1",
+        }
+    }
 }
 
 impl AppDir {
@@ -105,9 +196,9 @@ impl AppDir {
         &self.directory
     }
 
-    /// Where the program's output goes.
-    pub fn output_path(&self) -> PathBuf {
-        self.directory.join("output.log")
+    /// Where the output of the program in `place` goes.
+    pub fn output_path(&self, place: Place) -> PathBuf {
+        self.directory.join(place.output_name())
     }
 
     /// The build that `current` names, whether it is here or not; `None` without `current`.
@@ -136,7 +227,13 @@ impl AppDir {
     pub fn set_current(&self, root: &Path) -> Result<(), WriteError> {
         // Relative, so that the state directory can be moved.
         let target = root.strip_prefix(&self.directory).unwrap_or(root);
-        durable::write_symlink(&self.directory.join("current"), target)
+        let path = self.directory.join("current");
+        // A rename does not replace a directory, which only a person can have put there.
+        if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
+            let failed = |source| WriteError { path: path.clone(), source };
+            self.set_aside("current").map_err(failed)?;
+        }
+        durable::write_symlink(&path, target)
     }
 
     /// The journal; `None` before the first switch.
@@ -157,43 +254,74 @@ impl AppDir {
         durable::write_json(&self.journal_path(), journal)
     }
 
-    /// The program that was started last; `None` if it was stopped in good order.
+    /// The program in `place`; `None` if there is none or it was stopped in good order.
     ///
     /// # Errors
     ///
     /// If the record is there but cannot be read.
-    pub fn running(&self) -> Result<Option<RunningRecord>, ReadError> {
-        durable::read_json(&self.running_path())
+    pub fn running(&self, place: Place) -> Result<Option<RunningRecord>, ReadError> {
+        durable::read_json(&self.directory.join(place.record_name()))
     }
 
-    /// Replaces the record of the running program.
+    /// Replaces the record of the program in `place`.
     ///
     /// # Errors
     ///
     /// If the system refuses; the old record then stays.
-    pub fn write_running(&self, record: &RunningRecord) -> Result<(), WriteError> {
-        durable::write_json(&self.running_path(), record)
+    pub fn write_running(&self, place: Place, record: &RunningRecord) -> Result<(), WriteError> {
+        durable::write_json(&self.directory.join(place.record_name()), record)
     }
 
-    /// Removes the record of the running program, if there is one.
+    /// Removes the record of the program in `place`, if there is one.
     ///
     /// # Errors
     ///
     /// If the system refuses. Not harmful: a record names its process so exactly that a stale one
     /// fits no other.
-    pub fn remove_running(&self) -> io::Result<()> {
-        match fs::remove_file(self.running_path()) {
+    pub fn remove_running(&self, place: Place) -> io::Result<()> {
+        match disk::remove_file(&self.directory.join(place.record_name())) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    fn journal_path(&self) -> PathBuf {
-        self.directory.join("journal")
+    /// Whether an operator paused the app; `None` if not.
+    ///
+    /// # Errors
+    ///
+    /// If the note is there but cannot be read.
+    pub fn paused(&self) -> Result<Option<Paused>, ReadError> {
+        durable::read_json(&self.directory.join("paused.json"))
     }
 
-    fn running_path(&self) -> PathBuf {
-        self.directory.join("running.json")
+    /// Notes or forgets that the app is paused.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses; the old note then stays.
+    pub fn write_paused(&self, paused: Option<&Paused>) -> Result<(), WriteError> {
+        let path = self.directory.join("paused.json");
+        match paused {
+            Some(paused) => durable::write_json(&path, paused),
+            None => durable::remove_file(&path),
+        }
+    }
+
+    /// Moves what is under `name` out of the way, so that a person can look at it.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn set_aside(&self, name: &str) -> io::Result<()> {
+        let path = self.directory.join(name);
+        let free = (1_u32..).map(|number| self.directory.join(format!("{name}.aside-{number}")));
+        let mut free = free.skip_while(|aside| fs::symlink_metadata(aside).is_ok());
+        let aside = free.next().ok_or(io::ErrorKind::AlreadyExists)?;
+        disk::rename(&path, &aside)
+    }
+
+    fn journal_path(&self) -> PathBuf {
+        self.directory.join("journal")
     }
 }
 
@@ -235,10 +363,10 @@ mod tests {
 
     #[test]
     fn journal_keeps_the_order_in_which_builds_ran() {
-        let mut journal = Journal::first(1, build(1)).settled(1, Some(5));
+        let mut journal = Journal::switching(1, build(1), None, 3, None).settled(1, Some(5));
         for (generation, to) in [(2, build(2)), (3, build(1)), (4, build(3))] {
             let from = Some(journal.to);
-            journal = Journal::switching(generation, to, from, &journal);
+            journal = Journal::switching(generation, to, from, 3, Some(&journal));
             assert_eq!(journal.elapsed_ms, None);
             journal = journal.settled(generation, None);
         }

@@ -115,6 +115,7 @@ enum UsageError {
 impl Args {
     fn inputs(&self) -> Result<Inputs, UsageError> {
         Ok(Inputs {
+            bootstrap: None,
             file: self.config.clone(),
             environment: environment()?,
             flags: self.flag_settings()?,

@@ -1,15 +1,15 @@
 //! What an agent is told: from a file, the environment and flags, later ones on top.
 //!
 //! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so that
-//! every complaint names that place, and `--check-config` can show it. [`layers`] collects the keys,
-//! [`values`] gives them types; this file says which keys there are and what they default to.
+//! every complaint names that place, and `--check-config` can show it. [`schema`] says which keys
+//! there are, [`layers`] collects them, [`values`] gives them types, [`apps`] checks those of an app
+//! against each other, [`show`] prints what came of it; this file has the types and the defaults.
 //!
 //! `example.toml` beside this crate's manifest explains every key to operators.
 //!
 //! Invariant: a [`Config`] is complete and valid; nothing behind it has to check a setting again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
@@ -25,44 +25,26 @@ use crate::probe::Health;
 use crate::sockets::SocketAddress;
 use crate::watch_files::WatchedFiles;
 
+mod apps;
 mod layers;
+mod schema;
+mod show;
 mod values;
 mod words;
 
 use layers::Layers;
-pub use layers::{FlagSetting, Inputs, Origin};
+pub use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
+pub(crate) use show::toml_key;
+
+/// Where an agent stores everything if the operator says nothing.
+pub(crate) const STATE_DEFAULT: &str = "/var/lib/shoal";
+
+/// Name of the control socket in the state directory.
+pub(crate) const CONTROL_FILE: &str = "control.sock";
 
 /// Builds kept if the operator says nothing: the current one, the one to go back to, and one more
 /// for the case that both are bad.
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
-
-/// Keys of the whole agent, besides `apps`.
-const KEYS: [&str; 13] = [
-    "buffer_budget",
-    "disk_priority",
-    "download_limit",
-    "dscp",
-    "goal",
-    "host",
-    "listen",
-    "rack",
-    "seeders",
-    "state",
-    "transport",
-    "upload_limit",
-    "zone",
-];
-
-/// Keys of one app.
-const APP_KEYS: [&str; 7] = [
-    "download_limit",
-    "environment",
-    "exec",
-    "grace_period",
-    "keep_builds",
-    "upload_limit",
-    "working_directory",
-];
 
 /// The effective settings by dotted key; those without a value are missing.
 pub(crate) type Settings = BTreeMap<String, toml::Value>;
@@ -274,11 +256,10 @@ impl Config {
     /// The first mistake found, with its place.
     pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
         let layers = Layers::collect(inputs)?;
+        let zone = layers.value(&["zone"], values::text)?.unwrap_or_default();
         let config = Self {
             host: layers.value(&["host"], values::host)?.unwrap_or_else(machine_name),
-            state: layers
-                .value(&["state"], values::path)?
-                .unwrap_or_else(|| "/var/lib/shoal".into()),
+            state: state_of(&layers)?,
             goal: layers.value(&["goal"], values::goal_url)?.ok_or(ConfigError::Missing {
                 what: "no goal store is given",
                 key: "goal = \"file:///DIRECTORY\"",
@@ -297,7 +278,8 @@ impl Config {
             listen: layers
                 .value(&["listen"], values::socket)?
                 .unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()),
-            zone: layers.value(&["zone"], values::text)?.unwrap_or_default(),
+            group: layers.value(&["group"], values::group)?.unwrap_or_else(|| zone.clone()),
+            zone,
             rack: layers.value(&["rack"], values::text)?.unwrap_or_default(),
             upload_limit: layers.value(&["upload_limit"], values::byte_rate)?,
             download_limit: layers.value(&["download_limit"], values::byte_rate)?,
@@ -305,11 +287,10 @@ impl Config {
             disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
             transport: layers.value(&["transport"], values::word)?.unwrap_or_default(),
             buffer_budget: layers.value(&["buffer_budget"], values::word)?.unwrap_or_default(),
-            labels: BTreeSet::new(),
-            group: String::new(),
-            control: None,
-            metrics: None,
-            apps: apps_of(&layers)?,
+            labels: layers.value(&["labels"], values::labels)?.unwrap_or_default(),
+            control: layers.value(&["control"], values::socket_path)?,
+            metrics: layers.value(&["metrics"], values::socket)?,
+            apps: apps::apps_of(&layers)?,
         };
         if config.apps.is_empty() {
             return Err(ConfigError::Missing {
@@ -319,7 +300,23 @@ impl Config {
                 variable: "SHOAL_APPS__NAME__EXEC",
             });
         }
-        Ok(Loaded { config, warnings: layers.warnings.clone(), origins: layers.origins() })
+        let mut warnings = layers.warnings.clone();
+        warnings.extend(apps::warnings_of(&config.apps));
+        Ok(Loaded { config, warnings, origins: layers.origins() })
+    }
+
+    /// The state directory that `inputs` name, whatever else is right or wrong in them.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake found in the names of keys, or in this key.
+    pub fn state_directory(inputs: &Inputs) -> Result<PathBuf, ConfigError> {
+        state_of(&Layers::collect(inputs)?)
+    }
+
+    /// Socket of `shoal-agent status` and its like.
+    pub fn control_path(&self) -> PathBuf {
+        self.control.clone().unwrap_or_else(|| self.state.join(CONTROL_FILE))
     }
 
     /// Caps over all apps.
@@ -350,127 +347,13 @@ fn flatten(prefix: &str, table: toml::Table, settings: &mut Settings) {
     }
 }
 
-fn apps_of(layers: &Layers) -> Result<BTreeMap<AppName, AppConfig>, ConfigError> {
-    let mut apps = BTreeMap::new();
-    for (name, origin) in layers.apps() {
-        let app: AppName = name.parse().map_err(|error| ConfigError::Invalid {
-            origin: origin.clone(),
-            key: format!("apps.{name}"),
-            reason: format!("{error}"),
-        })?;
-        let key = |key| ["apps", name, key];
-        let config = AppConfig {
-            exec: layers.value(&key("exec"), values::exec)?,
-            environment: environment_of(layers, name)?,
-            working_directory: layers.value(&key("working_directory"), values::path)?,
-            grace_period: layers
-                .value(&key("grace_period"), values::duration)?
-                .unwrap_or(GRACE_PERIOD_DEFAULT),
-            keep_builds: layers
-                .value(&key("keep_builds"), values::count)?
-                .unwrap_or(KEEP_BUILDS_DEFAULT),
-            upload_limit: layers.value(&key("upload_limit"), values::byte_rate)?,
-            download_limit: layers.value(&key("download_limit"), values::byte_rate)?,
-            ..AppConfig::default()
-        };
-        apps.insert(app, config);
-    }
-    Ok(apps)
-}
-
-fn environment_of(layers: &Layers, app: &str) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut environment = BTreeMap::new();
-    for name in layers.environment_names(app) {
-        let key = ["apps", app, "environment", name];
-        let value = layers.value(&key, |value| values::variable(name, value))?;
-        environment.extend(value.map(|value| (name.to_owned(), value)));
-    }
-    Ok(environment)
+fn state_of(layers: &Layers) -> Result<PathBuf, ConfigError> {
+    Ok(layers.value(&["state"], values::path)?.unwrap_or_else(|| STATE_DEFAULT.into()))
 }
 
 /// Never fails: the kernel always has a name, if only `(none)`.
 fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
-/// The effective configuration as a configuration file, each value with the place it came from.
-impl fmt::Display for Loaded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.config;
-        let seeders: Vec<_> = config.seeders.iter().map(ToString::to_string).collect();
-        self.line(f, &["host"], Some(&config.host))?;
-        self.line(f, &["state"], Some(&config.state))?;
-        self.line(f, &["goal"], Some(&config.goal.to_string()))?;
-        self.line(f, &["seeders"], Some(&seeders))?;
-        self.line(f, &["listen"], Some(&config.listen))?;
-        self.line(f, &["zone"], Some(&config.zone))?;
-        self.line(f, &["rack"], Some(&config.rack))?;
-        self.line(f, &["upload_limit"], config.upload_limit.map(rate_text).as_ref())?;
-        self.line(f, &["download_limit"], config.download_limit.map(rate_text).as_ref())?;
-        self.line(f, &["dscp"], Some(&config.dscp.to_string()))?;
-        self.line(f, &["disk_priority"], Some(&config.disk_priority.to_string()))?;
-        self.line(f, &["transport"], Some(&config.transport))?;
-        self.line(f, &["buffer_budget"], Some(&config.buffer_budget.to_string()))?;
-        for (name, app) in &config.apps {
-            let name = name.as_str();
-            let table = toml_key(name);
-            writeln!(f, "\n[apps.{table}]")?;
-            self.line(f, &["apps", name, "exec"], app.exec.as_ref())?;
-            let directory = app.working_directory.as_ref();
-            self.line(f, &["apps", name, "working_directory"], directory)?;
-            let grace = humantime::format_duration(app.grace_period).to_string();
-            self.line(f, &["apps", name, "grace_period"], Some(&grace))?;
-            self.line(f, &["apps", name, "keep_builds"], Some(&app.keep_builds))?;
-            let limit = app.upload_limit.map(rate_text);
-            self.line(f, &["apps", name, "upload_limit"], limit.as_ref())?;
-            let limit = app.download_limit.map(rate_text);
-            self.line(f, &["apps", name, "download_limit"], limit.as_ref())?;
-            if !app.environment.is_empty() {
-                writeln!(f, "\n[apps.{table}.environment]")?;
-            }
-            for (variable, value) in &app.environment {
-                self.line(f, &["apps", name, "environment", variable], Some(value))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Loaded {
-    fn line<T: serde::Serialize>(
-        &self,
-        f: &mut fmt::Formatter<'_>,
-        path: &[&str],
-        value: Option<&T>,
-    ) -> fmt::Result {
-        let mut line = String::new();
-        let key = toml_key(path.last().copied().unwrap_or_default());
-        match value {
-            // TOML has no null, so a value that is not set is shown as a comment.
-            None => write!(line, "# {key} is not set")?,
-            Some(value) => {
-                let value = toml::Value::try_from(value).map_err(|_error| fmt::Error)?;
-                write!(line, "{key} = {value}")?;
-            }
-        }
-        let owned: Vec<String> = path.iter().copied().map(String::from).collect();
-        match self.origins.get(&owned) {
-            Some(origin) => writeln!(f, "{line:<50} # {origin}"),
-            None => writeln!(f, "{line:<50} # default"),
-        }
-    }
-}
-
-/// A rate as it can be given.
-fn rate_text(rate: ByteRate) -> String {
-    format!("{}B", rate.get())
-}
-
-/// A key as TOML writes it: quoted if it has more than letters, digits, `-` and `_`.
-fn toml_key(key: &str) -> String {
-    let is_bare =
-        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-    if is_bare { key.into() } else { toml::Value::from(key).to_string() }
 }
 
 #[cfg(test)]

@@ -5,12 +5,11 @@
 //! (the state directory is locked), so the temporary name beside it is fixed: a crash leaves at
 //! most one stray file per path, and the next write takes it over.
 
-use std::ffi::OsString;
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::symlink as make_symlink;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
+use disk::Durability;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -18,7 +17,7 @@ use serde::de::DeserializeOwned;
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write {}", path.display())]
 pub struct WriteError {
-    /// The file that keeps its old content.
+    /// The file.
     pub path: PathBuf,
     /// What the system said.
     #[source]
@@ -53,33 +52,39 @@ pub enum ReadError {
 ///
 /// # Errors
 ///
-/// If the system refuses, such as on a full disk; `path` then keeps its old content.
+/// If the system refuses, such as on a full disk; `path` then keeps its old content, unless only the
+/// sync of its directory failed: it then has the new content and may lose that in a power cut.
 pub fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), WriteError> {
     let failed = |source| WriteError { path: path.into(), source };
     let mut bytes = serde_json::to_vec_pretty(document).map_err(|e| failed(e.into()))?;
     bytes.push(b'\n');
-    replace(path, |temporary| {
-        let mut file = File::create(temporary)?;
-        file.write_all(&bytes)?;
-        file.sync_all()
-    })
-    .map_err(failed)
+    disk::replace_file(path, &temporary_beside(path), &bytes, Durability::Synced).map_err(failed)
 }
 
 /// Lets the symlink `path` point to `target`, whether it existed before or not.
 ///
 /// # Errors
 ///
-/// If the system refuses; the symlink then points where it did.
+/// If the system refuses; the symlink then points where it did, with the exception told at
+/// [`write_json`].
 pub fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
-    replace(path, |temporary| {
-        match fs::remove_file(temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => make_symlink(target, temporary),
-        }
-        // A symlink cannot be synced by itself; the sync of its directory covers it.
-    })
-    .map_err(|source| WriteError { path: path.into(), source })
+    disk::replace_symlink(path, &temporary_beside(path), target)
+        .map_err(|source| WriteError { path: path.into(), source })
+}
+
+/// Removes `path`, if it is there.
+///
+/// # Errors
+///
+/// If the system refuses.
+pub fn remove_file(path: &Path) -> Result<(), WriteError> {
+    let failed = |source| WriteError { path: path.into(), source };
+    match disk::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome
+            .and_then(|()| disk::sync_dir(path.parent().unwrap_or(Path::new("."))))
+            .map_err(failed),
+    }
 }
 
 /// The document in `path`; `None` if there is no such file.
@@ -98,26 +103,14 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReadErro
         .map_err(|source| ReadError::Malformed { path: path.into(), source })
 }
 
-fn replace(path: &Path, create: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let temporary = temporary_beside(path);
-    let renamed = create(&temporary).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = renamed {
-        // The first error is the one to report; a stray temporary file does no harm.
-        drop(fs::remove_file(&temporary));
-        return Err(error);
-    }
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
-
 fn temporary_beside(path: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".new");
-    path.with_file_name(name)
+    disk::scratch_beside(path, ".new")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink as make_symlink;
+
     use super::*;
 
     #[test]

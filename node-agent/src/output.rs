@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 /// Far above what one crash prints, far below what a full disk of a thousand apps would notice.
 pub const OUTPUT_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// How far back the last line is looked for: longer lines are cut in messages anyway.
-const LAST_LINE_WINDOW: u64 = 4 * 1024;
+/// How far back the last lines are looked for: longer lines are cut in messages anyway.
+const TAIL_WINDOW: u64 = 4 * 1024;
 
-/// Characters of the last line that a message shows.
-const LAST_LINE_CHARS_MAX: usize = 200;
+/// Lines that a report of a failure shows: the end of a stack trace.
+const TAIL_LINES_MAX: usize = 10;
+
+/// Characters of a line that a message shows.
+const LINE_CHARS_MAX: usize = 200;
 
 /// The output files of one app.
 #[derive(Clone, Debug)]
@@ -69,24 +72,38 @@ impl OutputLog {
         copied.map(drop)
     }
 
-    /// The last line that is not empty, printed at or after `offset`; for people, so without
+    /// The last lines printed at or after `offset` that are not empty; for people, so without
     /// control characters and cut to a readable length. `None` if nothing was printed.
-    pub fn last_line(&self, offset: u64) -> Option<String> {
+    pub fn tail(&self, offset: u64) -> Option<String> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         // A file that was shortened since then is shorter than `offset`.
         let begin = if offset > length { 0 } else { offset };
-        file.seek(SeekFrom::Start(begin.max(length.saturating_sub(LAST_LINE_WINDOW)))).ok()?;
+        file.seek(SeekFrom::Start(begin.max(length.saturating_sub(TAIL_WINDOW)))).ok()?;
         let mut bytes = vec![];
-        file.take(LAST_LINE_WINDOW).read_to_end(&mut bytes).ok()?;
+        file.take(TAIL_WINDOW).read_to_end(&mut bytes).ok()?;
         let text = String::from_utf8_lossy(&bytes);
-        let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
-        let mut shown: String =
-            line.chars().filter(|c| !c.is_control()).take(LAST_LINE_CHARS_MAX).collect();
-        if line.chars().count() > LAST_LINE_CHARS_MAX {
-            shown.push_str("...");
+        let lines = text.lines().rev().map(str::trim).filter(|line| !line.is_empty());
+        let mut shown: Vec<String> = lines.take(TAIL_LINES_MAX).map(readable).collect();
+        shown.reverse();
+        (!shown.is_empty()).then(|| shown.join("\n"))
+    }
+
+    /// Takes the place of the output at `path`, which is kept as the older one.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn become_current(&self, path: &Path) -> io::Result<()> {
+        let older = path.with_added_extension("1");
+        match fs::rename(path, older) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
         }
-        Some(shown)
+        match fs::rename(&self.path, path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The file, for messages.
@@ -97,6 +114,14 @@ impl OutputLog {
     fn older(&self) -> PathBuf {
         self.path.with_added_extension("1")
     }
+}
+
+fn readable(line: &str) -> String {
+    let mut shown: String = line.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+    if line.chars().count() > LINE_CHARS_MAX {
+        shown.push_str("...");
+    }
+    shown
 }
 
 #[cfg(test)]
@@ -134,18 +159,35 @@ mod tests {
     }
 
     #[test]
-    fn last_line_is_that_of_this_run_and_readable() {
+    fn last_lines_are_those_of_this_run_and_readable() {
         let folder = tempfile::tempdir().unwrap();
         let log = OutputLog::new(folder.path().join("output.log"), OUTPUT_BYTES_MAX);
-        assert_eq!(log.last_line(0), None);
+        assert_eq!(log.tail(0), None);
         let (mut file, _) = log.open().unwrap();
         file.write_all(b"earlier run\n").unwrap();
         let (_, offset) = log.open().unwrap();
-        assert_eq!(log.last_line(offset), None);
+        assert_eq!(log.tail(offset), None);
         file.write_all(b"first\n\x1b[31mport 80 is taken\x07\n\n").unwrap();
-        assert_eq!(log.last_line(offset).unwrap(), "[31mport 80 is taken");
-        assert_eq!(log.last_line(1 << 40).unwrap(), "[31mport 80 is taken");
+        assert_eq!(log.tail(offset).unwrap(), "first\n[31mport 80 is taken");
+        assert_eq!(log.tail(1 << 40).unwrap(), "earlier run\nfirst\n[31mport 80 is taken");
         file.write_all("\u{e4}".repeat(300).as_bytes()).unwrap();
-        assert_eq!(log.last_line(offset).unwrap().chars().count(), LAST_LINE_CHARS_MAX + 3);
+        let tail = log.tail(offset).unwrap();
+        assert_eq!(tail.lines().last().unwrap().chars().count(), LINE_CHARS_MAX + 3);
+        file.write_all("x\n".repeat(99).as_bytes()).unwrap();
+        assert_eq!(log.tail(offset).unwrap().lines().count(), TAIL_LINES_MAX);
+    }
+
+    #[test]
+    fn output_of_the_candidate_takes_the_place_of_the_old_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("output.log");
+        fs::write(&path, "old").unwrap();
+        let next = OutputLog::new(folder.path().join("output.next.log"), 10);
+        let (mut file, _) = next.open().unwrap();
+        file.write_all(b"new").unwrap();
+        next.become_current(&path).unwrap();
+        file.write_all(b"er").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer");
+        assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"old");
     }
 }

@@ -99,12 +99,46 @@ impl ProcessIdentity {
             return Ok(false);
         }
         for pid in all_pids()? {
-            let stat = read_stat(pid)?;
-            if stat.is_some_and(|stat| stat.group == self.pid && !stat.is_zombie) {
+            if self.is_in_group(pid)? {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The processes of the group that still run; zombies do not count.
+    ///
+    /// # Cost
+    ///
+    /// A pass over `/proc`.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` cannot be read.
+    pub fn members(&self) -> io::Result<Vec<u32>> {
+        let mut members = vec![];
+        if self.owns_group()? {
+            for pid in all_pids()? {
+                if self.is_in_group(pid)? {
+                    members.push(pid);
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    /// Whether process `pid` runs and is of the group.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` cannot be read.
+    pub fn has_member(&self, pid: u32) -> io::Result<bool> {
+        Ok(self.owns_group()? && self.is_in_group(pid)?)
+    }
+
+    fn is_in_group(&self, pid: u32) -> io::Result<bool> {
+        let stat = read_stat(pid)?;
+        Ok(stat.is_some_and(|stat| stat.group == self.pid && !stat.is_zombie))
     }
 
     /// Whether the group with our id is ours: no other process has the id of its leader.
@@ -151,7 +185,8 @@ fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().into())
 }
 
-fn all_pids() -> io::Result<Vec<u32>> {
+/// Every process that this user may know of.
+pub(crate) fn all_pids() -> io::Result<Vec<u32>> {
     let names = fs::read_dir("/proc")?.flatten().map(|entry| entry.file_name());
     Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
 }

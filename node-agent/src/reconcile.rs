@@ -2,20 +2,30 @@
 //!
 //! Pure: no IO, no clock, no memory. Because a step depends only on what is wanted and what is, a
 //! crash at any point is repaired by asking again after the restart, and no step needs an undo. A
-//! switch is therefore not a procedure but several steps: journal and symlink (`Switch`), then stop
-//! the old program (`Stop`), start the new one (`Start`), and call it good (`Settle`).
+//! switch is therefore not a procedure but several steps: the hook before it, journal and symlink
+//! ([`Step::Switch`]), the hook after it, the new program beside or after the old one, and the
+//! journal's word that it is good ([`Step::Settle`]), or [`Step::RollBack`].
+//!
+//! Invariant: no step takes away a working program unless a complete build stands ready, and a
+//! build that failed is left for one that ran well here without asking anybody.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2p_core::BuildId;
 
 use crate::app_dir::{Journal, JournalPhase};
+use crate::config::Swap;
+
+#[cfg(test)]
+mod tests;
 
 /// What is wanted of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Wanted {
     /// Generation of the goal.
     pub generation: u64,
+    /// Generation that made `build` the goal; a build that failed is not tried again within it.
+    pub since: u64,
     /// The build that should run.
     pub build: BuildId,
 }
@@ -23,16 +33,24 @@ pub struct Wanted {
 /// Where an app stands on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Actual {
-    /// Builds that are complete on disk.
-    pub complete: BTreeSet<BuildId>,
+    /// Builds that are complete on disk, with their bytes.
+    pub complete: BTreeMap<BuildId, u64>,
     /// Builds of which parts are on disk.
     pub staged: BTreeSet<BuildId>,
     /// The complete build that `current` points to; `None` if there is none.
     pub current: Option<BuildId>,
     /// The switch under way or done last; `None` before the first.
     pub journal: Option<Journal>,
-    /// The program of the app.
-    pub program: Program,
+    /// The programs of the app.
+    pub programs: Programs,
+    /// The build whose hook failed or that was not healthy in time; `None` if there is none.
+    pub failed: Option<BuildId>,
+    /// What is known of hooks.
+    pub hooks: HookView,
+    /// Whether the host may have been taken out of its load balancer.
+    pub is_drained: bool,
+    /// The token for this host to be down.
+    pub token: Token,
     /// The download of the app.
     pub download: Transfer,
     /// The build whose removal is under way.
@@ -41,16 +59,85 @@ pub struct Actual {
     pub is_disk_resting: bool,
 }
 
-/// What the operator configured about running an app.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What the operator configured about running an app, and what holds for this host now.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Policy {
     /// Whether the app has a program to run. If not, its builds are only switched.
     pub has_program: bool,
+    /// How a new program takes the place of the old one.
+    pub swap: Swap,
     /// Builds to keep, the current one included. The previous good one is kept in any case.
     pub keep_builds: usize,
+    /// Most bytes of kept builds; `None`: no limit. Those that must be kept may be more.
+    pub keep_bytes: Option<u64>,
+    /// Hooks that are configured.
+    pub hooks: BTreeSet<HookKind>,
+    /// Whether a switch may start.
+    pub leave: Leave,
+    /// Whether a token is needed for a switch to start.
+    pub needs_token: bool,
 }
 
-/// The program of an app, as its supervisor sees it.
+/// Whether a switch may start on this host.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leave {
+    /// It may.
+    Open,
+    /// The host's wave has not come. A host without any build does not wait for it: it has nothing
+    /// to run.
+    Later,
+    /// The host is held or paused.
+    Shut,
+}
+
+/// Commands around a switch.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum HookKind {
+    /// Before `current` points to the new build.
+    BeforeSwitch,
+    /// Before the program of the new build starts.
+    AfterSwitch,
+    /// Once the build that was gone back to serves.
+    AfterRollback,
+    /// Before a program that serves alone is stopped.
+    Drain,
+    /// Once a program serves again.
+    Undrain,
+}
+
+/// What is known of hooks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HookView {
+    /// The hook that runs, and the build that it runs in.
+    pub running: Option<(HookKind, BuildId)>,
+    /// Hooks that have run for the switch under way, whether well or not.
+    pub done: BTreeSet<(HookKind, BuildId)>,
+}
+
+/// The token for this host to be down.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Token {
+    /// Not asked for.
+    #[default]
+    None,
+    /// Asked for.
+    Asked,
+    /// Held.
+    Held,
+}
+
+/// The programs of an app. At most two run, and those that were told to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Programs {
+    /// The one that serves.
+    pub serving: Program,
+    /// The one that is to take its place.
+    pub candidate: Program,
+    /// Whether a program that was replaced has not ended yet.
+    pub is_leaving: bool,
+}
+
+/// A program, as its supervisor sees it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Program {
     /// Nothing runs, and it may be started.
@@ -59,10 +146,10 @@ pub enum Program {
     Running {
         /// The build that it was started from.
         build: BuildId,
-        /// Whether it has been up long enough to be called good.
-        is_settled: bool,
-        /// Whether it was started by the command that is configured now.
-        is_current_command: bool,
+        /// Whether it was started as it is configured now, and after the last order to restart.
+        is_fresh: bool,
+        /// How far it is trusted.
+        gate: Gate,
     },
     /// It was told to stop, or left processes behind that were.
     Ending,
@@ -71,6 +158,17 @@ pub enum Program {
         /// The build that it was started from.
         build: BuildId,
     },
+}
+
+/// How far a program is trusted.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Gate {
+    /// It has not answered its probe yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It has been healthy for long enough.
+    Good,
 }
 
 /// The download of an app.
@@ -102,18 +200,55 @@ pub enum Step {
         /// The build of the goal.
         build: BuildId,
     },
+    /// Ask for a token.
+    AskToken,
+    /// Give the token back, or stop asking.
+    ReturnToken,
+    /// Run a hook in `build`.
+    RunHook {
+        /// Which.
+        kind: HookKind,
+        /// The build that it is about.
+        build: BuildId,
+    },
+    /// End the hook that runs: what it was for is not wanted any more.
+    CancelHook,
     /// Note the switch in the journal, then let `current` point to `build`.
     Switch {
         /// A complete build.
         build: BuildId,
     },
-    /// Tell the program to stop.
+    /// Let `current` point where the journal says.
+    Repoint {
+        /// A complete build.
+        build: BuildId,
+    },
+    /// Note in the journal that `failed` is not to be tried again; nothing was switched.
+    Quarantine {
+        /// The build whose hook failed.
+        failed: BuildId,
+    },
+    /// Note the way back in the journal, with what failed, then let `current` point to `build`.
+    RollBack {
+        /// A complete build that ran well here.
+        build: BuildId,
+    },
+    /// Tell the serving program to stop.
     Stop,
-    /// Start the program of `build`.
+    /// Start the program of `build` where none serves.
     Start {
         /// The current build.
         build: BuildId,
     },
+    /// Start the program of `build` beside the one that serves.
+    StartCandidate {
+        /// The current build.
+        build: BuildId,
+    },
+    /// Tell the candidate to stop.
+    StopCandidate,
+    /// The candidate serves from now on, and the program that served is told to stop.
+    Promote,
     /// Note in the journal that the current build is good.
     Settle,
     /// Remove `build` from the disk, complete or staged.
@@ -125,365 +260,417 @@ pub enum Step {
 
 /// The one step that brings an app closer to its goal, or [`Step::Rest`] if there is none now.
 ///
-/// The program comes before the download: a host keeps running what it has, whatever else fails.
-/// Without a goal, a switch that was begun is still finished.
-pub fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: Policy) -> Step {
-    let target = pick_target(wanted, actual);
-    let has_target = target.is_some_and(|build| actual.complete.contains(&build));
-
-    if has_target && target != actual.current && !actual.is_disk_resting {
-        return target.map_or(Step::Rest, |build| Step::Switch { build });
-    }
-    pick_program_step(actual, policy)
-        .or_else(|| pick_settle_step(wanted, target, actual, policy))
-        .or_else(|| pick_download_step(target, has_target, actual))
-        .or_else(|| pick_removal_step(target, actual, policy))
+/// Programs come before downloads: a host keeps running what it has, whatever else fails. Without a
+/// goal, a switch that was begun is still finished.
+pub fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
+    let brain = Brain { wanted, actual, policy };
+    brain
+        .pick_stale_hook_step()
+        .or_else(|| brain.pick_failure_step())
+        .or_else(|| brain.pick_begin_step())
+        .or_else(|| brain.pick_current_step())
+        .or_else(|| brain.pick_program_step())
+        .or_else(|| brain.pick_settle_step())
+        .or_else(|| brain.pick_token_step())
+        .or_else(|| brain.pick_download_step())
+        .or_else(|| brain.pick_removal_step())
         .unwrap_or(Step::Rest)
 }
 
-fn pick_target(wanted: Option<&Wanted>, actual: &Actual) -> Option<BuildId> {
-    let begun = actual.journal.as_ref().filter(|journal| journal.phase == JournalPhase::Switching);
-    wanted.map(|wanted| wanted.build).or(begun.map(|journal| journal.to))
+struct Brain<'a> {
+    wanted: Option<&'a Wanted>,
+    actual: &'a Actual,
+    policy: &'a Policy,
 }
 
-fn pick_program_step(actual: &Actual, policy: Policy) -> Option<Step> {
-    match actual.program {
-        Program::Running { .. } if !policy.has_program => Some(Step::Stop),
-        Program::Running { build, is_current_command, .. } => {
-            // Without a current build (removed by hand) the program is all there is: it stays until
-            // there is something to replace it.
-            let current = actual.current?;
-            (build != current || !is_current_command).then_some(Step::Stop)
-        }
-        Program::Resting { build } if actual.current == Some(build) => None,
-        Program::Stopped | Program::Resting { .. } if policy.has_program => {
-            actual.current.map(|build| Step::Start { build })
-        }
-        Program::Stopped | Program::Resting { .. } | Program::Ending => None,
-    }
+/// What has to happen about a hook before what depends on it.
+enum HookNeed {
+    /// Nothing: it has run, or there is none.
+    Nothing,
+    Run(Step),
+    /// One runs.
+    Wait,
 }
 
-fn pick_settle_step(
-    wanted: Option<&Wanted>,
-    target: Option<BuildId>,
-    actual: &Actual,
-    policy: Policy,
-) -> Option<Step> {
-    let journal = actual.journal.as_ref()?;
-    let runs = match actual.program {
-        Program::Running { is_settled, .. } => is_settled,
-        Program::Stopped | Program::Ending | Program::Resting { .. } => !policy.has_program,
-    };
-    // A new generation may name the build that already runs: nothing to switch, but to note.
-    let is_news = journal.phase == JournalPhase::Switching
-        || wanted.is_some_and(|wanted| wanted.generation > journal.generation);
-    let is_there =
-        actual.current.is_some() && actual.current == target && journal.to == actual.current?;
-    (runs && is_news && is_there && !actual.is_disk_resting).then_some(Step::Settle)
-}
-
-fn pick_download_step(target: Option<BuildId>, has_target: bool, actual: &Actual) -> Option<Step> {
-    let missing = target.filter(|_| !has_target);
-    match (actual.download, missing) {
-        (Transfer::Active { build }, missing) if missing == Some(build) => None,
-        (Transfer::Resting { build }, Some(missing)) if build == missing => None,
-        // It would be downloaded into what is being removed.
-        (_, Some(missing)) if actual.removing == Some(missing) => {
-            matches!(actual.download, Transfer::Active { .. }).then_some(Step::CancelDownload)
-        }
-        (_, Some(build)) => Some(Step::Download { build }),
-        (Transfer::Active { .. }, None) => Some(Step::CancelDownload),
-        (Transfer::Idle | Transfer::Resting { .. }, None) => None,
-    }
-}
-
-/// Builds are removed one at a time, and only once the host is at its goal: until then an old build
-/// may be the one that is gone back to, and a staged one may be the goal again.
-fn pick_removal_step(target: Option<BuildId>, actual: &Actual, policy: Policy) -> Option<Step> {
-    let journal = actual.journal.as_ref()?;
-    let is_there = journal.phase == JournalPhase::Good
-        && Some(journal.to) == target
-        && actual.current == target
-        && actual.removing.is_none()
-        && !actual.is_disk_resting;
-    if !is_there {
-        return None;
-    }
-    // The current build and the good one before it, however few are to be kept.
-    let kept_max = policy.keep_builds.max(2);
-    let kept: BTreeSet<BuildId> =
-        journal.good.iter().copied().take(kept_max).chain(actual.current).collect();
-    let runs = match actual.program {
-        Program::Running { build, .. } | Program::Resting { build } => Some(build),
-        Program::Stopped | Program::Ending => None,
-    };
-    let surplus = actual.complete.difference(&kept).find(|build| Some(**build) != runs);
-    let staged = actual.staged.iter().find(|build| !actual.complete.contains(build));
-    surplus.or(staged).map(|build| Step::Remove { build: *build })
-}
-
-#[cfg(test)]
-#[expect(clippy::unnecessary_wraps, reason = "the tables read as what the brain is given")]
-mod tests {
-    use super::*;
-
-    const POLICY: Policy = Policy { has_program: true, keep_builds: 3 };
-
-    fn build(seed: u8) -> BuildId {
-        BuildId::of_manifest(&[seed])
+impl Brain<'_> {
+    /// The goal's build, unless it failed here.
+    fn target(&self) -> Option<BuildId> {
+        let wanted = self.wanted?;
+        let failed = self.actual.journal.as_ref().and_then(|journal| journal.failed.as_ref());
+        let is_quarantined = failed
+            .is_some_and(|failed| failed.build == wanted.build && failed.since == wanted.since);
+        (!is_quarantined).then_some(wanted.build)
     }
 
-    fn wanted(generation: u64, seed: u8) -> Option<Wanted> {
-        Some(Wanted { generation, build: build(seed) })
+    fn is_complete(&self, build: BuildId) -> bool {
+        self.actual.complete.contains_key(&build)
     }
 
-    fn empty() -> Actual {
-        Actual {
-            complete: BTreeSet::new(),
-            staged: BTreeSet::new(),
-            current: None,
-            journal: None,
-            program: Program::Stopped,
-            download: Transfer::Idle,
-            removing: None,
-            is_disk_resting: false,
+    /// The journal of a switch or rollback that is not over.
+    fn begun(&self) -> Option<&Journal> {
+        self.actual.journal.as_ref().filter(|journal| journal.phase != JournalPhase::Good)
+    }
+
+    /// The newest build that ran well here, is complete, and is not `failed`.
+    fn way_back(&self, failed: Option<BuildId>) -> Option<BuildId> {
+        let journal = self.actual.journal.as_ref()?;
+        let mut good = journal.good.iter().copied();
+        good.find(|build| Some(*build) != failed && self.is_complete(*build))
+    }
+
+    /// The switch that the goal asks for and that has not begun.
+    fn due(&self) -> Option<BuildId> {
+        let target = self.target().filter(|build| self.is_complete(*build))?;
+        let journal = self.actual.journal.as_ref();
+        let is_begun = journal.is_some_and(|journal| journal.to == target);
+        let is_there = journal.is_none() && self.actual.current == Some(target);
+        (!is_begun && !is_there).then_some(target)
+    }
+
+    /// Whether this host has nothing that ran well or could run.
+    fn is_bare(&self) -> bool {
+        self.actual.current.is_none() && self.way_back(None).is_none()
+    }
+
+    /// The switch that the goal asks for and that this host may begin, but for the token.
+    fn allowed(&self) -> Option<BuildId> {
+        let due = self.due()?;
+        match self.policy.leave {
+            Leave::Open => Some(due),
+            Leave::Later => self.is_bare().then_some(due),
+            Leave::Shut => None,
         }
     }
 
-    fn program(seed: u8) -> Program {
-        Program::Running { build: build(seed), is_settled: true, is_current_command: true }
+    fn has_token(&self) -> bool {
+        !self.policy.needs_token || self.actual.token == Token::Held
     }
 
-    fn good(generation: u64, seeds: &[u8]) -> Option<Journal> {
-        let good: Vec<_> = seeds.iter().copied().map(build).collect();
-        let journal = Journal { good, ..Journal::first(generation, build(seeds[0])) };
-        Some(journal.settled(generation, None))
-    }
-
-    fn switching(generation: u64, from: u8, to: u8) -> Option<Journal> {
-        let before = good(generation - 1, &[from]).unwrap();
-        Some(Journal::switching(generation, build(to), Some(build(from)), &before))
-    }
-
-    /// At its goal: build 1 under generation 1.
-    fn at_rest() -> Actual {
-        Actual {
-            complete: [build(1)].into(),
-            current: Some(build(1)),
-            journal: good(1, &[1]),
-            program: program(1),
-            ..empty()
+    fn hook_need(&self, kind: HookKind, build: BuildId) -> HookNeed {
+        if !self.policy.hooks.contains(&kind) || self.actual.hooks.done.contains(&(kind, build)) {
+            return HookNeed::Nothing;
+        }
+        match self.actual.hooks.running {
+            Some(_) => HookNeed::Wait,
+            None => HookNeed::Run(Step::RunHook { kind, build }),
         }
     }
 
-    fn check(cases: Vec<(&str, Option<Wanted>, Actual, Step)>) {
-        for (name, wanted, actual, expected) in cases {
-            assert_eq!(next_step(wanted.as_ref(), &actual, POLICY), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn downloads_follow_the_table() {
-        let active = Transfer::Active { build: build(2) };
-        let resting = Transfer::Resting { build: build(2) };
-        let download = Step::Download { build: build(2) };
-        check(vec![
-            ("no goal", None, empty(), Step::Rest),
-            ("nothing here", wanted(1, 2), empty(), download),
-            ("new goal", wanted(2, 2), at_rest(), download),
-            ("under way", wanted(2, 2), Actual { download: active, ..at_rest() }, Step::Rest),
-            ("failed before", wanted(2, 2), Actual { download: resting, ..at_rest() }, Step::Rest),
-            (
-                "goal changed",
-                wanted(3, 3),
-                Actual { download: active, ..at_rest() },
-                Step::Download { build: build(3) },
-            ),
-            (
-                "goal changed after a failure",
-                wanted(3, 3),
-                Actual { download: resting, ..at_rest() },
-                Step::Download { build: build(3) },
-            ),
-            (
-                "goal changed back to what runs",
-                wanted(3, 1),
-                Actual { download: active, journal: good(3, &[1]), ..at_rest() },
-                Step::CancelDownload,
-            ),
-            (
-                "goal names what is being removed",
-                wanted(2, 2),
-                Actual { removing: Some(build(2)), ..at_rest() },
-                Step::Rest,
-            ),
-            ("there", wanted(1, 1), at_rest(), Step::Rest),
-        ]);
-    }
-
-    #[test]
-    fn switches_follow_the_table() {
-        let both = || Actual { complete: [build(1), build(2)].into(), ..at_rest() };
-        let switched = || Actual { current: Some(build(2)), journal: switching(2, 1, 2), ..both() };
-        let young =
-            Program::Running { build: build(2), is_settled: false, is_current_command: true };
-        check(vec![
-            ("complete", wanted(2, 2), both(), Step::Switch { build: build(2) }),
-            ("full disk", wanted(2, 2), Actual { is_disk_resting: true, ..both() }, Step::Rest),
-            ("old one runs", wanted(2, 2), switched(), Step::Stop),
-            (
-                "old one ends",
-                wanted(2, 2),
-                Actual { program: Program::Ending, ..switched() },
-                Step::Rest,
-            ),
-            (
-                "old one is gone",
-                wanted(2, 2),
-                Actual { program: Program::Stopped, ..switched() },
-                Step::Start { build: build(2) },
-            ),
-            (
-                "old one was crashing",
-                wanted(2, 2),
-                Actual { program: Program::Resting { build: build(1) }, ..switched() },
-                Step::Start { build: build(2) },
-            ),
-            (
-                "new one crashed",
-                wanted(2, 2),
-                Actual { program: Program::Resting { build: build(2) }, ..switched() },
-                Step::Rest,
-            ),
-            ("new one is young", wanted(2, 2), Actual { program: young, ..switched() }, Step::Rest),
-            (
-                "new one runs",
-                wanted(2, 2),
-                Actual { program: program(2), ..switched() },
-                Step::Settle,
-            ),
-            ("same build under a new generation", wanted(2, 1), at_rest(), Step::Settle),
-        ]);
-    }
-
-    /// Goal: a crash at any point of a switch is repaired.
-    /// Method: what the disk and the processes look like after a crash behind each step.
-    #[test]
-    fn crashes_are_repaired_by_asking_again() {
-        let both = || Actual {
-            complete: [build(1), build(2)].into(),
-            journal: switching(2, 1, 2),
-            ..at_rest()
-        };
-        let switched = || Actual { current: Some(build(2)), ..both() };
-        check(vec![
-            ("behind the journal", wanted(2, 2), both(), Step::Switch { build: build(2) }),
-            ("behind the journal, goal lost", None, both(), Step::Switch { build: build(2) }),
-            ("behind the symlink", wanted(2, 2), switched(), Step::Stop),
-            (
-                "behind the stop",
-                wanted(2, 2),
-                Actual { program: Program::Stopped, ..switched() },
-                Step::Start { build: build(2) },
-            ),
-            (
-                "behind the start",
-                wanted(2, 2),
-                Actual { program: program(2), ..switched() },
-                Step::Settle,
-            ),
-            (
-                "target vanished: stay on the old one",
-                None,
-                Actual { complete: [build(1)].into(), program: Program::Stopped, ..both() },
-                Step::Start { build: build(1) },
-            ),
-            (
-                "current vanished: keep what runs and download",
-                wanted(1, 1),
-                Actual { complete: BTreeSet::new(), current: None, ..at_rest() },
-                Step::Download { build: build(1) },
-            ),
-        ]);
-    }
-
-    #[test]
-    fn programs_follow_the_table() {
-        let other_command =
-            Program::Running { build: build(1), is_settled: true, is_current_command: false };
-        check(vec![
-            (
-                "machine restarted, goal store down",
-                None,
-                Actual { program: Program::Stopped, ..at_rest() },
-                Step::Start { build: build(1) },
-            ),
-            (
-                "stopped while a download runs",
-                wanted(2, 2),
-                Actual {
-                    program: Program::Stopped,
-                    download: Transfer::Active { build: build(2) },
-                    ..at_rest()
-                },
-                Step::Start { build: build(1) },
-            ),
-            (
-                "adopted with another command",
-                wanted(1, 1),
-                Actual { program: other_command, ..at_rest() },
-                Step::Stop,
-            ),
-        ]);
-    }
-
-    #[test]
-    fn app_without_a_program_is_switched_and_settled_at_once() {
-        let policy = Policy { has_program: false, ..POLICY };
-        let mut actual = Actual { program: Program::Stopped, ..at_rest() };
-        let step =
-            |actual: &Actual, wanted: Option<Wanted>| next_step(wanted.as_ref(), actual, policy);
-        assert_eq!(step(&actual, wanted(1, 1)), Step::Rest);
-        actual.complete.insert(build(2));
-        assert_eq!(step(&actual, wanted(2, 2)), Step::Switch { build: build(2) });
-        actual.current = Some(build(2));
-        actual.journal = switching(2, 1, 2);
-        assert_eq!(step(&actual, wanted(2, 2)), Step::Settle);
-        // The program was taken out of the configuration while it ran.
-        actual.program = program(1);
-        assert_eq!(step(&actual, wanted(2, 2)), Step::Stop);
-    }
-
-    #[test]
-    fn removals_follow_the_table() {
-        let many = || Actual {
-            complete: (1..=6).map(build).collect(),
-            staged: [build(7)].into(),
-            current: Some(build(6)),
-            journal: good(6, &[6, 5, 4, 3, 2, 1]),
-            program: program(6),
-            ..empty()
-        };
-        let removed = |actual: Actual, keep_builds: usize, wanted: Option<Wanted>| {
-            let mut actual = actual;
-            let mut removed = BTreeSet::new();
-            let policy = Policy { keep_builds, ..POLICY };
-            while let Step::Remove { build } = next_step(wanted.as_ref(), &actual, policy) {
-                actual.complete.remove(&build);
-                actual.staged.remove(&build);
-                removed.insert(build);
+    /// A hook of a switch that is not wanted any more must not hold up the next one.
+    fn pick_stale_hook_step(&self) -> Option<Step> {
+        let (kind, build) = self.actual.hooks.running?;
+        let journal = self.actual.journal.as_ref();
+        let is_wanted = match kind {
+            HookKind::BeforeSwitch => self.due() == Some(build),
+            HookKind::AfterSwitch | HookKind::AfterRollback => {
+                journal.is_some_and(|journal| journal.to == build)
             }
-            removed
+            HookKind::Drain | HookKind::Undrain => true,
         };
-        let builds = |seeds: &[u8]| seeds.iter().copied().map(build).collect::<BTreeSet<_>>();
-        assert_eq!(removed(many(), 3, wanted(6, 6)), builds(&[1, 2, 3, 7]));
-        assert_eq!(removed(many(), 5, wanted(6, 6)), builds(&[1, 7]));
-        assert_eq!(removed(many(), 1, wanted(6, 6)), builds(&[1, 2, 3, 4, 7]), "previous good");
-        assert_eq!(removed(many(), 1, wanted(7, 7)), builds(&[]), "a new goal is on its way");
-        assert_eq!(removed(many(), 1, None), builds(&[]), "no goal");
-        let busy = Actual { removing: Some(build(1)), ..many() };
-        assert_eq!(removed(busy, 1, wanted(6, 6)), builds(&[]), "one at a time");
-        let never_good = Actual { journal: good(6, &[6, 5]), ..many() };
-        assert_eq!(removed(never_good, 9, wanted(6, 6)), builds(&[1, 2, 3, 4, 7]));
+        (!is_wanted).then_some(Step::CancelHook)
+    }
+
+    fn pick_failure_step(&self) -> Option<Step> {
+        if self.actual.is_disk_resting {
+            return None;
+        }
+        let journal = self.actual.journal.as_ref();
+        if let Some(journal) = journal.filter(|journal| journal.phase == JournalPhase::Switching) {
+            let has_failed =
+                self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal);
+            let is_lost = !self.is_complete(journal.to) && self.target() != Some(journal.to);
+            if (has_failed || is_lost)
+                && let Some(build) = self.way_back(Some(journal.to))
+            {
+                return Some(Step::RollBack { build });
+            }
+        }
+        // A hook failed before anything was switched.
+        let failed = self.actual.failed?;
+        (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+    }
+
+    /// Whether the program of the new build was started as often as it may be, and does not run.
+    fn is_out_of_tries(&self, journal: &Journal) -> bool {
+        let runs = |program| match program {
+            Program::Running { build, .. } => build == journal.to,
+            Program::Ending => true,
+            Program::Stopped | Program::Resting { .. } => false,
+        };
+        let Programs { serving, candidate, .. } = self.actual.programs;
+        self.policy.has_program
+            && journal.tries_left == 0
+            && self.actual.current == Some(journal.to)
+            && !runs(serving)
+            && !runs(candidate)
+    }
+
+    fn pick_begin_step(&self) -> Option<Step> {
+        let build = self.allowed()?;
+        if !self.has_token() && !self.is_bare() {
+            return None;
+        }
+        match self.hook_need(HookKind::BeforeSwitch, build) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait => None,
+            HookNeed::Nothing => (!self.actual.is_disk_resting).then_some(Step::Switch { build }),
+        }
+    }
+
+    /// Repairs `current`: after a crash behind the journal, or after somebody took it away.
+    fn pick_current_step(&self) -> Option<Step> {
+        let journal = self.actual.journal.as_ref()?;
+        if self.actual.is_disk_resting || self.actual.current == Some(journal.to) {
+            return None;
+        }
+        if self.is_complete(journal.to) {
+            return Some(Step::Repoint { build: journal.to });
+        }
+        // The build is damaged or gone. What runs of it may go on; a host where nothing runs takes
+        // what ran well before.
+        let nothing_runs = !matches!(self.actual.programs.serving, Program::Running { .. });
+        let build =
+            self.way_back(None).filter(|_| nothing_runs && self.actual.current.is_none())?;
+        Some(Step::RollBack { build })
+    }
+
+    fn pick_program_step(&self) -> Option<Step> {
+        let Programs { serving, candidate, is_leaving } = self.actual.programs;
+        if !self.policy.has_program {
+            return stop_all(serving, candidate);
+        }
+        // Without a current build (removed by hand) the program is all there is: it stays until
+        // there is something to replace it.
+        let current = self.actual.current?;
+        let is_right = |program| matches!(program, Program::Running { build, is_fresh: true, .. } if build == current);
+        if is_right(serving) {
+            return stop_unneeded(candidate).or_else(|| self.pick_undrain_step(serving));
+        }
+        if !self.may_replace(serving, current) {
+            return stop_unneeded(candidate);
+        }
+        match self.after_switch_need(current) {
+            HookNeed::Run(step) => return Some(step),
+            HookNeed::Wait => return None,
+            HookNeed::Nothing => {}
+        }
+        if is_right(candidate) {
+            return pick_promote_step(serving, candidate);
+        }
+        if matches!(candidate, Program::Running { .. }) {
+            return Some(Step::StopCandidate);
+        }
+        match serving {
+            Program::Running { .. } if self.policy.swap == Swap::Overlap => {
+                let rests = candidate == Program::Resting { build: current };
+                let is_free = candidate != Program::Ending && !rests && !is_leaving;
+                is_free.then_some(Step::StartCandidate { build: current })
+            }
+            Program::Running { build, .. } => match self.drain_need(build) {
+                HookNeed::Run(step) => Some(step),
+                HookNeed::Wait => None,
+                HookNeed::Nothing => Some(Step::Stop),
+            },
+            Program::Resting { build } if build == current => None,
+            Program::Stopped | Program::Resting { .. } => Some(Step::Start { build: current }),
+            Program::Ending => None,
+        }
+    }
+
+    /// Whether the program may be taken down now. One of another build may: the switch has begun. A
+    /// mere restart is a start of its own and needs leave.
+    fn may_replace(&self, serving: Program, current: BuildId) -> bool {
+        match serving {
+            Program::Running { build, .. } if build == current => {
+                self.begun().is_some() || (self.policy.leave != Leave::Shut && self.has_token())
+            }
+            _ => true,
+        }
+    }
+
+    fn after_switch_need(&self, current: BuildId) -> HookNeed {
+        let is_switching = self.begun().is_some_and(|journal| {
+            journal.phase == JournalPhase::Switching && journal.to == current
+        });
+        // After a crash of the agent the program may run already.
+        let Programs { serving, candidate, .. } = self.actual.programs;
+        let has_started = [serving, candidate].iter().any(|program| {
+            matches!(program, Program::Running { build, .. } | Program::Resting { build } if *build == current)
+        });
+        if is_switching && !has_started {
+            self.hook_need(HookKind::AfterSwitch, current)
+        } else {
+            HookNeed::Nothing
+        }
+    }
+
+    fn drain_need(&self, build: BuildId) -> HookNeed {
+        if self.actual.is_drained {
+            HookNeed::Nothing
+        } else {
+            self.hook_need(HookKind::Drain, build)
+        }
+    }
+
+    fn pick_undrain_step(&self, serving: Program) -> Option<Step> {
+        let Program::Running { build, gate, .. } = serving else { return None };
+        if !self.actual.is_drained || gate < Gate::Ready {
+            return None;
+        }
+        match self.hook_need(HookKind::Undrain, build) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait | HookNeed::Nothing => None,
+        }
+    }
+
+    fn pick_settle_step(&self) -> Option<Step> {
+        let journal = self.actual.journal.as_ref()?;
+        if self.actual.current != Some(journal.to) || self.actual.is_disk_resting {
+            return None;
+        }
+        let gate = match self.actual.programs.serving {
+            Program::Running { build, gate, .. } if build == journal.to => gate,
+            _ if !self.policy.has_program => Gate::Good,
+            _ => return None,
+        };
+        match journal.phase {
+            JournalPhase::Good => {
+                // A new generation may name the build that already runs: nothing to switch, but to
+                // note.
+                let is_news = self.wanted.is_some_and(|wanted| {
+                    wanted.generation > journal.generation && wanted.build == journal.to
+                });
+                return is_news.then_some(Step::Settle);
+            }
+            JournalPhase::RollingBack if gate >= Gate::Ready => {
+                match self.hook_need(HookKind::AfterRollback, journal.to) {
+                    HookNeed::Run(step) => return Some(step),
+                    HookNeed::Wait => return None,
+                    HookNeed::Nothing => {}
+                }
+            }
+            // Its hook comes before the settlement even where there is no program.
+            JournalPhase::Switching if !self.policy.has_program => {
+                match self.after_switch_need(journal.to) {
+                    HookNeed::Run(step) => return Some(step),
+                    HookNeed::Wait => return None,
+                    HookNeed::Nothing => {}
+                }
+            }
+            JournalPhase::Switching | JournalPhase::RollingBack => {}
+        }
+        (gate == Gate::Good).then_some(Step::Settle)
+    }
+
+    fn pick_token_step(&self) -> Option<Step> {
+        if !self.policy.needs_token {
+            return (self.actual.token != Token::None).then_some(Step::ReturnToken);
+        }
+        let serving = self.actual.programs.serving;
+        let is_stale = matches!(serving, Program::Running { is_fresh: false, .. })
+            && self.policy.leave != Leave::Shut;
+        let is_wanted = (self.allowed().is_some() && !self.is_bare())
+            || self.begun().is_some()
+            || (is_stale && self.policy.has_program);
+        // Whoever took a program down holds the token until one serves again.
+        let serves = !self.policy.has_program
+            || matches!(serving, Program::Running { gate, .. } if gate >= Gate::Ready);
+        match self.actual.token {
+            Token::None => is_wanted.then_some(Step::AskToken),
+            Token::Asked => (!is_wanted).then_some(Step::ReturnToken),
+            Token::Held => (!is_wanted && serves).then_some(Step::ReturnToken),
+        }
+    }
+
+    fn pick_download_step(&self) -> Option<Step> {
+        let missing = self.target().filter(|build| !self.is_complete(*build));
+        match (self.actual.download, missing) {
+            (Transfer::Active { build }, missing) if missing == Some(build) => None,
+            (Transfer::Resting { build }, Some(missing)) if build == missing => None,
+            // It would be downloaded into what is being removed.
+            (_, Some(missing)) if self.actual.removing == Some(missing) => {
+                matches!(self.actual.download, Transfer::Active { .. })
+                    .then_some(Step::CancelDownload)
+            }
+            (_, Some(build)) => Some(Step::Download { build }),
+            (Transfer::Active { .. }, None) => Some(Step::CancelDownload),
+            (Transfer::Idle | Transfer::Resting { .. }, None) => None,
+        }
+    }
+
+    /// Builds are removed one at a time, and never in the middle of a switch: until it is over an
+    /// old build may be the one that is gone back to.
+    fn pick_removal_step(&self) -> Option<Step> {
+        let actual = self.actual;
+        let journal = actual.journal.as_ref()?;
+        let is_at_rest = journal.phase == JournalPhase::Good
+            && actual.current == Some(journal.to)
+            && actual.removing.is_none()
+            && !actual.is_disk_resting;
+        if !is_at_rest {
+            return None;
+        }
+        let kept = self.kept_builds(journal);
+        let surplus = actual.complete.keys().find(|build| !kept.contains(build));
+        let goal = self.wanted.map(|wanted| wanted.build);
+        let staged = actual
+            .staged
+            .iter()
+            .find(|build| !actual.complete.contains_key(build) && Some(**build) != goal);
+        surplus.or(staged).map(|build| Step::Remove { build: *build })
+    }
+
+    /// Builds that stay: those that something needs, then good ones, newest first, while they fit.
+    fn kept_builds(&self, journal: &Journal) -> BTreeSet<BuildId> {
+        let actual = self.actual;
+        let runs = [actual.programs.serving, actual.programs.candidate].into_iter().filter_map(
+            |program| match program {
+                Program::Running { build, .. } | Program::Resting { build } => Some(build),
+                Program::Stopped | Program::Ending => None,
+            },
+        );
+        let goal = self.wanted.map(|wanted| wanted.build);
+        let previous = self.way_back(actual.current);
+        let mut kept: BTreeSet<BuildId> =
+            runs.chain(actual.current).chain(goal).chain(previous).collect();
+        let size_of = |build: &BuildId| actual.complete.get(build).copied().unwrap_or(0);
+        let mut bytes: u64 = kept.iter().map(size_of).sum();
+        let mut count =
+            kept.iter().filter(|build| Some(**build) != goal || goal == actual.current).count();
+        for build in &journal.good {
+            if kept.contains(build) || !self.is_complete(*build) {
+                continue;
+            }
+            bytes = bytes.saturating_add(size_of(build));
+            if count >= self.policy.keep_builds
+                || self.policy.keep_bytes.is_some_and(|bytes_max| bytes > bytes_max)
+            {
+                break;
+            }
+            count += 1;
+            kept.insert(*build);
+        }
+        kept
+    }
+}
+
+fn pick_promote_step(serving: Program, candidate: Program) -> Option<Step> {
+    let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
+    // If nothing serves, there is nothing to wait for.
+    let is_needed = !matches!(serving, Program::Running { .. });
+    (is_ready || is_needed).then_some(Step::Promote)
+}
+
+fn stop_all(serving: Program, candidate: Program) -> Option<Step> {
+    match serving {
+        Program::Running { .. } => Some(Step::Stop),
+        Program::Stopped | Program::Ending | Program::Resting { .. } => stop_unneeded(candidate),
+    }
+}
+
+fn stop_unneeded(candidate: Program) -> Option<Step> {
+    match candidate {
+        Program::Running { .. } | Program::Resting { .. } => Some(Step::StopCandidate),
+        Program::Stopped | Program::Ending => None,
     }
 }

@@ -1,36 +1,35 @@
-//! Runs the program of one app: starts it, stops it, starts it again when it ends by itself, and
-//! takes it over from an agent that died.
+//! Runs the programs of one app: the one that serves, the candidate that is to take its place, and
+//! the one that was replaced and is ending. Starts again what ends by itself, and takes over what
+//! an agent that died left running.
 //!
-//! Invariant: at most one program of the app runs, together with the processes of its group. The
-//! program depends on the agent for nothing once it runs: no pipe, no parent's death signal. What the
-//! supervisor does not do: choose a build. It is driven by the app's loop: [`Supervisor::next_wake`]
-//! only waits, [`Supervisor::on_wake`] and the orders change the state and never wait.
+//! Invariant: a program is announced on disk before it is started, so the next agent finds every
+//! program whenever this one dies; and a candidate never disturbs the program that serves. What the
+//! supervisor does not do: choose a build. It is driven by the app's loop:
+//! [`Supervisor::next_wake`] only waits, [`Supervisor::on_wake`] and the orders change the state and
+//! never wait.
 
-use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::Duration;
 
-use p2p_core::{BuildId, Digest};
-use rustix::process::{Signal, WaitId, WaitIdOptions};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use p2p_core::BuildId;
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::app_dir::{AppDir, RunningRecord};
+use crate::app_dir::{AppDir, Place, RunningRecord};
 use crate::backoff::Backoff;
-use crate::launch::{APP_DIR_VARIABLE, GRACE_PERIOD_DEFAULT, Launch};
+use crate::health_watch::{Check, HealthWatch};
+use crate::host::{Host, HostProcess as _, StartOrder};
+use crate::instance::{Instance, InstanceWake, Turn};
+use crate::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::output::{OUTPUT_BYTES_MAX, OutputLog};
-use crate::process::{self, ProcessIdentity};
-use crate::reconcile::Program;
+use crate::probe::{Health, Probe};
+use crate::reconcile::{Program, Programs};
 
 /// When the supervisor acts by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct SupervisorTimings {
-    /// How long a program has to be up before it counts as running.
+    /// How long a program without a probe has to be up before it counts as ready.
     pub settle_after: Duration,
     /// Wait before a program that ended is started again; doubles with each time in a row.
     pub restart_first: Duration,
@@ -56,65 +55,56 @@ impl SupervisorTimings {
     }
 }
 
-/// How often a group that was told to stop is looked at after its leader is gone. There is no event
-/// for the end of a group, and a pass over `/proc` costs about a millisecond.
-const GROUP_CHECK: Duration = Duration::from_millis(50);
+/// What the operator configured about the program of an app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProgramSettings {
+    /// What to run; `None` for an app without a program.
+    pub launch: Option<Launch>,
+    /// How it is judged.
+    pub health: Health,
+    /// When the supervisor acts by itself.
+    pub timings: SupervisorTimings,
+}
 
-/// How long killed processes may take to disappear before the supervisor goes on without them: they
-/// can only hang in the kernel then, on a dead disk or network file system.
-const KILLED_WAIT_MAX: Duration = Duration::from_secs(5);
-
-/// The program of one app. See the head of this file.
+/// The programs of one app. See the head of this file.
 #[derive(Debug)]
-pub struct Supervisor {
+pub struct Supervisor<H: Host> {
     app: AppDir,
-    launch: Option<Launch>,
-    timings: SupervisorTimings,
-    output: OutputLog,
-    state: State,
+    host: H,
+    settings: ProgramSettings,
+    serving: Slot<H::Process>,
+    candidate: Slot<H::Process>,
+    leaving: Slot<H::Process>,
     crashes: Crashes,
+    /// Starts that fulfil a lower order are not fresh.
+    restart: u64,
+    /// Programs that were started before it are not fresh.
+    stale_before: Option<Instant>,
+    overdue: Option<(BuildId, String)>,
+    starts: u64,
 }
 
-/// `Idle` -> `Running` by [`Supervisor::start`] -> `Ending` by [`Supervisor::stop`] or by the end of
-/// the program -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when the wait is over.
+/// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
+/// the wait is over.
 #[derive(Debug)]
-enum State {
+enum Slot<P> {
     Idle,
-    Running(Process),
-    Ending(Ending),
-    Resting { build: BuildId, until: Instant },
+    Alive {
+        instance: Box<Instance<P>>,
+        /// When to start again, once it is gone, if nobody asked it to stop.
+        restart_after: Option<Duration>,
+    },
+    Resting {
+        build: BuildId,
+        until: Instant,
+    },
 }
 
-#[derive(Debug)]
-struct Process {
-    identity: ProcessIdentity,
-    /// Readable once the process has ended.
-    handle: AsyncFd<OwnedFd>,
-    /// `None` for a program that an earlier agent started: its exit status goes to somebody else.
-    child: Option<Child>,
-    build: BuildId,
-    command: Digest,
-    up_since: Instant,
-    is_settled: bool,
-    output_offset: u64,
-    output_check_at: Instant,
-}
-
-#[derive(Debug)]
-struct Ending {
-    process: Process,
-    /// When the group is killed, or given up if it has been.
-    deadline: Instant,
-    is_killed: bool,
-    group_check_at: Option<Instant>,
-    /// When to start again, if nobody asked the program to stop.
-    restart_after: Option<Duration>,
-}
-
-/// Ends of the program that nobody asked for.
+/// Ends of programs that nobody asked for.
 #[derive(Debug)]
 struct Crashes {
     in_a_row: u32,
+    total: u32,
     backoff: Backoff,
     build: Option<BuildId>,
     last: Option<Crash>,
@@ -126,92 +116,215 @@ struct Crash {
     how: String,
     wait: Duration,
     output: String,
+    /// The last lines.
+    tail: String,
 }
 
 /// What woke the supervisor.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Wake {
-    /// The leader of the program's group has ended.
-    ProgramEnded,
-    /// A moment that the supervisor waited for has come.
-    Due,
+#[derive(Debug)]
+pub struct Wake {
+    place: Place,
+    what: SlotWake,
 }
 
-/// Why a program could not be started.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-enum StartProgramError {
-    #[error("cannot start {}", program.display())]
-    Spawn {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the program was started but cannot be watched, so it was killed")]
-    Watch(#[source] io::Error),
+#[derive(Debug)]
+enum SlotWake {
+    Instance(InstanceWake),
+    Rested,
 }
 
-impl Supervisor {
-    /// Takes over the program that an earlier agent left running, if there is one.
+impl<H: Host> Supervisor<H> {
+    /// Takes over the programs that an earlier agent left running, if there are any.
     ///
-    /// `launch` is the program that is configured now, `None` for an app without one. Must be called
-    /// within a tokio runtime.
-    pub fn recover(app: &AppDir, launch: Option<Launch>, timings: SupervisorTimings) -> Self {
+    /// Must be called within a tokio runtime.
+    pub fn recover(app: &AppDir, host: H, settings: ProgramSettings) -> Self {
+        let timings = settings.timings;
         let mut supervisor = Self {
             app: app.clone(),
-            launch,
-            timings,
-            output: OutputLog::new(app.output_path(), OUTPUT_BYTES_MAX),
-            state: State::Idle,
+            host,
+            settings,
+            serving: Slot::Idle,
+            candidate: Slot::Idle,
+            leaving: Slot::Idle,
             crashes: Crashes {
                 in_a_row: 0,
+                total: 0,
                 backoff: Backoff::new(timings.restart_first, timings.restart_max),
                 build: None,
                 last: None,
             },
+            restart: 0,
+            stale_before: None,
+            overdue: None,
+            starts: 0,
         };
-        match app.running() {
-            Ok(Some(record)) => supervisor.adopt(record),
-            Ok(None) => {}
-            Err(error) => {
-                warn!(error = &error as &dyn std::error::Error, "lost track of a program");
+        for place in Place::ALL {
+            match app.running(place) {
+                Ok(Some(record)) => supervisor.adopt(place, record),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "lost track of a program");
+                }
             }
+        }
+        if let Slot::Alive { instance, .. } = &mut supervisor.leaving {
+            let grace = grace_of(supervisor.settings.launch.as_ref());
+            instance.stop(grace);
         }
         supervisor
     }
 
-    /// The program as the app's brain needs to know it.
-    pub fn program(&self) -> Program {
-        match &self.state {
-            State::Idle => Program::Stopped,
-            State::Running(process) => Program::Running {
-                build: process.build,
-                is_settled: process.is_settled,
-                is_current_command: self
-                    .launch
-                    .as_ref()
-                    .is_some_and(|launch| launch.digest() == process.command),
+    /// The machine.
+    pub const fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The programs as the app's brain needs to know them.
+    pub fn programs(&self) -> Programs {
+        Programs {
+            serving: self.program(&self.serving),
+            candidate: self.program(&self.candidate),
+            is_leaving: matches!(self.leaving, Slot::Alive { .. }),
+        }
+    }
+
+    fn program(&self, slot: &Slot<H::Process>) -> Program {
+        match slot {
+            Slot::Idle => Program::Stopped,
+            Slot::Resting { build, .. } => Program::Resting { build: *build },
+            Slot::Alive { instance, .. } if instance.is_ending() => Program::Ending,
+            Slot::Alive { instance, .. } => Program::Running {
+                build: instance.record.build,
+                is_fresh: self.is_fresh(instance),
+                gate: instance.health.gate(),
             },
-            State::Ending(_) => Program::Ending,
-            State::Resting { build, .. } => Program::Resting { build: *build },
         }
     }
 
-    /// Process id of the running program.
+    fn is_fresh(&self, instance: &Instance<H::Process>) -> bool {
+        let command = self.settings.launch.as_ref().map(Launch::digest);
+        command == Some(instance.record.command)
+            && instance.record.restart >= self.restart
+            && self.stale_before.is_none_or(|moment| instance.up_since >= moment)
+    }
+
+    /// The build that was not healthy in time, and why, until [`Self::forget_failure`].
+    pub fn overdue(&self) -> Option<(BuildId, &str)> {
+        self.overdue.as_ref().map(|(build, why)| (*build, why.as_str()))
+    }
+
+    /// How the program ended last, for the record of a failed build.
+    pub fn last_crash(&self) -> Option<&str> {
+        self.crashes.last.as_ref().map(|crash| crash.how.as_str())
+    }
+
+    /// The last lines of a program of `build`, or of the one that ended last.
+    pub fn output_tail(&self, build: BuildId) -> String {
+        [&self.candidate, &self.serving]
+            .into_iter()
+            .find_map(|slot| match slot {
+                Slot::Alive { instance, .. } if instance.record.build == build => {
+                    instance.output.tail(instance.output_offset)
+                }
+                _ => None,
+            })
+            .or_else(|| self.crashes.last.as_ref().map(|crash| crash.tail.clone()))
+            .unwrap_or_default()
+    }
+
+    /// A build was given up: what is known of its failure is in the journal.
+    pub fn forget_failure(&mut self) {
+        self.overdue = None;
+        self.forget_crashes();
+    }
+
+    /// Whether no process of the app is left.
+    pub const fn is_idle(&self) -> bool {
+        !matches!(self.serving, Slot::Alive { .. })
+            && !matches!(self.candidate, Slot::Alive { .. })
+            && !matches!(self.leaving, Slot::Alive { .. })
+    }
+
+    /// Process id of the serving program.
     pub fn pid(&self) -> Option<u32> {
-        match &self.state {
-            State::Running(process) => Some(process.identity.pid),
-            State::Idle | State::Ending(_) | State::Resting { .. } => None,
-        }
+        self.serving.running().map(Instance::pid)
     }
 
-    /// How the program ended last and what follows, for people; `None` while all is well.
+    /// How long the serving program has been up, as far as this agent knows.
+    pub fn up_for(&self) -> Option<Duration> {
+        self.serving.running().map(|instance| instance.up_since.elapsed())
+    }
+
+    /// Ends that nobody asked for since the agent started.
+    pub const fn crash_count(&self) -> u32 {
+        self.crashes.total
+    }
+
+    /// Whether the serving program answered its last probe well; `None` without a probe.
+    pub fn is_healthy(&self) -> Option<bool> {
+        self.serving.running().and_then(|instance| instance.health.is_healthy())
+    }
+
+    /// Time until a program that ended is started again; `None` if none waits for that.
+    pub fn next_start_in(&self) -> Option<Duration> {
+        let rests = [&self.serving, &self.candidate].into_iter().filter_map(|slot| match slot {
+            Slot::Resting { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            Slot::Idle | Slot::Alive { .. } => None,
+        });
+        rests.min()
+    }
+
+    /// Where the program that is not good yet stands; `None` if there is none.
+    pub fn check_facts(&self) -> Option<Check> {
+        let mut young = [&self.candidate, &self.serving].into_iter().filter_map(Slot::running);
+        young.find_map(|instance| instance.health.check(Instant::now()))
+    }
+
+    /// How the program ended last and what follows, or why it is not healthy, for people; `None`
+    /// while all is well.
     pub fn message(&self) -> Option<String> {
-        let Crash { how, wait, output } = self.crashes.last.as_ref()?;
-        if matches!(&self.state, State::Running(process) if process.is_settled) {
-            return Some(format!("runs again after: {how}; {output}"));
+        if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
+            let forgets_at = self.settings.timings.settle_after;
+            if self.serving.running().is_some_and(|up| up.up_since.elapsed() >= forgets_at) {
+                return Some(format!("runs again after: {how}; {output}"));
+            }
+            let wait = humantime::format_duration(*wait);
+            return Some(format!("{how}; next start in {wait}; {output}"));
         }
-        Some(format!("{how}; next start in {}; {output}", humantime::format_duration(*wait)))
+        let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
+        let mut failures = instances.filter_map(|instance| {
+            Some(format!("the program is not healthy: {}", instance.health.last_failure()?))
+        });
+        failures.next()
+    }
+
+    /// Takes over settings that changed. A program that was started by another command is not fresh
+    /// any more.
+    pub fn set_settings(&mut self, settings: ProgramSettings) {
+        for slot in [&mut self.serving, &mut self.candidate] {
+            if let Slot::Alive { instance, .. } = slot {
+                instance.health.set_health(settings.health.clone());
+            }
+        }
+        self.settings = settings;
+    }
+
+    /// The number of the last order to restart.
+    pub const fn set_restart(&mut self, restart: u64) {
+        self.restart = restart;
+    }
+
+    /// Every program that runs now is to be replaced.
+    pub fn make_stale(&mut self) {
+        self.stale_before = Some(Instant::now());
+    }
+
+    /// Tells the serving program to read its configuration again: SIGHUP to its group.
+    pub fn reload(&self) {
+        if let Some(instance) = self.serving.running() {
+            info!(pid = instance.pid(), "telling the program to reload");
+            instance.signal(Signal::HUP);
+        }
     }
 
     /// Starts the configured program of `build`, whose files are in `root`.
@@ -220,193 +333,176 @@ impl Supervisor {
     ///
     /// # Panics
     ///
-    /// If the app has no program or one runs already: the caller asks [`Self::program`] first.
-    pub fn start(&mut self, build: BuildId, root: &Path) {
-        let launch = self.launch.clone().expect("the brain starts only apps with a program");
+    /// If the app has no program or one is in `place` already: the caller asks
+    /// [`Self::programs`] first.
+    pub fn start(&mut self, place: Place, build: BuildId, root: &Path) {
         assert!(
-            matches!(self.state, State::Idle | State::Resting { .. }),
-            "a program of the app is there already: {:?}",
-            self.state
+            matches!(self.slot(place), Slot::Idle | Slot::Resting { .. }),
+            "a program of the app is there already"
         );
         if self.crashes.build != Some(build) {
             self.forget_crashes();
             self.crashes.build = Some(build);
         }
-        match self.spawn(&launch, build, root) {
-            Ok(process) => {
-                info!(build = build.short(), pid = process.identity.pid, "program started");
-                self.state = State::Running(process);
+        let slot = match self.spawn(place, build, root) {
+            Ok(instance) => {
+                info!(build = build.short(), pid = instance.pid(), "program started");
+                Slot::Alive { instance: Box::new(instance), restart_after: None }
             }
-            Err(error) => {
-                let causes = format!("{:#}", anyhow::Error::new(error));
-                let wait = self.note_crash(&causes, None);
-                self.state = State::Resting { build, until: Instant::now() + wait };
+            Err(reason) => {
+                let wait = self.note_crash(&reason, None);
+                Slot::Resting { build, until: Instant::now() + wait }
             }
+        };
+        *self.slot_mut(place) = slot;
+    }
+
+    /// Tells the program in `place` to stop: SIGTERM to its group, SIGKILL after the grace period.
+    ///
+    /// Does not wait; [`Self::programs`] says [`Program::Ending`] until every process is gone.
+    pub fn stop(&mut self, place: Place) {
+        let grace = grace_of(self.settings.launch.as_ref());
+        match self.slot_mut(place) {
+            Slot::Alive { instance, restart_after } => {
+                info!(pid = instance.pid(), "stopping the program");
+                *restart_after = None;
+                instance.stop(grace);
+            }
+            slot @ Slot::Resting { .. } => *slot = Slot::Idle,
+            Slot::Idle => {}
         }
     }
 
-    /// Tells the program to stop: SIGTERM to its group, SIGKILL after the grace period.
+    /// The candidate serves from now on; the program that served is told to stop.
     ///
-    /// Does not wait; [`Self::program`] says [`Program::Ending`] until every process is gone.
-    pub fn stop(&mut self) {
-        self.state = match std::mem::replace(&mut self.state, State::Idle) {
-            State::Running(process) => {
-                info!(pid = process.identity.pid, "stopping the program");
-                self.end(process, None)
-            }
-            State::Ending(ending) => State::Ending(Ending { restart_after: None, ..ending }),
-            State::Idle | State::Resting { .. } => State::Idle,
-        };
+    /// # Panics
+    ///
+    /// If there is no candidate, or a program is leaving already.
+    pub fn promote(&mut self) {
+        self.stop(Place::Serving);
+        let old = std::mem::replace(&mut self.serving, Slot::Idle);
+        // Announced in its new place before it loses the old one. A record that could not be
+        // written is told and costs the next agent a look at `/proc`.
+        if let Slot::Alive { instance, .. } = &old {
+            assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
+            self.write_record(Place::Leaving, &instance.record);
+            self.leaving = old;
+        }
+        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
+        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
+        info!(
+            build = instance.record.build.short(),
+            pid = instance.pid(),
+            "the new program serves"
+        );
+        self.write_record(Place::Serving, &instance.record);
+        self.remove_record(Place::Candidate);
+        let path = self.app.output_path(Place::Serving);
+        match instance.output.become_current(&path) {
+            Ok(()) => instance.output = OutputLog::new(path, OUTPUT_BYTES_MAX),
+            Err(error) => warn!(%error, "the program goes on printing into another file"),
+        }
+        self.serving = new;
     }
 
     /// Waits for the next thing that [`Self::on_wake`] has to deal with.
     ///
     /// # Cancel safety
     ///
-    /// Changes nothing, so it can be dropped and called again at any time.
-    pub async fn next_wake(&self) -> Wake {
-        match &self.state {
-            State::Idle => std::future::pending().await,
-            State::Resting { until, .. } => {
-                sleep_until(*until).await;
-                Wake::Due
-            }
-            State::Running(process) => {
-                let due = if process.is_settled {
-                    process.output_check_at
-                } else {
-                    process.up_since + self.timings.settle_after
-                };
-                ended_or_due(process, due).await
-            }
-            State::Ending(ending) => match ending.group_check_at {
-                Some(check_at) => {
-                    sleep_until(check_at).await;
-                    Wake::Due
-                }
-                None => ended_or_due(&ending.process, ending.deadline).await,
-            },
+    /// Nothing is lost when it is dropped and called again.
+    pub async fn next_wake(&mut self) -> Wake {
+        tokio::select! {
+            what = self.serving.next_wake() => Wake { place: Place::Serving, what },
+            what = self.candidate.next_wake() => Wake { place: Place::Candidate, what },
+            what = self.leaving.next_wake() => Wake { place: Place::Leaving, what },
         }
     }
 
     /// Deals with what [`Self::next_wake`] waited for.
     pub fn on_wake(&mut self, wake: Wake) {
-        self.state = match (std::mem::replace(&mut self.state, State::Idle), wake) {
-            (State::Running(process), Wake::ProgramEnded) => self.on_crashed(process),
-            (State::Running(process), Wake::Due) => State::Running(self.on_still_running(process)),
-            (State::Ending(ending), Wake::ProgramEnded) => {
-                State::Ending(Ending { group_check_at: Some(Instant::now()), ..ending })
-            }
-            (State::Ending(ending), Wake::Due) => self.on_ending_due(ending),
-            (State::Resting { .. }, Wake::Due) => State::Idle,
-            (state @ (State::Idle | State::Resting { .. }), _) => state,
+        let Wake { place, what } = wake;
+        let what = match what {
+            SlotWake::Rested => return *self.slot_mut(place) = Slot::Idle,
+            SlotWake::Instance(what) => what,
         };
+        let grace = grace_of(self.settings.launch.as_ref());
+        let mut slot = std::mem::replace(self.slot_mut(place), Slot::Idle);
+        let Slot::Alive { instance, restart_after } = &mut slot else { return };
+        match instance.on_wake(what, &self.host, grace) {
+            Turn::Stays => self.look_after(place, instance, restart_after, grace),
+            Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
+            Turn::Gone => {
+                self.remove_record(place);
+                let build = instance.record.build;
+                slot = match *restart_after {
+                    Some(wait) => Slot::Resting { build, until: Instant::now() + wait },
+                    None => Slot::Idle,
+                };
+            }
+        }
+        *self.slot_mut(place) = slot;
     }
 
-    fn on_still_running(&mut self, mut process: Process) -> Process {
-        let now = Instant::now();
-        process.is_settled |= process.up_since + self.timings.settle_after <= now;
-        if self.crashes.in_a_row > 0 && process.up_since + self.timings.forget_after <= now {
+    fn look_after(
+        &mut self,
+        place: Place,
+        instance: &mut Instance<H::Process>,
+        restart_after: &mut Option<Duration>,
+        grace: Duration,
+    ) {
+        if instance.is_ending() {
+            return;
+        }
+        let is_old = instance.up_since.elapsed() >= self.settings.timings.forget_after;
+        if self.crashes.in_a_row > 0 && is_old {
             self.forget_crashes();
         }
-        if process.output_check_at <= now {
-            if let Err(error) = self.output.shorten() {
-                warn!(%error, path = %self.output.path().display(), "cannot shorten the output");
-            }
-            process.output_check_at = now + self.timings.output_check;
+        if !instance.health.is_overdue(Instant::now()) {
+            return;
         }
-        process
+        let why = instance.health.describe_overdue();
+        let build = instance.record.build;
+        if place == Place::Candidate {
+            // The program that serves is not disturbed, and another try is made later.
+            let tail = instance.output.tail(instance.output_offset);
+            *restart_after = Some(self.note_crash(&why, tail));
+            instance.stop(grace);
+        }
+        if self.overdue.is_none() {
+            warn!(build = build.short(), "{why}");
+            self.overdue = Some((build, why));
+        }
     }
 
-    fn on_crashed(&mut self, process: Process) -> State {
-        let how = describe_end(&process);
-        if process.up_since.elapsed() >= self.timings.forget_after {
+    fn on_crashed(&mut self, instance: &Instance<H::Process>) -> Duration {
+        if instance.up_since.elapsed() >= self.settings.timings.forget_after {
             self.forget_crashes();
         }
-        let last_line = self.output.last_line(process.output_offset);
-        let wait = self.note_crash(&format!("the program {how}"), last_line);
-        self.end(process, Some(wait))
+        let how = format!("the program {}", instance.process.describe_end());
+        self.note_crash(&how, instance.output.tail(instance.output_offset))
     }
 
-    fn on_ending_due(&mut self, mut ending: Ending) -> State {
-        let now = Instant::now();
-        let identity = &ending.process.identity;
-        let is_gone = ending.group_check_at.is_some()
-            && !identity.is_group_alive().unwrap_or_else(|error| {
-                warn!(%error, "cannot tell whether the program's processes are gone");
-                false
-            });
-        let is_given_up = ending.is_killed && ending.deadline <= now;
-        if is_gone || is_given_up {
-            if !is_gone {
-                warn!(
-                    pid = identity.pid,
-                    "killed processes do not disappear; going on without them"
-                );
-            }
-            return self.on_ended(ending);
-        }
-        if !ending.is_killed && ending.deadline <= now {
-            warn!(
-                pid = identity.pid,
-                "the program did not stop within its grace period; killing it"
-            );
-            signal(identity, Signal::KILL);
-            ending.is_killed = true;
-            ending.deadline = now + KILLED_WAIT_MAX;
-        }
-        if ending.group_check_at.is_some() {
-            ending.group_check_at = Some(now + GROUP_CHECK);
-        }
-        State::Ending(ending)
-    }
-
-    fn on_ended(&mut self, ending: Ending) -> State {
-        let mut process = ending.process;
-        // Reaps the leader, which ended or was given up, without waiting.
-        drop(process.child.as_mut().map(Child::try_wait));
-        if let Err(error) = self.app.remove_running() {
-            warn!(%error, "cannot remove the record of the ended program");
-        }
-        match ending.restart_after {
-            Some(wait) => State::Resting { build: process.build, until: Instant::now() + wait },
-            None => State::Idle,
-        }
-    }
-
-    /// Ends what is left of `process` and its group, whether its leader still runs or not.
-    fn end(&self, process: Process, restart_after: Option<Duration>) -> State {
-        let grace = self.launch.as_ref().map_or(GRACE_PERIOD_DEFAULT, |launch| launch.grace_period);
-        signal(&process.identity, Signal::TERM);
-        State::Ending(Ending {
-            process,
-            deadline: Instant::now() + grace,
-            is_killed: false,
-            group_check_at: None,
-            restart_after,
-        })
-    }
-
-    fn adopt(&mut self, record: RunningRecord) {
-        let found = match record.process {
-            Some(identity) => Ok(Some(identity)),
-            None => process::find_by_environment(APP_DIR_VARIABLE, &self.variable_value()),
+    fn adopt(&mut self, place: Place, record: RunningRecord) {
+        let is_known = |slot: &Slot<H::Process>| {
+            slot.running()
+                .is_some_and(|known| Some(known.process.identity()) == record.process.as_ref())
         };
-        let adopted = found.and_then(|identity| {
-            let Some(identity) = identity else { return Ok(None) };
-            let Some(handle) = identity.open()? else {
-                // The leader is gone, but what it started may still hold its ports.
-                signal(&identity, Signal::KILL);
-                return Ok(None);
-            };
-            Process::watch(identity, handle, record.build, record.command).map(Some)
-        });
-        match adopted {
+        if Place::ALL.into_iter().any(|other| is_known(self.slot(other))) {
+            // An agent died while the program changed its place.
+            return self.remove_record(place);
+        }
+        match self.host.find(&record, &self.app) {
             Ok(Some(process)) => {
-                info!(pid = process.identity.pid, "took over the program that was running");
-                self.write_record(&process);
-                let output_check_at = Instant::now() + self.timings.output_check;
-                self.state = State::Running(Process { output_check_at, ..process });
+                info!(pid = process.identity().pid, "took over a program that was running");
+                let record = RunningRecord { process: Some(process.identity().clone()), ..record };
+                self.write_record(place, &record);
+                let root = self.app.path().join("builds").join(record.build.to_string());
+                let health = self.health_watch(true);
+                let output = (self.output(place), 0);
+                let check = self.settings.timings.output_check;
+                let instance = Instance::new((process, record), &root, health, output, check);
+                *self.slot_mut(place) =
+                    Slot::Alive { instance: Box::new(instance), restart_after: None };
             }
             Ok(None) => {}
             Err(error) => warn!(%error, "cannot take over the program that was started last"),
@@ -414,91 +510,102 @@ impl Supervisor {
     }
 
     fn spawn(
-        &self,
-        launch: &Launch,
+        &mut self,
+        place: Place,
         build: BuildId,
         root: &Path,
-    ) -> Result<Process, StartProgramError> {
-        let (mut command, program) = launch.command(build, root, &self.app);
-        let output_offset = self.direct_output(&mut command);
-        let record = RunningRecord { build, command: launch.digest(), process: None };
-        self.write_running(&record);
-
-        let spawned = command.stdin(Stdio::null()).process_group(0).spawn();
-        let mut child = spawned.map_err(|source| StartProgramError::Spawn { program, source })?;
-        let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
-            let handle = identity.open()?;
-            // A child that ended already is a zombie until it is waited for, but has a handle.
-            let handle = match handle {
-                Some(handle) => handle,
-                None => open_unchecked(&child)?,
-            };
-            Process::watch(identity, handle, build, launch.digest())
-        });
-        match watched {
-            Ok(process) => {
-                self.write_record(&process);
-                let output_check_at = Instant::now() + self.timings.output_check;
-                Ok(Process { child: Some(child), output_offset, output_check_at, ..process })
-            }
-            Err(source) => {
-                drop(child.kill());
-                drop(child.wait());
-                Err(StartProgramError::Watch(source))
-            }
-        }
-    }
-
-    /// Lets `command` print into the output file, and returns where in it. Without the file the
-    /// program runs nevertheless: a full or read-only disk must not keep a host from serving.
-    fn direct_output(&self, command: &mut Command) -> u64 {
-        let opened =
-            self.output.open().and_then(|(file, offset)| Ok((file.try_clone()?, file, offset)));
-        match opened {
-            Ok((stdout, stderr, offset)) => {
-                command.stdout(stdout).stderr(stderr);
-                offset
-            }
+    ) -> Result<Instance<H::Process>, String> {
+        let launch = self.settings.launch.clone();
+        let launch = launch.expect("the brain starts only apps with a program");
+        let output = self.output(place);
+        // Without the file the program runs nevertheless: a full or read-only disk must not keep a
+        // host from serving.
+        let (file, offset) = match output.open() {
+            Ok((file, offset)) => (Some(file), offset),
             Err(error) => {
-                warn!(%error, path = %self.output.path().display(), "the program's output is lost");
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-                0
+                warn!(%error, path = %output.path().display(), "the program's output is lost");
+                (None, 0)
             }
-        }
+        };
+        self.starts += 1;
+        let record = RunningRecord {
+            build,
+            command: launch.digest(),
+            restart: self.restart,
+            instance: format!("{}-{}-{}", self.host.now_ms(), std::process::id(), self.starts),
+            process: None,
+        };
+        self.write_record(place, &record);
+        let process = self.host.start(StartOrder {
+            app: &self.app,
+            launch: &launch,
+            build,
+            root,
+            instance: &record.instance,
+            says_ready: self.settings.health.probe == Some(Probe::Notify),
+            output: file,
+        })?;
+        let record = RunningRecord { process: Some(process.identity().clone()), ..record };
+        self.write_record(place, &record);
+        let health = self.health_watch(false);
+        let check = self.settings.timings.output_check;
+        Ok(Instance::new((process, record), root, health, (output, offset), check))
     }
 
-    fn write_record(&self, process: &Process) {
-        self.write_running(&RunningRecord {
-            build: process.build,
-            command: process.command,
-            process: Some(process.identity.clone()),
-        });
+    fn health_watch(&self, was_found: bool) -> HealthWatch {
+        let settle_after = self.settings.timings.settle_after;
+        HealthWatch::new(Instant::now(), self.settings.health.clone(), settle_after, was_found)
     }
 
-    fn write_running(&self, record: &RunningRecord) {
-        if let Err(error) = self.app.write_running(record) {
+    fn output(&self, place: Place) -> OutputLog {
+        OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
+    }
+
+    fn write_record(&self, place: Place, record: &RunningRecord) {
+        if let Err(error) = self.app.write_running(place, record) {
             let error = &error as &dyn std::error::Error;
             warn!(error, "the program runs, but the next agent will not find it");
         }
     }
 
-    fn variable_value(&self) -> String {
-        self.app.path().display().to_string()
+    fn remove_record(&self, place: Place) {
+        if let Err(error) = self.app.remove_running(place) {
+            warn!(%error, "cannot remove the record of a program that ended");
+        }
+    }
+
+    const fn slot(&self, place: Place) -> &Slot<H::Process> {
+        match place {
+            Place::Serving => &self.serving,
+            Place::Candidate => &self.candidate,
+            Place::Leaving => &self.leaving,
+        }
+    }
+
+    const fn slot_mut(&mut self, place: Place) -> &mut Slot<H::Process> {
+        match place {
+            Place::Serving => &mut self.serving,
+            Place::Candidate => &mut self.candidate,
+            Place::Leaving => &mut self.leaving,
+        }
     }
 
     /// Counts one more end of the program, composes the message, and returns how long to wait.
-    fn note_crash(&mut self, how: &str, last_line: Option<String>) -> Duration {
+    fn note_crash(&mut self, how: &str, tail: Option<String>) -> Duration {
         self.crashes.in_a_row += 1;
+        self.crashes.total += 1;
         let wait = self.crashes.backoff.after_failure();
         let times = match self.crashes.in_a_row {
             1 => String::new(),
             times => format!(", {times} times in a row"),
         };
+        let last_line = tail.as_ref().and_then(|tail| tail.lines().next_back());
         let output = last_line.map_or_else(
-            || format!("it printed nothing to {}", self.output.path().display()),
+            || format!("it printed nothing to {}", self.app.output_path(Place::Serving).display()),
             |line| format!("its last output: {line}"),
         );
-        self.crashes.last = Some(Crash { how: format!("{how}{times}"), wait, output });
+        let (how, tail) = (format!("{how}{times}"), tail.unwrap_or_default());
+        self.crashes.last = Some(Crash { how, wait, output, tail });
         warn!("{}", self.message().unwrap_or_default());
         wait
     }
@@ -510,69 +617,27 @@ impl Supervisor {
     }
 }
 
-impl Process {
-    fn watch(
-        identity: ProcessIdentity,
-        handle: OwnedFd,
-        build: BuildId,
-        command: Digest,
-    ) -> io::Result<Self> {
-        let up_since = Instant::now();
-        #[expect(
-            deprecated,
-            reason = "unsound only for types that lie about their descriptor, which OwnedFd does \
-                      not; the replacement is an unsafe function"
-        )]
-        let handle = AsyncFd::with_interest(handle, Interest::READABLE)?;
-        Ok(Self {
-            identity,
-            handle,
-            child: None,
-            build,
-            command,
-            up_since,
-            is_settled: false,
-            output_offset: 0,
-            output_check_at: up_since,
-        })
+impl<P: crate::host::HostProcess> Slot<P> {
+    /// The program, if it was not told to stop.
+    fn running(&self) -> Option<&Instance<P>> {
+        match self {
+            Self::Alive { instance, .. } if !instance.is_ending() => Some(instance),
+            _ => None,
+        }
+    }
+
+    async fn next_wake(&mut self) -> SlotWake {
+        match self {
+            Self::Idle => std::future::pending().await,
+            Self::Resting { until, .. } => {
+                sleep_until(*until).await;
+                SlotWake::Rested
+            }
+            Self::Alive { instance, .. } => SlotWake::Instance(instance.next_wake().await),
+        }
     }
 }
 
-async fn ended_or_due(process: &Process, due: Instant) -> Wake {
-    tokio::select! {
-        // An error of the handle is taken for the end: the group check that follows finds out.
-        _ = process.handle.readable() => Wake::ProgramEnded,
-        () = sleep_until(due) => Wake::Due,
-    }
-}
-
-fn open_unchecked(child: &Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-    let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
-    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
-}
-
-fn signal(identity: &ProcessIdentity, signal: Signal) {
-    if let Err(error) = identity.signal_group(signal) {
-        warn!(%error, pid = identity.pid, "cannot signal the program");
-    }
-}
-
-/// How the leader ended. Leaves it a zombie: its id, which is also the group's, must not be given to
-/// another process while the rest of the group is being stopped.
-fn describe_end(process: &Process) -> String {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    let status = match &process.child {
-        Some(_) => rustix::process::waitid(WaitId::PidFd(process.handle.as_fd()), options),
-        None => Ok(None),
-    };
-    let Ok(Some(status)) = status else {
-        // Only a parent learns the exit code, and that was an earlier agent.
-        return "ended (exit code unknown, an earlier agent started it)".into();
-    };
-    match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => format!("ended with exit code {code}"),
-        (None, Some(signal)) => format!("was killed by signal {signal}"),
-        (None, None) => "ended".into(),
-    }
+fn grace_of(launch: Option<&Launch>) -> Duration {
+    launch.map_or(GRACE_PERIOD_DEFAULT, |launch| launch.grace_period)
 }

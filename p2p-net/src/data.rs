@@ -15,7 +15,7 @@ use p2p_core::{Contact, NodeId};
 use tokio::sync::mpsc;
 
 use crate::budget::BufferBudget;
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 use crate::identity::Identity;
 use crate::tls::TlsIdentity;
 

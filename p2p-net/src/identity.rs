@@ -4,10 +4,11 @@
 //! readable by its owner only, and is written whole or not at all.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use disk::{DiskFile, Open};
 use libp2p::PeerId;
 use libp2p::identity::{Keypair, PublicKey, ed25519};
 use p2p_core::NodeId;
@@ -111,19 +112,14 @@ fn store(path: &Path, secret: &[u8]) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
     let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
+    let mut file = DiskFile::open(&temporary, Open::Empty(0o600))?;
     file.write_all(HEADER)?;
     file.write_all(secret)?;
     file.sync_all()?;
-    let linked = fs::hard_link(&temporary, path);
-    fs::remove_file(&temporary)?;
+    let linked = disk::hard_link(&temporary, path);
+    disk::remove_file(&temporary)?;
     linked?;
-    fs::File::open(directory)?.sync_all()
+    disk::sync_dir(directory)
 }
 
 /// The libp2p name of a node; `None` if the bytes are not a point of the curve.

@@ -31,7 +31,7 @@ mod budget;
 mod compare;
 mod control;
 mod data;
-mod disk;
+mod disk_priority;
 mod error;
 mod hub;
 mod identity;
@@ -49,7 +49,7 @@ pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
-pub use disk::{DiskPriority, ParseDiskPriorityError};
+pub use disk_priority::{DiskPriority, ParseDiskPriorityError};
 pub use error::{AskError, FetchError, ReportError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use measure::{
@@ -61,4 +61,4 @@ pub use publish::{
     PublishError, PublishProgress, Published, SourceError, Verification, VerifyError, publish,
     verify,
 };
-pub use store::{BuildStore, StagedBuild, StoreError, StoredBuild};
+pub use store::{BuildDamage, BuildStore, StagedBuild, StoreError, StoredBuild};

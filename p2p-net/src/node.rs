@@ -23,7 +23,7 @@ use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 use crate::error::{AskError, FetchError, ReportError, StartError};
 use crate::hub::member::Outcome;
 use crate::hub::reports::Reports;

@@ -102,7 +102,7 @@ pub fn publish(
     let source = Source::walk(path, StateDirectory::Refuse)?;
     let work = WorkDir::new(store.staging(), Work::Publish)?;
     let root = work.path().join("tree");
-    std::fs::create_dir(&root).map_err(StoreError::write("create", &root, work.path(), 0))?;
+    disk::create_dir(&root).map_err(StoreError::write("create", &root, work.path(), 0))?;
     store::reserve(&root, source.entries())?;
     let map = Arc::new(FileMap::new(source.entries()));
     let copy = TreeFiles::new(root, map, Access::ReadWrite, store.open_files());

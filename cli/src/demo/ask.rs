@@ -31,14 +31,17 @@ mod tests {
 
     #[tokio::test]
     async fn version_of_a_running_service_is_told() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let listening = demo_service::Listening { socket, is_shared: false };
         let identity = demo_service::Identity {
             version: "7".into(),
             host: "host-1".into(),
             build: "ab12".into(),
         };
-        let service = tokio::spawn(demo_service::serve(listener, identity, std::future::pending()));
+        let behaviours = demo_service::Behaviours::default();
+        let service = demo_service::Service { identity, behaviours };
+        let service = tokio::spawn(demo_service::serve(listening, service, std::future::pending()));
         assert_eq!(version(port).await, Ok("7".into()));
         service.abort();
         assert!(service.await.unwrap_err().is_cancelled());

@@ -1,7 +1,7 @@
-//! Collects keys and raw values from the file, the environment and the flags.
+//! Collects keys and raw values from the bootstrap document, the file, the environment and the flags.
 //!
 //! Invariant: of each key only the value of the highest layer is kept, and every key is known. A
-//! table is never a value: `environment` is taken apart, so that a flag can change one variable of it.
+//! table is never a value: it is taken apart, so that a flag can change one key of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,21 +11,44 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{APP_KEYS, ConfigError, KEYS, VARIABLE_PREFIX};
+use super::schema::{self, Node, PathError};
+use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 5] = ["APP", "APP_DIR", "BUILD", "CONFIG", "LOG_LEVEL"];
+const OTHER_VARIABLES: [&str; 10] = [
+    "APP",
+    "APP_DIR",
+    "BOOTSTRAP",
+    "BOOTSTRAP_URL",
+    "BUILD",
+    "CONFIG",
+    "HOOK",
+    "LOG",
+    "LOG_LEVEL",
+    "STUB",
+];
 
 /// Where the settings come from.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
+    /// Settings of the document that this host was started from, below all others.
+    pub bootstrap: Option<BootstrapSettings>,
     /// The configuration file; `None` if there is none.
     pub file: Option<PathBuf>,
     /// The process's environment. Entries without the prefix are ignored.
     pub environment: Vec<(String, String)>,
     /// Settings given as flags, in order; of equal keys the last one counts.
     pub flags: Vec<FlagSetting>,
+}
+
+/// The settings that a bootstrap document gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BootstrapSettings {
+    /// Where the document came from, for messages.
+    pub source: String,
+    /// Values by key of the agent, such as `goal`.
+    pub settings: toml::Table,
 }
 
 /// A setting given on the command line.
@@ -43,6 +66,11 @@ pub struct FlagSetting {
 /// The place a setting came from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Origin {
+    /// The bootstrap document.
+    Bootstrap {
+        /// Where that came from.
+        source: String,
+    },
     /// A line of the configuration file.
     File {
         /// The file, as it was given.
@@ -60,14 +88,18 @@ pub enum Origin {
         /// The flag with its dashes.
         flag: String,
     },
+    /// Nowhere: the agent's own default.
+    Default,
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Bootstrap { source } => f.write_str(source),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
             Self::Environment { name } => f.write_str(name),
             Self::Flag { flag } => f.write_str(flag),
+            Self::Default => f.write_str("default"),
         }
     }
 }
@@ -99,6 +131,9 @@ pub(super) struct Layers {
 impl Layers {
     pub(super) fn collect(inputs: &Inputs) -> Result<Self, ConfigError> {
         let mut layers = Self::default();
+        if let Some(bootstrap) = &inputs.bootstrap {
+            layers.add_bootstrap(bootstrap)?;
+        }
         if let Some(path) = &inputs.file {
             layers.add_file(path)?;
         }
@@ -133,16 +168,29 @@ impl Layers {
         self.apps.iter().map(|(name, origin)| (name.as_str(), origin))
     }
 
-    /// Names of the variables that are set for the program of `app`.
-    pub(super) fn environment_names(&self, app: &str) -> impl Iterator<Item = &str> {
-        self.settings.keys().filter_map(move |path| match path.as_slice() {
-            [apps, of, environment, name]
-                if apps == "apps" && of == app && environment == "environment" =>
-            {
-                Some(name.as_str())
-            }
-            _ => None,
-        })
+    /// Names of the keys directly below the table at `path`, each once, in order.
+    pub(super) fn names(&self, path: &[&str]) -> Vec<&str> {
+        let below = self.settings.keys().filter_map(|key| {
+            let (prefix, rest) = key.split_at_checked(path.len())?;
+            (prefix == path).then_some(rest.first()?.as_str())
+        });
+        let mut names: Vec<&str> = below.collect();
+        names.dedup();
+        names
+    }
+
+    /// Where a key was given; `None` if no layer sets it.
+    pub(super) fn origin(&self, path: &[&str]) -> Option<&Origin> {
+        self.settings.iter().find(|(key, _)| *key == path).map(|(_, setting)| &setting.origin)
+    }
+
+    /// A complaint about the value of a key that is given.
+    pub(super) fn complaint(&self, path: &[&str], reason: impl Into<String>) -> ConfigError {
+        let (key, reason) = (path.join("."), reason.into());
+        match self.origin(path) {
+            Some(origin) => ConfigError::Invalid { origin: origin.clone(), key, reason },
+            None => ConfigError::Invalid { origin: Origin::Default, key, reason },
+        }
     }
 
     pub(super) fn origins(&self) -> BTreeMap<Vec<String>, Origin> {
@@ -155,44 +203,48 @@ impl Layers {
         let file = SourceFile { path, text: &text };
         let spans = DeTable::parse(&text).map_err(|error| file.syntax_error(&error))?;
         let values: toml::Table = text.parse().map_err(|error| file.syntax_error(&error))?;
-        for (key, value) in spans.get_ref() {
-            let origin = file.origin(key);
-            let name: &str = key.get_ref();
-            if name == "apps" {
-                let apps = table(&origin, "apps", value)?;
-                for (app, value) in apps {
-                    let keys = table(&file.origin(app), app.get_ref(), value)?;
-                    self.add_app_table(&file, app, keys, &values)?;
-                }
-            } else {
-                let path = known_key(&[name], &origin)?;
-                self.set_toml(path, &values, origin);
-            }
+        self.add_table(&file, &mut vec![], (&schema::ROOT, spans.get_ref()), &values)
+    }
+
+    fn add_bootstrap(&mut self, bootstrap: &BootstrapSettings) -> Result<(), ConfigError> {
+        let origin = Origin::Bootstrap { source: bootstrap.source.clone() };
+        for (key, value) in &bootstrap.settings {
+            let path = known_key(&[key.as_str()], &origin)?;
+            let value = Raw::Toml(value.clone());
+            self.settings.insert(path, Setting { value, origin: origin.clone() });
         }
         Ok(())
     }
 
-    fn add_app_table(
+    /// Adds what is in the table at `path`, which is `node` by the schema.
+    fn add_table(
         &mut self,
         file: &SourceFile<'_>,
-        app: &Spanned<std::borrow::Cow<'_, str>>,
-        keys: &DeTable<'_>,
+        path: &mut Vec<String>,
+        (node, keys): (&'static Node, &DeTable<'_>),
         values: &toml::Table,
     ) -> Result<(), ConfigError> {
-        let name: &str = app.get_ref();
-        self.apps.entry(name.into()).or_insert_with(|| file.origin(app));
         for (key, value) in keys {
-            let origin = file.origin(key);
-            if key.get_ref() == "environment" {
-                let variables = table(&origin, "environment", value)?;
-                for (variable, _) in variables {
-                    let path = ["apps", name, "environment", variable.get_ref()];
-                    self.set_toml(path.map(String::from).to_vec(), values, file.origin(variable));
+            let (origin, name) = (file.origin(key), key.get_ref().to_string());
+            path.push(name);
+            let name = path.last().expect("it was pushed");
+            match node.child(name) {
+                None => {
+                    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+                    known_key(&parts, &origin)?;
                 }
-            } else {
-                let path = known_key(&["apps", name, key.get_ref()], &origin)?;
-                self.set_toml(path, values, origin);
+                Some(Node::Value) => self.set_toml(path.clone(), values, origin),
+                Some(child) => {
+                    let inner = table(&origin, name, value)?;
+                    if let [apps, app] = path.as_slice()
+                        && apps == "apps"
+                    {
+                        self.apps.entry(app.clone()).or_insert(origin);
+                    }
+                    self.add_table(file, path, (child, inner), values)?;
+                }
             }
+            path.pop();
         }
         Ok(())
     }
@@ -208,37 +260,19 @@ impl Layers {
 
     fn add_variable(&mut self, name: &str, value: String) -> Result<(), ConfigError> {
         let Some(rest) = name.strip_prefix(VARIABLE_PREFIX) else { return Ok(()) };
-        let parts: Vec<&str> = rest.split("__").collect();
-        let lower = |text: &str| text.to_ascii_lowercase();
         let origin = Origin::Environment { name: name.into() };
-        let path: Vec<String> = match parts.as_slice() {
-            [key] if KEYS.contains(&lower(key).as_str()) => vec![lower(key)],
-            [apps, app, key] if lower(apps) == "apps" => {
-                known_key(&["apps", &lower(app), &lower(key)], &origin)?
-            }
-            // The name of a variable is the program's business, so its case stays; it may contain
-            // the separator.
-            [apps, app, key, variable @ ..]
-                if lower(apps) == "apps" && lower(key) == "environment" =>
-            {
-                vec!["apps".into(), lower(app), lower(key), variable.join("__")]
-            }
-            [apps, ..] if lower(apps) == "apps" => {
-                return Err(ConfigError::Syntax {
-                    origin,
-                    reason:
-                        "expected SHOAL_APPS__APP__KEY or SHOAL_APPS__APP__ENVIRONMENT__VARIABLE"
-                            .into(),
-                });
-            }
-            [other] if OTHER_VARIABLES.contains(other) => return Ok(()),
-            _ => {
-                // Not an error: other programs of the family may have variables of their own.
-                let hint = super::suggestion_text(closest(&lower(rest), &KEYS));
+        let path = path_of_variable(rest);
+        let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+        if parts.first() == Some(&"apps") {
+            known_key(&parts, &origin).map_err(|error| as_variable(error, &path))?;
+        } else if schema::check_path(&parts).is_err() {
+            // Not an error: other programs of the family may have variables of their own.
+            if !OTHER_VARIABLES.contains(&rest) {
+                let hint = super::suggestion_text(schema::ROOT.suggestion(&parts.join("__")));
                 self.warnings.push(format!("{name} is not a setting of the agent{hint}"));
-                return Ok(());
             }
-        };
+            return Ok(());
+        }
         self.set_text(path, value, origin);
         Ok(())
     }
@@ -252,10 +286,7 @@ impl Layers {
             self.apps.entry(parts.last().copied().unwrap_or_default().into()).or_insert(origin);
             return Ok(());
         };
-        let path = match parts.as_slice() {
-            ["apps", _, "environment", _] => parts.iter().copied().map(String::from).collect(),
-            _ => known_key(&parts, &origin)?,
-        };
+        let path = known_key(&parts, &origin)?;
         self.set_text(path, value, origin);
         Ok(())
     }
@@ -308,23 +339,51 @@ fn table<'v, 'i>(
 
 /// The path of a key that exists and takes a value.
 fn known_key(parts: &[&str], origin: &Origin) -> Result<Vec<String>, ConfigError> {
-    let syntax = |reason| ConfigError::Syntax { origin: origin.clone(), reason };
-    let (known, within, key): (&[&'static str], _, _) = match parts {
-        ["apps", _, "environment", ..] => {
-            let reason = "\"environment\" takes one variable at a time: environment.NAME";
-            return Err(syntax(reason.into()));
+    let origin = origin.clone();
+    match schema::check_path(parts) {
+        Ok(()) => Ok(parts.iter().copied().map(String::from).collect()),
+        Err(PathError::Depth { expected }) => {
+            let reason = format!("expected {expected}, found {}", parts.join("."));
+            Err(ConfigError::Syntax { origin, reason })
         }
-        ["apps", app, key] => (&APP_KEYS, format!("apps.{app}"), (*key).to_owned()),
-        ["apps", ..] => {
-            return Err(syntax(format!("expected apps.NAME.KEY, found {}", parts.join("."))));
+        Err(PathError::Unknown { within, key, suggestion }) => {
+            let own = "the agent's settings".to_owned();
+            let within = if within.is_empty() { own } else { within };
+            Err(ConfigError::UnknownKey { origin, key, within, suggestion })
         }
-        _ => (&KEYS, "the agent's settings".into(), parts.join(".")),
-    };
-    if !known.contains(&key.as_str()) {
-        let suggestion = closest(&key, known);
-        return Err(ConfigError::UnknownKey { origin: origin.clone(), key, within, suggestion });
     }
-    Ok(parts.iter().copied().map(String::from).collect())
+}
+
+/// The key that a variable without its prefix names. Case is lost in variables, but for names of
+/// which it is part; those may contain the separator, too.
+fn path_of_variable(rest: &str) -> Vec<String> {
+    let mut path = vec![];
+    let mut node = &schema::ROOT;
+    let mut rest = Some(rest);
+    while let Some(text) = rest {
+        if let Node::Map { keeps_case: true, .. } = node {
+            path.push(text.to_owned());
+            break;
+        }
+        let (part, next) = text.split_once("__").map_or((text, None), |(a, b)| (a, Some(b)));
+        path.push(part.to_ascii_lowercase());
+        node = path.last().and_then(|part| node.child(part)).unwrap_or(&Node::Value);
+        rest = next;
+    }
+    path
+}
+
+/// The complaint about a variable says how variables look.
+fn as_variable(error: ConfigError, path: &[String]) -> ConfigError {
+    let parts: Vec<&str> = path.iter().map(String::as_str).collect();
+    match (error, schema::check_path(&parts)) {
+        (ConfigError::Syntax { origin, .. }, Err(PathError::Depth { expected })) => {
+            let expected = expected.replace('.', "__").to_uppercase();
+            let reason = format!("expected {VARIABLE_PREFIX}{expected}");
+            ConfigError::Syntax { origin, reason }
+        }
+        (other, _) => other,
+    }
 }
 
 /// The parts of a dotted key, which TOML allows to be quoted (`apps."my.app".exec`).
@@ -345,52 +404,9 @@ fn split_key(key: &str) -> Result<Vec<String>, String> {
     }
 }
 
-/// The key that `given` was probably meant to be: at most two letters away, and fewer than half.
-fn closest(given: &str, known: &[&'static str]) -> Option<&'static str> {
-    let distances = known.iter().map(|key| (edit_distance(given, key), *key));
-    let (distance, key) = distances.min()?;
-    (distance <= 2 && distance * 2 < key.len()).then_some(key)
-}
-
-/// Letters to insert, remove, replace, or swap with their neighbour to make `a` into `b` (optimal
-/// string alignment).
-fn edit_distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for i in 1..=a.len() {
-        let mut row = vec![i];
-        for j in 1..=b.len() {
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                best = best.min(rows[i - 2][j - 2] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn misspelt_keys_are_recognised_and_others_are_not() {
-        let cases = [
-            ("exce", &APP_KEYS[..], Some("exec")),
-            ("grace-period", &APP_KEYS, Some("grace_period")),
-            ("keep_build", &APP_KEYS, Some("keep_builds")),
-            ("seeder", &KEYS, Some("seeders")),
-            ("gaol", &KEYS, Some("goal")),
-            ("colour", &KEYS, None),
-            ("x", &KEYS, None),
-        ];
-        for (given, known, expected) in cases {
-            assert_eq!(closest(given, known), expected, "{given}");
-        }
-    }
 
     #[test]
     fn keys_may_be_quoted() {

@@ -1,6 +1,11 @@
 //! Each layer on its own, all of them together, and every wrong input that a person may give.
 
 use super::*;
+use crate::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
+use crate::probe::Probe;
+use crate::watch_files::OnChange;
+
+const PIN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 const SEEDER: &str =
     "/ip4/10.0.0.1/udp/7400/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
@@ -21,6 +26,7 @@ fn load(
         path
     });
     let inputs = Inputs {
+        bootstrap: None,
         file,
         environment: variables.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
         flags: flags
@@ -44,9 +50,9 @@ fn app<'a>(loaded: &'a Loaded, name: &str) -> &'a AppConfig {
     &loaded.config.apps[&name.parse::<AppName>().unwrap()]
 }
 
-#[test]
-fn file_sets_every_key() {
-    let text = format!(
+/// A file with every key of the agent and of apps.
+fn full_file() -> String {
+    format!(
         r#"
         host = "h1"
         state = "/tmp/state"
@@ -59,6 +65,10 @@ fn file_sets_every_key() {
         download_limit = "80Mbit"
         dscp = "background"
         disk_priority = "low"
+        labels = ["canary", "stage=prod"]
+        group = "g1"
+        control = "/run/shoal/control.sock"
+        metrics = "127.0.0.1:9464"
 
         [apps.web]
         exec = ["./server", "--port", "80"]
@@ -68,14 +78,92 @@ fn file_sets_every_key() {
         keep_builds = 5
         upload_limit = "1MB"
         download_limit = 2000
+        user = "www-data"
+        sockets = {{ http = "0.0.0.0:8080", dns = "udp:0.0.0.0:53", admin = "unix:/run/web.sock" }}
+        hold = true
+        pin = "{PIN}"
+        keep_bytes = "20GiB"
+        watch = {{ files = ["/etc/web.conf"], on_change = "reload" }}
+        [apps.web.health]
+        http = "http://127.0.0.1:8080/healthz"
+        interval = "3s"
+        timeout = "4s"
+        min_healthy_time = "0s"
+        deadline = "1m"
+        tries = 7
+        [apps.web.hooks]
+        before_switch = {{ exec = ["./install"], user = "root", timeout = "30s" }}
+        drain = {{ exec = "./drain now" }}
+
+        [apps.unit]
+        systemd = "web.service"
+        health.tcp = "localhost:81"
+
+        [apps.self]
+        is_agent = true
 
         [apps.words]
         exec = "./server --name 'a b'"
 
         [apps.data]
         "#
-    );
-    let loaded = load(Some(&text), &[], &[]).unwrap();
+    )
+}
+
+/// What it says of `web`.
+fn web_of_full_file() -> AppConfig {
+    let exec = |words: &[&str]| words.iter().copied().map(String::from).collect::<Vec<_>>();
+    AppConfig {
+        exec: Some(["./server", "--port", "80"].map(String::from).to_vec()),
+        environment: BTreeMap::from([("A".into(), "1".into())]),
+        working_directory: Some("data".into()),
+        grace_period: Duration::from_secs(90),
+        keep_builds: NonZero::new(5).unwrap(),
+        upload_limit: ByteRate::new(1_000_000),
+        download_limit: ByteRate::new(2_000),
+        systemd: None,
+        is_agent: false,
+        user: Some("www-data".into()),
+        sockets: BTreeMap::from([
+            ("http".into(), SocketAddress::Tcp("0.0.0.0:8080".parse().unwrap())),
+            ("dns".into(), SocketAddress::Udp("0.0.0.0:53".parse().unwrap())),
+            ("admin".into(), SocketAddress::Unix("/run/web.sock".into())),
+        ]),
+        swap: Swap::Overlap,
+        health: Health {
+            probe: Some(Probe::Http {
+                address: "127.0.0.1:8080".parse().unwrap(),
+                path: "/healthz".into(),
+            }),
+            interval: Duration::from_secs(3),
+            timeout: Duration::from_secs(4),
+            min_healthy_time: Duration::ZERO,
+            deadline: Duration::from_mins(1),
+            tries: NonZero::new(7).unwrap(),
+        },
+        hooks: Hooks {
+            before_switch: Some(Hook {
+                exec: exec(&["./install"]),
+                user: Some("root".into()),
+                timeout: Duration::from_secs(30),
+            }),
+            drain: Some(Hook {
+                exec: exec(&["./drain", "now"]),
+                user: None,
+                timeout: HOOK_TIMEOUT_DEFAULT,
+            }),
+            ..Hooks::default()
+        },
+        watch: WatchedFiles { files: vec!["/etc/web.conf".into()], on_change: OnChange::Reload },
+        hold: true,
+        pin: Some(PIN.parse().unwrap()),
+        keep_bytes: Some(20 << 30),
+    }
+}
+
+#[test]
+fn file_sets_every_key() {
+    let loaded = load(Some(&full_file()), &[], &[]).unwrap();
     let config = &loaded.config;
     assert_eq!(config.host, "h1");
     assert_eq!(config.state, PathBuf::from("/tmp/state"));
@@ -86,20 +174,19 @@ fn file_sets_every_key() {
     assert_eq!(config.upload_limit.map(ByteRate::get), Some(40_000_000));
     assert_eq!(config.download_limit.map(ByteRate::get), Some(10_000_000));
     assert_eq!((config.dscp, config.disk_priority), (TrafficClass::Background, DiskPriority::Low));
-    assert_eq!(config.apps.len(), 3);
-    assert_eq!(
-        *app(&loaded, "web"),
-        AppConfig {
-            exec: Some(["./server", "--port", "80"].map(String::from).to_vec()),
-            environment: BTreeMap::from([("A".into(), "1".into())]),
-            working_directory: Some("data".into()),
-            grace_period: Duration::from_secs(90),
-            keep_builds: NonZero::new(5).unwrap(),
-            upload_limit: ByteRate::new(1_000_000),
-            download_limit: ByteRate::new(2_000),
-            ..AppConfig::default()
-        }
-    );
+    let labels: Vec<_> = config.labels.iter().map(ToString::to_string).collect();
+    assert_eq!((labels, config.group.as_str()), (vec!["canary".into(), "stage=prod".into()], "g1"));
+    assert_eq!(config.control_path(), PathBuf::from("/run/shoal/control.sock"));
+    assert_eq!(config.metrics, Some("127.0.0.1:9464".parse().unwrap()));
+    assert_eq!(config.apps.len(), 5);
+    assert_eq!(*app(&loaded, "web"), web_of_full_file());
+    let unit = app(&loaded, "unit");
+    assert_eq!(unit.systemd.as_deref(), Some("web.service"));
+    let tcp = Probe::Tcp { address: "127.0.0.1:81".parse().unwrap() };
+    assert_eq!((&unit.health.probe, unit.swap), (&Some(tcp), Swap::Stop));
+    assert!(app(&loaded, "self").is_agent);
+    // What is shown has the same effect, with every key given.
+    assert_eq!(load(Some(&loaded.to_string()), &[], &[]).unwrap().config, *config);
     assert_eq!(app(&loaded, "words").exec.as_ref().unwrap(), &["./server", "--name", "a b"]);
     assert_eq!(app(&loaded, "data").exec, None);
     assert!(loaded.warnings.is_empty());
@@ -110,6 +197,16 @@ fn example_is_valid() {
     let loaded = load(Some(include_str!("../../example.toml")), &[], &[]).unwrap();
     assert!(app(&loaded, "web").exec.is_some());
     assert_eq!(app(&loaded, "models").exec, None);
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn example_explains_every_key() {
+    let text = include_str!("../../example.toml");
+    for key in schema::names() {
+        let is_there = text.contains(&format!("{key} =")) || text.contains(&format!(".{key}]"));
+        assert!(is_there, "{key} is missing in example.toml");
+    }
 }
 
 #[test]
@@ -126,6 +223,11 @@ fn variables_are_enough() {
         ("SHOAL_APPS__WEB__KEEP_BUILDS", "2"),
         ("SHOAL_APPS__WEB__WORKING_DIRECTORY", "/srv"),
         ("SHOAL_APPS__DATA__KEEP_BUILDS", "1"),
+        ("SHOAL_LABELS", "canary,stage=dev"),
+        ("SHOAL_APPS__WEB__SOCKETS__HTTP", "127.0.0.1:80"),
+        ("SHOAL_APPS__WEB__HEALTH__COMMAND", "./check --fast"),
+        ("SHOAL_APPS__WEB__HOOKS__AFTER_SWITCH__EXEC", "./prime"),
+        ("SHOAL_APPS__WEB__WATCH__FILES", "/etc/a,/etc/b"),
         ("PATH", "/bin"),
         ("SHOAL_APP_DIR", "of the agent that runs this one"),
     ];
@@ -143,6 +245,10 @@ fn variables_are_enough() {
     assert_eq!(web.grace_period, Duration::from_secs(2));
     assert_eq!(web.working_directory, Some("/srv".into()));
     assert_eq!(app(&loaded, "data").keep_builds.get(), 1);
+    assert_eq!(config.labels.len(), 2);
+    assert!(web.sockets.contains_key("http") && web.hooks.after_switch.is_some());
+    assert!(matches!(&web.health.probe, Some(Probe::Command { exec }) if exec.len() == 2));
+    assert_eq!(web.watch.files, [PathBuf::from("/etc/a"), PathBuf::from("/etc/b")]);
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
@@ -153,6 +259,8 @@ fn defaults_fill_the_rest() {
     let machine = rustix::system::uname().nodename().to_str().unwrap().to_owned();
     assert_eq!(config.host, machine);
     assert_eq!(config.state, PathBuf::from("/var/lib/shoal"));
+    assert_eq!(config.control_path(), PathBuf::from("/var/lib/shoal/control.sock"));
+    assert_eq!((config.metrics, config.group.as_str()), (None, ""));
     assert_eq!(config.listen, "0.0.0.0:0".parse().unwrap());
     assert_eq!((config.limits(), app(&loaded, "web").limits()), Default::default());
     assert_eq!((config.dscp, config.disk_priority), (TrafficClass::Default, DiskPriority::Normal));
@@ -175,6 +283,9 @@ fn flags_win_over_variables_and_variables_over_the_file() {
         ("zone", "flag"),
         ("apps.web.environment.A", "flag"),
         ("apps.web.exec", "[\"./run\", \"--port\", \"80\"]"),
+        ("apps.web.hooks.drain.exec", "./drain"),
+        ("apps.web.health.notify", "true"),
+        ("apps.web.hold", "true"),
         ("apps.\"a.b\".exec", "./b"),
     ];
     let loaded = load(Some(file), &[&ENOUGH[..], &variables].concat(), &flags).unwrap();
@@ -185,6 +296,8 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     );
     let web = app(&loaded, "web");
     assert_eq!(web.exec.as_ref().unwrap(), &["./run", "--port", "80"]);
+    assert!(web.hold && web.hooks.drain.is_some());
+    assert_eq!((&web.health.probe, config.group.as_str()), (&Some(Probe::Notify), "flag"));
     let environment: Vec<_> = web.environment.values().map(String::as_str).collect();
     assert_eq!(environment, ["flag", "variable", "file"]);
     assert_eq!(app(&loaded, "a.b").exec.as_ref().unwrap(), &["./b"]);
@@ -298,6 +411,142 @@ fn values_that_do_not_fit_are_named_with_their_line() {
     check_mistakes(&cases);
 }
 
+#[test]
+fn values_of_new_kinds_that_do_not_fit_are_named() {
+    let cases = [
+        ("labels = [\"A\"]", "shoal.toml:1: labels: \"A\" is not a label"),
+        ("group = \"\"", "shoal.toml:1: group: \"\" is not a group"),
+        ("metrics = \"9464\"", "shoal.toml:1: metrics: \"9464\" is not an address"),
+        (
+            "apps.web.user = \"a b\"",
+            "shoal.toml:1: apps.web.user: \"a b\" is not the name of a user",
+        ),
+        (
+            "apps.web.hold = 1",
+            "shoal.toml:1: apps.web.hold: expected true or false, found a number",
+        ),
+        ("apps.web.pin = \"12\"", "shoal.toml:1: apps.web.pin: \"12\" is not a build"),
+        (
+            "apps.web.keep_bytes = \"2Gbit\"",
+            "shoal.toml:1: apps.web.keep_bytes: \"2Gbit\" is not a size",
+        ),
+        ("apps.web.swap = \"both\"", "shoal.toml:1: apps.web.swap: \"both\" is not a way"),
+        ("apps.x.systemd = \"web\"", "shoal.toml:1: apps.x.systemd: \"web\" is not a unit"),
+        ("apps.web.sockets = 1", "shoal.toml:1: \"sockets\" has to be a table"),
+        ("apps.web.sockets.a = \"80\"", "shoal.toml:1: apps.web.sockets.a: \"80\" is not a socket"),
+        ("apps.web.sockets.a = \"[::]:0\"", "shoal.toml:1: apps.web.sockets.a: port 0"),
+        ("apps.web.sockets.a = \"unix:a\"", "shoal.toml:1: apps.web.sockets.a: \"unix:a\""),
+        ("apps.web.sockets.\"a:b\" = \"[::]:1\"", "shoal.toml:1: apps.web.sockets.a:b: \"a:b\""),
+        (
+            "apps.web.watch.files = [\"a\"]",
+            "shoal.toml:1: apps.web.watch.files: \"a\" is not an abs",
+        ),
+        ("apps.web.watch.on_change = \"x\"", "shoal.toml:1: apps.web.watch.on_change: \"x\""),
+        (
+            "apps.web.health.htp = \"x\"",
+            "shoal.toml:1: unknown key \"htp\" in apps.web.health; did you mean \"http\"?",
+        ),
+        (
+            "apps.web.health.http = \"https://a\"",
+            "shoal.toml:1: apps.web.health.http: \"https://a\"",
+        ),
+        (
+            "apps.web.health.tcp = \"a\"",
+            "shoal.toml:1: apps.web.health.tcp: \"a\" is not an address",
+        ),
+        ("apps.web.health.interval = \"0s\"", "shoal.toml:1: apps.web.health.interval: expected"),
+        ("apps.web.hooks.drain = 1", "shoal.toml:1: \"drain\" has to be a table"),
+        (
+            "apps.web.hooks.drian = 1",
+            "shoal.toml:1: unknown key \"drian\" in apps.web.hooks; did you mean \"drain\"?",
+        ),
+        (
+            "apps.web.hooks.drain.user = \"a\"",
+            "shoal.toml:1: apps.web.hooks.drain.user: the hook has no command",
+        ),
+    ];
+    check_mistakes(&cases);
+}
+
+#[test]
+fn keys_that_exclude_each_other_are_named() {
+    let cases = [
+        (
+            "[apps.web]\nsystemd = \"w.service\"",
+            "shoal.toml:2: apps.web.systemd: the app has a program",
+        ),
+        (
+            "[apps.x.sockets]\na = \"[::]:80\"",
+            "shoal.toml:2: apps.x.sockets.a: the agent does that",
+        ),
+        ("apps.x.swap = \"overlap\"", "shoal.toml:1: apps.x.swap: the agent does that"),
+        ("apps.x.health.notify = true", "shoal.toml:1: apps.x.health.notify: the agent does that"),
+        ("apps.x.working_directory = \"a\"", "shoal.toml:1: apps.x.working_directory: the agent"),
+        ("apps.x.watch.files = [\"/a\"]", "shoal.toml:1: apps.x.watch.files: there is no program"),
+        (
+            "apps.web.health = { tcp = \"[::1]:1\",\nnotify = true }",
+            "shoal.toml:2: apps.web.health.notify: there is a probe already: health.tcp",
+        ),
+        (
+            "[apps.web.health]\nmin_healthy_time = \"2m\"",
+            "shoal.toml:2: apps.web.health.min_healthy_time: no build can be healthy for 2m",
+        ),
+        (
+            "[apps.web.health]\ndeadline = \"1s\"",
+            "shoal.toml:2: apps.web.health.deadline: no build can be healthy for 10s",
+        ),
+        (
+            "[apps.x]\nis_agent = true\nexec = \"a\"",
+            "shoal.toml:3: apps.x.exec: the app is the agent itself",
+        ),
+        (
+            "[apps.x]\nis_agent = true\n[apps.y]\nis_agent = true",
+            "shoal.toml:4: apps.y.is_agent: apps.x is the agent already",
+        ),
+        (
+            "[apps.web.sockets]\na = \"[::]:80\"\nb = \"[::]:80\"",
+            "shoal.toml:3: apps.web.sockets.b: apps.web.sockets.a has this address already",
+        ),
+    ];
+    check_mistakes(&cases);
+}
+
+#[test]
+fn what_may_be_a_mistake_is_a_warning() {
+    for (flags, part) in [
+        (&[("apps.web.swap", "overlap")][..], "holds no sockets"),
+        (&[("apps.web.swap", "stop"), ("apps.web.sockets.a", "[::]:80")], "connections wait"),
+    ] {
+        let warnings = load(None, &ENOUGH, flags).unwrap().warnings;
+        assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
+    }
+    let sockets = [("apps.web.sockets.a", "[::]:80")];
+    assert!(load(None, &ENOUGH, &sockets).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn bootstrap_is_below_everything_else() {
+    let settings =
+        format!("zone = \"b\"\nrack = \"b\"\ngoal = \"file:///b\"\nseeders = [\"{SEEDER}\"]");
+    let settings: toml::Table = settings.parse().unwrap();
+    let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let inputs = Inputs {
+        bootstrap: Some(BootstrapSettings { source: "/b.toml".into(), settings }),
+        environment: vec![variable("SHOAL_ZONE", "v"), variable("SHOAL_APPS__WEB__EXEC", "./a")],
+        ..Inputs::default()
+    };
+    let loaded = Config::load(&inputs).unwrap();
+    assert_eq!((loaded.config.zone.as_str(), loaded.config.rack.as_str()), ("v", "b"));
+    let shown = loaded.to_string();
+    let rack = shown.lines().find(|line| line.starts_with("rack")).unwrap();
+    assert!(rack.ends_with("# /b.toml"), "{rack}");
+    let wrong = "gaol = 1".parse().unwrap();
+    let bootstrap = Some(BootstrapSettings { source: "/b.toml".into(), settings: wrong });
+    let error = Config::load(&Inputs { bootstrap, ..Inputs::default() }).unwrap_err();
+    assert!(error.to_string().starts_with("/b.toml: unknown key \"gaol\""), "{error}");
+    assert_eq!(Config::state_directory(&inputs).unwrap(), PathBuf::from(STATE_DEFAULT));
+}
+
 fn check_mistakes(cases: &[(&str, &str)]) {
     for (text, expected) in cases.iter().copied() {
         // Variables win over the file, so each key is left to the file alone.
@@ -318,7 +567,7 @@ fn mistakes_elsewhere_are_named_with_their_place() {
     let variables = [
         ("SHOAL_LISTEN", "x", "SHOAL_LISTEN: listen: \"x\" is not an address"),
         ("SHOAL_APPS__WEB__EXCE", "x", "SHOAL_APPS__WEB__EXCE: unknown key \"exce\" in apps.web"),
-        ("SHOAL_APPS__WEB", "x", "SHOAL_APPS__WEB: expected SHOAL_APPS__APP__KEY"),
+        ("SHOAL_APPS__WEB", "x", "SHOAL_APPS__WEB: expected SHOAL_APPS__NAME__KEY"),
         (
             "SHOAL_APPS__WEB__KEEP_BUILDS",
             "many",
@@ -327,7 +576,7 @@ fn mistakes_elsewhere_are_named_with_their_place() {
         (
             "SHOAL_APPS__WEB__ENVIRONMENT",
             "A=1",
-            "SHOAL_APPS__WEB__ENVIRONMENT: \"environment\" takes one",
+            "SHOAL_APPS__WEB__ENVIRONMENT: expected SHOAL_APPS__NAME__ENVIRONMENT__VARIABLE",
         ),
     ];
     for (name, value, expected) in variables {
@@ -338,7 +587,7 @@ fn mistakes_elsewhere_are_named_with_their_place() {
     let flags = [
         ("gaol", "x", "--set: unknown key \"gaol\""),
         ("apps.web", "x", "--set: expected apps.NAME.KEY, found apps.web"),
-        ("apps.web.exec.x", "x", "--set: expected apps.NAME.KEY"),
+        ("apps.web.exec.x", "x", "--set: expected apps.NAME.exec, found"),
         ("goal.x", "x", "--set: unknown key \"goal.x\""),
         ("a b", "x", "--set: \"a b\" is not a key"),
         ("apps.web.exec", "[1]", "--set: apps.web.exec: expected a list of strings"),

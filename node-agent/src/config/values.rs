@@ -3,24 +3,40 @@
 //! A value from the file has a TOML type, which must fit. A value from the environment or a flag is
 //! text: taken as it is where text is wanted, else read as TOML or in the usual short form.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use goal_state::GoalUrl;
-use p2p_core::ByteRate;
+use goal_state::{GoalUrl, Label};
+use p2p_core::{BuildId, ByteRate};
 use p2p_net::SeederAddress;
 use toml::Value;
 
 use super::layers::Raw;
-use super::words;
+use super::{Swap, words};
 use crate::launch::VARIABLE_PREFIX;
+use crate::probe::Probe;
+use crate::sockets::SocketAddress;
+use crate::watch_files::OnChange;
 
 /// Longest host name: that of a DNS name.
 const HOST_CHARS_MAX: usize = 253;
+
+/// Longest path of a unix socket: that of the kernel, without its end mark.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Longest name of a token group; it travels in control messages.
+const GROUP_CHARS_MAX: usize = 128;
+
+/// Longest name of a user: that of Linux.
+const USER_CHARS_MAX: usize = 32;
+
+/// Longest name of a systemd unit.
+const UNIT_CHARS_MAX: usize = 255;
 
 pub(super) fn text(raw: &Raw) -> Result<String, String> {
     match raw {
@@ -65,19 +81,204 @@ pub(super) fn socket(raw: &Raw) -> Result<SocketAddr, String> {
     })
 }
 
+/// A unix socket of the agent.
+pub(super) fn socket_path(raw: &Raw) -> Result<PathBuf, String> {
+    let path = path(raw)?;
+    let bytes = path.as_os_str().len();
+    (bytes <= SOCKET_PATH_BYTES_MAX).then_some(path).ok_or_else(|| {
+        format!("the path has {bytes} bytes, but that of a socket may have {SOCKET_PATH_BYTES_MAX}")
+    })
+}
+
+/// Where a program is asked: `IP:PORT` or `localhost:PORT`.
+pub(super) fn target(raw: &Raw) -> Result<SocketAddr, String> {
+    let text = text(raw)?;
+    target_of(&text).ok_or_else(|| {
+        format!("{text:?} is not an address of a program: expected IP:PORT, such as 127.0.0.1:8080")
+    })
+}
+
+fn target_of(text: &str) -> Option<SocketAddr> {
+    let local = text.strip_prefix("localhost:");
+    let address: SocketAddr = match local {
+        Some(port) => (Ipv4Addr::LOCALHOST, port.parse().ok()?).into(),
+        None => text.parse().ok()?,
+    };
+    (address.port() != 0).then_some(address)
+}
+
+pub(super) fn http_probe(raw: &Raw) -> Result<Probe, String> {
+    let text = text(raw)?;
+    let wrong = || {
+        format!(
+            "{text:?} is not what a host asks its own program: expected http://IP:PORT/PATH, such as http://127.0.0.1:8080/healthz"
+        )
+    };
+    let rest = text.strip_prefix("http://").ok_or_else(wrong)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let address = target_of(authority).filter(|_| is_plain).ok_or_else(wrong)?;
+    let path = if path.is_empty() { "/".into() } else { path.into() };
+    Ok(Probe::Http { address, path })
+}
+
+/// A socket that the agent holds, and its name.
+pub(super) fn app_socket(name: &str, raw: &Raw) -> Result<SocketAddress, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || !name.chars().all(is_plain) {
+        let reason = "is not the name of a socket: expected letters, digits, '-', '_' and '.'";
+        return Err(format!("{name:?} {reason}"));
+    }
+    let text = text(raw)?;
+    let wrong = || format!("{text:?} is not a socket: expected IP:PORT, udp:IP:PORT or unix:/PATH");
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = socket_path(&Raw::Toml(Value::from(path)))?;
+        return path.is_absolute().then_some(SocketAddress::Unix(path)).ok_or_else(wrong);
+    }
+    let (text, is_udp) = text.strip_prefix("udp:").map_or((text.as_str(), false), |t| (t, true));
+    let address: SocketAddr = text.parse().map_err(|_error| wrong())?;
+    if address.port() == 0 {
+        return Err("port 0 is no place where clients could find the program".into());
+    }
+    Ok(if is_udp { SocketAddress::Udp(address) } else { SocketAddress::Tcp(address) })
+}
+
+/// A socket as it can be given.
+pub(super) fn socket_text(address: &SocketAddress) -> String {
+    match address {
+        SocketAddress::Tcp(address) => address.to_string(),
+        SocketAddress::Udp(address) => format!("udp:{address}"),
+        SocketAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
 pub(super) fn seeders(raw: &Raw) -> Result<Vec<SeederAddress>, String> {
-    let texts = match raw {
-        Raw::Toml(value) => strings(value)?,
+    let texts = list(raw)?;
+    texts.iter().map(|text| text.parse().map_err(|error| format!("{error}"))).collect()
+}
+
+pub(super) fn labels(raw: &Raw) -> Result<BTreeSet<Label>, String> {
+    let texts = list(raw)?;
+    texts.iter().map(|text| text.parse().map_err(|error| format!("{error}"))).collect()
+}
+
+pub(super) fn absolute_paths(raw: &Raw) -> Result<Vec<PathBuf>, String> {
+    let paths: Vec<PathBuf> = list(raw)?.into_iter().map(PathBuf::from).collect();
+    match paths.iter().find(|path| !path.is_absolute()) {
+        Some(path) => Err(format!("{:?} is not an absolute path", path.display().to_string())),
+        None => Ok(paths),
+    }
+}
+
+/// A list of texts without blanks and commas in them, which separate them outside of TOML.
+fn list(raw: &Raw) -> Result<Vec<String>, String> {
+    match raw {
+        Raw::Toml(value) => strings(value),
         Raw::Text(text) => match parse_toml(text) {
-            Some(value @ Value::Array(_)) => strings(&value)?,
-            _ => text
+            Some(value @ Value::Array(_)) => strings(&value),
+            _ => Ok(text
                 .split([',', ' ', '\n', '\t'])
                 .filter(|part| !part.is_empty())
                 .map(String::from)
-                .collect(),
+                .collect()),
         },
-    };
-    texts.iter().map(|text| text.parse().map_err(|error| format!("{error}"))).collect()
+    }
+}
+
+pub(super) fn group(raw: &Raw) -> Result<String, String> {
+    let group = text(raw)?;
+    let is_plain = !group.is_empty() && !group.chars().any(char::is_control);
+    (is_plain && group.chars().count() <= GROUP_CHARS_MAX).then_some(group.clone()).ok_or_else(
+        || format!("{group:?} is not a group: expected 1 to {GROUP_CHARS_MAX} characters"),
+    )
+}
+
+pub(super) fn boolean(raw: &Raw) -> Result<bool, String> {
+    match raw {
+        Raw::Toml(Value::Boolean(value)) => Ok(*value),
+        Raw::Toml(other) => Err(format!("expected true or false, found {}", kind(other))),
+        Raw::Text(text) => {
+            text.trim().parse().map_err(|_error| format!("expected true or false, found {text:?}"))
+        }
+    }
+}
+
+/// Bytes, such as `20GiB`.
+pub(super) fn byte_size(raw: &Raw) -> Result<u64, String> {
+    let wrong = |found: &str| format!("{found} is not a size above 0; write it as \"20GiB\"");
+    match raw {
+        Raw::Toml(Value::Integer(bytes)) => u64::try_from(*bytes)
+            .ok()
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| wrong(&bytes.to_string())),
+        other => {
+            let text = text(other)?;
+            // Sizes are written as rates are, but for what makes them rates.
+            let is_rate = text.contains("bit") || text.contains('/');
+            let parsed = text.parse::<ByteRate>().ok().filter(|_| !is_rate);
+            parsed.map(ByteRate::get).ok_or_else(|| wrong(&format!("{text:?}")))
+        }
+    }
+}
+
+pub(super) fn build(raw: &Raw) -> Result<BuildId, String> {
+    let text = text(raw)?;
+    text.parse().map_err(|error| {
+        format!("{text:?} is not a build: {error}; give the whole id, as `shoal publish` prints it")
+    })
+}
+
+pub(super) fn user(raw: &Raw) -> Result<String, String> {
+    let user = text(raw)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_name = user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+        && user.chars().all(is_plain)
+        && user.len() <= USER_CHARS_MAX;
+    is_name
+        .then_some(user.clone())
+        .ok_or_else(|| format!("{user:?} is not the name of a user, such as \"www-data\""))
+}
+
+/// A systemd unit that can be restarted.
+pub(super) fn unit(raw: &Raw) -> Result<String, String> {
+    let unit = text(raw)?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    let is_unit = unit.strip_suffix(".service").is_some_and(|name| !name.is_empty())
+        && unit.chars().all(is_plain)
+        && unit.len() <= UNIT_CHARS_MAX;
+    is_unit
+        .then_some(unit.clone())
+        .ok_or_else(|| format!("{unit:?} is not a unit of systemd, such as \"web.service\""))
+}
+
+pub(super) fn swap(raw: &Raw) -> Result<Swap, String> {
+    let text = text(raw)?;
+    let known = [Swap::Overlap, Swap::Stop];
+    known.into_iter().find(|swap| swap_text(*swap) == text).ok_or_else(|| {
+        format!("{text:?} is not a way to swap programs: expected \"overlap\" or \"stop\"")
+    })
+}
+
+pub(super) const fn swap_text(swap: Swap) -> &'static str {
+    match swap {
+        Swap::Stop => "stop",
+        Swap::Overlap => "overlap",
+    }
+}
+
+pub(super) fn on_change(raw: &Raw) -> Result<OnChange, String> {
+    let text = text(raw)?;
+    let known = [OnChange::Restart, OnChange::Reload];
+    known.into_iter().find(|change| on_change_text(*change) == text).ok_or_else(|| {
+        format!("{text:?} is not what can follow a change: expected \"restart\" or \"reload\"")
+    })
+}
+
+pub(super) const fn on_change_text(on_change: OnChange) -> &'static str {
+    match on_change {
+        OnChange::Restart => "restart",
+        OnChange::Reload => "reload",
+    }
 }
 
 pub(super) fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
@@ -99,6 +300,16 @@ pub(super) fn duration(raw: &Raw) -> Result<Duration, String> {
     let text = text(raw)?;
     humantime::parse_duration(&text)
         .map_err(|error| format!("{text:?} is not a duration such as \"10s\" or \"2m\": {error}"))
+}
+
+pub(super) fn duration_above_zero(raw: &Raw) -> Result<Duration, String> {
+    let time = duration(raw)?;
+    if time.is_zero() { Err("expected a duration above 0".into()) } else { Ok(time) }
+}
+
+pub(super) fn tries(raw: &Raw) -> Result<NonZero<u32>, String> {
+    let wrong = |_error| "expected a whole number below 4 billion".to_owned();
+    count(raw).and_then(|count| count.try_into().map_err(wrong))
 }
 
 pub(super) fn count(raw: &Raw) -> Result<NonZero<usize>, String> {

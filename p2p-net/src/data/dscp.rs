@@ -378,7 +378,7 @@ mod tests {
     async fn packets_of_a_data_plane_are_marked() {
         use crate::data::transport::Transport;
         use crate::data::{DataConfig, DataPlane};
-        use crate::disk::DiskPriority;
+        use crate::disk_priority::DiskPriority;
         use crate::identity::Identity;
         use p2p_core::{Contact, Location, PeerRole};
 

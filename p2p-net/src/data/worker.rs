@@ -28,7 +28,7 @@ use super::quic::{self, QuicEndpoint};
 use super::transfer::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote_node_of};
 
 /// A dial that takes longer has failed.

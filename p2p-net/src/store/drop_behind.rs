@@ -109,7 +109,7 @@ mod tests {
     use std::process::Command;
     use std::sync::Arc;
 
-    use crate::disk::DiskPriority;
+    use crate::disk_priority::DiskPriority;
     use crate::store::testing::random_bytes;
     use crate::{BuildStore, StoredBuild, publish};
 

@@ -1,12 +1,10 @@
 //! Small files and directories that survive a power cut, and how much space is left.
 //!
-//! Owns the order "write, sync, rename, sync the directory" and nothing else. All calls block.
+//! Says by the errors of the store what `disk` does. All calls block.
 
-use std::fs::File;
-use std::io::{self, Write};
 use std::path::Path;
 
-use rustix::fs::{CWD, RenameFlags};
+use disk::Durability;
 
 use super::error::StoreError;
 
@@ -16,17 +14,15 @@ use super::error::StoreError;
 ///
 /// # Errors
 ///
-/// The system's reason. `path` is as before, `scratch` may be left behind.
+/// The system's reason. `path` is as before, or the new file that may not be durable.
 pub(crate) fn replace_file(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let directory = parent_of(path);
-    let write = || {
-        let mut file = File::create(scratch)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(StoreError::write("write", scratch, directory, bytes.len() as u64))?;
-    std::fs::rename(scratch, path).map_err(StoreError::io("rename a file to", path))?;
-    sync_directory(directory)
+    let size = bytes.len() as u64;
+    disk::replace_file(path, scratch, bytes, Durability::Synced).map_err(StoreError::write(
+        "write",
+        path,
+        parent_of(path),
+        size,
+    ))
 }
 
 /// Makes the names in a directory durable.
@@ -35,26 +31,7 @@ pub(crate) fn replace_file(path: &Path, scratch: &Path, bytes: &[u8]) -> Result<
 ///
 /// The system's reason.
 pub(crate) fn sync_directory(path: &Path) -> Result<(), StoreError> {
-    let sync = || File::open(path)?.sync_all();
-    sync().map_err(StoreError::io("sync", path))
-}
-
-/// Renames `from` to `to` unless there is something already, then by an error of the kind
-/// [`io::ErrorKind::AlreadyExists`]. Not durable before both directories are synced.
-///
-/// # Errors
-///
-/// The system's reason.
-pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some network and stacked file systems do not know the flag. Looking first leaves a gap
-        // for a second process, which then loses the race to a build with the same bytes.
-        Err(rustix::io::Errno::INVAL) => match std::fs::symlink_metadata(to) {
-            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
-            Err(_) => std::fs::rename(from, to),
-        },
-        outcome => Ok(outcome?),
-    }
+    disk::sync_dir(path).map_err(StoreError::io("sync", path))
 }
 
 /// Bytes that this process may still take of the disk that holds `path`.

@@ -4,12 +4,13 @@
 //! hundreds of builds and thousands of files stays within the usual limit of open files. Never
 //! closes a handle that somebody is using: handles are counted.
 
-use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::DiskPriority;
+use disk::DiskFile;
+
+use crate::disk_priority::DiskPriority;
 
 /// Most handles kept open. A quarter of the usual soft limit of 1024 leaves room for sockets and
 /// for several stores in one process; half would reopen more often when many builds are served.
@@ -25,7 +26,7 @@ pub(super) struct FileKey {
 #[derive(Debug)]
 struct Slot {
     key: FileKey,
-    handle: Arc<File>,
+    handle: Arc<DiskFile>,
     last_used: u64,
 }
 
@@ -66,8 +67,8 @@ impl OpenFiles {
     pub(super) fn get_or_open(
         &self,
         key: FileKey,
-        open: impl FnOnce() -> io::Result<File>,
-    ) -> io::Result<Arc<File>> {
+        open: impl FnOnce() -> io::Result<DiskFile>,
+    ) -> io::Result<Arc<DiskFile>> {
         if let Some(handle) = self.lock().find(key) {
             return Ok(handle);
         }
@@ -79,7 +80,7 @@ impl OpenFiles {
     }
 
     /// The open handle of `key`, if there is one.
-    pub(super) fn get(&self, key: FileKey) -> Option<Arc<File>> {
+    pub(super) fn get(&self, key: FileKey) -> Option<Arc<DiskFile>> {
         self.lock().find(key)
     }
 
@@ -94,14 +95,14 @@ impl OpenFiles {
 }
 
 impl Slots {
-    fn find(&mut self, key: FileKey) -> Option<Arc<File>> {
+    fn find(&mut self, key: FileKey) -> Option<Arc<DiskFile>> {
         self.uses += 1;
         let slot = self.slots.iter_mut().find(|slot| slot.key == key)?;
         slot.last_used = self.uses;
         Some(Arc::clone(&slot.handle))
     }
 
-    fn insert(&mut self, key: FileKey, handle: Arc<File>) {
+    fn insert(&mut self, key: FileKey, handle: Arc<DiskFile>) {
         if self.slots.len() >= OPEN_FILES_MAX {
             let oldest = self.slots.iter().enumerate().min_by_key(|(_, slot)| slot.last_used);
             if let Some((position, _)) = oldest {
@@ -115,6 +116,10 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use disk::Open;
+
     use super::*;
 
     #[test]
@@ -127,7 +132,7 @@ mod tests {
             files
                 .get_or_open(key, || {
                     is_new = true;
-                    File::open("/dev/null")
+                    DiskFile::open(Path::new("/dev/null"), Open::Read)
                 })
                 .unwrap();
             is_new
@@ -147,7 +152,11 @@ mod tests {
         let files = OpenFiles::default();
         let (one, two) = (files.new_owner(), files.new_owner());
         for owner in [one, two] {
-            files.get_or_open(FileKey { owner, file: 0 }, || File::open("/dev/null")).unwrap();
+            files
+                .get_or_open(FileKey { owner, file: 0 }, || {
+                    DiskFile::open(Path::new("/dev/null"), Open::Read)
+                })
+                .unwrap();
         }
         files.close_all_of(one);
         let left: Vec<u64> = files.lock().slots.iter().map(|slot| slot.key.owner).collect();

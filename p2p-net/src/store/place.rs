@@ -5,18 +5,15 @@
 //! link, so nothing written in between can land outside of it. All calls block.
 
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use disk::{DiskFile, Open};
 use p2p_core::{Entry, EntryKind};
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
 
 use super::durable;
 use super::error::StoreError;
-use super::tree::{TreeFiles, no_follow};
+use super::tree::TreeFiles;
 
 /// Most files synced one by one. Each costs a journal commit, about a millisecond; a sync of the
 /// whole file system costs as much as a few dozen of them, but also waits for other programs.
@@ -44,11 +41,12 @@ impl From<StoreError> for SyncFault {
 
 /// Makes the directories and files of `entries` under `root` with all their space, so that a full
 /// disk is found before the first byte. What is there with the right kind and size is kept.
+/// Whether anything was made; its name is not durable then.
 ///
 /// # Errors
 ///
 /// [`StoreError::NoSpace`] or the system's reason. What was made until then stays.
-pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<(), StoreError> {
+pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<bool, StoreError> {
     let is_missing = |path: &str, size: u64| match std::fs::symlink_metadata(root.join(path)) {
         Ok(found) => !found.is_file() || found.len() != size,
         Err(_) => true,
@@ -68,26 +66,29 @@ pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<(), StoreError> 
     if available < needed {
         return Err(StoreError::NoSpace { path: root.to_owned(), needed, available });
     }
+    let mut is_anything_new = !missing_files.is_empty();
     for Entry { path, kind } in entries {
         if *kind == EntryKind::Directory {
-            make_directory(root, path)?;
+            is_anything_new |= make_directory(root, path)?;
         }
     }
     for (path, size) in missing_files {
         make_file(root, path, size, needed)?;
     }
-    Ok(())
+    Ok(is_anything_new)
 }
 
-fn make_directory(root: &Path, path: &str) -> Result<(), StoreError> {
+/// Whether it was not there before.
+fn make_directory(root: &Path, path: &str) -> Result<bool, StoreError> {
     let path = root.join(path);
     match std::fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(found) if found.is_dir() => return Ok(false),
         Ok(_) => remove_any(&path)?,
         Err(_) => {}
     }
-    let made = DirBuilder::new().mode(0o755).create(&path);
-    made.map_err(StoreError::write("create", &path, root, 0))
+    disk::create_dir_with(&path, 0o755)
+        .map_err(StoreError::write("create", &path, root, 0))?;
+    Ok(true)
 }
 
 /// Makes an empty place of `size` bytes at `path`, instead of what is there.
@@ -98,12 +99,7 @@ fn make_directory(root: &Path, path: &str) -> Result<(), StoreError> {
 pub(crate) fn make_file(root: &Path, path: &str, size: u64, needed: u64) -> Result<(), StoreError> {
     let path = root.join(path);
     remove_any(&path)?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .custom_flags(no_follow())
-        .open(&path)
+    let file = DiskFile::open(&path, Open::New(0o600))
         .map_err(StoreError::write("create", &path, root, needed))?;
     if let Err(error) = reserve_file(&file, size) {
         // A file with its final size passes for reserved when the download is resumed.
@@ -114,23 +110,21 @@ pub(crate) fn make_file(root: &Path, path: &str, size: u64, needed: u64) -> Resu
     Ok(())
 }
 
-fn reserve_file(file: &File, size: u64) -> io::Result<()> {
+fn reserve_file(file: &DiskFile, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }
-    let reserved =
-        rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size));
-    match reserved {
+    match file.allocate(size) {
         // The file system cannot reserve. A full disk is then found while writing.
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
-        outcome => Ok(outcome?),
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => file.set_len(size),
+        outcome => outcome,
     }
 }
 
 fn remove_any(path: &Path) -> Result<(), StoreError> {
     let removed = match std::fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
-        Ok(_) => std::fs::remove_file(path),
+        Ok(found) if found.is_dir() => disk::remove_dir_all(path),
+        Ok(_) => disk::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     };
@@ -146,7 +140,7 @@ pub(crate) fn sync_directories(root: &Path, entries: &[Entry]) -> Result<(), Sto
     let directories: Vec<&Entry> =
         entries.iter().filter(|entry| entry.kind == EntryKind::Directory).collect();
     if directories.len() > SYNCED_SINGLY_MAX {
-        return sync_file_system(root).map_err(StoreError::io("sync", root));
+        return disk::sync_file_system(root).map_err(StoreError::io("sync", root));
     }
     // A directory is listed before what it holds, so this goes from the leaves to the root.
     for directory in directories.iter().rev() {
@@ -162,7 +156,7 @@ pub(crate) fn sync_directories(root: &Path, entries: &[Entry]) -> Result<(), Sto
 /// See [`SyncFault`].
 pub(crate) fn sync_files(tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
     if files.len() > SYNCED_SINGLY_MAX {
-        return sync_file_system(tree.root())
+        return disk::sync_file_system(tree.root())
             .map_err(|source| SyncFault::Lost { file: None, source });
     }
     for &file in files {
@@ -201,7 +195,7 @@ pub(crate) fn seal(tree: &TreeFiles, entries: &[Entry]) -> Result<(), SyncFault>
     if is_few {
         return Ok(sync_directories(tree.root(), entries)?);
     }
-    sync_file_system(tree.root()).map_err(|source| SyncFault::Lost { file: None, source })
+    disk::sync_file_system(tree.root()).map_err(|source| SyncFault::Lost { file: None, source })
 }
 
 fn lost(tree: &TreeFiles, path: &str, source: io::Error) -> SyncFault {
@@ -212,10 +206,10 @@ fn lost(tree: &TreeFiles, path: &str, source: io::Error) -> SyncFault {
     }
 }
 
-fn set_mode(path: &Path, mode: u32) -> Result<File, StoreError> {
+fn set_mode(path: &Path, mode: u32) -> Result<DiskFile, StoreError> {
     let set = || {
-        let file = OpenOptions::new().read(true).custom_flags(no_follow()).open(path)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
+        let file = DiskFile::open(path, Open::Read)?;
+        file.set_mode(mode)?;
         Ok(file)
     };
     set().map_err(StoreError::io("set the mode of", path))
@@ -226,14 +220,10 @@ fn make_link(root: &Path, path: &Path, target: &str) -> Result<(), StoreError> {
         return Ok(());
     }
     remove_any(path)?;
-    std::os::unix::fs::symlink(target, path).map_err(StoreError::write(
+    disk::symlink(Path::new(target), path).map_err(StoreError::write(
         "create the link",
         path,
         root,
         0,
     ))
-}
-
-fn sync_file_system(root: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(root)?)?)
 }

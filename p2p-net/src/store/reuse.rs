@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
+use disk::{DiskFile, Open};
 use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
 
 use super::bitmap::{self, Claim};
@@ -242,7 +243,7 @@ impl Reuse {
                 let (source, target) =
                     (origin.tree.open(piece.from_file)?, tree.open(piece.to_file)?);
                 piece
-                    .copy(&source, &target, block)
+                    .copy(source.as_file(), &target, block)
                     .map_err(StoreError::io("copy to", &tree.path_of(piece.to_file)))?;
             }
             Ok(())
@@ -310,24 +311,19 @@ impl Piece {
 
     /// Copies in the kernel, whole blocks apart from the edges, so that file systems that can will
     /// share the blocks.
-    fn copy(&self, source: &File, target: &File, block: u64) -> io::Result<()> {
+    fn copy(&self, source: &File, target: &DiskFile, block: u64) -> io::Result<()> {
         let (start, end) = (self.from_offset, self.from_offset + self.size);
         let first = start.next_multiple_of(block).min(end);
         let last = (end - end % block).max(first);
         for (from, until) in [(start, first), (first, last), (last, end)] {
             let (mut from, mut to) = (from, self.to_offset + (from - start));
             while from < until {
-                let left = usize::try_from(until - from).unwrap_or(usize::MAX);
-                let moved = rustix::fs::copy_file_range(
-                    source,
-                    Some(&mut from),
-                    target,
-                    Some(&mut to),
-                    left,
-                )?;
+                let moved = target.copy_range(source, from, to, until - from)?;
                 if moved == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }
+                from += moved;
+                to += moved;
             }
         }
         Ok(())
@@ -394,11 +390,10 @@ fn can_clone(tree: &TreeFiles, scratch: &Path) -> bool {
     let smallest = files.min_by_key(|(_, file)| file.range.end - file.range.start);
     let try_it = |file: usize| {
         let source = tree.open(file).ok()?;
-        let target = File::create(scratch).ok()?;
-        rustix::fs::ioctl_ficlone(&target, &source).ok()
+        DiskFile::open(scratch, Open::Empty(0o600)).ok()?.reflink(source.as_file()).ok()
     };
     let can_clone = smallest.and_then(|(file, _)| try_it(file)).is_some();
-    if let Err(error) = std::fs::remove_file(scratch)
+    if let Err(error) = disk::remove_file(scratch)
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::debug!(path = ?scratch, %error, "cannot remove a probe");
@@ -599,7 +594,7 @@ mod tests {
             std::fs::write(&from, &bytes).unwrap();
             std::fs::write(&to, vec![7; 400_000]).unwrap();
             let source = File::open(&from).unwrap();
-            let target = std::fs::OpenOptions::new().write(true).open(&to).unwrap();
+            let target = DiskFile::open(&to, Open::ReadWrite).unwrap();
             let piece = Piece { from_file: 0, from_offset, to_file: 0, to_offset, size };
             piece.copy(&source, &target, 4_096).unwrap();
             let found = std::fs::read(&to).unwrap();

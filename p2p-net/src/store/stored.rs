@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, Manifest};
-use rustix::fs::{CWD, RenameFlags};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
 use super::BuildStore;
+use super::audit::{self, BuildDamage};
 use super::durable;
 use super::error::StoreError;
 use super::open_files::OpenFiles;
@@ -85,6 +85,10 @@ impl StoredBuild {
         self.shared.store.as_ref()
     }
 
+    pub(crate) fn tree(&self) -> &TreeFiles {
+        &self.shared.tree
+    }
+
     /// What it consists of.
     pub fn manifest(&self) -> &Arc<Manifest> {
         &self.shared.manifest
@@ -126,6 +130,20 @@ impl StoredBuild {
     ) -> bool {
         let start = self.manifest().layout().offset_of(chunk) + u64::from(offset);
         self.shared.tree.read_cached_at(start, buffer)
+    }
+
+    /// Compares the entries of the build with its manifest, and reads all of its bytes if a file
+    /// was written to since it was stored. Files that are not in the manifest do not count.
+    ///
+    /// # Errors
+    ///
+    /// The first thing found wrong.
+    ///
+    /// # Cost
+    ///
+    /// A system call per entry; if a file was written to, a pass over all bytes.
+    pub fn audit(&self) -> Result<(), BuildDamage> {
+        audit::audit(self)
     }
 
     /// Moves the build's entries into `directory`, which must be on the same file system, under
@@ -176,7 +194,7 @@ impl StoredBuild {
         }
         for name in left {
             let to = directory.join(name);
-            durable::rename_new(&root.join(name), &to).map_err(|error| {
+            disk::rename_new(&root.join(name), &to).map_err(|error| {
                 if error.kind() == io::ErrorKind::AlreadyExists {
                     StoreError::AlreadyExists { path: to }
                 } else {
@@ -192,22 +210,23 @@ impl StoredBuild {
 fn leave_link(store: &BuildStore, root: &Path, directory: &Path) -> Result<(), StoreError> {
     let work = WorkDir::new(store.staging(), Work::Move)?;
     let link = work.path().join("link");
-    std::os::unix::fs::symlink(directory, &link).map_err(StoreError::write(
+    store.doubt_builds();
+    disk::symlink(directory, &link).map_err(StoreError::write(
         "create the link",
         &link,
         work.path(),
         0,
     ))?;
-    match rustix::fs::renameat_with(CWD, &link, CWD, root, RenameFlags::EXCHANGE) {
+    match disk::exchange(&link, root) {
         Ok(()) => {}
         // The file system does not know the flag: a crash between these two loses the link.
-        Err(rustix::io::Errno::INVAL) => {
-            std::fs::remove_dir(root).map_err(StoreError::io("remove", root))?;
-            std::fs::rename(&link, root).map_err(StoreError::io("rename a link to", root))?;
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            disk::remove_dir(root).map_err(StoreError::io("remove", root))?;
+            disk::rename(&link, root).map_err(StoreError::io("rename a link to", root))?;
         }
-        Err(errno) => return Err(StoreError::io("rename a link to", root)(errno.into())),
+        Err(error) => return Err(StoreError::io("rename a link to", root)(error)),
     }
-    durable::sync_directory(store.builds())
+    store.settle_builds()
 }
 
 /// Reads exactly the chunk, unverified.

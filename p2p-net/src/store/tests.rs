@@ -590,3 +590,71 @@ fn store_in_an_impossible_place_is_an_error_that_names_it() {
     let refused = BuildStore::open(&file).unwrap_err();
     assert!(refused.to_string().contains("file"), "{refused}");
 }
+
+/// Goal: what somebody did to the files of a complete build is found, and only that.
+/// Method: every kind of change to a build of its own; a time stamp alone costs one reading.
+#[test]
+fn audit_finds_what_was_changed() {
+    type Change = fn(&Path);
+    let append = |path: &Path| {
+        std::io::Write::write_all(
+            &mut OpenOptions::new().append(true).open(path).unwrap(),
+            b"more",
+        )
+        .unwrap();
+    };
+    let changes: [(&str, &str, Change); 6] = [
+        ("lib-data", "changed", |path| flip_byte(path, 5)),
+        ("lib-data", "gone", |path| std::fs::remove_file(path).unwrap()),
+        ("lib-data", "bytes, expected", append),
+        ("bin/helper", "executable bit", |path| {
+            let plain = PermissionsExt::from_mode(0o644);
+            std::fs::set_permissions(path, plain).unwrap();
+        }),
+        ("lib/run", "no link", |path| {
+            std::fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("elsewhere", path).unwrap();
+        }),
+        ("lib", "no directory", |path| {
+            std::fs::remove_dir_all(path).unwrap();
+            std::fs::write(path, "").unwrap();
+        }),
+    ];
+    for (name, expected, change) in changes {
+        let rig = Rig::new();
+        let build = rig.published.clone();
+        build.audit().unwrap();
+        change(&build.root().join(name));
+        let damage = build.audit().unwrap_err().to_string();
+        assert!(damage.contains(name) && damage.contains(expected), "{name}: {damage}");
+    }
+    let rig = Rig::new();
+    let file = std::fs::File::open(rig.published.root().join("lib-data")).unwrap();
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_mins(1)).unwrap();
+    rig.published.audit().unwrap();
+}
+
+/// Goal: a distrusted build is not in the list, its files stay until it is stored anew, and then
+/// they are right again.
+#[test]
+fn distrusted_build_is_made_anew_in_its_place() {
+    let rig = Rig::new();
+    let staged = rig.stage();
+    rig.copy_all(&staged);
+    let build = staged.complete().unwrap().unwrap();
+    let held = std::fs::canonicalize(build.root()).unwrap();
+    flip_byte(&held.join("lib-data"), 5);
+    build.audit().unwrap_err();
+    rig.store.distrust(build.id()).unwrap();
+    assert!(rig.store.build(build.id()).unwrap().is_none());
+    assert!(held.join("bin/helper").exists());
+
+    let staged = rig.stage();
+    assert!(held.join("bin/helper").exists());
+    rig.copy_all(&staged);
+    let build = staged.complete().unwrap().unwrap();
+    assert_eq!(snapshot(build.root()), snapshot(&rig.source));
+    assert_eq!(std::fs::canonicalize(build.root()).unwrap(), held);
+    build.audit().unwrap();
+    assert_eq!(names(&rig.store.directory().join("staging")), [""; 0]);
+}

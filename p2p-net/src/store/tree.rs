@@ -5,17 +5,18 @@
 //! symbolic link. All calls block.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use disk::{DiskFile, Open};
 use p2p_core::{Entry, EntryKind};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use crate::disk::DiskPriority;
+use crate::disk_priority::DiskPriority;
 
 use super::drop_behind::DropBehind;
 use super::error::StoreError;
@@ -154,7 +155,7 @@ impl TreeFiles {
         for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
             let handle = self.open(file)?;
             let bytes = part.len();
-            match handle.read_exact_at(&mut buffer[part], file_offset) {
+            match handle.as_file().read_exact_at(&mut buffer[part], file_offset) {
                 Ok(()) if self.open_files.is_low_priority() => {
                     self.drop_behind.note_read(self, file, bytes);
                 }
@@ -221,14 +222,18 @@ impl TreeFiles {
     /// # Errors
     ///
     /// The system's reason.
-    pub(crate) fn open(&self, file: usize) -> Result<Arc<File>, StoreError> {
+    pub(crate) fn open(&self, file: usize) -> Result<Arc<DiskFile>, StoreError> {
         let key = FileKey { owner: self.owner, file };
         let open = || {
-            OpenOptions::new()
-                .read(true)
-                .write(self.access == Access::ReadWrite)
-                .custom_flags(no_follow())
-                .open(self.path_of(file))
+            let path = self.path_of(file);
+            match self.access {
+                Access::ReadWrite => DiskFile::open(&path, Open::ReadWrite),
+                // Nobody else's business.
+                Access::Read => {
+                    let mut options = OpenOptions::new();
+                    Ok(options.read(true).custom_flags(no_follow()).open(path)?.into())
+                }
+            }
         };
         let action = match self.access {
             Access::Read => "open",
@@ -258,7 +263,7 @@ impl Drop for TreeFiles {
 }
 
 /// The open flag that refuses a symbolic link in the place of a file.
-pub(crate) fn no_follow() -> i32 {
+fn no_follow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
 }
 

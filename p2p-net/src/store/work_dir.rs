@@ -5,7 +5,7 @@
 //! Process ids would not do: they are reused, and they differ between containers that share a
 //! store. All calls block.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl WorkDir {
         loop {
             let number = COUNTER.fetch_add(1, Ordering::Relaxed);
             let path = staging.join(format!("{}{}-{number}", work.prefix(), std::process::id()));
-            match std::fs::create_dir(&path) {
+            match disk::create_dir(&path) {
                 Ok(()) => {}
                 // Left by an earlier process with our id, or by another container's.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -79,7 +79,7 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+        if let Err(error) = disk::remove_dir_all(&self.path) {
             tracing::warn!(path = ?self.path, %error, "cannot remove a work directory");
         }
     }
@@ -120,6 +120,24 @@ pub(crate) fn sweep(staging: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether there is a work directory of this kind in `staging`.
+///
+/// # Errors
+///
+/// If `staging` cannot be read.
+pub(crate) fn is_any(staging: &Path, work: Work) -> Result<bool, StoreError> {
+    let is_such = |entry: &DirEntry| {
+        entry.file_name().as_encoded_bytes().starts_with(work.prefix().as_bytes())
+    };
+    let entries = std::fs::read_dir(staging).map_err(StoreError::io("read", staging))?;
+    for entry in entries {
+        if is_such(&entry.map_err(StoreError::io("read", staging))?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn sweep_one(path: &Path) -> io::Result<()> {
     let lock = File::open(path)?;
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -127,7 +145,7 @@ fn sweep_one(path: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Ok(()),
         Err(errno) => return Err(errno.into()),
     }
-    match std::fs::remove_dir_all(path) {
+    match disk::remove_dir_all(path) {
         // Another process sweeps the same store.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,

@@ -1,0 +1,200 @@
+//! What people and disks do to an agent's files: a clear message, the program left alone, recovery.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use goal_state::HostPhase;
+use rustix::process::Pid;
+
+use crate::rig::service_host::{HOST, ServiceHost};
+use crate::rig::{Published, flip_byte, note, processes_of, succeed, version_at, wait_for};
+
+const SETTINGS: &str = "keep_builds = 3\n[apps.web.health]\nmin_healthy_time = \"200ms\"";
+
+const DATA_BYTES: usize = 1 << 20;
+
+fn host_with_good() -> (ServiceHost, Published) {
+    let mut host = ServiceHost::new(SETTINGS);
+    let good = host.publish("good", "", DATA_BYTES);
+    host.start_agent();
+    host.deploy_and_wait(&good, "good");
+    (host, good)
+}
+
+/// The one process of the service.
+fn service(host: &ServiceHost) -> Pid {
+    let [service] = processes_of(&host.rig.path("bin/demo-service"))[..] else {
+        panic!("not one program runs")
+    };
+    service
+}
+
+/// Goal: a second agent on the same directory is refused and disturbs nothing.
+#[test]
+fn second_agent_is_refused_and_the_program_runs_on() {
+    let (mut host, good) = host_with_good();
+    let before = service(&host);
+    let mut second = host.rig.agent_of(
+        &host.rig.goal(),
+        HOST,
+        &["--seeder", &host.seeder_address, "--config", &host.rig.text("agent.toml")],
+    );
+    assert_eq!(second.wait().code(), Some(1));
+    let pid = host.agent().process().as_raw_nonzero().to_string();
+    let log = second.log();
+    assert!(log.contains("in use") && log.contains(&pid), "{log}");
+    assert_eq!(service(&host), before);
+    host.rig.check_current(HOST, &good);
+    host.agent().check_running();
+}
+
+/// Goal: `current` is made again from the journal, whatever was done to it while no agent ran.
+#[test]
+fn current_that_was_changed_between_two_agents_is_made_again() {
+    let (mut host, good) = host_with_good();
+    let before = service(&host);
+    let current = host.app().join("current");
+    for target in [None, Some("builds/nothing"), Some("/etc")] {
+        host.agent().kill();
+        fs::remove_file(&current).unwrap();
+        if let Some(target) = target {
+            std::os::unix::fs::symlink(target, &current).unwrap();
+        }
+        host.start_agent();
+        wait_for(&format!("current is mended after {target:?}"), || {
+            fs::read_to_string(current.join("VERSION")).ok().filter(|text| text == "good\n")
+        });
+        host.wait_until_answering(&good, "good");
+        host.rig.check_current(HOST, &good);
+        assert_eq!(service(&host), before, "the program was restarted");
+    }
+}
+
+/// Goal: a build that was removed by hand is fetched again, and its program runs on meanwhile.
+#[test]
+fn build_that_was_removed_between_two_agents_is_fetched_again() {
+    let (mut host, good) = host_with_good();
+    let before = service(&host);
+    for part in ["", "data", "VERSION"] {
+        host.agent().kill();
+        let path = host.app().join("builds").join(&good.id).join(part);
+        make_writable(&path);
+        if part.is_empty() {
+            fs::remove_dir_all(&path).unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        host.start_agent();
+        wait_for(&format!("{path:?} is back"), || {
+            fs::exists(path.join(if part.is_empty() { "data" } else { "" })).unwrap().then_some(())
+        });
+        host.wait_until_answering(&good, "good");
+        host.rig.check_current(HOST, &good);
+        assert_eq!(service(&host), before, "the program was restarted");
+    }
+}
+
+/// Goal: a kept build that was damaged by hand is never run: it is fetched again.
+/// Method: one byte of the previous build is changed, then the goal goes back to it.
+#[test]
+fn damaged_build_is_not_switched_to() {
+    let (host, good) = host_with_good();
+    let next = host.publish("next", "", DATA_BYTES);
+    host.deploy_and_wait(&next, "next");
+    let data = host.app().join("builds").join(&good.id).join("data");
+    make_writable(&data);
+    flip_byte(&data, DATA_BYTES / 2);
+    succeed(&["rollback", "web", "--goal", &host.rig.goal()]);
+    host.wait_until_answering(&good, "good");
+    host.rig.check_current(HOST, &good);
+}
+
+/// Goal: a build that was damaged while it runs is mended by the next agent without a restart of the
+/// program, which has what it needs in memory.
+#[test]
+fn current_build_that_was_damaged_is_mended() {
+    let (mut host, good) = host_with_good();
+    let before = service(&host);
+    let data = host.app().join("builds").join(&good.id).join("data");
+    host.agent().kill();
+    make_writable(&data);
+    flip_byte(&data, DATA_BYTES / 2);
+    host.start_agent();
+    wait_for("the build is right again", || {
+        let root = fs::canonicalize(host.app().join("current")).ok()?;
+        let verified = p2p_net::verify(&root, None, &|_| {}).ok()?;
+        (verified.actual.to_string() == good.id).then_some(())
+    });
+    host.wait_until_answering(&good, "good");
+    assert_eq!(service(&host), before, "the program was restarted");
+}
+
+/// Goal: on a disk that turned read-only the program runs on, the status says why nothing else
+/// happens, and everything goes on when the disk is well.
+/// Method: the agent lives in a mount namespace of its own, where its state directory is made
+/// read-only under it; also for an agent that starts meanwhile.
+#[test]
+fn read_only_disk_is_told_and_survived() {
+    let Some(unshare) = mount_namespace() else {
+        note("left out: this machine allows no mount namespaces");
+        return;
+    };
+    let mut host = ServiceHost::new(SETTINGS);
+    let (good, next) = (host.publish("good", "", 100_000), host.publish("next", "", 100_000));
+    host.start_agent_within(unshare);
+    host.deploy_and_wait(&good, "good");
+    let before = service(&host);
+    let inside = before.as_raw_nonzero().to_string();
+    let mut nsenter = vec!["nsenter", "--mount", "--target", &inside];
+    if unshare.contains(&"--user") {
+        nsenter.extend(["--user", "--preserve-credentials"]);
+    }
+    let state = host.rig.text(HOST);
+    let mount = |arguments: &[&str]| {
+        let output = run(&[&nsenter, arguments].concat());
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    };
+
+    mount(&["mount", "--bind", &state, &state]);
+    mount(&["mount", "-o", "remount,bind,ro", &state]);
+    host.rig.deploy(&next);
+    let row = host.rig.wait_for_row("the disk's state is told", HOST, |row| {
+        row.row.message.as_ref().is_some_and(|text| text.contains("Read-only file system"))
+    });
+    assert_eq!(row.row.phase, HostPhase::Failed, "{row:?}");
+    assert_eq!(version_at(host.port).as_deref(), Some("good"));
+    host.agent().kill();
+    host.start_agent_within(&nsenter);
+    assert_eq!(host.agent().wait().code(), Some(1));
+    let log = host.agent().log();
+    assert!(log.contains("Read-only file system") && log.contains("--state"), "{log}");
+    assert_eq!(service(&host), before);
+
+    mount(&["umount", &state]);
+    host.start_agent_within(&nsenter);
+    host.wait_until_answering(&next, "next");
+}
+
+/// The command that gives another one mounts of its own, if the system allows that.
+fn mount_namespace() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] =
+        [&["unshare", "--mount"], &["unshare", "--user", "--map-root-user", "--mount"]];
+    let allows = |way: &&&[&str]| run(&[way, &["true"][..]].concat()).status.success();
+    ways.iter().find(allows).copied()
+}
+
+fn run(command: &[&str]) -> Output {
+    let (program, arguments) = command.split_first().unwrap();
+    Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Builds are read-only for those who are not root.
+fn make_writable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for path in [path.parent().unwrap(), path] {
+        let mut permissions = fs::metadata(path).unwrap().permissions();
+        permissions.set_mode(permissions.mode() | 0o200);
+        fs::set_permissions(path, permissions).unwrap();
+    }
+}

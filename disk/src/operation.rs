@@ -1,0 +1,118 @@
+//! What can be done to a disk, as watchers see it and as records keep it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::Open;
+
+/// One change of the file system. Paths are relative to the watched root.
+///
+/// Operations on an open file name the file by the `handle` that [`Operation::Open`] gave it; their
+/// `path` is where it was opened, and may lead elsewhere since.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+#[expect(missing_docs, reason = "the fields of one enum share their meaning, told above")]
+pub enum Operation {
+    /// A file is opened in order to change it, and created or emptied if `how` says so.
+    Open { path: PathBuf, handle: u64, how: Open },
+    /// Bytes go to an offset. A copy within the kernel is told as the write that it amounts to.
+    Write { path: PathBuf, handle: u64, offset: u64, bytes: Arc<[u8]> },
+    /// The file is cut or grown to `length` bytes.
+    SetLength { path: PathBuf, handle: u64, length: u64 },
+    /// Space is reserved for the first `length` bytes; a shorter file grows to that.
+    Allocate { path: PathBuf, handle: u64, length: u64 },
+    /// The permissions of an open file are set.
+    SetMode { path: PathBuf, handle: u64, mode: u32 },
+    /// `fdatasync`.
+    SyncData { path: PathBuf, handle: u64 },
+    /// `fsync`.
+    SyncAll { path: PathBuf, handle: u64 },
+    /// The names in a directory are synced.
+    SyncDirectory { path: PathBuf },
+    /// Everything on the file system is synced.
+    SyncFileSystem { path: PathBuf },
+    /// A directory is made.
+    CreateDirectory { path: PathBuf },
+    /// An empty directory is removed.
+    RemoveDirectory { path: PathBuf },
+    /// A name of a file or of a symlink is removed.
+    RemoveFile { path: PathBuf },
+    /// `to` is replaced, unless the caller forbids it and something is there. `None`: a place
+    /// outside of the root.
+    Rename { from: PathBuf, to: Option<PathBuf> },
+    /// Two names change places.
+    Exchange { one: PathBuf, other: PathBuf },
+    /// A symlink is made.
+    Symlink { path: PathBuf, target: PathBuf },
+    /// A second name for a file.
+    HardLink { from: PathBuf, to: PathBuf },
+}
+
+impl Operation {
+    /// What it is done to; of a rename, where from.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Open { path, .. }
+            | Self::Write { path, .. }
+            | Self::SetLength { path, .. }
+            | Self::Allocate { path, .. }
+            | Self::SetMode { path, .. }
+            | Self::SyncData { path, .. }
+            | Self::SyncAll { path, .. }
+            | Self::SyncDirectory { path }
+            | Self::SyncFileSystem { path }
+            | Self::CreateDirectory { path }
+            | Self::RemoveDirectory { path }
+            | Self::RemoveFile { path }
+            | Self::Symlink { path, .. } => path,
+            Self::Rename { from, .. } | Self::HardLink { from, .. } => from,
+            Self::Exchange { one, .. } => one,
+        }
+    }
+
+    /// Whether it is one of those that make something durable.
+    pub const fn is_sync(&self) -> bool {
+        matches!(
+            self,
+            Self::SyncData { .. }
+                | Self::SyncAll { .. }
+                | Self::SyncDirectory { .. }
+                | Self::SyncFileSystem { .. }
+        )
+    }
+
+    /// Whether a full disk can refuse it: it needs space that was not there before. Writing over
+    /// reserved space does too on file systems that never write in place.
+    pub const fn takes_space(&self) -> bool {
+        match self {
+            Self::Open { how, .. } => how.creates(),
+            Self::Write { .. }
+            | Self::Allocate { .. }
+            | Self::CreateDirectory { .. }
+            | Self::Symlink { .. }
+            | Self::HardLink { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// What became of an operation.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// It took place.
+    Done,
+    /// It failed; of a write, this many of its bytes were written.
+    Failed {
+        /// Zero for all but torn writes.
+        written: usize,
+    },
+}
+
+/// An operation and what became of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Recorded {
+    /// What was asked for.
+    pub operation: Operation,
+    /// What happened.
+    pub outcome: Outcome,
+}

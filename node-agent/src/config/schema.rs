@@ -1,0 +1,266 @@
+//! Which keys there are: a tree of tables, maps with names of the operator's choice, and values.
+//!
+//! Owns names and nesting only. What a value may be, `values` knows; what they mean together,
+//! `apps` checks.
+
+/// What may stand at one place of the configuration.
+#[derive(Debug)]
+pub(super) enum Node {
+    /// A value.
+    Value,
+    /// A table with keys that are fixed.
+    Table(&'static [(&'static str, Self)]),
+    /// A table whose keys the operator chooses; `what` names one of them in complaints.
+    Map {
+        /// Such as "variable".
+        what: &'static str,
+        /// Whether upper and lower case in the name of an environment variable is kept.
+        keeps_case: bool,
+        /// What every one of its keys is.
+        each: &'static Self,
+    },
+}
+
+use Node::{Map, Table, Value};
+
+/// All keys of an agent.
+pub(super) const ROOT: Node = Table(&[
+    ("apps", Map { what: "NAME", keeps_case: false, each: &Table(APP) }),
+    ("buffer_budget", Value),
+    ("control", Value),
+    ("disk_priority", Value),
+    ("download_limit", Value),
+    ("dscp", Value),
+    ("goal", Value),
+    ("group", Value),
+    ("host", Value),
+    ("labels", Value),
+    ("listen", Value),
+    ("metrics", Value),
+    ("rack", Value),
+    ("seeders", Value),
+    ("state", Value),
+    ("transport", Value),
+    ("upload_limit", Value),
+    ("zone", Value),
+]);
+
+/// Keys of one app.
+const APP: &[(&str, Node)] = &[
+    ("download_limit", Value),
+    ("environment", Map { what: "VARIABLE", keeps_case: true, each: &Value }),
+    ("exec", Value),
+    ("grace_period", Value),
+    ("health", Table(HEALTH)),
+    ("hold", Value),
+    ("hooks", Table(HOOKS)),
+    ("is_agent", Value),
+    ("keep_builds", Value),
+    ("keep_bytes", Value),
+    ("pin", Value),
+    ("sockets", Map { what: "SOCKET", keeps_case: false, each: &Value }),
+    ("swap", Value),
+    ("systemd", Value),
+    ("upload_limit", Value),
+    ("user", Value),
+    ("watch", Table(&[("files", Value), ("on_change", Value)])),
+    ("working_directory", Value),
+];
+
+const HEALTH: &[(&str, Node)] = &[
+    ("command", Value),
+    ("deadline", Value),
+    ("http", Value),
+    ("interval", Value),
+    ("min_healthy_time", Value),
+    ("notify", Value),
+    ("tcp", Value),
+    ("timeout", Value),
+    ("tries", Value),
+];
+
+const HOOKS: &[(&str, Node)] = &[
+    ("after_rollback", HOOK),
+    ("after_switch", HOOK),
+    ("before_switch", HOOK),
+    ("drain", HOOK),
+    ("undrain", HOOK),
+];
+
+const HOOK: Node = Table(&[("exec", Value), ("timeout", Value), ("user", Value)]);
+
+/// A path that leads nowhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum PathError {
+    /// A table has no such key.
+    Unknown {
+        /// The table: empty for the agent's own settings.
+        within: String,
+        /// The key, and what was asked for below it.
+        key: String,
+        /// A key that looks like it.
+        suggestion: Option<&'static str>,
+    },
+    /// It ends at a table, or goes on below a value.
+    Depth {
+        /// What was expected, such as `apps.NAME.KEY`.
+        expected: String,
+    },
+}
+
+impl Node {
+    /// What a key of this table or map is.
+    pub(super) fn child(&'static self, key: &str) -> Option<&'static Self> {
+        match self {
+            Value => None,
+            Map { each, .. } => Some(each),
+            Table(keys) => keys.iter().find(|(name, _)| *name == key).map(|(_, node)| node),
+        }
+    }
+
+    /// The key that `given` was probably meant to be.
+    pub(super) fn suggestion(&self, given: &str) -> Option<&'static str> {
+        let Table(keys) = self else { return None };
+        closest(given, keys.iter().map(|(name, _)| *name))
+    }
+}
+
+/// Every name of a key, those of inner tables too, for whoever has to mention them all.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    let (mut names, mut left) = (vec![], vec![&ROOT]);
+    while let Some(node) = left.pop() {
+        match node {
+            Value => {}
+            Map { each, .. } => left.push(each),
+            Table(keys) => {
+                names.extend(keys.iter().map(|(name, _)| *name).filter(|name| *name != "apps"));
+                left.extend(keys.iter().map(|(_, node)| node));
+            }
+        }
+    }
+    names
+}
+
+/// Checks that `parts` lead to a value.
+pub(super) fn check_path(parts: &[&str]) -> Result<(), PathError> {
+    let mut node = &ROOT;
+    for (depth, part) in parts.iter().enumerate() {
+        let Some(child) = node.child(part) else {
+            if matches!(node, Value) && depth > 1 {
+                return Err(PathError::Depth { expected: expected_below(&parts[..depth]) });
+            }
+            // Below a value of the agent, such as `goal.x`: there is no such key.
+            let depth = if matches!(node, Value) { depth - 1 } else { depth };
+            return Err(PathError::Unknown {
+                within: parts[..depth].join("."),
+                key: parts[depth..].join("."),
+                suggestion: node.suggestion(&parts[depth..].join(".")),
+            });
+        };
+        node = child;
+    }
+    if matches!(node, Value) {
+        return Ok(());
+    }
+    Err(PathError::Depth { expected: expected_below(parts) })
+}
+
+/// How a key that starts with `parts` has to look.
+fn expected_below(parts: &[&str]) -> String {
+    let mut node = &ROOT;
+    let mut expected = vec![];
+    for part in parts {
+        expected.push(if let Map { what, .. } = node { what } else { *part });
+        node = node.child(part).unwrap_or(&Value);
+    }
+    while let Map { what, each, .. } = node {
+        expected.push(what);
+        node = each;
+    }
+    if matches!(node, Table(_)) {
+        expected.push("KEY");
+    }
+    expected.join(".")
+}
+
+/// The key that `given` was probably meant to be: at most two letters away, and fewer than half.
+fn closest(given: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let distances = known.map(|key| (edit_distance(given, key), key));
+    let (distance, key) = distances.min()?;
+    (distance <= 2 && distance * 2 < key.len()).then_some(key)
+}
+
+/// Letters to insert, remove, replace, or swap with their neighbour to make `a` into `b` (optimal
+/// string alignment).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replaced.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misspelt_keys_are_recognised_and_others_are_not() {
+        let cases = [
+            ("exce", &Table(APP), Some("exec")),
+            ("grace-period", &Table(APP), Some("grace_period")),
+            ("keep_build", &Table(APP), Some("keep_builds")),
+            ("dead_line", &Table(HEALTH), Some("deadline")),
+            ("before-switch", &Table(HOOKS), Some("before_switch")),
+            ("seeder", &ROOT, Some("seeders")),
+            ("gaol", &ROOT, Some("goal")),
+            ("colour", &ROOT, None),
+            ("x", &ROOT, None),
+        ];
+        for (given, node, expected) in cases {
+            assert_eq!(node.suggestion(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn paths_lead_to_values_only() {
+        for path in ["goal", "apps.web.exec", "apps.web.health.http", "apps.a.hooks.drain.user"] {
+            check_path(&path.split('.').collect::<Vec<_>>()).expect(path);
+        }
+        let cases = [
+            ("apps", "apps.NAME.KEY"),
+            ("apps.web", "apps.NAME.KEY"),
+            ("apps.web.exec.x", "apps.NAME.exec"),
+            ("apps.web.health", "apps.NAME.health.KEY"),
+            ("apps.web.hooks.drain", "apps.NAME.hooks.drain.KEY"),
+            ("apps.web.environment", "apps.NAME.environment.VARIABLE"),
+            ("apps.web.environment.A.b", "apps.NAME.environment.VARIABLE"),
+            ("apps.web.sockets", "apps.NAME.sockets.SOCKET"),
+        ];
+        for (path, expected) in cases {
+            let error = check_path(&path.split('.').collect::<Vec<_>>()).expect_err(path);
+            assert_eq!(error, PathError::Depth { expected: expected.into() }, "{path}");
+        }
+        let cases = [
+            ("goal.x", "", "goal.x"),
+            ("apps.web.health.htp", "apps.web.health", "htp"),
+            ("apps.web.hook.drain", "apps.web", "hook.drain"),
+        ];
+        for (path, expected_within, expected_key) in cases {
+            let error = check_path(&path.split('.').collect::<Vec<_>>()).expect_err(path);
+            let PathError::Unknown { within, key, .. } = error else { panic!("{path}: {error:?}") };
+            assert_eq!((within.as_str(), key.as_str()), (expected_within, expected_key));
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! How far one running program is trusted: its probes and the times that follow from them.
+//!
+//! Owns when the next probe is due and what its answers mean. It is told the time and does no IO;
+//! `instance` asks the probes.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::probe::{Health, Probe};
+use crate::reconcile::Gate;
+
+/// Time between two probes of a program that has been good for long: enough to see an outage in a
+/// status table, little enough that ten idle apps cost nothing to speak of.
+const CALM_INTERVAL_MIN: Duration = Duration::from_secs(10);
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct HealthWatch {
+    health: Health,
+    /// Time after which a program without a probe counts as ready.
+    settle_after: Duration,
+    started_at: Instant,
+    is_ready: bool,
+    /// Since when it has been healthy without a break.
+    healthy_since: Option<Instant>,
+    is_good: bool,
+    next_check_at: Instant,
+    last_failure: Option<String>,
+}
+
+/// Where a program that is not good yet stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    /// How long it has been healthy without a break.
+    pub healthy_for: Duration,
+    /// Time until it is given up.
+    pub deadline_in: Duration,
+    /// What its last probe said, if it failed.
+    pub last_failure: Option<String>,
+}
+
+impl HealthWatch {
+    /// A program that was started at `now`. One that was found running is taken for ready: it
+    /// served before, and its probe will tell if it does not any more.
+    pub(crate) fn new(
+        now: Instant,
+        health: Health,
+        settle_after: Duration,
+        was_found: bool,
+    ) -> Self {
+        let is_ready = was_found;
+        Self {
+            health,
+            settle_after,
+            started_at: now,
+            is_ready,
+            healthy_since: is_ready.then_some(now),
+            is_good: false,
+            next_check_at: now,
+            last_failure: None,
+        }
+    }
+
+    /// Takes over settings that changed while the program runs.
+    pub(crate) fn set_health(&mut self, health: Health) {
+        self.health = health;
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        match (self.is_good, self.is_ready) {
+            (true, _) => Gate::Good,
+            (false, true) => Gate::Ready,
+            (false, false) => Gate::Starting,
+        }
+    }
+
+    /// Whether the last probe went well; `None` if there is none or it was not asked yet.
+    pub(crate) fn is_healthy(&self) -> Option<bool> {
+        self.health.probe.as_ref()?;
+        if self.last_failure.is_some() { Some(false) } else { self.healthy_since.map(|_| true) }
+    }
+
+    /// Where it stands; `None` once it is good.
+    pub(crate) fn check(&self, now: Instant) -> Option<Check> {
+        let since = |moment: Instant| now.saturating_duration_since(moment);
+        let deadline = self.started_at + self.health.deadline;
+        (!self.is_good).then(|| Check {
+            healthy_for: self.healthy_since.map_or(Duration::ZERO, since),
+            deadline_in: deadline.saturating_duration_since(now),
+            last_failure: self.last_failure.clone(),
+        })
+    }
+
+    /// Why the program is not healthy, for people.
+    pub(crate) fn last_failure(&self) -> Option<&str> {
+        self.last_failure.as_deref()
+    }
+
+    /// Whether the program was not good within its deadline.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        !self.is_good && self.started_at + self.health.deadline <= now
+    }
+
+    /// What an overdue program has to be told to people as.
+    pub(crate) fn describe_overdue(&self) -> String {
+        let deadline = humantime::format_duration(self.health.deadline);
+        let why = match (&self.last_failure, self.is_ready) {
+            (Some(failure), _) => failure.clone(),
+            (None, false) if self.health.probe == Some(Probe::Notify) => {
+                "it never said that it is ready (READY=1)".into()
+            }
+            (None, _) => "it never answered its probe".into(),
+        };
+        format!("it was not healthy within {deadline}: {why}")
+    }
+
+    /// The probe that is due now, if it is one to ask.
+    pub(crate) fn due_probe(&self, now: Instant) -> Option<&Probe> {
+        let probe = self.health.probe.as_ref().filter(|probe| **probe != Probe::Notify)?;
+        (self.next_check_at <= now).then_some(probe)
+    }
+
+    /// Time for the answer.
+    pub(crate) const fn timeout(&self) -> Duration {
+        self.health.timeout
+    }
+
+    /// When something has to be looked at without a reason from outside.
+    pub(crate) fn next_due(&self, is_probing: bool) -> Option<Instant> {
+        let asks = self.health.probe.as_ref().is_some_and(|probe| *probe != Probe::Notify);
+        let probe_at = (asks && !is_probing).then_some(self.next_check_at);
+        let ready_at = (self.health.probe.is_none() && !self.is_ready)
+            .then_some(self.started_at + self.settle_after);
+        let good_at = self
+            .healthy_since
+            .filter(|_| self.is_ready && !self.is_good)
+            .map(|since| since + self.health.min_healthy_time);
+        let overdue_at = (!self.is_good).then_some(self.started_at + self.health.deadline);
+        [probe_at, ready_at, good_at, overdue_at].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub(crate) fn on_due(&mut self, now: Instant) {
+        if self.health.probe.is_none() && self.started_at + self.settle_after <= now {
+            self.is_ready = true;
+            self.healthy_since.get_or_insert(self.started_at);
+        }
+        let is_long = |since: Instant| since + self.health.min_healthy_time <= now;
+        if self.is_ready && self.healthy_since.is_some_and(is_long) {
+            self.is_good = true;
+        }
+    }
+
+    /// A probe was answered.
+    pub(crate) fn on_answer(&mut self, now: Instant, answer: Result<(), String>) {
+        let interval = self.health.interval;
+        self.next_check_at =
+            now + if self.is_good { interval.max(CALM_INTERVAL_MIN) } else { interval };
+        match answer {
+            Ok(()) => self.on_healthy(now),
+            Err(reason) => {
+                self.healthy_since = None;
+                self.last_failure = Some(reason);
+                // Looked at closely again, so that its recovery is seen.
+                self.next_check_at = now + interval;
+            }
+        }
+        self.on_due(now);
+    }
+
+    /// The program said that it is ready.
+    pub(crate) fn on_ready(&mut self, now: Instant) {
+        if self.health.probe == Some(Probe::Notify) {
+            self.on_healthy(now);
+            self.on_due(now);
+        }
+    }
+
+    fn on_healthy(&mut self, now: Instant) {
+        self.is_ready = true;
+        self.healthy_since.get_or_insert(now);
+        self.last_failure = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn health(probe: Option<Probe>) -> Health {
+        let (min_healthy_time, deadline) = (seconds(10), seconds(60));
+        Health { probe, min_healthy_time, deadline, ..Health::default() }
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "as it is in the settings")]
+    fn tcp() -> Option<Probe> {
+        Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() })
+    }
+
+    #[test]
+    fn program_without_a_probe_is_ready_after_a_moment_and_good_after_its_time() {
+        let start = Instant::now();
+        let mut watch = HealthWatch::new(start, health(None), seconds(1), false);
+        assert_eq!(
+            (watch.gate(), watch.next_due(false)),
+            (Gate::Starting, Some(start + seconds(1)))
+        );
+        watch.on_due(start + seconds(1));
+        assert_eq!((watch.gate(), watch.next_due(false)), (Gate::Ready, Some(start + seconds(10))));
+        watch.on_due(start + seconds(10));
+        assert_eq!((watch.gate(), watch.next_due(false)), (Gate::Good, None));
+        assert!(!watch.is_overdue(start + seconds(99)));
+    }
+
+    #[test]
+    fn failed_probe_starts_the_healthy_time_again_but_a_good_program_stays_good() {
+        let start = Instant::now();
+        let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
+        assert!(watch.due_probe(start).is_some());
+        watch.on_answer(start, Err("refused".into()));
+        assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Starting, Some(false)));
+        watch.on_answer(start + seconds(1), Ok(()));
+        assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Ready, Some(true)));
+        watch.on_answer(start + seconds(5), Err("answered 500".into()));
+        watch.on_answer(start + seconds(6), Ok(()));
+        watch.on_due(start + seconds(11));
+        assert_eq!(watch.gate(), Gate::Ready, "the time starts again");
+        watch.on_due(start + seconds(16));
+        assert_eq!(watch.gate(), Gate::Good);
+        watch.on_answer(start + seconds(17), Err("answered 500".into()));
+        assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Good, Some(false)));
+        assert_eq!(watch.last_failure(), Some("answered 500"));
+    }
+
+    #[test]
+    fn good_program_is_asked_less_often() {
+        let start = Instant::now();
+        let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
+        watch.on_answer(start, Ok(()));
+        assert!(watch.due_probe(start + seconds(1)).is_some());
+        watch.on_due(start + seconds(10));
+        watch.on_answer(start + seconds(10), Ok(()));
+        assert!(watch.due_probe(start + seconds(11)).is_none());
+        assert!(watch.due_probe(start + seconds(10) + CALM_INTERVAL_MIN).is_some());
+    }
+
+    #[test]
+    fn program_that_never_gets_good_is_overdue_and_says_why() {
+        let start = Instant::now();
+        let end = start + seconds(60);
+        let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
+        watch.on_answer(start, Err("refused".into()));
+        assert!(!watch.is_overdue(end - seconds(1)) && watch.is_overdue(end));
+        assert_eq!(watch.describe_overdue(), "it was not healthy within 1m: refused");
+        let watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
+        assert!(watch.describe_overdue().contains("READY=1"));
+        assert_eq!(watch.next_due(false), Some(end));
+    }
+
+    #[test]
+    fn program_that_says_ready_is_healthy_from_then_on() {
+        let start = Instant::now();
+        let mut watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
+        watch.on_due(start + seconds(30));
+        assert_eq!(watch.gate(), Gate::Starting);
+        watch.on_ready(start + seconds(30));
+        assert_eq!(watch.gate(), Gate::Ready);
+        watch.on_due(start + seconds(40));
+        assert_eq!(watch.gate(), Gate::Good);
+    }
+}

@@ -1,0 +1,118 @@
+//! Everything that an app's loop does to the machine besides its files: programs, probes, hooks and
+//! the wall clock, as traits.
+//!
+//! They exist so that the loop can run on a simulated machine. Files go through the crate `disk`,
+//! which can be watched and stopped; time goes through tokio, whose clock can be paused. This file
+//! decides nothing; [`crate::real_host`] is the one implementation outside tests.
+
+use std::fmt;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use p2p_core::BuildId;
+use rustix::process::Signal;
+
+use crate::app_dir::{AppDir, RunningRecord};
+use crate::hook::HookOrder;
+use crate::launch::Launch;
+use crate::probe::Probe;
+use crate::process::ProcessIdentity;
+
+/// The machine, as one app uses it.
+pub trait Host: fmt::Debug + Send + 'static {
+    /// A program that was started or found.
+    type Process: HostProcess;
+
+    /// Milliseconds since 1970 by the machine's clock, which may jump. For people and for reports;
+    /// nothing waits by it.
+    fn now_ms(&self) -> u64;
+
+    /// Starts a program.
+    ///
+    /// # Errors
+    ///
+    /// Why not, on one line.
+    fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, String>;
+
+    /// The program of `record` if any process of it still runs.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<Self::Process>>;
+
+    /// Asks a program whether it is healthy; `Err` says why not.
+    fn check(
+        &self,
+        probe: &Probe,
+        root: &Path,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+
+    /// Runs a hook; `Err` says how it failed.
+    fn run_hook(
+        &self,
+        order: HookOrder,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+}
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct StartOrder<'a> {
+    /// The app's directory.
+    pub app: &'a AppDir,
+    /// What the operator configured.
+    pub launch: &'a Launch,
+    /// The build, whose files are in `root`.
+    pub build: BuildId,
+    /// See `build`.
+    pub root: &'a Path,
+    /// Tells this start from every other one of the app.
+    pub instance: &'a str,
+    /// Whether the program is to say when it is ready.
+    pub says_ready: bool,
+    /// Where the program prints; `None`: nowhere.
+    pub output: Option<File>,
+}
+
+/// A program that was started or found.
+pub trait HostProcess: fmt::Debug + Send + Sync + 'static {
+    /// Which process it is.
+    fn identity(&self) -> &ProcessIdentity;
+
+    /// Waits for what the program does next; [`Notice::Ended`] comes again and again once it is
+    /// true. Cancel safe.
+    fn next_notice(&mut self) -> impl Future<Output = Notice> + Send;
+
+    /// How its leader ended, for people: "ended with exit code 1".
+    fn describe_end(&self) -> String;
+
+    /// Sends a signal to it and to the processes that it started.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses. Processes that are gone are no error.
+    fn signal(&self, signal: Signal) -> io::Result<()>;
+
+    /// Whether it or a process that it started still runs.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    fn is_alive(&self) -> io::Result<bool>;
+
+    /// Lets the system forget its leader, which ended or was given up. Does not wait.
+    fn reap(&mut self);
+}
+
+/// What a program did.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Notice {
+    /// Its leader ended.
+    Ended,
+    /// It said that it is ready.
+    Ready,
+}

@@ -1,0 +1,275 @@
+//! The machine as it is: [`Host`] over processes, probes and hooks.
+//!
+//! Invariant: a program leads a process group of its own, and only that group is ever signalled.
+//! Decides nothing and keeps nothing but what it has to hold for programs.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::app::causes;
+use crate::app_dir::{AppDir, RunningRecord};
+use crate::hook::{self, HookOrder};
+use crate::host::{Host, HostProcess, Notice, StartOrder};
+use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
+use crate::notify::NotifySocket;
+use crate::probe::{self, Probe};
+use crate::process::{self, ProcessIdentity};
+use crate::sockets::{HeldSockets, SocketAddress, SocketsError};
+use crate::status::now_ms;
+
+/// The machine that the agent runs on, as one app uses it.
+#[derive(Debug)]
+pub struct RealHost {
+    sockets_wanted: BTreeMap<String, SocketAddress>,
+    /// `None` until they were had; each start tries again.
+    sockets: Option<HeldSockets>,
+}
+
+/// A process of this machine.
+#[derive(Debug)]
+pub struct RealProcess {
+    identity: ProcessIdentity,
+    /// Readable once the process has ended.
+    handle: AsyncFd<OwnedFd>,
+    /// `None` for a program that an earlier agent started: its exit status goes to somebody else.
+    child: Option<Child>,
+    /// Where it says that it is ready; `None` if it is not asked to.
+    notify: Option<NotifySocket>,
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+enum StartError {
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the program was started but cannot be watched, so it was killed")]
+    Watch(#[source] io::Error),
+    #[error("its output cannot be opened twice")]
+    Output(#[source] io::Error),
+    #[error("the socket on which it says that it is ready cannot be made")]
+    Notify(#[source] io::Error),
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+}
+
+impl RealHost {
+    /// The machine for an app that listens on `sockets`.
+    pub const fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
+        Self { sockets_wanted: sockets, sockets: None }
+    }
+
+    fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
+        let held = match self.sockets.take() {
+            Some(held) => held,
+            None => HeldSockets::open(&self.sockets_wanted, None)?,
+        };
+        Ok(self.sockets.insert(held))
+    }
+
+    fn spawn(&mut self, order: StartOrder<'_>) -> Result<RealProcess, StartError> {
+        let StartOrder { app, launch, build, root, instance, says_ready, output } = order;
+        let (mut command, program) = launch.command(build, root, app);
+        command.env(INSTANCE_VARIABLE, instance).stdin(Stdio::null()).process_group(0);
+        match output {
+            Some(file) => {
+                command.stdout(file.try_clone().map_err(StartError::Output)?).stderr(file);
+            }
+            None => {
+                command.stdout(Stdio::null()).stderr(Stdio::null());
+            }
+        }
+        let notify = says_ready
+            .then(|| NotifySocket::bind(&notify_path(app, instance)))
+            .transpose()
+            .map_err(StartError::Notify)?;
+        if let Some(notify) = &notify {
+            notify.attach(&mut command);
+        }
+        self.held_sockets()?.attach(&mut command)?;
+        let spawned = launch.spawn(&mut command);
+        let mut child = spawned.map_err(|source| StartError::Spawn { program, source })?;
+        let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
+            let handle = identity.open()?;
+            // A child that ended already is a zombie until it is waited for, but has a handle.
+            let handle = match handle {
+                Some(handle) => handle,
+                None => open_unchecked(&child)?,
+            };
+            watch(handle).map(|handle| (identity, handle))
+        });
+        match watched {
+            Ok((identity, handle)) => {
+                if let Some(notify) = &notify {
+                    notify.listen_to(&identity);
+                }
+                Ok(RealProcess { identity, handle, child: Some(child), notify })
+            }
+            Err(source) => {
+                drop(child.kill());
+                drop(child.wait());
+                Err(StartError::Watch(source))
+            }
+        }
+    }
+}
+
+impl Host for RealHost {
+    type Process = RealProcess;
+
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn start(&mut self, order: StartOrder<'_>) -> Result<RealProcess, String> {
+        self.spawn(order).map_err(causes)
+    }
+
+    fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<RealProcess>> {
+        let identity = match (&record.process, record.instance.as_str()) {
+            (Some(identity), _) => Some(identity.clone()),
+            (None, "") => {
+                let app = app.path().display().to_string();
+                process::find_by_environment(APP_DIR_VARIABLE, &app)?
+            }
+            (None, instance) => process::find_by_environment(INSTANCE_VARIABLE, instance)?,
+        };
+        let Some(identity) = identity else { return Ok(None) };
+        let Some(handle) = identity.open()? else {
+            // The leader is gone, but what it started may still hold its ports.
+            identity.signal_group(Signal::KILL)?;
+            return Ok(None);
+        };
+        if self.sockets.is_none() {
+            // What cannot be had is told when a program is to be started with it.
+            self.sockets = HeldSockets::open(&self.sockets_wanted, Some(&identity))
+                .inspect_err(|error| tracing::warn!("{error}"))
+                .ok();
+        }
+        let notify = NotifySocket::bind(&notify_path(app, &record.instance)).ok();
+        if let Some(notify) = &notify {
+            notify.listen_to(&identity);
+        }
+        Ok(Some(RealProcess { identity, handle: watch(handle)?, child: None, notify }))
+    }
+
+    fn check(
+        &self,
+        probe: &Probe,
+        root: &Path,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        let (probe, root) = (probe.clone(), root.to_owned());
+        async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
+    }
+
+    #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
+    fn run_hook(
+        &self,
+        order: HookOrder,
+    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        async move { hook::run(order).await.map(drop).map_err(|failure| failure.to_string()) }
+    }
+}
+
+impl HostProcess for RealProcess {
+    fn identity(&self) -> &ProcessIdentity {
+        &self.identity
+    }
+
+    async fn next_notice(&mut self) -> Notice {
+        tokio::select! {
+            // An error of the handle is taken for the end: the group check that follows finds out.
+            _ = self.handle.readable() => Notice::Ended,
+            () = ready(self.notify.as_ref()) => Notice::Ready,
+        }
+    }
+
+    /// Leaves the leader a zombie: its id, which is also the group's, must not be given to another
+    /// process while the rest of the group is being stopped.
+    fn describe_end(&self) -> String {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let status = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options);
+        let Ok(Some(status)) = status else {
+            // Only a parent learns the exit code, and that was an earlier agent.
+            return "ended (exit code unknown, an earlier agent started it)".into();
+        };
+        match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("ended with exit code {code}"),
+            (None, Some(signal)) => format!("was killed by signal {signal}"),
+            (None, None) => "ended".into(),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        self.identity.signal_group(signal)
+    }
+
+    fn is_alive(&self) -> io::Result<bool> {
+        self.identity.is_group_alive()
+    }
+
+    fn reap(&mut self) {
+        if let Some(notify) = self.notify.take() {
+            // Left behind, it is in nobody's way.
+            drop(notify.remove());
+        }
+        if let Some(child) = &mut self.child {
+            drop(child.try_wait());
+            return;
+        }
+        // An agent that replaced itself is still the parent of the programs it started before.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if let Err(error) = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
+            tracing::debug!(%error, "the program was another process's child");
+        }
+    }
+}
+
+/// Waits until the program says that it is ready.
+async fn ready(notify: Option<&NotifySocket>) {
+    let Some(notify) = notify else { return std::future::pending().await };
+    loop {
+        match notify.next().await {
+            Ok(message) if message.is_ready => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the program can no longer say that it is ready");
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+fn notify_path(app: &AppDir, instance: &str) -> PathBuf {
+    app.path().join(format!("notify.{instance}"))
+}
+
+fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        deprecated,
+        reason = "unsound only for types that lie about their descriptor, which OwnedFd does not; \
+                  the replacement is an unsafe function"
+    )]
+    AsyncFd::with_interest(handle, Interest::READABLE)
+}
+
+fn open_unchecked(child: &Child) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = pid.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+}
