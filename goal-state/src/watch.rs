@@ -109,7 +109,8 @@ impl Board {
             is_new
         };
         self.states.send_if_modified(|known| {
-            states.into_iter().fold(false, |any, state| take_over(known, state) || any)
+            // Each is looked at, also behind the first that is new.
+            states.into_iter().filter_map(|state| take_over(known, state).then_some(())).count() > 0
         })
     }
 
