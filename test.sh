@@ -6,13 +6,17 @@ cd "$(dirname "$0")"
 
 say() { printf '\n== %s\n' "$*"; }
 
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+missing=()
 # The integration tests deploy over a real etcd, each starting its own on a free port.
-if ! command -v etcd >/dev/null && [ ! -x /usr/bin/etcd ]; then
-    say "etcd is missing: installing the Debian package etcd-server"
-    as_root=()
-    if [ "$(id -u)" -ne 0 ]; then as_root=(sudo); fi
+if ! command -v etcd >/dev/null && [ ! -x /usr/bin/etcd ]; then missing+=(etcd-server); fi
+# The conversation with systemd is tested over a bus of the test's own.
+if ! command -v dbus-daemon >/dev/null; then missing+=(dbus-daemon); fi
+if [ "${#missing[@]}" -gt 0 ]; then
+    say "installing the Debian packages ${missing[*]}"
     "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq etcd-server
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}"
 fi
 for component in rustfmt clippy; do
     if ! cargo "${component/rustfmt/fmt}" --version >/dev/null 2>&1; then

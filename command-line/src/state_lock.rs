@@ -61,7 +61,7 @@ impl StateLock {
     /// If another process holds the directory or the system refuses; nothing was changed then.
     pub fn take(directory: &Path) -> Result<Self, StateLockError> {
         let unusable = |source| StateLockError::Unusable { path: directory.into(), source };
-        fs::create_dir_all(directory).map_err(unusable)?;
+        disk::create_dir_all_synced(directory).map_err(unusable)?;
         // The real path, so that what is started in it is found again from any working directory.
         let directory = fs::canonicalize(directory).map_err(unusable)?;
         let path = directory.join("lock");

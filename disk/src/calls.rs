@@ -40,8 +40,9 @@ pub fn create_dir_all(path: &Path) -> io::Result<()> {
     make_directories(path, false)
 }
 
-/// Makes a directory and those above it that are missing, and syncs the directory of each that was
-/// made.
+/// Makes a directory and those above it that are missing, and the names of all that were made
+/// durable. An empty directory counts as just made: its maker may have been killed before it synced
+/// the name, and whatever is put into it would be lost with that.
 ///
 /// # Errors
 ///
@@ -55,7 +56,10 @@ fn make_directories(path: &Path, is_synced: bool) -> io::Result<()> {
         return Ok(());
     }
     match fs::metadata(path) {
-        Ok(found) if found.is_dir() => return Ok(()),
+        Ok(found) if found.is_dir() => {
+            let is_fresh = is_synced && fs::read_dir(path).is_ok_and(|mut it| it.next().is_none());
+            return if is_fresh { sync_dir(parent_of(path)) } else { Ok(()) };
+        }
         Ok(_) => return Err(Errno::NOTDIR.into()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

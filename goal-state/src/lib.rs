@@ -23,6 +23,7 @@ mod status;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod token;
 mod url;
 mod watch;
 
@@ -35,5 +36,9 @@ pub use status::{
     check_writer_name, last_output,
 };
 pub use store::{DamagedGoal, GoalList, GoalStore};
+pub use token::{
+    LEASE_MAX, LEASE_MIN, TOKEN_BYTES_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError,
+    TokenRequest, granting_seeder,
+};
 pub use url::{GoalUrl, GoalUrlError};
 pub use watch::{GoalUpdate, GoalWatch};

@@ -8,25 +8,34 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
-use p2p_net::{Identity, Node, NodeConfig, SharedLimits};
+use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, info, info_span, warn};
 
-use crate::app::{App, AppSettings, AppTimings, GoalView};
+use crate::app::App;
+use crate::app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 use crate::config::{AppConfig, Config};
+use crate::control::ControlServer;
+use crate::control_desk::{AppOrders, ControlDesk};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::real_host::RealHost;
 use crate::reload::Reload;
 use crate::source::LimitedNode;
 use crate::state::StateDir;
 use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
+use crate::supervisor::ProgramSettings;
 
 /// Wait before a goal that could not be stored is tried again.
 const GOAL_RETRY: Duration = Duration::from_secs(5);
+
+/// Orders that wait for an app's loop. People give them one by one.
+const ORDERS_MAX: usize = 16;
 
 /// Time for the node to say goodbye. Its peers notice a silent end too, only later.
 const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
@@ -39,11 +48,13 @@ pub struct Agent {
     running: Config,
     app_limits: BTreeMap<AppName, SharedLimits>,
     board: StatusBoard,
+    orders: AppOrders,
     apps: JoinSet<()>,
     apps_stop: CancellationToken,
     goals: JoinHandle<()>,
     reporter: JoinHandle<()>,
     reporter_stop: CancellationToken,
+    _control: Vec<AbortOnDropHandle<()>>,
     /// Released last, when nothing writes into it any more.
     _state: StateDir,
 }
@@ -64,20 +75,7 @@ impl Agent {
         warn_of_strays(&state, &config);
 
         let store = GoalStore::new(&config.goal);
-        let node = Node::start(NodeConfig {
-            seeders: config.seeders.clone(),
-            zone: config.zone.clone(),
-            rack: config.rack.clone(),
-            upload_limit: config.upload_limit,
-            download_limit: config.download_limit,
-            traffic_class: config.dscp,
-            disk_priority: config.disk_priority,
-            transport: config.transport,
-            buffer_budget: config.buffer_budget,
-            ..NodeConfig::host(identity, config.listen)
-        })
-        .await?;
-        info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+        let node = start_node(&config, identity).await?;
 
         let board = StatusBoard::default();
         let mut follower = GoalFollower::new(accepted);
@@ -86,24 +84,31 @@ impl Agent {
             .iter()
             .map(|(name, app)| (name.clone(), SharedLimits::new(app.limits())))
             .collect();
-        let within =
-            |name: &AppName| LimitedNode { node: node.clone(), limits: app_limits[name].clone() };
-        let opened = open_apps(&config, &state, within, &board, &mut follower).await;
-        let opened = match opened {
+        let opening = Opening {
+            config: &config,
+            state: &state,
+            node: &node,
+            limits: &app_limits,
+            board: &board,
+        };
+        let opened = match opening.apps(&mut follower).await {
             Ok(opened) => opened,
             Err(error) => {
                 node.shutdown().await;
                 return Err(error);
             }
         };
+        let (opened, orders): (Vec<_>, AppOrders) = opened;
+        let desk = ControlDesk {
+            host: config.host.clone(),
+            board: board.clone(),
+            orders: orders.clone(),
+            started_at: Instant::now(),
+        };
+        let control = start_control(&config, &state, desk);
 
         let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
-        let mut apps = JoinSet::new();
-        for app in opened {
-            let (handle, stop) = (Handle::current(), apps_stop.clone());
-            let span = info_span!("app", name = app.name().as_str());
-            apps.spawn_blocking(move || handle.block_on(app.run(stop).instrument(span)));
-        }
+        let apps = spawn_apps(opened, &apps_stop);
         let watch = store.watch(config.apps.keys().cloned().collect());
         let sink = if store.takes_host_status() {
             StatusSink::Store(store)
@@ -116,9 +121,11 @@ impl Agent {
             running: config,
             app_limits,
             board,
+            orders,
             apps,
             goals: tokio::spawn(follower.run(watch)),
             reporter: tokio::spawn(reporter.run(reporter_stop.clone())),
+            _control: control,
             apps_stop,
             reporter_stop,
             _state: state,
@@ -151,6 +158,13 @@ impl Agent {
         self.node.set_limits(self.running.limits());
         for (name, limits) in &self.app_limits {
             limits.set(self.running.apps[name].limits());
+        }
+        for (name, app) in &reload.apps {
+            let settings = Box::new(settings_of(&self.running, name, app));
+            // A loop that is so far behind gets them with the next reading.
+            if self.orders[name].try_send(AppOrder::Settings(settings)).is_err() {
+                warn!(%name, "the app does not take orders; its new settings wait");
+            }
         }
         info!("the configuration was read again: {reload}");
         self.board.set_note(reload.note());
@@ -187,24 +201,89 @@ impl Agent {
     }
 }
 
-async fn open_apps(
+async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartError> {
+    let node = Node::start(NodeConfig {
+        seeders: config.seeders.clone(),
+        zone: config.zone.clone(),
+        rack: config.rack.clone(),
+        upload_limit: config.upload_limit,
+        download_limit: config.download_limit,
+        traffic_class: config.dscp,
+        disk_priority: config.disk_priority,
+        transport: config.transport,
+        buffer_budget: config.buffer_budget,
+        ..NodeConfig::host(identity, config.listen)
+    })
+    .await?;
+    info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+    Ok(node)
+}
+
+/// Lets each app's loop run on a thread of its own: it waits for its disk now and then.
+fn spawn_apps(opened: Vec<RealApp>, stop: &CancellationToken) -> JoinSet<()> {
+    let mut apps = JoinSet::new();
+    for app in opened {
+        let (handle, stop) = (Handle::current(), stop.clone());
+        let span = info_span!("app", name = app.name().as_str());
+        apps.spawn_blocking(move || handle.block_on(app.run(stop).instrument(span)));
+    }
+    apps
+}
+
+/// What is needed to open the apps.
+struct Opening<'a> {
+    config: &'a Config,
+    state: &'a StateDir,
+    node: &'a Node,
+    limits: &'a BTreeMap<AppName, SharedLimits>,
+    board: &'a StatusBoard,
+}
+
+/// An app of a real host.
+type RealApp = App<LimitedNode, RealHost, FreeTokens>;
+
+impl Opening<'_> {
+    async fn apps(&self, follower: &mut GoalFollower) -> anyhow::Result<(Vec<RealApp>, AppOrders)> {
+        let (mut opened, mut orders) = (vec![], AppOrders::new());
+        for (name, app) in &self.config.apps {
+            let settings = settings_of(self.config, name, app);
+            let directory = self.state.app(name)?;
+            let (sender, receiver) = mpsc::channel(ORDERS_MAX);
+            let limits = self.limits[name].clone();
+            let parts = AppParts {
+                source: LimitedNode { node: self.node.clone(), limits },
+                host: RealHost::new(app.sockets.clone()),
+                tokens: FreeTokens,
+                goal: follower.subscribe(name),
+                orders: receiver,
+                board: self.board.clone(),
+            };
+            // Opening reads the manifests of all builds.
+            let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
+            opened.push(app.await?.with_context(|| format!("app {name}"))?);
+            orders.insert(name.clone(), sender);
+        }
+        Ok((opened, orders))
+    }
+}
+
+/// Without its socket an agent is as good as with it, but for people on the host.
+fn start_control(
     config: &Config,
     state: &StateDir,
-    within: impl Fn(&AppName) -> LimitedNode,
-    board: &StatusBoard,
-    follower: &mut GoalFollower,
-) -> anyhow::Result<Vec<App<LimitedNode>>> {
-    let mut opened = vec![];
-    for (name, app) in &config.apps {
-        let settings = settings_of(config, name, app);
-        let directory = state.app(name)?;
-        let (node, board, goal) = (within(name), board.clone(), follower.subscribe(name));
-        // Opening reads the manifests of all builds.
-        let app =
-            tokio::task::spawn_blocking(move || App::open(settings, directory, node, goal, board));
-        opened.push(app.await?.with_context(|| format!("app {name}"))?);
+    desk: ControlDesk,
+) -> Vec<AbortOnDropHandle<()>> {
+    let default = || state.path().join("control.sock");
+    match ControlServer::bind(&config.control.clone().unwrap_or_else(default)) {
+        Ok((server, requests)) => vec![
+            AbortOnDropHandle::new(tokio::spawn(server.run())),
+            AbortOnDropHandle::new(tokio::spawn(desk.run(requests))),
+        ],
+        Err(error) => {
+            warn!("the agent runs without its control socket: {:#}", anyhow::Error::new(error));
+            vec![]
+        }
     }
-    Ok(opened)
 }
 
 fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings {
@@ -215,13 +294,53 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
         environment: app.environment.clone(),
         working_directory: app.working_directory.clone(),
         grace_period: app.grace_period,
+        user: app.user.clone(),
+        sockets: app.sockets.clone(),
     });
+    let timings = AppTimings::fleet();
     AppSettings {
         name: name.clone(),
         host: config.host.clone(),
-        launch,
+        labels: config.labels.clone(),
+        program: ProgramSettings {
+            launch,
+            health: app.health.clone(),
+            timings: timings.supervisor,
+        },
+        user: app.user.clone(),
+        swap: app.swap,
+        hooks: app.hooks.clone(),
+        hold: app.hold,
+        pin: app.pin,
         keep_builds: app.keep_builds.get(),
-        timings: AppTimings::fleet(),
+        keep_bytes: app.keep_bytes,
+        timings,
+    }
+}
+
+/// Gives leave to everybody at once.
+#[derive(Clone, Debug)]
+struct FreeTokens;
+
+/// Always held.
+#[derive(Debug)]
+struct FreeToken;
+
+impl crate::tokens::TokenDesk for FreeTokens {
+    type Hold = FreeToken;
+
+    fn ask(&self, _wish: crate::tokens::TokenWish) -> FreeToken {
+        FreeToken
+    }
+}
+
+impl crate::tokens::TokenHold for FreeToken {
+    fn state(&self) -> crate::tokens::TokenState {
+        crate::tokens::TokenState::Held
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -7,7 +7,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
@@ -18,9 +17,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
 use crate::app_settings::{AppOrder, AppParts, AppSettings, GoalView};
-use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Paused, Place};
 use crate::durable::{ReadError, WriteError};
+use crate::explain::Paused;
 use crate::goals::AcceptedGoal;
 use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
@@ -32,6 +32,7 @@ use crate::supervisor::{self, Supervisor};
 use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::trouble::{Stall, Trouble};
 
+mod facts;
 mod recover;
 mod row;
 
@@ -120,6 +121,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     damage: Option<(BuildId, String)>,
     audit: Option<(BuildId, JoinHandle<Option<String>>)>,
     progress: (Option<BuildId>, Progress),
+    /// When the bytes of the download changed last.
+    progress_since: Instant,
     refresh_at: Instant,
     audit_at: Instant,
     stall: Stall,
@@ -202,6 +205,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             damage,
             audit: None,
             progress: (None, Progress::default()),
+            progress_since: Instant::now(),
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
             stall: Stall::default(),
@@ -394,6 +398,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         // Dropped first, so that the node is never asked for two downloads of the app at once.
         self.download = None;
         self.progress = (Some(build), Progress::default());
+        self.progress_since = Instant::now();
         self.staged.insert(build);
         let download = self.source.fetch(build, &self.store);
         self.download = Some(ActiveDownload { build, download });
@@ -489,10 +494,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let journal = match &self.journal {
             Some(journal) => Journal { failed: Some(failed), ..journal.clone() },
             // Nothing ran here yet; the failure is all there is to note.
-            None => Journal {
-                failed: Some(failed),
-                ..Journal::switching(0, build, None, 0, None)
-            },
+            None => Journal { failed: Some(failed), ..Journal::switching(0, build, None, 0, None) },
         };
         self.write_journal(journal).map_err(|source| StepError::Quarantine { build, source })?;
         self.hooks.on_switch_over();
@@ -574,7 +576,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     async fn on_wake(&mut self, wake: Wake) {
         match wake {
-            Wake::Progress(Some(progress)) => self.progress.1 = progress,
+            Wake::Progress(Some(progress)) => self.on_progress(progress),
             Wake::Progress(None) => self.on_download_ended().await,
             Wake::Program(wake) => self.supervisor.on_wake(wake),
             Wake::Hook(result) => self.on_hook_ended(result),
@@ -591,6 +593,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
+    fn on_progress(&mut self, progress: Progress) {
+        if progress.bytes_done != self.progress.1.bytes_done {
+            self.progress_since = Instant::now();
+        }
+        self.progress.1 = progress;
+    }
+
     fn on_order(&mut self, order: AppOrder) {
         match order {
             AppOrder::Settings(settings) => {
@@ -604,6 +613,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Resume => self.set_paused(None),
             AppOrder::Restart => self.supervisor.make_stale(),
             AppOrder::Reload => self.supervisor.reload(),
+            // An asker who is gone does not miss the answer.
+            AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
         }
     }
 

@@ -22,6 +22,7 @@ use p2p_core::{BuildId, Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::durable::{self, ReadError, WriteError};
+use crate::explain::Paused;
 use crate::process::ProcessIdentity;
 
 /// Most builds whose order the journal remembers. More than any sensible number of kept builds, few
@@ -73,16 +74,6 @@ pub struct FailedBuild {
     pub output: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
-}
-
-/// An operator's word that no switch is to start.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Paused {
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-    /// Why, for people.
-    pub reason: Option<String>,
 }
 
 /// How far a switch is. `Switching` becomes `Good` or, if the build fails, `RollingBack`, which

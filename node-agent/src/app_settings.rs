@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use goal_state::{AppName, Label};
 use p2p_core::BuildId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::Swap;
+use crate::explain::Explanation;
 use crate::goals::AcceptedGoal;
 use crate::hook::Hooks;
 use crate::status::StatusBoard;
@@ -87,6 +88,11 @@ pub enum AppOrder {
     Restart,
     /// The program is told to read its configuration again.
     Reload,
+    /// Tell what is known of the app.
+    Explain {
+        /// For the answer.
+        answer: oneshot::Sender<Explanation>,
+    },
 }
 
 /// What the loop of an app works with.

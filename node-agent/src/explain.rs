@@ -127,6 +127,11 @@ pub struct ProgramFacts {
     pub restarts: u32,
 }
 
+/// A time in the unit of all of these facts.
+pub(crate) fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What keeps a host off its goal, in the order of a switch.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

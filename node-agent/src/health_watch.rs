@@ -29,6 +29,17 @@ pub(crate) struct HealthWatch {
     last_failure: Option<String>,
 }
 
+/// Where a program that is not good yet stands.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Check {
+    /// How long it has been healthy without a break.
+    pub healthy_for: Duration,
+    /// Time until it is given up.
+    pub deadline_in: Duration,
+    /// What its last probe said, if it failed.
+    pub last_failure: Option<String>,
+}
+
 impl HealthWatch {
     /// A program that was started at `now`. One that was found running is taken for ready: it
     /// served before, and its probe will tell if it does not any more.
@@ -68,6 +79,17 @@ impl HealthWatch {
     pub(crate) fn is_healthy(&self) -> Option<bool> {
         self.health.probe.as_ref()?;
         if self.last_failure.is_some() { Some(false) } else { self.healthy_since.map(|_| true) }
+    }
+
+    /// Where it stands; `None` once it is good.
+    pub(crate) fn check(&self, now: Instant) -> Option<Check> {
+        let since = |moment: Instant| now.saturating_duration_since(moment);
+        let deadline = self.started_at + self.health.deadline;
+        (!self.is_good).then(|| Check {
+            healthy_for: self.healthy_since.map_or(Duration::ZERO, since),
+            deadline_in: deadline.saturating_duration_since(now),
+            last_failure: self.last_failure.clone(),
+        })
     }
 
     /// Why the program is not healthy, for people.
@@ -175,6 +197,7 @@ mod tests {
         Health { probe, min_healthy_time, deadline, ..Health::default() }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as it is in the settings")]
     fn tcp() -> Option<Probe> {
         Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() })
     }
@@ -183,7 +206,10 @@ mod tests {
     fn program_without_a_probe_is_ready_after_a_moment_and_good_after_its_time() {
         let start = Instant::now();
         let mut watch = HealthWatch::new(start, health(None), seconds(1), false);
-        assert_eq!((watch.gate(), watch.next_due(false)), (Gate::Starting, Some(start + seconds(1))));
+        assert_eq!(
+            (watch.gate(), watch.next_due(false)),
+            (Gate::Starting, Some(start + seconds(1)))
+        );
         watch.on_due(start + seconds(1));
         assert_eq!((watch.gate(), watch.next_due(false)), (Gate::Ready, Some(start + seconds(10))));
         watch.on_due(start + seconds(10));

@@ -21,7 +21,6 @@ pub(crate) struct HookRunner {
     failed: Option<(BuildId, String)>,
     /// A failure that changes nothing but has to be told, until the next switch.
     note: Option<String>,
-    failures: u64,
 }
 
 #[derive(Debug)]
@@ -84,11 +83,6 @@ impl HookRunner {
         self.note.as_deref()
     }
 
-    /// Hooks that failed since the agent started.
-    pub(crate) const fn failure_count(&self) -> u64 {
-        self.failures
-    }
-
     /// Starts a hook. Must be called within a tokio runtime.
     pub(crate) fn start<H: Host>(
         &mut self,
@@ -124,7 +118,6 @@ impl HookRunner {
         let RunningHook { kind, build, .. } = self.running.take()?;
         self.done.insert((kind, build));
         if let Err(reason) = result {
-            self.failures += 1;
             let reason = format!("hook {}: {reason}", kind.name());
             warn!(build = build.short(), "{reason}");
             if kind.is_decisive() {

@@ -72,6 +72,8 @@ pub struct StartOrder<'a> {
     pub root: &'a Path,
     /// Tells this start from every other one of the app.
     pub instance: &'a str,
+    /// Whether the program is to say when it is ready.
+    pub says_ready: bool,
     /// Where the program prints; `None`: nowhere.
     pub output: Option<File>,
 }

@@ -73,8 +73,7 @@ pub(crate) enum Turn {
 
 impl<P: HostProcess> Instance<P> {
     pub(crate) fn new(
-        process: P,
-        record: RunningRecord,
+        (process, record): (P, RunningRecord),
         root: &Path,
         health: HealthWatch,
         (output, output_offset): (OutputLog, u64),
@@ -120,13 +119,11 @@ impl<P: HostProcess> Instance<P> {
     }
 
     fn next_due(&self) -> Instant {
-        match &self.end {
-            Some(end) => end.group_check_at.unwrap_or(end.deadline).min(end.deadline),
-            None => {
-                let health_at = self.health.next_due(self.probe.is_some());
-                health_at.map_or(self.output_check_at, |at| at.min(self.output_check_at))
-            }
+        if let Some(end) = &self.end {
+            return end.group_check_at.unwrap_or(end.deadline).min(end.deadline);
         }
+        let health_at = self.health.next_due(self.probe.is_some());
+        health_at.map_or(self.output_check_at, |at| at.min(self.output_check_at))
     }
 
     /// Deals with what [`Self::next_wake`] waited for.

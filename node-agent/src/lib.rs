@@ -16,6 +16,7 @@ mod backoff;
 pub mod cli;
 mod config;
 mod control;
+mod control_desk;
 pub mod durable;
 mod explain;
 mod goals;
@@ -32,6 +33,7 @@ mod process;
 mod real_host;
 pub mod reconcile;
 mod reload;
+mod runs_from;
 mod sockets;
 mod source;
 mod state;
@@ -39,19 +41,16 @@ mod status;
 mod supervisor;
 mod tokens;
 mod trouble;
+mod unit;
 mod user;
 mod watch_files;
 
 pub use agent::Agent;
 pub use app::{App, Counters, OpenAppError};
-pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use app_dir::{
-    AppDir, FailedBuild, Journal, JournalPhase, Paused, Place, RunningRecord,
-    SWITCHES_REMEMBERED_MAX,
+    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
 };
-pub use config::{AppConfig, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap};
-pub use app::{App, AppSettings, AppTimings, GoalView, OpenAppError};
-pub use app_dir::{AppDir, Journal, JournalPhase, RunningRecord, SWITCHES_REMEMBERED_MAX};
+pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -64,10 +63,12 @@ pub use explain::{
     Reason, Situation,
 };
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
+pub use health_watch::Check;
 pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
     HookOutput, Hooks, run as run_hook,
 };
+pub use host::{Host, HostProcess, Notice, StartOrder};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
@@ -75,14 +76,17 @@ pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
 pub use process::{ProcessIdentity, find_by_environment};
+pub use real_host::{RealHost, RealProcess};
 pub use reload::Reload;
+pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
 pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
-pub use host::{Host, HostProcess, Notice, StartOrder};
-pub use real_host::{RealHost, RealProcess};
-pub use tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+pub use tokens::{
+    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
+};
+pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
 pub use watch_files::{OnChange, WatchedFiles};

@@ -3,11 +3,12 @@
 //! Invariant: a program leads a process group of its own, and only that group is ever signalled.
 //! Decides nothing and keeps nothing but what it has to hold for programs.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
@@ -15,17 +16,24 @@ use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::app::causes;
 use crate::app_dir::{AppDir, RunningRecord};
 use crate::hook::{self, HookOrder};
 use crate::host::{Host, HostProcess, Notice, StartOrder};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
+use crate::notify::NotifySocket;
 use crate::probe::{self, Probe};
 use crate::process::{self, ProcessIdentity};
+use crate::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::status::now_ms;
 
 /// The machine that the agent runs on, as one app uses it.
-#[derive(Debug, Default)]
-pub struct RealHost {}
+#[derive(Debug)]
+pub struct RealHost {
+    sockets_wanted: BTreeMap<String, SocketAddress>,
+    /// `None` until they were had; each start tries again.
+    sockets: Option<HeldSockets>,
+}
 
 /// A process of this machine.
 #[derive(Debug)]
@@ -35,6 +43,8 @@ pub struct RealProcess {
     handle: AsyncFd<OwnedFd>,
     /// `None` for a program that an earlier agent started: its exit status goes to somebody else.
     child: Option<Child>,
+    /// Where it says that it is ready; `None` if it is not asked to.
+    notify: Option<NotifySocket>,
 }
 
 /// Why a program could not be started.
@@ -43,7 +53,7 @@ pub struct RealProcess {
 enum StartError {
     #[error("cannot start {}", program.display())]
     Spawn {
-        program: std::path::PathBuf,
+        program: PathBuf,
         #[source]
         source: io::Error,
     },
@@ -51,11 +61,28 @@ enum StartError {
     Watch(#[source] io::Error),
     #[error("its output cannot be opened twice")]
     Output(#[source] io::Error),
+    #[error("the socket on which it says that it is ready cannot be made")]
+    Notify(#[source] io::Error),
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
 }
 
 impl RealHost {
-    fn spawn(&self, order: StartOrder<'_>) -> Result<RealProcess, StartError> {
-        let StartOrder { app, launch, build, root, instance, output } = order;
+    /// The machine for an app that listens on `sockets`.
+    pub const fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
+        Self { sockets_wanted: sockets, sockets: None }
+    }
+
+    fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
+        let held = match self.sockets.take() {
+            Some(held) => held,
+            None => HeldSockets::open(&self.sockets_wanted, None)?,
+        };
+        Ok(self.sockets.insert(held))
+    }
+
+    fn spawn(&mut self, order: StartOrder<'_>) -> Result<RealProcess, StartError> {
+        let StartOrder { app, launch, build, root, instance, says_ready, output } = order;
         let (mut command, program) = launch.command(build, root, app);
         command.env(INSTANCE_VARIABLE, instance).stdin(Stdio::null()).process_group(0);
         match output {
@@ -66,7 +93,15 @@ impl RealHost {
                 command.stdout(Stdio::null()).stderr(Stdio::null());
             }
         }
-        let spawned = command.spawn();
+        let notify = says_ready
+            .then(|| NotifySocket::bind(&notify_path(app, instance)))
+            .transpose()
+            .map_err(StartError::Notify)?;
+        if let Some(notify) = &notify {
+            notify.attach(&mut command);
+        }
+        self.held_sockets()?.attach(&mut command)?;
+        let spawned = launch.spawn(&mut command);
         let mut child = spawned.map_err(|source| StartError::Spawn { program, source })?;
         let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
             let handle = identity.open()?;
@@ -78,7 +113,12 @@ impl RealHost {
             watch(handle).map(|handle| (identity, handle))
         });
         match watched {
-            Ok((identity, handle)) => Ok(RealProcess { identity, handle, child: Some(child) }),
+            Ok((identity, handle)) => {
+                if let Some(notify) = &notify {
+                    notify.listen_to(&identity);
+                }
+                Ok(RealProcess { identity, handle, child: Some(child), notify })
+            }
             Err(source) => {
                 drop(child.kill());
                 drop(child.wait());
@@ -96,7 +136,7 @@ impl Host for RealHost {
     }
 
     fn start(&mut self, order: StartOrder<'_>) -> Result<RealProcess, String> {
-        self.spawn(order).map_err(|error| format!("{:#}", anyhow::Error::new(error)))
+        self.spawn(order).map_err(causes)
     }
 
     fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<RealProcess>> {
@@ -114,7 +154,17 @@ impl Host for RealHost {
             identity.signal_group(Signal::KILL)?;
             return Ok(None);
         };
-        Ok(Some(RealProcess { identity, handle: watch(handle)?, child: None }))
+        if self.sockets.is_none() {
+            // What cannot be had is told when a program is to be started with it.
+            self.sockets = HeldSockets::open(&self.sockets_wanted, Some(&identity))
+                .inspect_err(|error| tracing::warn!("{error}"))
+                .ok();
+        }
+        let notify = NotifySocket::bind(&notify_path(app, &record.instance)).ok();
+        if let Some(notify) = &notify {
+            notify.listen_to(&identity);
+        }
+        Ok(Some(RealProcess { identity, handle: watch(handle)?, child: None, notify }))
     }
 
     fn check(
@@ -127,6 +177,7 @@ impl Host for RealHost {
         async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
     }
 
+    #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
     fn run_hook(
         &self,
         order: HookOrder,
@@ -141,9 +192,11 @@ impl HostProcess for RealProcess {
     }
 
     async fn next_notice(&mut self) -> Notice {
-        // An error of the handle is taken for the end: the group check that follows finds out.
-        drop(self.handle.readable().await);
-        Notice::Ended
+        tokio::select! {
+            // An error of the handle is taken for the end: the group check that follows finds out.
+            _ = self.handle.readable() => Notice::Ended,
+            () = ready(self.notify.as_ref()) => Notice::Ready,
+        }
     }
 
     /// Leaves the leader a zombie: its id, which is also the group's, must not be given to another
@@ -171,15 +224,39 @@ impl HostProcess for RealProcess {
     }
 
     fn reap(&mut self) {
-        match &mut self.child {
-            Some(child) => drop(child.try_wait()),
-            // An agent that replaced itself is still the parent of the programs it started before.
-            None => {
-                let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-                drop(rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options));
+        if let Some(notify) = self.notify.take() {
+            // Left behind, it is in nobody's way.
+            drop(notify.remove());
+        }
+        if let Some(child) = &mut self.child {
+            drop(child.try_wait());
+            return;
+        }
+        // An agent that replaced itself is still the parent of the programs it started before.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        if let Err(error) = rustix::process::waitid(WaitId::PidFd(self.handle.as_fd()), options) {
+            tracing::debug!(%error, "the program was another process's child");
+        }
+    }
+}
+
+/// Waits until the program says that it is ready.
+async fn ready(notify: Option<&NotifySocket>) {
+    let Some(notify) = notify else { return std::future::pending().await };
+    loop {
+        match notify.next().await {
+            Ok(message) if message.is_ready => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the program can no longer say that it is ready");
+                return std::future::pending().await;
             }
         }
     }
+}
+
+fn notify_path(app: &AppDir, instance: &str) -> PathBuf {
+    app.path().join(format!("notify.{instance}"))
 }
 
 fn watch(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {

@@ -376,7 +376,8 @@ impl Brain<'_> {
         }
         let journal = self.actual.journal.as_ref();
         if let Some(journal) = journal.filter(|journal| journal.phase == JournalPhase::Switching) {
-            let has_failed = self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal);
+            let has_failed =
+                self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal);
             let is_lost = !self.is_complete(journal.to) && self.target() != Some(journal.to);
             if (has_failed || is_lost)
                 && let Some(build) = self.way_back(Some(journal.to))
@@ -428,7 +429,8 @@ impl Brain<'_> {
         // The build is damaged or gone. What runs of it may go on; a host where nothing runs takes
         // what ran well before.
         let nothing_runs = !matches!(self.actual.programs.serving, Program::Running { .. });
-        let build = self.way_back(None).filter(|_| nothing_runs && self.actual.current.is_none())?;
+        let build =
+            self.way_back(None).filter(|_| nothing_runs && self.actual.current.is_none())?;
         Some(Step::RollBack { build })
     }
 
@@ -440,9 +442,7 @@ impl Brain<'_> {
         // Without a current build (removed by hand) the program is all there is: it stays until
         // there is something to replace it.
         let current = self.actual.current?;
-        let is_right = |program| {
-            matches!(program, Program::Running { build, is_fresh: true, .. } if build == current)
-        };
+        let is_right = |program| matches!(program, Program::Running { build, is_fresh: true, .. } if build == current);
         if is_right(serving) {
             return stop_unneeded(candidate).or_else(|| self.pick_undrain_step(serving));
         }
@@ -455,7 +455,7 @@ impl Brain<'_> {
             HookNeed::Nothing => {}
         }
         if is_right(candidate) {
-            return self.pick_promote_step(serving, candidate);
+            return pick_promote_step(serving, candidate);
         }
         if matches!(candidate, Program::Running { .. }) {
             return Some(Step::StopCandidate);
@@ -502,13 +502,6 @@ impl Brain<'_> {
         } else {
             HookNeed::Nothing
         }
-    }
-
-    fn pick_promote_step(&self, serving: Program, candidate: Program) -> Option<Step> {
-        let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
-        // If nothing serves, there is nothing to wait for.
-        let is_needed = !matches!(serving, Program::Running { .. });
-        (is_ready || is_needed).then_some(Step::Promote)
     }
 
     fn drain_need(&self, build: BuildId) -> HookNeed {
@@ -659,6 +652,13 @@ impl Brain<'_> {
         }
         kept
     }
+}
+
+fn pick_promote_step(serving: Program, candidate: Program) -> Option<Step> {
+    let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
+    // If nothing serves, there is nothing to wait for.
+    let is_needed = !matches!(serving, Program::Running { .. });
+    (is_ready || is_needed).then_some(Step::Promote)
 }
 
 fn stop_all(serving: Program, candidate: Program) -> Option<Step> {

@@ -41,8 +41,7 @@ const BACKLOG: i32 = 4096;
 /// First descriptor that is handed over, as `sd_listen_fds` expects it.
 const LISTEN_FDS_START: i32 = 3;
 
-/// Sets `LISTEN_PID` to the process that becomes the program: only that process knows its id, and
-/// `exec` keeps it.
+/// The process that becomes the program knows its id, and `exec` keeps it.
 const SET_LISTEN_PID: &str = r#"export LISTEN_PID=$$; exec "$0" "$@""#;
 
 /// Below it a port belongs to root, unless the system is told otherwise.
@@ -188,12 +187,8 @@ impl HeldSockets {
     }
 
     /// Lets `command` start with the sockets as descriptors 3 and up, in the order of their names,
-    /// and tells it by `LISTEN_FDS`, `LISTEN_FDNAMES` and `LISTEN_PID`.
-    ///
-    /// Replaces `command` by one that takes its program, arguments, variables and working directory
-    /// over and nothing else: call it before setting stdin, stdout, stderr or the process group. A
-    /// program that cannot be executed then shows as exit code 126 or 127 of a shell. The command
-    /// holds copies of the sockets until it is dropped.
+    /// and tells it by `LISTEN_FDS` and `LISTEN_FDNAMES`; `LISTEN_PID` is the business of
+    /// [`program_with_sockets`]. The command holds copies of the sockets until it is dropped.
     ///
     /// # Errors
     ///
@@ -209,23 +204,21 @@ impl HeldSockets {
                 copied.map_err(|source| SocketsError::Duplicate { name: name.clone(), source })?;
             mappings.push(FdMapping { parent_fd, child_fd });
         }
-        let mut wrapped = Command::new("/bin/sh");
-        wrapped.args(["-c", SET_LISTEN_PID]).arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
-        if let Some(directory) = command.get_current_dir() {
-            wrapped.current_dir(directory);
-        }
         let names: Vec<_> = self.sockets.keys().map(String::as_str).collect();
-        wrapped.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        wrapped.fd_mappings(mappings).expect("every socket has a descriptor of its own");
-        *command = wrapped;
+        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        command.fd_mappings(mappings).expect("every socket has a descriptor of its own");
         Ok(())
     }
+}
+
+/// A command that runs `program` with `LISTEN_PID` set to its own process id, which is known only
+/// once it runs: a shell sets it and becomes the program.
+///
+/// A program that cannot be executed shows as exit code 126 or 127 of the shell.
+pub(crate) fn program_with_sockets(program: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", SET_LISTEN_PID]).arg(program);
+    command
 }
 
 /// What `sd_listen_fds_with_names` can tell apart.

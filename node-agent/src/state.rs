@@ -55,7 +55,7 @@ impl StateDir {
     /// If the system refuses to create it.
     pub fn app(&self, app: &AppName) -> Result<AppDir, StateLockError> {
         let path = self.path().join("apps").join(app.as_str());
-        fs::create_dir_all(&path)
+        disk::create_dir_all_synced(&path)
             .map_err(|source| StateLockError::Unusable { path: path.clone(), source })?;
         Ok(AppDir::new(path))
     }

@@ -78,6 +78,16 @@ impl StatusBoard {
         });
     }
 
+    /// The rows as they are now.
+    pub fn rows(&self) -> Vec<HostStatus> {
+        self.rows.borrow().values().cloned().collect()
+    }
+
+    /// What was said of the agent as a whole.
+    pub fn note(&self) -> Option<String> {
+        self.note.borrow().clone()
+    }
+
     /// The rows, now and after each change.
     pub fn subscribe(&self) -> watch::Receiver<Rows> {
         self.rows.subscribe()

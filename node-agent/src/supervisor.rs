@@ -18,12 +18,12 @@ use tracing::{info, warn};
 
 use crate::app_dir::{AppDir, Place, RunningRecord};
 use crate::backoff::Backoff;
-use crate::health_watch::HealthWatch;
+use crate::health_watch::{Check, HealthWatch};
 use crate::host::{Host, HostProcess as _, StartOrder};
 use crate::instance::{Instance, InstanceWake, Turn};
 use crate::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::output::{OUTPUT_BYTES_MAX, OutputLog};
-use crate::probe::Health;
+use crate::probe::{Health, Probe};
 use crate::reconcile::{Program, Programs};
 
 /// When the supervisor acts by itself.
@@ -265,6 +265,21 @@ impl<H: Host> Supervisor<H> {
         self.serving.running().and_then(|instance| instance.health.is_healthy())
     }
 
+    /// Time until a program that ended is started again; `None` if none waits for that.
+    pub fn next_start_in(&self) -> Option<Duration> {
+        let rests = [&self.serving, &self.candidate].into_iter().filter_map(|slot| match slot {
+            Slot::Resting { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            Slot::Idle | Slot::Alive { .. } => None,
+        });
+        rests.min()
+    }
+
+    /// Where the program that is not good yet stands; `None` if there is none.
+    pub fn check_facts(&self) -> Option<Check> {
+        let mut young = [&self.candidate, &self.serving].into_iter().filter_map(Slot::running);
+        young.find_map(|instance| instance.health.check(Instant::now()))
+    }
+
     /// How the program ended last and what follows, or why it is not healthy, for people; `None`
     /// while all is well.
     pub fn message(&self) -> Option<String> {
@@ -375,7 +390,11 @@ impl<H: Host> Supervisor<H> {
         }
         let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
         let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
-        info!(build = instance.record.build.short(), pid = instance.pid(), "the new program serves");
+        info!(
+            build = instance.record.build.short(),
+            pid = instance.pid(),
+            "the new program serves"
+        );
         self.write_record(Place::Serving, &instance.record);
         self.remove_record(Place::Candidate);
         let path = self.app.output_path(Place::Serving);
@@ -465,7 +484,8 @@ impl<H: Host> Supervisor<H> {
 
     fn adopt(&mut self, place: Place, record: RunningRecord) {
         let is_known = |slot: &Slot<H::Process>| {
-            slot.running().is_some_and(|known| Some(known.process.identity()) == record.process.as_ref())
+            slot.running()
+                .is_some_and(|known| Some(known.process.identity()) == record.process.as_ref())
         };
         if Place::ALL.into_iter().any(|other| is_known(self.slot(other))) {
             // An agent died while the program changed its place.
@@ -474,14 +494,13 @@ impl<H: Host> Supervisor<H> {
         match self.host.find(&record, &self.app) {
             Ok(Some(process)) => {
                 info!(pid = process.identity().pid, "took over a program that was running");
-                let record =
-                    RunningRecord { process: Some(process.identity().clone()), ..record };
+                let record = RunningRecord { process: Some(process.identity().clone()), ..record };
                 self.write_record(place, &record);
                 let root = self.app.path().join("builds").join(record.build.to_string());
                 let health = self.health_watch(true);
                 let output = (self.output(place), 0);
                 let check = self.settings.timings.output_check;
-                let instance = Instance::new(process, record, &root, health, output, check);
+                let instance = Instance::new((process, record), &root, health, output, check);
                 *self.slot_mut(place) =
                     Slot::Alive { instance: Box::new(instance), restart_after: None };
             }
@@ -523,13 +542,14 @@ impl<H: Host> Supervisor<H> {
             build,
             root,
             instance: &record.instance,
+            says_ready: self.settings.health.probe == Some(Probe::Notify),
             output: file,
         })?;
         let record = RunningRecord { process: Some(process.identity().clone()), ..record };
         self.write_record(place, &record);
         let health = self.health_watch(false);
         let check = self.settings.timings.output_check;
-        Ok(Instance::new(process, record, root, health, (output, offset), check))
+        Ok(Instance::new((process, record), root, health, (output, offset), check))
     }
 
     fn health_watch(&self, was_found: bool) -> HealthWatch {
@@ -621,4 +641,3 @@ impl<P: crate::host::HostProcess> Slot<P> {
 fn grace_of(launch: Option<&Launch>) -> Duration {
     launch.map_or(GRACE_PERIOD_DEFAULT, |launch| launch.grace_period)
 }
-

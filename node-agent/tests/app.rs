@@ -1,5 +1,6 @@
 //! The loop of an app with real builds on disk and real programs; only the network is missing.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -7,18 +8,43 @@ use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus, Rollout};
 use node_agent::{
-    AcceptedGoal, App, AppDir, AppSettings, AppTimings, GoalView, Journal, JournalPhase, Launch,
-    ProcessIdentity, StatusBoard, SupervisorTimings, now_ms,
+    AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Hooks,
+    Journal, JournalPhase, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
+    TokenDesk, TokenHold, TokenState, TokenWish, now_ms,
 };
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 use tempfile::TempDir;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::local_source::LocalSource;
-use crate::rig::{launch, timings, within};
+use crate::rig::{launch, program, timings, within};
+
+/// Tokens for whoever asks.
+#[derive(Clone)]
+struct FreeTokens;
+
+struct FreeToken;
+
+impl TokenDesk for FreeTokens {
+    type Hold = FreeToken;
+
+    fn ask(&self, _wish: TokenWish) -> FreeToken {
+        FreeToken
+    }
+}
+
+impl TokenHold for FreeToken {
+    fn state(&self) -> TokenState {
+        TokenState::Held
+    }
+
+    async fn changed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
 
 /// One app of one host, whose builds differ only in a file `version`.
 struct Host {
@@ -35,6 +61,7 @@ struct Running {
     board: StatusBoard,
     stop: CancellationToken,
     task: JoinHandle<()>,
+    orders: mpsc::Sender<AppOrder>,
 }
 
 impl Host {
@@ -89,21 +116,36 @@ impl Host {
         let settings = AppSettings {
             name: "web".parse().unwrap(),
             host: "h1".into(),
-            launch: self.launch.clone(),
+            labels: BTreeSet::new(),
+            program: program(self.launch.clone(), self.timings),
+            user: None,
+            swap: Swap::Stop,
+            hooks: Hooks::default(),
+            hold: false,
+            pin: None,
             keep_builds,
+            keep_bytes: None,
             timings: AppTimings {
                 supervisor: self.timings,
                 retry_first: Duration::from_millis(10),
                 retry_max: Duration::from_millis(40),
                 refresh,
+                audit: Duration::from_mins(5),
             },
         };
         let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let goal = self.goal.subscribe();
-        let app = App::open(settings, self.directory(), self.source.clone(), goal, board.clone())
-            .unwrap();
+        let (orders_sender, orders) = mpsc::channel(8);
+        let parts = AppParts {
+            source: self.source.clone(),
+            host: RealHost::new(BTreeMap::new()),
+            tokens: FreeTokens,
+            goal: self.goal.subscribe(),
+            orders,
+            board: board.clone(),
+        };
+        let app = App::open(settings, self.directory(), parts).unwrap();
         let task = tokio::spawn(app.run(stop.clone()));
-        Running { board, stop, task }
+        Running { board, stop, task, orders: orders_sender }
     }
 
     fn current_version(&self) -> String {
@@ -144,6 +186,61 @@ impl Running {
         self.task.abort();
         within(self.task).await.unwrap_err();
     }
+}
+
+/// Goal: a build whose program ends is rolled back without anybody's help, told with its last words,
+/// and not tried again until another deploy asks for it.
+#[tokio::test]
+async fn crashing_build_is_rolled_back_and_told() {
+    let mut host = Host::with_program();
+    let first = host.patient_build("1");
+    let bad = host.build("2", "echo cannot open the database; exit 3");
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    running.running(first).await;
+    host.set_goal(bad);
+    host.source.permit(1);
+    let row = running.row(|row| row.phase == HostPhase::RolledBack).await;
+    assert_eq!((row.current, row.quarantined), (Some(first), Some(bad)));
+    let message = row.message.unwrap();
+    assert!(message.contains("exit code 3") && message.contains("another deploy"), "{message}");
+    assert_eq!(row.last_output.as_deref(), Some("cannot open the database"));
+    assert_eq!(host.current_version(), "1");
+
+    // A wider rollout of the same deploy does not bring it back, another deploy does.
+    let starts = |host: &Host| host.journal().good.len();
+    assert_eq!(starts(&host), 1);
+    host.set_goal(bad);
+    let row =
+        running.row(|row| row.generation == Some(3) && row.phase == HostPhase::RolledBack).await;
+    assert_eq!(row.current, Some(first));
+    running.stop().await;
+}
+
+/// Goal: nothing starts while a person has paused the app, not even after the agent is replaced.
+#[tokio::test]
+async fn pause_outlives_the_agent_and_resume_ends_it() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(2);
+    let old = process(&running.running(first).await);
+    let reason = Some("disk swap".into());
+    running.orders.send(AppOrder::Pause { reason }).await.unwrap();
+    host.set_goal(second);
+    let is_waiting = |row: &HostStatus| row.phase == HostPhase::Waiting;
+    let row = running.row(is_waiting).await;
+    assert!(row.message.as_ref().unwrap().contains("disk swap"), "{row:?}");
+    running.kill().await;
+
+    let running = host.start(3);
+    running.row(is_waiting).await;
+    assert!(old.open().unwrap().is_some());
+    running.orders.send(AppOrder::Resume).await.unwrap();
+    running.running(second).await;
+    running.stop().await;
 }
 
 fn process(row: &HostStatus) -> ProcessIdentity {
@@ -350,7 +447,7 @@ async fn interrupted_switch_is_finished() {
         let directory = host.directory();
         let store = BuildStore::open(directory.path()).unwrap();
         let stored = publish(&host.folder.path().join("2"), &store, &|_| {}).unwrap().build;
-        let journal = Journal::switching(2, second, Some(first), &host.journal());
+        let journal = Journal::switching(2, second, Some(first), 3, Some(&host.journal()));
         directory.write_journal(&journal).unwrap();
         if is_linked {
             directory.set_current(stored.root()).unwrap();

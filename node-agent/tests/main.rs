@@ -4,9 +4,13 @@
 mod app;
 mod binary;
 mod hook;
+mod launch;
 mod local_source;
 mod notify;
 mod probe;
 mod rig;
+mod runs_from;
 mod sockets;
 mod supervisor;
+mod tokens;
+mod unit;

@@ -1,13 +1,17 @@
 //! A build of shell scripts in a temporary folder, and ways to wait for what the scripts do.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node_agent::reconcile::Program;
-use node_agent::{AppDir, Launch, ProcessIdentity, Supervisor, SupervisorTimings};
+use node_agent::reconcile::{Gate, Program};
+use node_agent::{
+    AppDir, Health, Launch, ProcessIdentity, ProgramSettings, RealHost, Supervisor,
+    SupervisorTimings,
+};
 use p2p_core::BuildId;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -90,7 +94,24 @@ pub(crate) fn launch(exec: &[&str]) -> Launch {
         environment: [("GREETING".into(), "hello".into())].into(),
         working_directory: None,
         grace_period: Duration::from_millis(200),
+        user: None,
+        sockets: [].into(),
     }
+}
+
+/// A program that is good as soon as it is ready.
+pub(crate) fn program(launch: Option<Launch>, timings: SupervisorTimings) -> ProgramSettings {
+    let health = Health { min_healthy_time: timings.settle_after, ..Health::default() };
+    ProgramSettings { launch, health, timings }
+}
+
+pub(crate) fn recover(
+    rig: &Rig,
+    launch: Launch,
+    timings: SupervisorTimings,
+) -> Supervisor<RealHost> {
+    let host = RealHost::new(BTreeMap::new());
+    Supervisor::recover(&rig.app, host, program(Some(launch), timings))
 }
 
 /// Waits so short that tests do not.
@@ -113,15 +134,18 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Drives `supervisor` until its program is as wanted.
-pub(crate) async fn drive(supervisor: &mut Supervisor, is_wanted: impl Fn(Program) -> bool) {
-    while !is_wanted(supervisor.program()) {
+pub(crate) async fn drive(
+    supervisor: &mut Supervisor<RealHost>,
+    is_wanted: impl Fn(Program) -> bool,
+) {
+    while !is_wanted(supervisor.programs().serving) {
         let wake = within(supervisor.next_wake()).await;
         supervisor.on_wake(wake);
     }
 }
 
 pub(crate) fn is_settled(program: Program) -> bool {
-    matches!(program, Program::Running { is_settled: true, .. })
+    matches!(program, Program::Running { gate, .. } if gate >= Gate::Ready)
 }
 
 pub(crate) fn is_resting(program: Program) -> bool {

@@ -10,12 +10,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Child;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use node_agent::{HeldSockets, ProcessIdentity, SocketAddress, SocketsError};
+use node_agent::{AppDir, HeldSockets, Launch, ProcessIdentity, SocketAddress, SocketsError};
 use rustix::process::Signal;
+
+use crate::rig;
 
 const INSTANCE_VARIABLE: &str = "TEST_SOCKETS_INSTANCE";
 
@@ -57,11 +59,19 @@ struct Instance {
 
 impl Instance {
     fn start(held: &HeldSockets, greeting: &str) -> Self {
-        let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "sockets::instance", "--nocapture"]);
-        command.env(INSTANCE_VARIABLE, greeting).current_dir("/");
+        let program = env::current_exe().unwrap().to_str().unwrap().to_owned();
+        let arguments = ["--exact", "sockets::instance", "--nocapture"].map(String::from);
+        let launch = Launch {
+            exec: [vec![program], arguments.into()].concat(),
+            environment: [(INSTANCE_VARIABLE.into(), greeting.into())].into(),
+            sockets: exact(held),
+            ..rig::launch(&[])
+        };
+        let app = AppDir::new("/nonexistent".into());
+        let (mut command, _) = launch.command(rig::build(1), Path::new("/"), &app);
+        command.process_group(0);
         held.attach(&mut command).unwrap();
-        let child = command.process_group(0).spawn().unwrap();
+        let child = launch.spawn(&mut command).unwrap();
         let identity = ProcessIdentity::of(child.id()).unwrap();
         Self { child, identity }
     }

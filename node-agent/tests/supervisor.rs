@@ -5,16 +5,17 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use node_agent::reconcile::Program;
-use node_agent::{Launch, ProcessIdentity, RunningRecord, Supervisor, SupervisorTimings};
+use node_agent::Place::Serving;
+use node_agent::reconcile::{Gate, Program};
+use node_agent::{Launch, ProcessIdentity, RealHost, RunningRecord, Supervisor, SupervisorTimings};
 use rustix::process::Signal;
 
 use crate::rig::{
-    Rig, build, drive, gone, is_resting, is_settled, is_stopped, launch, timings, within,
+    Rig, build, drive, gone, is_resting, is_settled, is_stopped, launch, recover, timings, within,
 };
 
-fn supervisor(rig: &Rig, exec: &[&str]) -> Supervisor {
-    Supervisor::recover(&rig.app, Some(launch(exec)), timings())
+fn supervisor(rig: &Rig, exec: &[&str]) -> Supervisor<RealHost> {
+    recover(rig, launch(exec), timings())
 }
 
 #[tokio::test]
@@ -26,21 +27,21 @@ async fn program_runs_in_its_build_and_knows_what_it_is() {
     );
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run", "argument"]);
-    assert!(is_stopped(supervisor.program()));
-    supervisor.start(build(1), &rig.root);
+    assert!(is_stopped(supervisor.programs().serving));
+    supervisor.start(Serving, build(1), &rig.root);
     let expected = format!("{}|argument|hello|web|h1|{}", rig.root.display(), build(1));
     assert_eq!(ear.line().await, expected);
-    assert!(!is_settled(supervisor.program()));
+    assert!(!is_settled(supervisor.programs().serving));
     drive(&mut supervisor, is_settled).await;
     assert_eq!(supervisor.message(), None);
 
     let process = ProcessIdentity::of(supervisor.pid().unwrap()).unwrap();
-    assert_eq!(rig.app.running().unwrap().unwrap().process, Some(process.clone()));
-    supervisor.stop();
-    assert_eq!(supervisor.program(), Program::Ending);
+    assert_eq!(rig.app.running(Serving).unwrap().unwrap().process, Some(process.clone()));
+    supervisor.stop(Serving);
+    assert_eq!(supervisor.programs().serving, Program::Ending);
     drive(&mut supervisor, is_stopped).await;
     assert!(process.open().unwrap().is_none());
-    assert_eq!(rig.app.running().unwrap(), None);
+    assert_eq!(rig.app.running(Serving).unwrap(), None);
 }
 
 #[tokio::test]
@@ -50,10 +51,10 @@ async fn working_directory_is_relative_to_the_build() {
     rig.script("run", "pwd > $EAR; exec sleep 60");
     let mut ear = rig.ear();
     let launch = Launch { working_directory: Some("data".into()), ..launch(&["./run"]) };
-    let mut supervisor = Supervisor::recover(&rig.app, Some(launch), timings());
-    supervisor.start(build(1), &rig.root);
+    let mut supervisor = recover(&rig, launch, timings());
+    supervisor.start(Serving, build(1), &rig.root);
     assert_eq!(ear.line().await, rig.root.join("data").display().to_string());
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
 }
 
@@ -67,9 +68,9 @@ async fn program_that_ignores_sigterm_is_killed_with_its_children() {
     );
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     let processes = [ear.process().await, ear.process().await];
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
     for process in &processes {
         assert!(process.open().unwrap().is_none(), "{process:?} survived");
@@ -83,9 +84,9 @@ async fn child_that_outlives_an_obedient_program_is_killed_after_the_grace_perio
     rig.script("run", "./child & exec sleep 60");
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     let child = ear.process().await;
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
     assert!(child.open().unwrap().is_none(), "the child survived");
 }
@@ -96,7 +97,7 @@ async fn program_that_ends_is_started_again_and_its_last_words_are_told() {
     rig.script("run", "echo starting; echo port 80 is taken >&2; exit 3");
     let mut supervisor = supervisor(&rig, &["./run"]);
     for times in ["; next start in 10ms", ", 2 times in a row; next start in 20ms"] {
-        supervisor.start(build(1), &rig.root);
+        supervisor.start(Serving, build(1), &rig.root);
         drive(&mut supervisor, is_resting).await;
         assert_eq!(
             supervisor.message().unwrap(),
@@ -104,7 +105,7 @@ async fn program_that_ends_is_started_again_and_its_last_words_are_told() {
         );
         drive(&mut supervisor, is_stopped).await;
     }
-    supervisor.start(build(2), &rig.root);
+    supervisor.start(Serving, build(2), &rig.root);
     assert_eq!(supervisor.message(), None, "another build starts with a clean record");
     drive(&mut supervisor, is_resting).await;
 }
@@ -118,7 +119,7 @@ async fn children_of_a_program_that_ended_are_stopped_before_it_is_started_again
     rig.script("run", "./child & wait");
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     let child = ear.process().await;
     drive(&mut supervisor, is_resting).await;
     assert!(child.open().unwrap().is_none(), "the child survived");
@@ -129,9 +130,9 @@ async fn program_that_was_up_for_long_starts_with_a_clean_record() {
     let rig = Rig::new();
     rig.script("run", "exit 1");
     let timings = SupervisorTimings { forget_after: Duration::ZERO, ..timings() };
-    let mut supervisor = Supervisor::recover(&rig.app, Some(launch(&["./run"])), timings);
+    let mut supervisor = recover(&rig, launch(&["./run"]), timings);
     for _ in 0..3 {
-        supervisor.start(build(1), &rig.root);
+        supervisor.start(Serving, build(1), &rig.root);
         drive(&mut supervisor, is_resting).await;
         assert!(supervisor.message().unwrap().contains("exit code 1; next start in 10ms"));
         drive(&mut supervisor, is_stopped).await;
@@ -143,16 +144,16 @@ async fn program_that_runs_again_is_told_as_that() {
     let rig = Rig::new();
     rig.script("run", "test -e $0.again && exec sleep 60\necho oops\ntouch $0.again; exit 3");
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     drive(&mut supervisor, is_stopped).await;
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     assert!(supervisor.message().unwrap().contains("next start in"), "not sure yet that it stays");
     drive(&mut supervisor, is_settled).await;
     assert_eq!(
         supervisor.message().unwrap(),
         "runs again after: the program ended with exit code 3; its last output: oops"
     );
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
 }
 
@@ -162,7 +163,7 @@ async fn death_by_a_signal_is_told() {
     rig.patient_script("run");
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     ear.process().await.signal_group(Signal::KILL).unwrap();
     drive(&mut supervisor, is_resting).await;
     let message = supervisor.message().unwrap();
@@ -180,7 +181,7 @@ async fn program_that_cannot_be_started_is_told_and_tried_again() {
         ("nowhere-in-path", "No such"),
     ] {
         let mut supervisor = supervisor(&rig, &[exec]);
-        supervisor.start(build(1), &rig.root);
+        supervisor.start(Serving, build(1), &rig.root);
         let message = supervisor.message().unwrap();
         assert!(message.starts_with("cannot start ") && message.contains(expected), "{message}");
         drive(&mut supervisor, is_stopped).await;
@@ -192,14 +193,14 @@ async fn program_runs_even_if_the_disk_takes_neither_record_nor_output() {
     let rig = Rig::new();
     // Directories in the way stand for a disk that refuses to write.
     fs::create_dir(rig.app.path().join(".running.json.new")).unwrap();
-    fs::create_dir(rig.app.output_path()).unwrap();
+    fs::create_dir(rig.app.output_path(Serving)).unwrap();
     rig.patient_script("run");
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     ear.line().await;
     drive(&mut supervisor, is_settled).await;
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
 }
 
@@ -210,16 +211,16 @@ async fn long_output_of_a_running_program_is_shortened() {
     rig.script("run", "head -c 5000000 /dev/zero; echo $$ > $EAR; exec sleep 60");
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(build(1), &rig.root);
+    supervisor.start(Serving, build(1), &rig.root);
     ear.line().await;
-    let output = rig.app.output_path();
+    let output = rig.app.output_path(Serving);
     while fs::metadata(&output).unwrap().len() > 0 {
         let wake = within(supervisor.next_wake()).await;
         supervisor.on_wake(wake);
     }
     let kept = fs::metadata(rig.app.path().join("output.log.1")).unwrap().len();
     assert_eq!(kept, node_agent::OUTPUT_BYTES_MAX);
-    supervisor.stop();
+    supervisor.stop(Serving);
     drive(&mut supervisor, is_stopped).await;
 }
 
@@ -229,20 +230,20 @@ async fn program_survives_its_agent_and_is_taken_over_by_the_next() {
     rig.patient_script("run");
     let mut ear = rig.ear();
     let mut first = supervisor(&rig, &["./run"]);
-    first.start(build(1), &rig.root);
+    first.start(Serving, build(1), &rig.root);
     let process = ear.process().await;
     drop(first);
 
     let mut second = supervisor(&rig, &["./run"]);
     assert_eq!(second.pid(), Some(process.pid));
     drive(&mut second, is_settled).await;
-    let expected = Program::Running { build: build(1), is_settled: true, is_current_command: true };
-    assert_eq!(second.program(), expected);
+    let expected = Program::Running { build: build(1), is_fresh: true, gate: Gate::Ready };
+    assert_eq!(second.programs().serving, expected);
     drop(second);
 
     let mut third = supervisor(&rig, &["./run", "--other-flag"]);
-    assert!(matches!(third.program(), Program::Running { is_current_command: false, .. }));
-    third.stop();
+    assert!(matches!(third.programs().serving, Program::Running { is_fresh: false, .. }));
+    third.stop(Serving);
     drive(&mut third, is_stopped).await;
     assert!(process.open().unwrap().is_none());
 }
@@ -253,13 +254,14 @@ async fn end_of_a_program_that_was_taken_over_is_noticed() {
     rig.patient_script("run");
     let mut ear = rig.ear();
     let mut first = supervisor(&rig, &["./run"]);
-    first.start(build(1), &rig.root);
+    first.start(Serving, build(1), &rig.root);
     let process = ear.process().await;
     drop(first);
     let mut second = supervisor(&rig, &["./run"]);
     process.signal_group(Signal::KILL).unwrap();
     drive(&mut second, is_resting).await;
-    assert!(second.message().unwrap().contains("exit code unknown"), "{:?}", second.message());
+    // The parent is this process, as after an agent that replaced itself.
+    assert!(second.message().unwrap().contains("killed by signal 9"), "{:?}", second.message());
 }
 
 #[tokio::test]
@@ -268,16 +270,16 @@ async fn program_whose_agent_died_before_noting_it_is_found_by_its_environment()
     rig.patient_script("run");
     let mut ear = rig.ear();
     let mut first = supervisor(&rig, &["./run"]);
-    first.start(build(1), &rig.root);
+    first.start(Serving, build(1), &rig.root);
     let process = ear.process().await;
     drop(first);
-    let record = rig.app.running().unwrap().unwrap();
-    rig.app.write_running(&RunningRecord { process: None, ..record }).unwrap();
+    let record = rig.app.running(Serving).unwrap().unwrap();
+    rig.app.write_running(Serving, &RunningRecord { process: None, ..record }).unwrap();
 
     let mut second = supervisor(&rig, &["./run"]);
     assert_eq!(second.pid(), Some(process.pid));
-    assert_eq!(rig.app.running().unwrap().unwrap().process, Some(process));
-    second.stop();
+    assert_eq!(rig.app.running(Serving).unwrap().unwrap().process, Some(process));
+    second.stop(Serving);
     drive(&mut second, is_stopped).await;
 }
 
@@ -288,7 +290,7 @@ async fn children_of_a_program_that_died_without_its_agent_are_killed() {
     rig.script("run", "./child & exec sleep 60");
     let mut ear = rig.ear();
     let mut first = supervisor(&rig, &["./run"]);
-    first.start(build(1), &rig.root);
+    first.start(Serving, build(1), &rig.root);
     let leader = ProcessIdentity::of(first.pid().unwrap()).unwrap();
     let child = ear.process().await;
     drop(first);
@@ -298,7 +300,7 @@ async fn children_of_a_program_that_died_without_its_agent_are_killed() {
     assert!(child.open().unwrap().is_some());
 
     let second = supervisor(&rig, &["./run"]);
-    assert!(is_stopped(second.program()));
+    assert!(is_stopped(second.programs().serving));
     gone(&child).await;
 }
 
@@ -309,6 +311,8 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
         Command::new("sleep").arg("60").process_group(0).stdin(Stdio::null()).spawn().unwrap();
     let identity = ProcessIdentity::of(stranger.id()).unwrap();
     let record = RunningRecord {
+        restart: 0,
+        instance: String::new(),
         build: build(1),
         command: launch(&["./run"]).digest(),
         process: Some(ProcessIdentity {
@@ -316,9 +320,9 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
             ..identity.clone()
         }),
     };
-    rig.app.write_running(&record).unwrap();
+    rig.app.write_running(Serving, &record).unwrap();
     let supervisor = supervisor(&rig, &["./run"]);
-    assert!(is_stopped(supervisor.program()));
+    assert!(is_stopped(supervisor.programs().serving));
     assert!(identity.open().unwrap().is_some(), "the stranger was killed");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
@@ -328,5 +332,5 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
 async fn damaged_record_does_not_keep_the_agent_from_starting() {
     let rig = Rig::new();
     fs::write(rig.path().join("running.json"), "{").unwrap();
-    assert!(is_stopped(supervisor(&rig, &["./run"]).program()));
+    assert!(is_stopped(supervisor(&rig, &["./run"]).programs().serving));
 }

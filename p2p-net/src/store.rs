@@ -20,11 +20,13 @@ mod contacts;
 mod drop_behind;
 mod durable;
 mod error;
+mod names;
 mod open_files;
 mod place;
 mod reuse;
 mod staged;
 mod stored;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -44,6 +46,7 @@ use crate::disk_priority::DiskPriority;
 pub use audit::BuildDamage;
 pub(crate) use check::find_wrong;
 pub use error::StoreError;
+use names::Names;
 use open_files::OpenFiles;
 pub(crate) use place::{SyncFault, reserve, seal};
 pub(crate) use reuse::{Copied, Reuse};
@@ -63,8 +66,8 @@ pub struct BuildStore {
 #[derive(Debug)]
 struct Shared {
     directory: PathBuf,
-    builds: PathBuf,
-    staging: PathBuf,
+    builds: Names,
+    staging: Names,
     open_files: Arc<OpenFiles>,
 }
 
@@ -82,15 +85,12 @@ impl BuildStore {
         let builds = directory.join("builds");
         let staging = directory.join("staging");
         for path in [&builds, &staging] {
-            if !path.is_dir() {
-                disk::create_dir_all(path).map_err(StoreError::io("create", path))?;
-                durable::sync_directory(&directory)?;
-            }
+            disk::create_dir_all_synced(path).map_err(StoreError::io("create", path))?;
         }
+        let (builds, staging) = (Names::new(builds), Names::new(staging));
         let shared = Shared { directory, builds, staging, open_files: Arc::default() };
         let store = Self { shared: Arc::new(shared) };
-        work_dir::sweep(store.staging())?;
-        store.sweep_staged()?;
+        sweep::sweep(&store)?;
         Ok(store)
     }
 
@@ -113,6 +113,7 @@ impl BuildStore {
         let id_of = |entry: &DirEntry| {
             entry.file_name().to_str()?.strip_suffix(".manifest")?.parse::<BuildId>().ok()
         };
+        self.shared.builds.settle()?;
         let mut builds = ids_in(self.builds(), id_of)?;
         builds.retain(|build| self.tree_of(*build).is_dir());
         Ok(builds)
@@ -138,6 +139,7 @@ impl BuildStore {
         if !root.is_dir() {
             return Ok(None);
         }
+        self.shared.builds.settle()?;
         let manifest = read_manifest(&self.manifest_of(build), build)?;
         Ok(manifest.map(|manifest| StoredBuild::in_store(build, manifest, root, self)))
     }
@@ -212,6 +214,8 @@ impl BuildStore {
         // What was renamed away is no build any more, however little of it has been removed when
         // the process dies. Its manifest goes last: without a tree it means nothing.
         let work = WorkDir::new(self.staging(), Work::Remove)?;
+        self.shared.builds.doubt();
+        self.shared.staging.doubt();
         let doomed = [
             (self.tree_of(build), "tree"),
             (self.home_of(build), "staging"),
@@ -223,7 +227,7 @@ impl BuildStore {
                 outcome => outcome.map_err(StoreError::io("remove", &path))?,
             }
         }
-        durable::sync_directory(self.builds())
+        self.shared.builds.settle()
     }
 
     /// Takes a build whose files are not what they were out of the list of complete builds. The
@@ -268,12 +272,13 @@ impl BuildStore {
             // one takes its place: a program may run from it.
             return self.replace_tree(id, encoded, (tree, &root), scratch);
         }
+        self.shared.builds.doubt();
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
         match disk::rename_new(tree, &root) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_there()? => {}
             outcome => outcome.map_err(StoreError::io("rename a build to", &root))?,
         }
-        durable::sync_directory(self.builds())?;
+        self.shared.builds.settle()?;
         Ok(root)
     }
 
@@ -319,7 +324,7 @@ impl BuildStore {
     }
 
     pub(crate) fn staging(&self) -> &Path {
-        &self.shared.staging
+        self.shared.staging.path()
     }
 
     pub(crate) fn open_files(&self) -> &Arc<OpenFiles> {
@@ -327,7 +332,16 @@ impl BuildStore {
     }
 
     fn builds(&self) -> &Path {
-        &self.shared.builds
+        self.shared.builds.path()
+    }
+
+    /// To be called before a name in `builds/` is changed from outside of this file.
+    fn doubt_builds(&self) {
+        self.shared.builds.doubt();
+    }
+
+    fn settle_builds(&self) -> Result<(), StoreError> {
+        self.shared.builds.settle()
     }
 
     /// Whether `root`, canonical, is a tree of this store and not one moved out of it.
@@ -361,11 +375,12 @@ impl BuildStore {
         reserve(&tree, entries)?;
         place::sync_directories(&tree, entries)?;
         durable::replace_file(&half.join("manifest"), &half.join("manifest.new"), encoded)?;
+        self.shared.staging.doubt();
         match disk::rename_new(&half, home) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             outcome => outcome.map_err(StoreError::io("rename a staging to", home))?,
         }
-        durable::sync_directory(self.staging())
+        Ok(())
     }
 
     fn resume(
@@ -375,24 +390,12 @@ impl BuildStore {
         home: PathBuf,
     ) -> Result<StagedBuild, StoreError> {
         let tree = home.join("tree");
-        disk::create_dir_all(&tree).map_err(StoreError::io("create", &tree))?;
-        reserve(&tree, manifest.entries())?;
-        StagedBuild::resume(self, build, manifest, home)
-    }
-
-    /// Removes what is left of stagings whose tree is a complete build: their process died between
-    /// its last rename and its return.
-    fn sweep_staged(&self) -> Result<(), StoreError> {
-        for build in self.list_staged()? {
-            let home = self.home_of(build);
-            if !home.join("tree").exists()
-                && self.tree_of(build).is_dir()
-                && let Err(error) = disk::remove_dir_all(&home)
-            {
-                tracing::warn!(path = ?home, %error, "cannot remove a leftover");
-            }
+        self.shared.staging.settle()?;
+        disk::create_dir_all_synced(&tree).map_err(StoreError::io("create", &tree))?;
+        if reserve(&tree, manifest.entries())? {
+            place::sync_directories(&tree, manifest.entries())?;
         }
-        Ok(())
+        StagedBuild::resume(self, build, manifest, home)
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod asks;
+mod crash;
 mod limits;
 mod measure;
 mod reuse;

@@ -1,10 +1,11 @@
 //! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`] and [`crate::status_relay`]; this file only does what they say. It must never
+//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they say. It must never
 //! end because of one build, one report or a goal store that is down: those are logged and tried
 //! again, while everything else goes on.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::status_relay::StatusTable;
+use crate::token_server::TokenServer;
 
 /// How often the store is asked whether something changed: one `stat` of one directory. A tenth of
 /// the time a person takes to notice, and nothing next to the poll of the goal.
@@ -82,6 +84,15 @@ pub enum SeederError {
     /// The state directory is in use or cannot be used.
     #[error(transparent)]
     State(#[from] StateLockError),
+    /// The table of tokens cannot be written.
+    #[error("cannot store the table of tokens in {}; check its permissions and free space", path.display())]
+    Tokens {
+        /// The state directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The key cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
@@ -111,6 +122,8 @@ pub struct Seeder {
     goal: Option<GoalStore>,
     /// The name under which documents are written to the goal store.
     writer: String,
+    /// Taken when the seeder runs.
+    tokens: Option<TokenServer>,
     _lock: StateLock,
 }
 
@@ -122,7 +135,10 @@ impl Seeder {
     /// If state, store, key or address cannot be used. A damaged build in the store is no error.
     pub async fn start(config: SeederConfig) -> Result<Self, SeederError> {
         let lock = StateLock::take(&config.state)?;
-        let identity = Identity::load_or_create(&lock.directory().join("node.key"))?;
+        let key = lock.directory().join("node.key");
+        let mut tokens = TokenServer::open(lock.directory(), &key)
+            .map_err(|source| SeederError::Tokens { path: config.state.clone(), source })?;
+        let identity = Identity::load_or_create(&key)?;
         let writer = identity.peer_id().to_string();
         let path = config.store.clone();
         let opened = spawn_blocking(move || BuildStore::open(path)).await?;
@@ -130,8 +146,10 @@ impl Seeder {
             opened.map_err(|source| SeederError::Store { path: config.store.clone(), source })?;
         // One list for all seeders of a region names this one, too.
         let others = config.seeders.into_iter().filter(|seeder| seeder.node != identity.node());
+        let others: Vec<_> = others.collect();
+        tokens.set_seeders(others.iter().map(|other| other.node).chain([identity.node()]));
         let node_config = NodeConfig {
-            seeders: others.collect(),
+            seeders: others,
             zone: config.zone,
             rack: config.rack,
             upload_limit: config.upload_limit,
@@ -143,8 +161,9 @@ impl Seeder {
         };
         let node = Node::start(node_config).await?;
         let goal = config.goal.as_ref().map(GoalStore::new);
-        let mut seeder =
-            Self { node, store, catalog: Catalog::default(), goal, writer, _lock: lock };
+        let catalog = Catalog::default();
+        let tokens = Some(tokens);
+        let mut seeder = Self { node, store, catalog, goal, writer, tokens, _lock: lock };
         match seeder.rescan().await {
             Ok(()) => Ok(seeder),
             Err(source) => {
@@ -184,8 +203,16 @@ impl Seeder {
             }
         };
         let node = self.node.clone();
+        let (tokens, asked) = (self.tokens.take(), node.clone());
+        let granting = async {
+            match tokens {
+                Some(tokens) => tokens.run(asked).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = stop.cancelled() => {}
+            () = granting => tracing::warn!("the node ended; the seeder stops"),
             () = relaying => tracing::warn!("the node ended; the seeder stops"),
             () = self.follow_store() => {}
         }

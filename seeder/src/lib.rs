@@ -3,6 +3,7 @@
 //!
 //! - [`Seeder`]: a seeder inside a program. Start here.
 //! - [`cli`]: the same as a process, behind `shoal-seeder`.
+//! - [`TokenTable`]: which hosts may be down.
 //! - [`StatusTable`]: what hosts reported, cut into documents for the goal store.
 
 mod catalog;
@@ -10,6 +11,9 @@ pub mod cli;
 mod daemon;
 mod limits_file;
 mod status_relay;
+mod token_server;
+mod tokens;
 
 pub use daemon::{HOSTS_MAX, Seeder, SeederConfig, SeederError};
 pub use status_relay::{ROW_BYTES_MAX, ROWS_PER_SHARD_MAX, ReportFault, StatusTable, Taken};
+pub use tokens::{Handled, TokenFileError, TokenLimits, TokenTable};

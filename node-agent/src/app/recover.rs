@@ -10,8 +10,9 @@ use p2p_net::{BuildStore, StoreError, StoredBuild};
 use tracing::warn;
 
 use super::{OpenAppError, causes};
-use crate::app_dir::{AppDir, Journal, Paused};
+use crate::app_dir::{AppDir, Journal};
 use crate::durable::ReadError;
+use crate::explain::Paused;
 
 /// The complete builds of a store that are what they should be, and what is wrong with the last of
 /// those that are not.

@@ -68,9 +68,7 @@ pub(super) fn quarantined<S: BuildSource, H: Host, T: TokenDesk>(
 }
 
 /// Why the switch to a build that is here has not begun, for people.
-pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
-    app: &App<S, H, T>,
-) -> Option<String> {
+pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<String> {
     let wanted = app.wanted()?;
     let is_begun = app.journal.as_ref().is_some_and(|journal| journal.to == wanted.build);
     if is_begun || quarantined(app).is_some() {
@@ -183,8 +181,11 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     } else {
         parts.extend(waiting(app));
     }
-    parts.extend(progress.faults.last().map(|fault| {
-        format!("{} peers banned, the last one: {fault}", progress.faults.len())
-    }));
+    parts.extend(
+        progress
+            .faults
+            .last()
+            .map(|fault| format!("{} peers banned, the last one: {fault}", progress.faults.len())),
+    );
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -18,6 +18,7 @@ use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
 use tokio::sync::Semaphore;
 
 use super::bitmap::{self, Claim};
+use super::durable;
 use super::error::StoreError;
 use super::place::{self, SyncFault};
 use super::stored::{self, StoredBuild};
@@ -108,6 +109,10 @@ impl StagedBuild {
         let tree = TreeFiles::new(root, map, Access::ReadWrite, store.open_files());
         let chunk_count = manifest.layout().chunk_count();
         let claim = bitmap::read(&home.join("bitmap"), id, chunk_count)?;
+        if claim != Claim::Nothing {
+            // Its process may have been killed before it synced the bitmap's name.
+            durable::sync_directory(&home)?;
+        }
         // Without a bitmap to go by, what is right on disk was not necessarily synced.
         let dirty = match &claim {
             Claim::Unknown => (0..tree.map().files().len()).collect(),
@@ -451,6 +456,8 @@ impl StagedBuild {
             let size = file.range.end - file.range.start;
             place::make_file(tree.root(), &file.path, size, size)?;
         }
+        // Or the old files may be back after a power cut, under a bitmap for the new ones.
+        place::sync_directories(tree.root(), self.manifest().entries())?;
         Ok(lost)
     }
 

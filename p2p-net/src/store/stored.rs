@@ -210,6 +210,7 @@ impl StoredBuild {
 fn leave_link(store: &BuildStore, root: &Path, directory: &Path) -> Result<(), StoreError> {
     let work = WorkDir::new(store.staging(), Work::Move)?;
     let link = work.path().join("link");
+    store.doubt_builds();
     disk::symlink(directory, &link).map_err(StoreError::write(
         "create the link",
         &link,
@@ -225,7 +226,7 @@ fn leave_link(store: &BuildStore, root: &Path, directory: &Path) -> Result<(), S
         }
         Err(error) => return Err(StoreError::io("rename a link to", root)(error)),
     }
-    durable::sync_directory(store.builds())
+    store.settle_builds()
 }
 
 /// Reads exactly the chunk, unverified.

@@ -630,7 +630,7 @@ fn audit_finds_what_was_changed() {
     }
     let rig = Rig::new();
     let file = std::fs::File::open(rig.published.root().join("lib-data")).unwrap();
-    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(60)).unwrap();
+    file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_mins(1)).unwrap();
     rig.published.audit().unwrap();
 }
 

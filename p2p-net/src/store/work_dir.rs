@@ -5,7 +5,7 @@
 //! Process ids would not do: they are reused, and they differ between containers that share a
 //! store. All calls block.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -118,6 +118,24 @@ pub(crate) fn sweep(staging: &Path) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Whether there is a work directory of this kind in `staging`.
+///
+/// # Errors
+///
+/// If `staging` cannot be read.
+pub(crate) fn is_any(staging: &Path, work: Work) -> Result<bool, StoreError> {
+    let is_such = |entry: &DirEntry| {
+        entry.file_name().as_encoded_bytes().starts_with(work.prefix().as_bytes())
+    };
+    let entries = std::fs::read_dir(staging).map_err(StoreError::io("read", staging))?;
+    for entry in entries {
+        if is_such(&entry.map_err(StoreError::io("read", staging))?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn sweep_one(path: &Path) -> io::Result<()> {

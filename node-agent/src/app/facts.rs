@@ -1,0 +1,81 @@
+//! What the loop knows, written down for a person who asks why the host is where it is.
+//!
+//! Reads the loop's state and changes nothing; conclusions are drawn in `explain`.
+
+use super::{App, row};
+use crate::app_dir::JournalPhase;
+use crate::explain::{
+    CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
+};
+use crate::host::Host;
+use crate::reconcile::Leave;
+use crate::source::BuildSource;
+use crate::tokens::{TokenDesk, TokenHold, TokenState};
+
+/// Everything that is known of the app now.
+pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+) -> Explanation {
+    let row = row::row(app);
+    let settings = &app.settings;
+    let goal = app.goal.borrow().followed.clone();
+    let (leave, why_not) = app.leave();
+    let token = match app.token.as_ref().map(TokenHold::state) {
+        Some(TokenState::Waiting { reason }) => Some(reason),
+        Some(TokenState::Held) | None => None,
+    };
+    let is_checking =
+        app.journal.as_ref().is_some_and(|journal| journal.phase != JournalPhase::Good);
+    let quarantine = row::quarantined(app).map(|failed| Quarantine {
+        build: failed.build,
+        since_ms: failed.at_ms,
+        reason: failed.reason.clone(),
+        output: failed.output.clone(),
+    });
+    let errors = [app.disk_trouble.message(), app.download_trouble.message()];
+    let last_error = errors.into_iter().flatten().next().map(String::from);
+    let next_try = [app.disk_trouble.next_try_in(), app.download_trouble.next_try_in()]
+        .into_iter()
+        .flatten()
+        .chain(app.supervisor.next_start_in())
+        .min();
+    Explanation {
+        at_ms: row.updated_at_ms,
+        phase: row.phase,
+        goal: goal.map(|goal| GoalFacts {
+            generation: goal.generation,
+            build: goal.build,
+            since_ms: goal.accepted_at_ms,
+        }),
+        current: app.current,
+        not_yet: why_not.filter(|_| leave == Leave::Later),
+        is_held: settings.hold,
+        paused: app.paused.clone(),
+        pin: settings.pin,
+        token,
+        quarantine,
+        download: app.download.as_ref().map(|_| DownloadFacts {
+            done: row.bytes_done,
+            total: row.bytes_total,
+            unchanged_for_ms: milliseconds(app.progress_since.elapsed()),
+            waiting_for: app.progress.1.waiting_for.clone(),
+        }),
+        checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
+            CheckFacts {
+                healthy_for_ms: milliseconds(check.healthy_for),
+                min_healthy_ms: milliseconds(settings.program.health.min_healthy_time),
+                deadline_in_ms: milliseconds(check.deadline_in),
+                last_failure: check.last_failure,
+            }
+        }),
+        last_error: last_error.or_else(|| app.supervisor.message()),
+        disk_short_bytes: None,
+        next_try_in_ms: next_try.map(milliseconds),
+        program: app.supervisor.pid().map(|pid| ProgramFacts {
+            pid,
+            up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
+            restarts: app.supervisor.crash_count(),
+        }),
+        ..Explanation::new(settings.host.clone(), settings.name.clone(), row.updated_at_ms)
+    }
+}

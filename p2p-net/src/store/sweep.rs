@@ -1,0 +1,87 @@
+//! Removes what processes that are gone left in a store.
+//!
+//! Invariant: nothing is touched that another process, alive, may be working on. Whatever is left
+//! here costs space, not correctness, so what cannot be removed is logged and left for the next
+//! time. All calls block.
+
+use std::fs::symlink_metadata;
+use std::io;
+use std::path::Path;
+
+use p2p_core::BuildId;
+
+use super::error::StoreError;
+use super::work_dir::{self, Work, WorkDir};
+use super::{BuildStore, ids_in};
+
+/// Removes the leftovers.
+///
+/// # Errors
+///
+/// If the directories of the store cannot be read.
+pub(super) fn sweep(store: &BuildStore) -> Result<(), StoreError> {
+    work_dir::sweep(store.staging())?;
+    for build in store.list_staged()? {
+        sweep_staged(store, build);
+    }
+    let trees = ids_in(store.builds(), |entry| entry.file_name().to_str()?.parse().ok())?;
+    for build in trees {
+        sweep_tree(store, build);
+    }
+    let manifests = ids_in(store.builds(), |entry| {
+        entry.file_name().to_str()?.strip_suffix(".manifest")?.parse().ok()
+    })?;
+    // Whoever publishes has no staging by which to tell for which build.
+    if !work_dir::is_any(store.staging(), Work::Publish)? {
+        for build in manifests {
+            sweep_manifest(store, build);
+        }
+    }
+    Ok(())
+}
+
+/// Of a staging whose tree is a complete build: its process died between its last rename and its
+/// return.
+fn sweep_staged(store: &BuildStore, build: BuildId) {
+    let home = store.home_of(build);
+    if !home.join("tree").exists() && store.tree_of(build).is_dir() {
+        note(&home, disk::remove_dir_all(&home));
+    }
+}
+
+/// A tree without a manifest: what a removal left of which only a part reached the disk. A tree
+/// that is put there comes after its manifest, and one that is removed goes before it.
+fn sweep_tree(store: &BuildStore, build: BuildId) {
+    if is_there(&store.manifest_of(build)) {
+        return;
+    }
+    let tree = store.tree_of(build);
+    store.doubt_builds();
+    let removed = WorkDir::new(store.staging(), Work::Remove)
+        .map_err(io::Error::other)
+        .and_then(|work| disk::rename(&tree, &work.path().join("tree")));
+    note(&tree, removed);
+}
+
+/// A manifest without a tree, in this order: while a tree is on its way, its staging is there.
+fn sweep_manifest(store: &BuildStore, build: BuildId) {
+    let manifest = store.manifest_of(build);
+    if !is_there(&store.home_of(build)) && !is_there(&store.tree_of(build)) {
+        store.doubt_builds();
+        note(&manifest, disk::remove_file(&manifest));
+    }
+}
+
+/// If in doubt, yes.
+fn is_there(path: &Path) -> bool {
+    symlink_metadata(path).err().is_none_or(|error| error.kind() != io::ErrorKind::NotFound)
+}
+
+fn note(path: &Path, removed: io::Result<()>) {
+    match removed {
+        // Another process sweeps the same store.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(?path, %error, "cannot remove a leftover"),
+        Ok(()) => {}
+    }
+}

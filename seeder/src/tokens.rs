@@ -1,0 +1,499 @@
+//! Which hosts may be down: the table of tokens that this seeder granted.
+//!
+//! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest goal
+//! seen, save for those that were out before it was lowered; a token counts as out until its host
+//! returns it or its time is up, whatever happens to this seeder; no table grows without bound. Does
+//! no IO and reads no clock: [`crate::token_server`] makes grants durable before they are told.
+//!
+//! Times are spans since any fixed moment of a clock that never jumps. None is stored: after a
+//! restart every token counts for its whole time again, which is longer than its host believes.
+
+use std::collections::BTreeMap;
+use std::num::NonZero;
+use std::time::Duration;
+
+use goal_state::{AppName, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
+use p2p_core::{Digest, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// How soon a host asks again that is among the next: short against the time of a switch.
+const RETRY_MIN: Duration = Duration::from_millis(500);
+
+/// How seldom the last of a long queue asks. With so many hosts waiting that this bounds them, the
+/// seeder gets a few hundred requests a second.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// What each host ahead adds to the time until the next request.
+const RETRY_PER_HOST: Duration = Duration::from_millis(20);
+
+/// How long a host that waits may be silent beyond three of its retries.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// When a host that was refused comes again: time for a person to mend something.
+const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// Hosts that are named as holders in a reason.
+const NAMED_MAX: usize = 3;
+
+/// The version of the stored document.
+const VERSION: u32 = 1;
+
+/// How large the table may grow.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenLimits {
+    /// Pairs of app and group.
+    pub pools_max: usize,
+    /// Tokens and waiting hosts of all pools.
+    pub entries_max: usize,
+    /// Of these, those of one node: apps per host.
+    pub entries_per_node_max: usize,
+}
+
+impl TokenLimits {
+    /// For a region of the largest fleet we know, where a part of the hosts waits at a time.
+    pub const REGION: Self =
+        Self { pools_max: 10_000, entries_max: 100_000, entries_per_node_max: 64 };
+}
+
+/// The tokens that are out, and who waits.
+#[derive(Debug)]
+pub struct TokenTable {
+    limits: TokenLimits,
+    pools: BTreeMap<PoolKey, Pool>,
+    entries: usize,
+    entries_of_node: BTreeMap<NodeId, usize>,
+    /// Until then nothing is granted: what was granted before is not known.
+    quiet_until: Option<Duration>,
+    /// Whether the stored document says less than it should.
+    is_dirty: bool,
+}
+
+/// What became of a request.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Handled {
+    /// What to tell the host.
+    pub answer: TokenAnswer,
+    /// Whether the table must be stored before the host is told.
+    pub needs_disk: bool,
+}
+
+/// Why a stored document is not used. Nothing is granted then until every token that may be out has
+/// run out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenFileError {
+    /// Not JSON, or not the fields.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// Written by a newer seeder.
+    #[error("its version is {version}, expected {VERSION}")]
+    Version {
+        /// The version found.
+        version: u32,
+    },
+    /// No node has such a key.
+    #[error("{text:?} is not the key of a node")]
+    Node {
+        /// What stands there.
+        text: String,
+    },
+}
+
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct PoolKey {
+    app: AppName,
+    group: String,
+}
+
+/// The tokens of one app and group.
+#[derive(Debug)]
+struct Pool {
+    /// The highest generation seen.
+    generation: u64,
+    /// What it says.
+    max_unavailable: NonZero<u32>,
+    holders: BTreeMap<NodeId, Holder>,
+    /// Longest waiting first.
+    waiting: Vec<Waiter>,
+}
+
+#[derive(Debug)]
+struct Holder {
+    host: String,
+    wish: u64,
+    lease: Duration,
+    until: Duration,
+    is_stored: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    node: NodeId,
+    wish: u64,
+    forgotten_at: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    version: u32,
+    pools: Vec<StoredPool>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredPool {
+    app: AppName,
+    group: String,
+    generation: u64,
+    max_unavailable: NonZero<u32>,
+    holders: Vec<StoredHolder>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredHolder {
+    node: String,
+    host: String,
+    wish: u64,
+    lease_ms: u64,
+}
+
+impl TokenTable {
+    /// The table of a seeder that never granted anything.
+    pub const fn new(limits: TokenLimits) -> Self {
+        Self {
+            limits,
+            pools: BTreeMap::new(),
+            entries: 0,
+            entries_of_node: BTreeMap::new(),
+            quiet_until: None,
+            is_dirty: true,
+        }
+    }
+
+    /// The table of a seeder that lost what it had granted: it grants nothing until that has run
+    /// out.
+    pub fn lost(now: Duration, limits: TokenLimits) -> Self {
+        let quiet_until = Some(now.saturating_add(LEASE_MAX));
+        Self { quiet_until, is_dirty: false, ..Self::new(limits) }
+    }
+
+    /// The table of a seeder that was restarted.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not what [`Self::document`] made.
+    pub fn restored(
+        now: Duration,
+        limits: TokenLimits,
+        bytes: &[u8],
+    ) -> Result<Self, TokenFileError> {
+        let document: Document = serde_json::from_slice(bytes)?;
+        if document.version != VERSION {
+            return Err(TokenFileError::Version { version: document.version });
+        }
+        let mut table = Self { is_dirty: false, ..Self::new(limits) };
+        for stored in document.pools {
+            let mut holders = BTreeMap::new();
+            for holder in stored.holders {
+                let StoredHolder { node, host, wish, lease_ms } = holder;
+                let Ok(digest) = node.parse::<Digest>() else {
+                    return Err(TokenFileError::Node { text: node });
+                };
+                let node = NodeId::from_bytes(*digest.as_bytes());
+                let lease = Duration::from_millis(lease_ms).min(LEASE_MAX);
+                let until = now + lease;
+                holders.insert(node, Holder { host, wish, lease, until, is_stored: true });
+            }
+            for node in holders.keys() {
+                table.entries += 1;
+                *table.entries_of_node.entry(*node).or_default() += 1;
+            }
+            let StoredPool { app, group, generation, max_unavailable, .. } = stored;
+            let pool = Pool { generation, max_unavailable, holders, waiting: vec![] };
+            table.pools.insert(PoolKey { app, group }, pool);
+        }
+        Ok(table)
+    }
+
+    /// Decides on a request of `node`.
+    pub fn handle(&mut self, now: Duration, node: NodeId, request: &TokenRequest) -> Handled {
+        let key = PoolKey { app: request.app.clone(), group: request.group.clone() };
+        self.expire(now, &key);
+        if request.act == TokenAct::Return {
+            self.give_back(&key, node, request.wish);
+            return Handled { answer: TokenAnswer::Returned, needs_disk: false };
+        }
+        if let Err(reason) = self.make_room(now, &key, node) {
+            return told(refused(reason));
+        }
+        let is_quiet = self.is_quiet(now);
+        let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool::new(request));
+        self.is_dirty |= pool.learn(request);
+        if let Some(holder) = pool.holders.get_mut(&node) {
+            let handled = holder.renew(now, request, is_quiet);
+            self.is_dirty |= handled.needs_disk;
+            return handled;
+        }
+        let place = match pool.place(now, node, request) {
+            Ok((place, is_new)) => {
+                if is_new {
+                    self.entries += 1;
+                    *self.entries_of_node.entry(node).or_default() += 1;
+                }
+                place
+            }
+            Err(stale) => return told(stale),
+        };
+        let free = pool.free();
+        // Whoever holds a token that this seeder forgot was granted it under the same limit.
+        let is_known_to_host = is_quiet && request.act == TokenAct::Renew && free > 0;
+        if is_known_to_host || (!is_quiet && place < free) {
+            pool.grant(now, place, request);
+            self.is_dirty |= !is_quiet;
+            let lease_ms = millis(request.lease());
+            return Handled { answer: TokenAnswer::Granted { lease_ms }, needs_disk: !is_quiet };
+        }
+        let left = self.quiet_until.and_then(|until| until.checked_sub(now)).filter(|_| is_quiet);
+        told(pool.wait(place, left, &request.group))
+    }
+
+    /// What has to be stored, if anything has changed that must be known after a restart; until
+    /// [`Self::on_stored`] it is asked for again. Nothing while the table is not known to be whole: a
+    /// document that lacks tokens would be taken for the truth.
+    pub fn document(&self, now: Duration) -> Option<Vec<u8>> {
+        if !self.is_dirty || self.is_quiet(now) {
+            return None;
+        }
+        let stored = |(key, pool): (&PoolKey, &Pool)| StoredPool {
+            app: key.app.clone(),
+            group: key.group.clone(),
+            generation: pool.generation,
+            max_unavailable: pool.max_unavailable,
+            holders: pool.holders.iter().map(Holder::stored).collect(),
+        };
+        let document =
+            Document { version: VERSION, pools: self.pools.iter().map(stored).collect() };
+        let mut bytes = serde_json::to_vec_pretty(&document).expect("it has only text and numbers");
+        bytes.push(b'\n');
+        Some(bytes)
+    }
+
+    /// The last [`Self::document`] is on disk, and nothing was handled since it was made.
+    pub fn on_stored(&mut self) {
+        self.is_dirty = false;
+        for holder in self.pools.values_mut().flat_map(|pool| pool.holders.values_mut()) {
+            holder.is_stored = true;
+        }
+    }
+
+    pub(crate) fn is_quiet(&self, now: Duration) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
+    }
+
+    fn expire(&mut self, now: Duration, key: &PoolKey) {
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        let waited = pool.waiting.iter().filter(|waiter| waiter.forgotten_at <= now);
+        let held = pool.holders.iter().filter(|(_, holder)| holder.until <= now);
+        let gone: Vec<_> =
+            waited.map(|waiter| waiter.node).chain(held.map(|(node, _)| *node)).collect();
+        pool.waiting.retain(|waiter| waiter.forgotten_at > now);
+        pool.holders.retain(|_, holder| holder.until > now);
+        for node in gone {
+            self.forget(node);
+        }
+    }
+
+    fn give_back(&mut self, key: &PoolKey, node: NodeId, wish: u64) {
+        let Some(pool) = self.pools.get_mut(key) else { return };
+        let waiting = pool.waiting.len();
+        pool.waiting.retain(|waiter| waiter.node != node || waiter.wish > wish);
+        let mut gone = waiting - pool.waiting.len();
+        // A message about an earlier wish that was late on its way takes no token of a later one.
+        if pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish) {
+            pool.holders.remove(&node);
+            self.is_dirty = true;
+            gone += 1;
+        }
+        for _ in 0..gone {
+            self.forget(node);
+        }
+    }
+
+    /// One entry of `node` is gone.
+    fn forget(&mut self, node: NodeId) {
+        self.entries -= 1;
+        if let Some(count) = self.entries_of_node.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.entries_of_node.remove(&node);
+            }
+        }
+    }
+
+    /// Checks the limits before an entry is added; sweeps the table if they are reached.
+    fn make_room(&mut self, now: Duration, key: &PoolKey, node: NodeId) -> Result<(), String> {
+        if self.pools.get(key).is_some_and(|pool| pool.knows(node)) {
+            return Ok(());
+        }
+        let is_full = |table: &Self| {
+            let is_new = !table.pools.contains_key(key);
+            let of_node = table.entries_of_node.get(&node).copied().unwrap_or_default();
+            table.entries >= table.limits.entries_max
+                || of_node >= table.limits.entries_per_node_max
+                || (is_new && table.pools.len() >= table.limits.pools_max)
+        };
+        if is_full(self) {
+            let keys: Vec<_> = self.pools.keys().cloned().collect();
+            for key in &keys {
+                self.expire(now, key);
+            }
+            self.pools.retain(|_, pool| !pool.holders.is_empty() || !pool.waiting.is_empty());
+        }
+        if is_full(self) {
+            let TokenLimits { pools_max, entries_max, entries_per_node_max } = self.limits;
+            return Err(format!(
+                "the seeder's table of tokens is full (at most {entries_max} hosts, \
+                 {entries_per_node_max} apps of one host, {pools_max} groups); use smaller groups \
+                 or more seeders"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Pool {
+    const fn new(request: &TokenRequest) -> Self {
+        Self {
+            generation: request.generation,
+            max_unavailable: request.max_unavailable,
+            holders: BTreeMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    fn knows(&self, node: NodeId) -> bool {
+        self.holders.contains_key(&node) || self.waiting.iter().any(|waiter| waiter.node == node)
+    }
+
+    /// Takes over the limit of a newer goal; whether it did.
+    fn learn(&mut self, request: &TokenRequest) -> bool {
+        let is_newer = request.generation > self.generation;
+        let is_lower =
+            request.generation == self.generation && request.max_unavailable < self.max_unavailable;
+        if is_newer || is_lower {
+            self.generation = request.generation;
+            self.max_unavailable = request.max_unavailable;
+        }
+        is_newer || is_lower
+    }
+
+    fn max(&self) -> usize {
+        usize::try_from(self.max_unavailable.get()).unwrap_or(usize::MAX)
+    }
+
+    fn free(&self) -> usize {
+        self.max().saturating_sub(self.holders.len())
+    }
+
+    /// The place of `node` among those who wait, and whether it is new there.
+    fn place(
+        &mut self,
+        now: Duration,
+        node: NodeId,
+        request: &TokenRequest,
+    ) -> Result<(usize, bool), TokenAnswer> {
+        let known = self.waiting.iter().position(|waiter| waiter.node == node);
+        let place = known.unwrap_or(self.waiting.len());
+        let forgotten_at = now + retry_at(place) * 3 + SILENCE_MAX;
+        let waiter = Waiter { node, wish: request.wish, forgotten_at };
+        match self.waiting.get_mut(place) {
+            Some(known) if known.wish > request.wish => return Err(stale()),
+            Some(known) => *known = waiter,
+            None => self.waiting.push(waiter),
+        }
+        Ok((place, known.is_none()))
+    }
+
+    fn grant(&mut self, now: Duration, place: usize, request: &TokenRequest) {
+        let Waiter { node, wish, .. } = self.waiting.remove(place);
+        let (host, lease) = (request.host.clone(), request.lease());
+        self.holders
+            .insert(node, Holder { host, wish, lease, until: now + lease, is_stored: false });
+    }
+
+    fn wait(&self, place: usize, quiet: Option<Duration>, group: &str) -> TokenAnswer {
+        let reason = if let Some(left) = quiet {
+            let left = left.as_secs() + 1;
+            format!(
+                "the seeder lost its table of tokens and waits {left} s until those that may be \
+                 out have run out"
+            )
+        } else {
+            let ahead = match place {
+                0 => String::new(),
+                1 => ", 1 host is ahead".to_owned(),
+                _ => format!(", {place} hosts are ahead"),
+            };
+            let (out, max) = (self.holders.len(), self.max_unavailable);
+            let names = self.holders.values().take(NAMED_MAX).map(|holder| holder.host.as_str());
+            let names = names.collect::<Vec<_>>().join(", ");
+            let more = out.saturating_sub(NAMED_MAX);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{out} of {max} tokens of group {group} are out ({names}{more}){ahead}")
+        };
+        TokenAnswer::Waiting { reason, retry_ms: millis(retry_at(place)) }
+    }
+}
+
+impl Holder {
+    fn renew(&mut self, now: Duration, request: &TokenRequest, is_quiet: bool) -> Handled {
+        if request.wish < self.wish {
+            return told(stale());
+        }
+        let lease = request.lease();
+        // What is stored must be as long as what the host was told.
+        self.is_stored &= lease <= self.lease && request.wish == self.wish;
+        self.wish = request.wish;
+        // A shorter time takes nothing back that was promised.
+        self.until = self.until.max(now + lease);
+        self.lease = self.lease.max(lease);
+        let answer = TokenAnswer::Granted { lease_ms: millis(lease) };
+        Handled { answer, needs_disk: !self.is_stored && !is_quiet }
+    }
+
+    fn stored((node, holder): (&NodeId, &Self)) -> StoredHolder {
+        StoredHolder {
+            node: Digest::from_bytes(*node.as_bytes()).to_string(),
+            host: holder.host.clone(),
+            wish: holder.wish,
+            lease_ms: millis(holder.lease),
+        }
+    }
+}
+
+/// When a host at this place of the queue asks again.
+fn retry_at(place: usize) -> Duration {
+    let place = u32::try_from(place).unwrap_or(u32::MAX);
+    (RETRY_MIN + RETRY_PER_HOST.saturating_mul(place)).min(RETRY_MAX)
+}
+
+/// An answer that changes nothing that is stored.
+const fn told(answer: TokenAnswer) -> Handled {
+    Handled { answer, needs_disk: false }
+}
+
+/// The answer to a host that cannot be served as things are.
+pub(crate) fn refused(reason: String) -> TokenAnswer {
+    TokenAnswer::Refused { reason, retry_ms: millis(RETRY_REFUSED) }
+}
+
+fn stale() -> TokenAnswer {
+    let reason = "a later request of this host came first".to_owned();
+    TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_MIN) }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

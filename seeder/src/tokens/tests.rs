@@ -1,0 +1,380 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LEASE: Duration = Duration::from_mins(1);
+
+fn at(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn node(number: u8) -> NodeId {
+    NodeId::from_bytes([number; 32])
+}
+
+fn table() -> TokenTable {
+    TokenTable::new(TokenLimits::REGION)
+}
+
+fn request(act: TokenAct, host: u8, max: u32) -> TokenRequest {
+    TokenRequest {
+        act,
+        app: "web".parse().unwrap(),
+        group: "z1".into(),
+        host: format!("host-{host}"),
+        wish: 1,
+        generation: 3,
+        max_unavailable: NonZero::new(max).unwrap(),
+        lease_ms: 60_000,
+    }
+}
+
+fn ask(host: u8, max: u32) -> TokenRequest {
+    request(TokenAct::Ask, host, max)
+}
+
+impl TokenTable {
+    fn asks(&mut self, now: Duration, host: u8, max: u32) -> bool {
+        self.is_granted(now, host, &ask(host, max))
+    }
+
+    fn is_granted(&mut self, now: Duration, host: u8, request: &TokenRequest) -> bool {
+        let handled = self.handle(now, node(host), request);
+        matches!(handled.answer, TokenAnswer::Granted { .. })
+    }
+
+    fn returns(&mut self, now: Duration, host: u8) {
+        self.handle(now, node(host), &request(TokenAct::Return, host, 1));
+    }
+
+    fn reason(&mut self, now: Duration, host: u8, max: u32) -> String {
+        match self.handle(now, node(host), &ask(host, max)).answer {
+            TokenAnswer::Waiting { reason, .. } | TokenAnswer::Refused { reason, .. } => reason,
+            answer => panic!("{answer:?}"),
+        }
+    }
+
+    /// As a seeder that is killed and started again at `now`.
+    fn restarted(&self, now: Duration) -> Self {
+        let bytes = self.document(now).expect("something was granted");
+        Self::restored(now, self.limits, &bytes).unwrap()
+    }
+
+    fn check_counts(&self) {
+        let nodes = self.pools.values().flat_map(|pool| {
+            pool.holders.keys().copied().chain(pool.waiting.iter().map(|waiter| waiter.node))
+        });
+        let mut counts = BTreeMap::new();
+        for node in nodes {
+            *counts.entry(node).or_insert(0) += 1;
+        }
+        assert_eq!(self.entries_of_node, counts);
+        assert_eq!(self.entries, counts.values().sum::<usize>());
+    }
+}
+
+#[test]
+fn no_more_tokens_are_out_than_allowed_and_the_oldest_goes_first() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 2) && table.asks(at(0), 2, 2));
+    assert_eq!(table.reason(at(0), 3, 2), "2 of 2 tokens of group z1 are out (host-1, host-2)");
+    assert!(table.reason(at(0), 4, 2).ends_with(", 1 host is ahead"));
+    assert!(table.asks(at(1), 1, 2), "the same host asks again and has it still");
+    table.returns(at(1), 2);
+    assert!(!table.asks(at(1), 4, 2), "host-3 came first");
+    assert!(table.asks(at(1), 3, 2));
+    table.returns(at(2), 1);
+    assert!(table.asks(at(2), 4, 2));
+    table.check_counts();
+}
+
+#[test]
+fn apps_and_groups_have_their_own_tokens() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1));
+    let other_group = TokenRequest { group: "z2".into(), ..ask(2, 1) };
+    let other_app = TokenRequest { app: "db".parse().unwrap(), ..ask(2, 1) };
+    assert!(table.is_granted(at(0), 2, &other_group) && table.is_granted(at(0), 2, &other_app));
+    assert!(!table.asks(at(0), 2, 1));
+}
+
+#[test]
+fn token_that_is_not_renewed_runs_out() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1));
+    let renew = request(TokenAct::Renew, 1, 1);
+    assert!(table.is_granted(at(50), 1, &renew));
+    assert!(!table.asks(at(109), 2, 1));
+    assert!(table.asks(at(110), 2, 1));
+    assert!(!table.is_granted(at(110), 1, &renew), "too late, somebody else has it");
+    let shorter = TokenRequest { lease_ms: 10_000, ..request(TokenAct::Renew, 2, 1) };
+    assert!(table.is_granted(at(111), 2, &shorter));
+    assert!(!table.is_granted(at(169), 1, &renew), "a shorter time takes nothing back");
+    assert!(table.is_granted(at(170), 1, &renew));
+    table.check_counts();
+}
+
+#[test]
+fn host_that_stops_asking_loses_its_place() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1));
+    assert!(!table.asks(at(0), 2, 1) && !table.asks(at(0), 3, 1));
+    table.returns(at(1), 1);
+    assert!(!table.asks(at(1), 3, 1), "host-2 may still come");
+    let gone = RETRY_MIN * 3 + SILENCE_MAX;
+    assert!(table.asks(gone, 3, 1));
+    assert!(!table.asks(gone, 2, 1), "and begins at the end");
+    table.check_counts();
+}
+
+#[test]
+fn newest_goal_says_how_many() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 2) && table.asks(at(0), 2, 2));
+    let newer = TokenRequest { generation: 4, ..ask(3, 1) };
+    assert!(!table.is_granted(at(0), 3, &newer));
+    table.returns(at(1), 1);
+    assert!(!table.is_granted(at(1), 3, &newer), "one is out, which is all there is now");
+    assert!(!table.asks(at(1), 4, 9), "a host that lags has no say");
+    table.returns(at(1), 2);
+    assert!(table.is_granted(at(1), 3, &newer));
+    let newest = TokenRequest { generation: 5, ..ask(4, 2) };
+    assert!(table.is_granted(at(1), 4, &newest));
+}
+
+#[test]
+fn late_messages_of_earlier_wishes_change_nothing() {
+    let mut table = table();
+    let second = TokenRequest { wish: 2, ..ask(1, 1) };
+    assert!(table.asks(at(0), 1, 1) && table.is_granted(at(1), 1, &second));
+    table.returns(at(2), 1);
+    assert!(!table.asks(at(2), 2, 1), "the token of the second wish is still out");
+    assert!(!table.asks(at(2), 1, 1), "a late request of the first wish is not answered with it");
+    let give_back = TokenRequest { wish: 2, ..request(TokenAct::Return, 1, 1) };
+    assert_eq!(table.handle(at(3), node(1), &give_back).answer, TokenAnswer::Returned);
+    assert!(table.asks(at(3), 2, 1));
+    // Of those who wait, too.
+    let waiting = TokenRequest { wish: 5, ..ask(3, 1) };
+    assert!(!table.is_granted(at(3), 3, &waiting));
+    table.returns(at(3), 3);
+    table.returns(at(3), 2);
+    assert!(!table.asks(at(3), 4, 1), "host-3 waits still");
+    assert!(table.is_granted(at(3), 3, &waiting));
+    table.check_counts();
+}
+
+#[test]
+fn grants_are_stored_before_they_are_told_and_renewals_need_not_be() {
+    let mut table = table();
+    assert!(table.handle(at(0), node(1), &ask(1, 1)).needs_disk);
+    assert!(table.handle(at(0), node(1), &ask(1, 1)).needs_disk, "it was not stored yet");
+    assert!(!table.handle(at(0), node(2), &ask(2, 1)).needs_disk);
+    assert!(table.document(at(0)).is_some());
+    table.on_stored();
+    assert_eq!(table.document(at(0)), None);
+    let renew = request(TokenAct::Renew, 1, 1);
+    assert!(!table.handle(at(20), node(1), &renew).needs_disk);
+    assert_eq!(table.document(at(20)), None);
+    let longer = TokenRequest { lease_ms: 70_000, ..renew };
+    assert!(table.handle(at(21), node(1), &longer).needs_disk, "a restart must know the time");
+    table.on_stored();
+    table.returns(at(22), 1);
+    assert!(table.document(at(22)).is_some());
+}
+
+#[test]
+fn stored_tokens_count_for_their_whole_time_after_a_restart() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 2) && table.asks(at(0), 2, 2));
+    let mut table = table.restarted(at(1_000));
+    table.check_counts();
+    assert!(!table.asks(at(1_000), 3, 9), "the stored generation still says two");
+    assert!(table.is_granted(at(1_030), 1, &request(TokenAct::Renew, 1, 2)));
+    assert!(!table.asks(at(1_059), 3, 2));
+    assert!(table.asks(at(1_060), 3, 2), "host-2 never came back");
+    assert!(!table.asks(at(1_060), 4, 2));
+}
+
+#[test]
+fn lost_table_grants_nothing_until_all_that_may_be_out_has_run_out() {
+    let mut table = TokenTable::lost(at(0), TokenLimits::REGION);
+    let end = LEASE_MAX;
+    assert!(table.reason(at(0), 1, 2).contains("lost its table of tokens and waits 121 s"));
+    // A host that says that it holds one is believed, as long as it can be true.
+    let renew = |host| request(TokenAct::Renew, host, 2);
+    let handled = table.handle(at(1), node(2), &renew(2));
+    assert_eq!(
+        handled,
+        Handled { answer: TokenAnswer::Granted { lease_ms: millis(LEASE) }, needs_disk: false }
+    );
+    assert!(table.is_granted(at(1), 3, &renew(3)) && !table.is_granted(at(1), 4, &renew(4)));
+    assert_eq!(table.document(at(1)), None, "a part must not pass for the whole");
+    assert!(!table.asks(end.saturating_sub(at(1)), 1, 2));
+    assert!(table.asks(end, 1, 2));
+    assert!(table.document(end).is_some());
+    table.check_counts();
+}
+
+#[test]
+fn damaged_documents_are_refused() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1));
+    let text = String::from_utf8(table.document(at(0)).unwrap()).unwrap();
+    let cases = [
+        ("empty", String::new(), "EOF"),
+        ("cut off", text[..text.len() / 2].to_owned(), "EOF"),
+        ("newer", text.replace("\"version\": 1", "\"version\": 2"), "version is 2, expected 1"),
+        ("key", text.replace("0101", "01xx"), "not the key of a node"),
+        ("zero", text.replace("\"max_unavailable\": 1", "\"max_unavailable\": 0"), "nonzero"),
+    ];
+    for (name, text, expected) in cases {
+        let error = TokenTable::restored(at(0), TokenLimits::REGION, text.as_bytes()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{name}: {error}");
+    }
+}
+
+#[test]
+fn table_is_bounded() {
+    let limits = TokenLimits { pools_max: 2, entries_max: 3, entries_per_node_max: 2 };
+    let mut table = TokenTable::new(limits);
+    let of = |group: &str, host| TokenRequest { group: group.into(), ..ask(host, 1) };
+    assert!(table.is_granted(at(0), 1, &of("a", 1)) && table.is_granted(at(0), 1, &of("b", 1)));
+    let reason = match table.handle(at(0), node(2), &of("c", 2)).answer {
+        TokenAnswer::Refused { reason, .. } => reason,
+        answer => panic!("{answer:?}"),
+    };
+    assert!(reason.contains("full (at most 3 hosts, 2 apps of one host, 2 groups)"), "{reason}");
+    assert!(!table.is_granted(at(0), 2, &of("a", 2)), "the third entry: it waits");
+    let refused = |answer| matches!(answer, TokenAnswer::Refused { .. });
+    assert!(refused(table.handle(at(0), node(3), &of("a", 3)).answer), "a fourth entry");
+    assert!(table.is_granted(at(1), 1, &of("a", 1)), "those who are in are served on");
+    // What has run out makes room.
+    assert!(table.is_granted(at(70), 3, &of("c", 3)));
+    table.check_counts();
+
+    let mut table = TokenTable::new(TokenLimits { pools_max: 9, ..limits });
+    assert!(table.is_granted(at(0), 1, &of("a", 1)) && table.is_granted(at(0), 1, &of("b", 1)));
+    assert!(refused(table.handle(at(0), node(1), &of("c", 1)).answer), "two per node");
+}
+
+#[test]
+fn queue_of_a_large_region_asks_seldom() {
+    assert_eq!(retry_at(0), RETRY_MIN);
+    assert_eq!(retry_at(100), RETRY_MIN + Duration::from_secs(2));
+    assert_eq!(retry_at(usize::MAX), RETRY_MAX);
+}
+
+/// What may happen to a table and its hosts.
+#[derive(Clone, Debug)]
+enum Happening {
+    /// The host asks, or renews if it believes that it holds one.
+    Asks {
+        host: u8,
+    },
+    /// The request arrives, the answer is lost.
+    AsksInVain {
+        host: u8,
+    },
+    Returns {
+        host: u8,
+    },
+    /// The seeder is killed after what it stored.
+    Restarts,
+    /// ... and its file is gone.
+    LosesTable,
+    Passes {
+        seconds: u64,
+    },
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let host = || 0..6_u8;
+    prop_oneof![
+        8 => host().prop_map(|host| Happening::Asks { host }),
+        2 => host().prop_map(|host| Happening::AsksInVain { host }),
+        2 => host().prop_map(|host| Happening::Returns { host }),
+        1 => Just(Happening::Restarts),
+        1 => Just(Happening::LosesTable),
+        4 => (0..40_u64).prop_map(|seconds| Happening::Passes { seconds }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows.
+    /// Method: hosts believe it until their lease, counted from when they asked, is over; the seeder
+    /// stores what it must before it tells, and is killed or loses its file at any time.
+    #[test]
+    fn never_more_believe_to_hold_one_than_allowed(
+        max in 1..4_u32,
+        happenings in prop::collection::vec(happening(), 1..120),
+    ) {
+        let mut table = table();
+        let mut now = at(0);
+        let mut stored = table.document(now).unwrap();
+        table.on_stored();
+        let mut believes: BTreeMap<u8, Duration> = BTreeMap::new();
+        for happening in happenings {
+            match happening {
+                Happening::Asks { host } | Happening::AsksInVain { host } => {
+                    let act =
+                        if believes.contains_key(&host) { TokenAct::Renew } else { TokenAct::Ask };
+                    let handled = table.handle(now, node(host), &request(act, host, max));
+                    if handled.needs_disk {
+                        stored = table.document(now).expect("it says that it is to be stored");
+                        table.on_stored();
+                    }
+                    if let TokenAnswer::Granted { lease_ms } = handled.answer
+                        && matches!(happening, Happening::Asks { .. })
+                    {
+                        believes.insert(host, now + Duration::from_millis(lease_ms));
+                    }
+                }
+                Happening::Returns { host } => {
+                    believes.remove(&host);
+                    table.returns(now, host);
+                }
+                Happening::Restarts => {
+                    // A lost file stays lost until something is stored again.
+                    table = match TokenTable::restored(now, TokenLimits::REGION, &stored) {
+                        Ok(table) => table,
+                        Err(_) => TokenTable::lost(now, TokenLimits::REGION),
+                    };
+                }
+                Happening::LosesTable => {
+                    stored.clear();
+                    table = TokenTable::lost(now, TokenLimits::REGION);
+                }
+                Happening::Passes { seconds } => now += at(seconds),
+            }
+            believes.retain(|_, until| *until > now);
+            table.check_counts();
+            let count = u32::try_from(believes.len()).unwrap();
+            prop_assert!(count <= max, "{count} of {max}: {believes:?} at {now:?}");
+        }
+    }
+
+    /// Goal: with hosts that go on asking, everybody has had a token in the end.
+    #[test]
+    fn everybody_gets_one_in_the_end(max in 1..4_u32, hosts in 1..12_u8) {
+        let mut table = table();
+        let mut had = std::collections::BTreeSet::new();
+        let mut holding: BTreeMap<u8, u64> = BTreeMap::new();
+        for round in 0..u64::from(hosts) * 4 {
+            for host in (0..hosts).filter(|host| !had.contains(host)).collect::<Vec<_>>() {
+                if table.asks(at(round), host, max) {
+                    holding.entry(host).or_insert(round);
+                }
+            }
+            for (host, since) in holding.clone() {
+                if since < round {
+                    table.returns(at(round), host);
+                    holding.remove(&host);
+                    had.insert(host);
+                }
+            }
+        }
+        prop_assert_eq!(had.len(), usize::from(hosts));
+    }
+}
