@@ -30,6 +30,7 @@ use crate::source::LimitedNode;
 use crate::state::StateDir;
 use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
 use crate::supervisor::ProgramSettings;
+use crate::tokens::SeederTokens;
 
 /// Wait before a goal that could not be stored is tried again.
 const GOAL_RETRY: Duration = Duration::from_secs(5);
@@ -240,11 +241,13 @@ struct Opening<'a> {
 }
 
 /// An app of a real host.
-type RealApp = App<LimitedNode, RealHost, FreeTokens>;
+type RealApp = App<LimitedNode, RealHost, SeederTokens>;
 
 impl Opening<'_> {
     async fn apps(&self, follower: &mut GoalFollower) -> anyhow::Result<(Vec<RealApp>, AppOrders)> {
         let (mut opened, mut orders) = (vec![], AppOrders::new());
+        let Config { host, group, seeders, .. } = self.config;
+        let tokens = SeederTokens::new(self.node.clone(), host.clone(), group.clone(), seeders);
         for (name, app) in &self.config.apps {
             let settings = settings_of(self.config, name, app);
             let directory = self.state.app(name)?;
@@ -253,7 +256,7 @@ impl Opening<'_> {
             let parts = AppParts {
                 source: LimitedNode { node: self.node.clone(), limits },
                 host: RealHost::new(app.sockets.clone()),
-                tokens: FreeTokens,
+                tokens: tokens.clone(),
                 goal: follower.subscribe(name),
                 orders: receiver,
                 board: self.board.clone(),
@@ -315,32 +318,6 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
         keep_builds: app.keep_builds.get(),
         keep_bytes: app.keep_bytes,
         timings,
-    }
-}
-
-/// Gives leave to everybody at once.
-#[derive(Clone, Debug)]
-struct FreeTokens;
-
-/// Always held.
-#[derive(Debug)]
-struct FreeToken;
-
-impl crate::tokens::TokenDesk for FreeTokens {
-    type Hold = FreeToken;
-
-    fn ask(&self, _wish: crate::tokens::TokenWish) -> FreeToken {
-        FreeToken
-    }
-}
-
-impl crate::tokens::TokenHold for FreeToken {
-    fn state(&self) -> crate::tokens::TokenState {
-        crate::tokens::TokenState::Held
-    }
-
-    async fn changed(&mut self) {
-        std::future::pending::<()>().await;
     }
 }
 

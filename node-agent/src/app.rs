@@ -35,8 +35,10 @@ use crate::trouble::{Stall, Trouble};
 mod facts;
 mod recover;
 mod row;
+mod step_error;
 
 use recover::{open_builds, recover_current, recover_journal, recover_paused};
+use step_error::StepError;
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -63,33 +65,6 @@ pub enum OpenAppError {
     /// A file cannot be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-}
-
-/// Why a step on disk failed; it is tried again later.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("cannot switch to build {}", build.short())]
-    Switch {
-        build: BuildId,
-        #[source]
-        source: WriteError,
-    },
-    #[error("cannot note that build {} failed", build.short())]
-    Quarantine {
-        build: BuildId,
-        #[source]
-        source: WriteError,
-    },
-    #[error("cannot note that the build runs")]
-    Settle(#[source] WriteError),
-    #[error("cannot remove build {}", build.short())]
-    Remove {
-        build: BuildId,
-        #[source]
-        source: Box<StoreError>,
-    },
-    #[error("the removal of build {} was interrupted", build.short())]
-    RemoveInterrupted { build: BuildId },
 }
 
 /// One app on this host. See the head of this file.

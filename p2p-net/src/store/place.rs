@@ -86,8 +86,7 @@ fn make_directory(root: &Path, path: &str) -> Result<bool, StoreError> {
         Ok(_) => remove_any(&path)?,
         Err(_) => {}
     }
-    disk::create_dir_with(&path, 0o755)
-        .map_err(StoreError::write("create", &path, root, 0))?;
+    disk::create_dir_with(&path, 0o755).map_err(StoreError::write("create", &path, root, 0))?;
     Ok(true)
 }
 
