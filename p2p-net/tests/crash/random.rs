@@ -35,7 +35,6 @@ const OPERATIONS_SHOWN: usize = 50;
 /// Most commands before a crash, so that a host that can do nothing comes to an end.
 const COMMANDS_MAX: usize = 60;
 
-#[expect(clippy::print_stderr, reason = "a failed test says how to repeat it")]
 fn for_each_seed(name: &str, mut run: impl FnMut(u64)) {
     let chosen = std::env::var(SEED_VARIABLE).ok();
     let number = |text: String| text.parse::<u64>().expect("the variable holds a number");
