@@ -26,6 +26,7 @@ use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
 use crate::real_host::RealHost;
 use crate::reload::Reload;
+use crate::service::Heartbeat;
 use crate::source::LimitedNode;
 use crate::state::StateDir;
 use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
@@ -49,6 +50,7 @@ pub struct Agent {
     running: Config,
     app_limits: BTreeMap<AppName, SharedLimits>,
     board: StatusBoard,
+    heartbeat: Heartbeat,
     orders: AppOrders,
     apps: JoinSet<()>,
     apps_stop: CancellationToken,
@@ -85,12 +87,14 @@ impl Agent {
             .iter()
             .map(|(name, app)| (name.clone(), SharedLimits::new(app.limits())))
             .collect();
+        let heartbeat = Heartbeat::default();
         let opening = Opening {
             config: &config,
             state: &state,
             node: &node,
             limits: &app_limits,
             board: &board,
+            heartbeat: &heartbeat,
         };
         let opened = match opening.apps(&mut follower).await {
             Ok(opened) => opened,
@@ -122,6 +126,7 @@ impl Agent {
             running: config,
             app_limits,
             board,
+            heartbeat,
             orders,
             apps,
             goals: tokio::spawn(follower.run(watch)),
@@ -136,6 +141,11 @@ impl Agent {
     /// The newest status rows.
     pub const fn board(&self) -> &StatusBoard {
         &self.board
+    }
+
+    /// Who of the agent's loops has to report in.
+    pub const fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// The agent's node.
@@ -238,6 +248,7 @@ struct Opening<'a> {
     node: &'a Node,
     limits: &'a BTreeMap<AppName, SharedLimits>,
     board: &'a StatusBoard,
+    heartbeat: &'a Heartbeat,
 }
 
 /// An app of a real host.
@@ -260,6 +271,7 @@ impl Opening<'_> {
                 goal: follower.subscribe(name),
                 orders: receiver,
                 board: self.board.clone(),
+                pulse: Some(self.heartbeat.register(name.as_str())),
             };
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
@@ -290,10 +302,12 @@ fn start_control(
 }
 
 fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings {
-    let launch = app.exec.clone().map(|exec| Launch {
+    let has_program = app.exec.is_some() || app.systemd.is_some();
+    let launch = has_program.then(|| Launch {
         app: name.to_string(),
         host: config.host.clone(),
-        exec,
+        exec: app.exec.clone().unwrap_or_default(),
+        unit: app.systemd.clone(),
         environment: app.environment.clone(),
         working_directory: app.working_directory.clone(),
         grace_period: app.grace_period,
@@ -313,6 +327,7 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
         user: app.user.clone(),
         swap: app.swap,
         hooks: app.hooks.clone(),
+        watch: app.watch.clone(),
         hold: app.hold,
         pin: app.pin,
         keep_builds: app.keep_builds.get(),

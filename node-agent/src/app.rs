@@ -6,7 +6,7 @@
 //! it, so a new goal is followed at once whatever is under way. All decisions are in `reconcile`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
@@ -26,11 +26,13 @@ use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
 use crate::host::Host;
 use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
+use crate::service::Pulse;
 use crate::source::{BuildSource, RunningDownload};
 use crate::status::StatusBoard;
 use crate::supervisor::{self, Supervisor};
 use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::trouble::{Stall, Trouble};
+use crate::watch_files::{FileWatch, OnChange};
 
 mod facts;
 mod recover;
@@ -78,6 +80,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     board: StatusBoard,
     goal: watch::Receiver<GoalView>,
     orders: mpsc::Receiver<AppOrder>,
+    pulse: Option<Pulse>,
+    files: FileWatch,
     supervisor: Supervisor<H>,
     hooks: HookRunner,
     /// Whether the host may be out of its load balancer. An agent that starts does not know.
@@ -125,6 +129,7 @@ enum Wake {
     Stop,
     Goal,
     Order(AppOrder),
+    File(PathBuf),
     Progress(Option<Progress>),
     Program(supervisor::Wake),
     Hook(Result<(), String>),
@@ -170,6 +175,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 Some(Journal::switching(0, current, None, 0, None).settled(0, None))
             }),
             paused,
+            pulse: parts.pulse,
+            files: FileWatch::start(&settings.watch.files),
             hooks: HookRunner::default(),
             is_drained: settings.hooks.undrain.is_some(),
             token: None,
@@ -211,6 +218,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.source.serve(build);
         }
         loop {
+            if let Some(pulse) = &self.pulse {
+                pulse.beat();
+            }
             self.take_steps();
             let row = row::row(&self);
             self.board.show(row);
@@ -226,6 +236,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     async fn end(mut self) {
         self.download = None;
         self.hooks.cancel();
+        if self.settings.program.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
+            // systemd's, which goes on running it.
+            return self.show_stopped();
+        }
         if let Some(build) = self.current
             && !self.is_drained
             && self.settings.hooks.drain.is_some()
@@ -240,7 +254,11 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let wake = self.supervisor.next_wake().await;
             self.supervisor.on_wake(wake);
         }
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(&self) };
+        self.show_stopped();
+    }
+
+    fn show_stopped(&self) {
+        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(self) };
         self.board.show(row);
     }
 
@@ -537,6 +555,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             // An error means that the agent dropped the sender, which it does only when it stops.
             Ok(()) = self.goal.changed() => Wake::Goal,
             Some(order) = self.orders.recv() => Wake::Order(order),
+            path = self.files.changed() => Wake::File(path),
             wake = self.supervisor.next_wake() => Wake::Program(wake),
             result = self.hooks.next_end() => Wake::Hook(result),
             () = token_change(&mut self.token) => Wake::Token,
@@ -559,6 +578,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Wake::Audited(build, damage) => self.on_audited(build, damage),
             Wake::Goal => self.on_goal_changed(),
             Wake::Order(order) => self.on_order(order),
+            Wake::File(path) => self.on_file_changed(&path),
             Wake::Retry => {
                 self.disk_trouble.on_due();
                 self.download_trouble.on_due();
@@ -578,6 +598,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn on_order(&mut self, order: AppOrder) {
         match order {
             AppOrder::Settings(settings) => {
+                if settings.watch.files != self.settings.watch.files {
+                    self.files = FileWatch::start(&settings.watch.files);
+                }
                 self.supervisor.set_settings(settings.program.clone());
                 self.settings = *settings;
             }
@@ -590,6 +613,15 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Reload => self.supervisor.reload(),
             // An asker who is gone does not miss the answer.
             AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
+        }
+    }
+
+    fn on_file_changed(&mut self, path: &Path) {
+        let on_change = self.settings.watch.on_change;
+        info!(path = %path.display(), ?on_change, "a watched file changed");
+        match on_change {
+            OnChange::Restart => self.supervisor.make_stale(),
+            OnChange::Reload => self.supervisor.reload(),
         }
     }
 

@@ -45,6 +45,7 @@ mod supervisor;
 mod tokens;
 mod trouble;
 mod unit;
+mod unit_program;
 mod user;
 mod watch_files;
 
@@ -81,7 +82,7 @@ pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
 pub use process::{ProcessIdentity, find_by_environment};
-pub use real_host::{RealHost, RealProcess};
+pub use real_host::{RealHost, RealProgram};
 pub use reload::Reload;
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
