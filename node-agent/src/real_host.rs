@@ -22,7 +22,7 @@ use crate::hook::{self, HookOrder};
 use crate::host::{Host, HostProcess, Notice, StartOrder};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
 use crate::notify::NotifySocket;
-use crate::probe::{self, Probe};
+use crate::probe::{self, Probe, ProbeCaller};
 use crate::process::{self, ProcessIdentity};
 use crate::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::status::now_ms;
@@ -33,6 +33,8 @@ pub struct RealHost {
     sockets_wanted: BTreeMap<String, SocketAddress>,
     /// `None` until they were had; each start tries again.
     sockets: Option<HeldSockets>,
+    /// As whom commands ask whether a program is healthy: the programs of a build are not the agent's.
+    caller: ProbeCaller,
 }
 
 /// A process of this machine.
@@ -70,7 +72,13 @@ enum StartError {
 impl RealHost {
     /// The machine for an app that listens on `sockets`.
     pub const fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
-        Self { sockets_wanted: sockets, sockets: None }
+        Self { sockets_wanted: sockets, sockets: None, caller: ProbeCaller::agent() }
+    }
+
+    /// The same, with commands that ask for health run as the app's user and not the agent's.
+    #[must_use]
+    pub fn with_probe_caller(self, caller: ProbeCaller) -> Self {
+        Self { caller, ..self }
     }
 
     fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
@@ -173,8 +181,11 @@ impl Host for RealHost {
         root: &Path,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let (probe, root) = (probe.clone(), root.to_owned());
-        async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
+        let (probe, root, caller) = (probe.clone(), root.to_owned(), self.caller.clone());
+        async move {
+            let answer = probe::check_as(&probe, &root, timeout, &caller).await;
+            answer.map_err(|failure| failure.to_string())
+        }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
