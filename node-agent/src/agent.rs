@@ -24,6 +24,7 @@ use crate::control::ControlServer;
 use crate::control_desk::{AppOrders, ControlDesk};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::probe::ProbeCaller;
 use crate::real_host::RealHost;
 use crate::reload::Reload;
 use crate::service::Heartbeat;
@@ -266,7 +267,14 @@ impl Opening<'_> {
             let limits = self.limits[name].clone();
             let parts = AppParts {
                 source: LimitedNode { node: self.node.clone(), limits },
-                host: RealHost::new(app.sockets.clone()),
+                host: RealHost::new(app.sockets.clone()).with_probe_caller(ProbeCaller {
+                    user: app.user.clone(),
+                    variables: [
+                        ("SHOAL_APP".into(), name.to_string()),
+                        ("SHOAL_HOST".into(), self.config.host.clone()),
+                    ]
+                    .into(),
+                }),
                 tokens: tokens.clone(),
                 goal: follower.subscribe(name),
                 orders: receiver,

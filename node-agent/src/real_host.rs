@@ -23,7 +23,7 @@ use crate::hook::{self, HookOrder};
 use crate::host::{Host, HostProcess, Notice, StartOrder};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
 use crate::notify::NotifySocket;
-use crate::probe::{self, Probe};
+use crate::probe::{self, Probe, ProbeCaller};
 use crate::process::{self, ProcessIdentity};
 use crate::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::status::now_ms;
@@ -37,6 +37,8 @@ pub struct RealHost {
     /// `None` until they were had; each start tries again.
     sockets: Option<HeldSockets>,
     systemd: Arc<Systemd>,
+    /// As whom commands ask whether a program is healthy: the programs of a build are not the agent's.
+    caller: ProbeCaller,
 }
 
 /// A program of this machine.
@@ -86,15 +88,20 @@ enum StartError {
 impl RealHost {
     /// The machine for an app that listens on `sockets`.
     pub fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
-        Self::with_systemd(sockets, Arc::new(Systemd::of_host()))
+        let systemd = Arc::new(Systemd::of_host());
+        Self { sockets_wanted: sockets, sockets: None, systemd, caller: ProbeCaller::agent() }
     }
 
     /// The same with another systemd than the host's.
-    pub const fn with_systemd(
-        sockets: BTreeMap<String, SocketAddress>,
-        systemd: Arc<Systemd>,
-    ) -> Self {
-        Self { sockets_wanted: sockets, sockets: None, systemd }
+    #[must_use]
+    pub fn with_systemd(self, systemd: Arc<Systemd>) -> Self {
+        Self { systemd, ..self }
+    }
+
+    /// The same, with commands that ask for health run as the app's user and not the agent's.
+    #[must_use]
+    pub fn with_probe_caller(self, caller: ProbeCaller) -> Self {
+        Self { caller, ..self }
     }
 
     fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
@@ -212,8 +219,11 @@ impl Host for RealHost {
         root: &Path,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let (probe, root) = (probe.clone(), root.to_owned());
-        async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
+        let (probe, root, caller) = (probe.clone(), root.to_owned(), self.caller.clone());
+        async move {
+            let answer = probe::check_as(&probe, &root, timeout, &caller).await;
+            answer.map_err(|failure| failure.to_string())
+        }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
