@@ -155,7 +155,7 @@ fn twenty_hosts_switch_two_at_a_time_while_the_seeder_is_killed() {
     assert_eq!(said["rollout"]["on_goal"].as_array().unwrap().len(), HOSTS, "{said}");
 }
 
-/// Goal: canaries go first, the rest when the rollout is widened; a restart follows the same rules;
+/// Goal: canaries go first, the rest when the rollout is widened; a restart is for all of them;
 /// `--wait` does not wait for those who are not in.
 #[test]
 fn canary_goes_first_and_the_rest_when_it_is_widened() {
@@ -189,13 +189,28 @@ fn canary_goes_first_and_the_rest_when_it_is_widened() {
     let ups = fleet.account().lines().filter(|line| line.starts_with("up")).count();
     assert_eq!(ups, 4);
     said(&["restart", "web"]);
-    let account = fleet.account();
-    let after: Vec<_> = account.lines().filter(|line| line.starts_with("up")).skip(ups).collect();
-    assert_eq!(after, [format!("up host-01 {}", second.id)], "only who runs it restarts it");
+    wait_for("every host restarted what it runs", || {
+        let account = fleet.account();
+        let ups = account.lines().filter(|line| line.starts_with("up")).skip(ups);
+        let ups: BTreeSet<_> = ups.map(str::to_owned).collect();
+        let expected = [("01", &second), ("02", &first), ("03", &first)];
+        let expected = expected.map(|(host, build)| format!("up host-{host} {}", build.id));
+        (ups == expected.into()).then_some(())
+    });
 
     let report = said(&["rollout", "web", "--percent", "100"]);
     assert_eq!(report["rollout"]["on_goal"].as_array().unwrap().len(), 3, "{report}");
     assert_eq!(fleet.account().lines().filter(|line| line.ends_with(&second.id)).count(), 4);
+
+    // The limit holds for restarts, and `--wait` waits for the last of them.
+    said(&["rollout", "web", "--max-unavailable", "1"]);
+    let before = fleet.account().len();
+    let report = said(&["restart", "web"]);
+    assert_eq!(report["rollout"]["end"], "complete", "{report}");
+    let account = fleet.account();
+    let account = &account[before..];
+    assert_eq!(account.lines().filter(|line| line.starts_with("down")).count(), 3, "{account}");
+    assert_eq!(unavailable_max(account), 1, "{account}");
     let said = run(&["rollout", "other", "--goal", &goal]);
     assert_eq!(said.status.code(), Some(1));
 }

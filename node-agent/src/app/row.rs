@@ -32,6 +32,10 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
     let failed = quarantined(app);
     let (phase, waiting_for) = match phase(app, target, progress) {
         HostPhase::Running if pinned(app).is_some() => (HostPhase::Waiting, Some(WaitReason::Pin)),
+        HostPhase::Running if is_restart_due(app) => match restart_waits(app) {
+            Some((reason, _)) => (HostPhase::Waiting, Some(reason)),
+            None => (HostPhase::Switching, None),
+        },
         phase => (phase, waiting(app).map(|(reason, _)| reason)),
     };
     HostStatus {
@@ -92,6 +96,31 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     match app.token.as_ref()?.state() {
         TokenState::Waiting { reason } => {
             Some((WaitReason::Token, format!("the switch waits for a token: {reason}")))
+        }
+        TokenState::Held => None,
+    }
+}
+
+/// Whether the program that serves was started before the last order to restart, or as it is not
+/// configured any more.
+fn is_restart_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> bool {
+    matches!(app.supervisor.programs().serving, Program::Running { is_fresh: false, .. })
+}
+
+/// Why a restart that is due has not begun. Waves are for builds: a restart goes by them.
+fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+) -> Option<(WaitReason, String)> {
+    if !is_restart_due(app) {
+        return None;
+    }
+    if let (Leave::Shut, Some(reason)) = app.leave() {
+        let why = if app.paused.is_some() { WaitReason::Pause } else { WaitReason::Hold };
+        return Some((why, format!("the restart waits: {reason}")));
+    }
+    match app.token.as_ref()?.state() {
+        TokenState::Waiting { reason } => {
+            Some((WaitReason::Token, format!("the restart waits for a token: {reason}")))
         }
         TokenState::Held => None,
     }
@@ -205,7 +234,8 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     if app.download.is_some() {
         parts.extend(progress.waiting_for.clone());
     } else {
-        parts.extend(waiting(app).map(|(_, text)| text));
+        let waits = waiting(app).or_else(|| restart_waits(app));
+        parts.extend(waits.map(|(_, text)| text));
     }
     parts.extend(
         progress
