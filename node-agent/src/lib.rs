@@ -28,6 +28,7 @@ mod host;
 mod init;
 mod instance;
 mod launch;
+mod metrics;
 mod notify;
 mod output;
 mod probe;
@@ -36,6 +37,7 @@ mod real_host;
 pub mod reconcile;
 mod reload;
 mod runs_from;
+pub mod self_update;
 pub mod service;
 mod sockets;
 mod source;
@@ -75,6 +77,7 @@ pub use hook::{
 pub use host::{Host, HostProcess, Notice, StartOrder};
 pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
 pub use probe::{

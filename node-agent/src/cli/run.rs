@@ -60,7 +60,7 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
 
 /// The settings as they are now. Flags and variables are those of the start, the file may differ.
 fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
-    let (loaded, _) = settings.load()?;
+    let loaded = settings.load()?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,0 +1,161 @@
+//! `shoal-agent doctor`: looks at everything on a host that an agent needs, and says what to do.
+//!
+//! Invariant: it changes nothing but files of its own that it removes again, and needs no agent; with
+//! one that runs, what the agent holds is no problem. Every check is bounded in time.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use goal_state::{GoalStore, GoalUrl};
+use serde::Serialize;
+use tokio::time::timeout;
+
+use crate::config::{AppConfig, Config};
+use crate::control::{AskError, ControlClient, Request};
+
+mod host;
+mod network;
+
+/// Time for a goal store or a seeder to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Nothing to do.
+    Ok,
+    /// It works, and could be better or will not last.
+    Warning,
+    /// The agent cannot do its work.
+    Problem,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// What was looked at, such as "disk".
+    pub check: &'static str,
+    /// How it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub text: String,
+    /// What to do; empty if nothing is.
+    pub next_step: String,
+}
+
+impl Finding {
+    fn ok(check: &'static str, text: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Ok, text: text.into(), next_step: String::new() }
+    }
+
+    fn warning(check: &'static str, text: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Warning, text: text.into(), next_step: next.into() }
+    }
+
+    fn problem(check: &'static str, text: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { check, verdict: Verdict::Problem, text: text.into(), next_step: next.into() }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let verdict = match self.verdict {
+            Verdict::Ok => "ok",
+            Verdict::Warning => "warning",
+            Verdict::Problem => "PROBLEM",
+        };
+        write!(f, "{verdict:<8} {:<10} {}", self.check, self.text)?;
+        if self.next_step.is_empty() { Ok(()) } else { write!(f, "\n{:>19} {}", "->", self.next_step) }
+    }
+}
+
+/// All checks of a host with `config`, in the order in which they matter.
+pub async fn examine(config: &Config) -> Vec<Finding> {
+    let agent = agent(config);
+    let is_running = agent.verdict == Verdict::Ok && agent.text.starts_with("an agent runs");
+    let mut findings = vec![agent];
+    findings.extend(host::clock(&config.state));
+    findings.extend(host::disk(&config.state));
+    findings.push(host::descriptors());
+    findings.extend(network::udp_buffers());
+    findings.push(network::listen_address(config.listen, is_running));
+    for seeder in &config.seeders {
+        findings.push(network::seeder(seeder).await);
+    }
+    findings.push(goal_store(config).await);
+    for (name, app) in &config.apps {
+        findings.extend(users_of(name.as_str(), app));
+        findings.extend(network::sockets(name.as_str(), app, is_running));
+    }
+    findings
+}
+
+/// Whether somebody answers behind the control socket.
+fn agent(config: &Config) -> Finding {
+    let path = config.control_path();
+    let asked = ControlClient::connect(&path).and_then(|mut client| client.ask(&Request::Status {}));
+    match asked {
+        Ok(_) => Finding::ok("agent", format!("an agent runs and answers on {}", path.display())),
+        Err(AskError::NotRunning { .. }) => {
+            Finding::ok("agent", "no agent runs; start it with systemctl start shoal-agent")
+        }
+        Err(error @ AskError::NoPermission { .. }) => {
+            Finding::warning("agent", error.to_string(), "run doctor as root to see everything")
+        }
+        Err(error) => Finding::problem(
+            "agent",
+            command_line::describe(&error.into()),
+            "restart it: systemctl restart shoal-agent; its programs run on",
+        ),
+    }
+}
+
+async fn goal_store(config: &Config) -> Finding {
+    let text = config.goal.to_string();
+    if let GoalUrl::File { directory } = &config.goal
+        && !Path::new(directory).is_dir()
+    {
+        return Finding::problem(
+            "goal",
+            format!("{text} is not there"),
+            "create the directory, mount it, or correct goal in the configuration",
+        );
+    }
+    let next = "check the address, and that nothing in between blocks it";
+    match timeout(ANSWER_MAX, GoalStore::new(&config.goal).goals()).await {
+        Err(_elapsed) => {
+            Finding::problem("goal", format!("{text} does not answer within {ANSWER_MAX:?}"), next)
+        }
+        Ok(Err(error)) => {
+            let reason = command_line::describe(&error.into());
+            Finding::problem("goal", format!("{text} cannot be read: {reason}"), next)
+        }
+        Ok(Ok(_)) => Finding::ok("goal", format!("{text} answers")),
+    }
+}
+
+/// Users that the configuration names for `app`.
+fn users_of(name: &str, app: &AppConfig) -> Vec<Finding> {
+    let hooks = &app.hooks;
+    let hooks =
+        [&hooks.before_switch, &hooks.after_switch, &hooks.after_rollback, &hooks.drain, &hooks.undrain];
+    let of_hooks = hooks.into_iter().flatten().filter_map(|hook| hook.user.as_ref());
+    let mut users: Vec<&String> = app.user.iter().chain(of_hooks).collect();
+    users.sort_unstable();
+    users.dedup();
+    users.into_iter().map(|user| host::user(name, user)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finding_is_one_line_and_its_next_step() {
+        let finding = Finding::problem("disk", "it is full", "free space");
+        assert_eq!(finding.to_string(), "PROBLEM  disk       it is full\n                 -> free space");
+        assert_eq!(Finding::ok("disk", "fine").to_string(), "ok       disk       fine");
+    }
+}
