@@ -15,6 +15,7 @@ use command_line::{EXIT_USAGE, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
+use crate::doctor::{self, Verdict};
 use crate::init::{InitError, InitValues};
 use crate::self_update;
 
@@ -75,6 +76,15 @@ enum Command {
         #[command(flatten)]
         values: Box<InitValues>,
     },
+    /// Look at all that the agent needs on this host, and say what to do. Exit code 1 if something
+    /// is a problem.
+    Doctor {
+        #[command(flatten)]
+        settings: Box<SettingArgs>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// How the agent of this host and its apps are. Exit code 0: it runs, 3: it does not, 4: unknown.
     Status {
         #[command(flatten)]
@@ -123,6 +133,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
     let done = match args.command.unwrap_or_else(|| Command::Run(Box::new(args.run))) {
         Command::Run(args) => run_agent(program, &args, &arguments),
         Command::Init { output, force, values } => init(&output, force, &values),
+        Command::Doctor { settings, json } => doctor(&settings, json),
         Command::Status { ask } => return ask::status(program, &ask),
         Command::Pause { app, reason, ask } => ask::pause(&ask, app.as_deref(), reason),
         Command::Resume { app, ask } => ask::resume(&ask, app.as_deref()),
@@ -147,6 +158,25 @@ fn init(output: &Path, is_forced: bool, values: &InitValues) -> anyhow::Result<E
         output.display()
     )?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn doctor(settings: &SettingArgs, is_json: bool) -> anyhow::Result<ExitCode> {
+    let loaded = settings.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut findings = doctor::warnings(&loaded.warnings);
+    findings.extend(runtime.block_on(doctor::examine(&loaded.config)));
+    // A store that does not answer may hold a thread; nobody waits for it.
+    runtime.shutdown_background();
+    let mut out = io::stdout().lock();
+    if is_json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        for finding in &findings {
+            writeln!(out, "{finding}")?;
+        }
+    }
+    let is_well = findings.iter().all(|finding| finding.verdict != Verdict::Problem);
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn run_agent(program: &str, args: &RunArgs, arguments: &[OsString]) -> anyhow::Result<ExitCode> {

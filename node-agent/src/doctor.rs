@@ -67,22 +67,33 @@ impl fmt::Display for Finding {
             Verdict::Problem => "PROBLEM",
         };
         write!(f, "{verdict:<8} {:<10} {}", self.check, self.text)?;
-        if self.next_step.is_empty() { Ok(()) } else { write!(f, "\n{:>19} {}", "->", self.next_step) }
+        if self.next_step.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "\n{:>19} {}", "->", self.next_step)
+        }
     }
+}
+
+/// What is odd about the configuration.
+pub(crate) fn warnings(warnings: &[String]) -> Vec<Finding> {
+    let next = "see shoal-agent --check-config";
+    warnings.iter().map(|warning| Finding::warning("settings", warning, next)).collect()
 }
 
 /// All checks of a host with `config`, in the order in which they matter.
 pub async fn examine(config: &Config) -> Vec<Finding> {
-    let agent = agent(config);
-    let is_running = agent.verdict == Verdict::Ok && agent.text.starts_with("an agent runs");
+    let (agent, is_running) = agent(config);
     let mut findings = vec![agent];
     findings.extend(host::clock(&config.state));
     findings.extend(host::disk(&config.state));
     findings.push(host::descriptors());
     findings.extend(network::udp_buffers());
     findings.push(network::listen_address(config.listen, is_running));
-    for seeder in &config.seeders {
-        findings.push(network::seeder(seeder).await);
+    let asked: Vec<_> =
+        config.seeders.iter().map(|seeder| tokio::spawn(network::seeder(*seeder))).collect();
+    for asked in asked {
+        findings.extend(asked.await);
     }
     findings.push(goal_store(config).await);
     for (name, app) in &config.apps {
@@ -92,23 +103,28 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether somebody answers behind the control socket.
-fn agent(config: &Config) -> Finding {
+/// Whether somebody answers behind the control socket, and whether an agent runs, mute or not.
+fn agent(config: &Config) -> (Finding, bool) {
     let path = config.control_path();
-    let asked = ControlClient::connect(&path).and_then(|mut client| client.ask(&Request::Status {}));
+    let asked =
+        ControlClient::connect(&path).and_then(|mut client| client.ask(&Request::Status {}));
     match asked {
-        Ok(_) => Finding::ok("agent", format!("an agent runs and answers on {}", path.display())),
+        Ok(_) => {
+            let text = format!("an agent runs and answers on {}", path.display());
+            (Finding::ok("agent", text), true)
+        }
         Err(AskError::NotRunning { .. }) => {
-            Finding::ok("agent", "no agent runs; start it with systemctl start shoal-agent")
+            let text = "no agent runs; start it with systemctl start shoal-agent";
+            (Finding::ok("agent", text), false)
         }
         Err(error @ AskError::NoPermission { .. }) => {
-            Finding::warning("agent", error.to_string(), "run doctor as root to see everything")
+            let next = "run doctor as root to see everything";
+            (Finding::warning("agent", error.to_string(), next), true)
         }
-        Err(error) => Finding::problem(
-            "agent",
-            command_line::describe(&error.into()),
-            "restart it: systemctl restart shoal-agent; its programs run on",
-        ),
+        Err(error) => {
+            let next = "restart it: systemctl restart shoal-agent; its programs run on";
+            (Finding::problem("agent", command_line::describe(&error.into()), next), true)
+        }
     }
 }
 
@@ -139,8 +155,13 @@ async fn goal_store(config: &Config) -> Finding {
 /// Users that the configuration names for `app`.
 fn users_of(name: &str, app: &AppConfig) -> Vec<Finding> {
     let hooks = &app.hooks;
-    let hooks =
-        [&hooks.before_switch, &hooks.after_switch, &hooks.after_rollback, &hooks.drain, &hooks.undrain];
+    let hooks = [
+        &hooks.before_switch,
+        &hooks.after_switch,
+        &hooks.after_rollback,
+        &hooks.drain,
+        &hooks.undrain,
+    ];
     let of_hooks = hooks.into_iter().flatten().filter_map(|hook| hook.user.as_ref());
     let mut users: Vec<&String> = app.user.iter().chain(of_hooks).collect();
     users.sort_unstable();
@@ -155,7 +176,10 @@ mod tests {
     #[test]
     fn finding_is_one_line_and_its_next_step() {
         let finding = Finding::problem("disk", "it is full", "free space");
-        assert_eq!(finding.to_string(), "PROBLEM  disk       it is full\n                 -> free space");
+        assert_eq!(
+            finding.to_string(),
+            "PROBLEM  disk       it is full\n                 -> free space"
+        );
         assert_eq!(Finding::ok("disk", "fine").to_string(), "ok       disk       fine");
     }
 }

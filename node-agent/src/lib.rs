@@ -18,6 +18,7 @@ pub mod cli;
 mod config;
 mod control;
 mod control_desk;
+mod doctor;
 pub mod durable;
 mod explain;
 mod goals;
@@ -64,6 +65,7 @@ pub use control::{
     AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
     Refusal, Request, Response,
 };
+pub use doctor::{Finding, Verdict, examine};
 pub use explain::{
     Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
     Reason, Situation,

@@ -284,7 +284,8 @@ impl Page {
     fn value(&mut self, name: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
         let labels: Vec<String> =
             labels.iter().map(|(label, text)| format!("{label}=\"{}\"", escape(text))).collect();
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let labels =
+            if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         writeln!(self.text, "{name}{labels} {value}").expect(NO_FAILURE);
     }
 }
@@ -388,7 +389,10 @@ mod tests {
             let found = values.get(name).copied().unwrap_or(f64::NAN);
             assert!((found - expected).abs() < 1e-9, "{name} is {found} in {body}");
         }
-        let info = format!("shoal_agent_info{{host=\"h\\\"1\\\\\",version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
+        let info = format!(
+            "shoal_agent_info{{host=\"h\\\"1\\\\\",version=\"{}\"}}",
+            env!("CARGO_PKG_VERSION")
+        );
         assert!(values.contains_key(&info), "{body}");
         assert!(values["process_resident_memory_bytes"] > 1e6, "{body}");
         assert!(get(address, "/healthz").await.ends_with("\r\n\r\nok\n"));

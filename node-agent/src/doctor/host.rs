@@ -89,11 +89,22 @@ pub(super) fn disk(state: &Path) -> Vec<Finding> {
                 findings.push(Finding::warning("disk", text, "remove files"));
             }
             if found.f_flag.contains(StatVfsMountFlags::NOEXEC) {
-                let text = format!("{} is mounted noexec: no program of a build can start", place.display());
-                findings.push(Finding::problem("disk", text, "mount it with exec, or set state to a directory elsewhere"));
+                let text = format!(
+                    "{} is mounted noexec: no program of a build can start",
+                    place.display()
+                );
+                findings.push(Finding::problem(
+                    "disk",
+                    text,
+                    "mount it with exec, or set state to a directory elsewhere",
+                ));
             }
         }
-        Err(error) => findings.push(Finding::problem("disk", format!("{}: {error}", place.display()), "mend the file system")),
+        Err(error) => findings.push(Finding::problem(
+            "disk",
+            format!("{}: {error}", place.display()),
+            "mend the file system",
+        )),
     }
     findings.extend(abilities(place));
     findings
@@ -135,11 +146,17 @@ fn abilities(place: &Path) -> Vec<Finding> {
         .and_then(|()| File::open(&scratch.0)?.sync_all());
     findings.push(match basics {
         Ok(()) => Finding::ok("disk", "files, links, renames and syncs work"),
-        Err(error) => Finding::problem("disk", format!("a file, link, rename or sync failed: {error}"), "set state to a directory on a local file system"),
+        Err(error) => Finding::problem(
+            "disk",
+            format!("a file, link, rename or sync failed: {error}"),
+            "set state to a directory on a local file system",
+        ),
     });
     findings.push(match direct(&one) {
         Ok(()) => Finding::ok("disk", "direct reads work"),
-        Err(_) => Finding::ok("disk", "no direct reads here: builds are read through the page cache"),
+        Err(_) => {
+            Finding::ok("disk", "no direct reads here: builds are read through the page cache")
+        }
     });
     let reflinked = File::open(&one)
         .and_then(|source| Ok((source, File::create(&two)?)))
@@ -174,7 +191,9 @@ pub(super) fn descriptors() -> Finding {
 pub(super) fn user(app: &str, user: &str) -> Finding {
     let next = "create it (useradd --system), or correct user in the configuration";
     match nix::unistd::User::from_name(user) {
-        Ok(Some(found)) if found.uid == nix::unistd::geteuid() || nix::unistd::geteuid().is_root() => {
+        Ok(Some(found))
+            if found.uid == nix::unistd::geteuid() || nix::unistd::geteuid().is_root() =>
+        {
             Finding::ok("user", format!("app {app}: {user} exists"))
         }
         Ok(Some(_)) => Finding::warning(

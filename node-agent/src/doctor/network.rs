@@ -1,40 +1,47 @@
 //! Checks of ports, buffers and the way to the seeders.
 
-use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
 
-use p2p_net::SeederAddress;
+use p2p_net::{PeerOutcome, SeederAddress, SocketBuffers};
+use tokio::time::timeout;
 
 use super::Finding;
-use crate::config::AppConfig;
+use crate::config::{AppConfig, socket_text};
+use crate::explain::bytes_text;
 use crate::sockets::SocketAddress;
 
-/// What QUIC asks for; with less, packets are lost at high rates.
-const UDP_BUFFER_WANTED: u64 = 2 << 20;
+/// Enough to see that bytes come.
+const SAMPLE_BYTES: u64 = 64 * 1024;
 
-/// Time for a seeder to answer. It is in the region.
-const SEEDER_MAX: Duration = Duration::from_secs(3);
+/// Time for a seeder to answer over all transports, more than it is asked to need.
+const SEEDER_MAX: Duration = Duration::from_secs(45);
 
 /// Whether the kernel grants the buffers that QUIC asks for.
 pub(super) fn udp_buffers() -> Vec<Finding> {
-    ["rmem_max", "wmem_max"].into_iter().map(|name| {
-        let read = fs::read_to_string(format!("/proc/sys/net/core/{name}"));
-        udp_buffer(name, read.ok().and_then(|text| text.trim().parse().ok()))
-    }).collect()
+    match p2p_net::socket_buffers() {
+        Ok(SocketBuffers { asked, receive, send }) => {
+            vec![udp_buffer("rmem_max", asked, receive), udp_buffer("wmem_max", asked, send)]
+        }
+        Err(error) => vec![Finding::problem(
+            "buffers",
+            format!("the system gives no UDP socket: {error}"),
+            "look at the limits of the unit (RestrictAddressFamilies=, LimitNOFILE=)",
+        )],
+    }
 }
 
-fn udp_buffer(name: &str, bytes: Option<u64>) -> Finding {
-    match bytes {
-        Some(bytes) if bytes < UDP_BUFFER_WANTED => Finding::warning(
-            "buffers",
-            format!("net.core.{name} is {bytes}; QUIC is slow over long or fast links with it"),
-            format!("sysctl -w net.core.{name}={UDP_BUFFER_WANTED}, and keep it in /etc/sysctl.d/shoal.conf"),
-        ),
-        Some(bytes) => Finding::ok("buffers", format!("net.core.{name} is {bytes}")),
-        None => Finding::ok("buffers", format!("net.core.{name} cannot be read here")),
+fn udp_buffer(name: &str, asked: u64, granted: u64) -> Finding {
+    let text =
+        format!("{} of {} granted (net.core.{name})", bytes_text(granted), bytes_text(asked));
+    if granted >= asked {
+        return Finding::ok("buffers", text);
     }
+    let next = format!(
+        "QUIC loses packets at high rates: sysctl -w net.core.{name}={asked}, and keep it in /etc/sysctl.d/shoal.conf"
+    );
+    Finding::warning("buffers", text, next)
 }
 
 /// Whether the node can listen, over UDP and TCP.
@@ -55,18 +62,13 @@ pub(super) fn sockets(app: &str, config: &AppConfig, is_running: bool) -> Vec<Fi
                 _ => Err(io::Error::other("its directory is not there")),
             },
         };
-        let what = format!("app {app}, socket {name}: {}", super::super::config::socket_text(address));
+        let what = format!("app {app}, socket {name}: {}", socket_text(address));
         findings.push(bindable("sockets", &what, bound, is_running));
     }
     findings
 }
 
-fn bindable(
-    check: &'static str,
-    what: &str,
-    bound: io::Result<()>,
-    is_held: bool,
-) -> Finding {
+fn bindable(check: &'static str, what: &str, bound: io::Result<()>, is_held: bool) -> Finding {
     match bound {
         Ok(()) => Finding::ok(check, format!("{what} is free")),
         Err(error) if is_held && error.kind() == io::ErrorKind::AddrInUse => {
@@ -74,9 +76,15 @@ fn bindable(
         }
         Err(error) => {
             let next = match error.kind() {
-                io::ErrorKind::AddrInUse => "find who has it (ss -lnptu), and stop that one or choose another address",
-                io::ErrorKind::PermissionDenied => "ports below 1024 need root or CAP_NET_BIND_SERVICE",
-                io::ErrorKind::AddrNotAvailable => "this machine has no such address (ip address); correct the configuration",
+                io::ErrorKind::AddrInUse => {
+                    "find who has it (ss -lnptu), and stop that one or choose another address"
+                }
+                io::ErrorKind::PermissionDenied => {
+                    "ports below 1024 need root or CAP_NET_BIND_SERVICE"
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "this machine has no such address (ip address); correct the configuration"
+                }
                 _ => "correct the address in the configuration",
             };
             Finding::problem(check, format!("{what} cannot be bound: {error}"), next)
@@ -84,31 +92,56 @@ fn bindable(
     }
 }
 
-/// Whether somebody answers at the seeder's address.
-pub(super) async fn seeder(address: &SeederAddress) -> Finding {
+/// Whether the seeder answers with its key, and over which transports chunks come.
+pub(super) async fn seeder(address: SeederAddress) -> Finding {
     let shown = address.to_string();
-    // Chunks travel over TCP at the same port where they can; who listens there is a seeder that
-    // runs. Over UDP, only the holder of the key answers, and only to one that speaks QUIC.
-    let dialled = tokio::time::timeout(SEEDER_MAX, tokio::net::TcpStream::connect(address.socket));
-    let next = "check that it runs and that nothing blocks UDP and TCP to it; without any seeder this host runs what it has and gets nothing new";
-    match dialled.await {
-        Ok(Ok(_)) => Finding::ok("seeder", format!("{shown} answers")),
-        Ok(Err(error)) => Finding::warning("seeder", format!("{shown} does not answer over TCP: {error}"), next),
-        Err(_elapsed) => Finding::warning("seeder", format!("{shown} does not answer over TCP within {SEEDER_MAX:?}"), next),
+    let asked = tokio::task::spawn_blocking(move || p2p_net::measure_peer(address, SAMPLE_BYTES));
+    let next = "check that it runs and that nothing blocks its ports; without any seeder this host runs what it has and gets nothing new";
+    let rates = match timeout(SEEDER_MAX, asked).await {
+        Ok(Ok(Ok(rates))) => rates,
+        Ok(Ok(Err(error))) => {
+            return Finding::problem("seeder", command_line::describe(&error.into()), next);
+        }
+        Ok(Err(_)) | Err(_) => {
+            let text = format!("{shown} does not answer within {SEEDER_MAX:?}");
+            return Finding::problem("seeder", text, next);
+        }
+    };
+    let failed: Vec<String> = rates
+        .iter()
+        .filter_map(|rate| match &rate.outcome {
+            PeerOutcome::Failed { reason } => Some(format!("{:?}: {reason}", rate.transport)),
+            _ => None,
+        })
+        .collect();
+    let lost = failed.join("; ");
+    match failed.len() {
+        0 => Finding::ok("seeder", format!("{shown} answers over QUIC and TCP")),
+        1 => Finding::warning(
+            "seeder",
+            format!("{shown} answers, but not over {lost}"),
+            "chunks take the other way; open this one for speed",
+        ),
+        _ => {
+            Finding::problem("seeder", format!("{shown} answers, but no chunk comes: {lost}"), next)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use p2p_net::{Identity, Node, NodeConfig};
+
     use super::*;
     use crate::doctor::Verdict;
 
     #[test]
     fn small_buffers_are_a_warning_with_the_command() {
-        let finding = udp_buffer("rmem_max", Some(212_992));
+        let finding = udp_buffer("rmem_max", 2 << 20, 212_992);
         assert_eq!(finding.verdict, Verdict::Warning);
-        assert!(finding.next_step.contains("sysctl -w net.core.rmem_max="), "{finding}");
-        assert_eq!(udp_buffer("rmem_max", Some(UDP_BUFFER_WANTED)).verdict, Verdict::Ok);
+        assert!(finding.next_step.contains("sysctl -w net.core.rmem_max=2097152"), "{finding}");
+        assert_eq!(udp_buffer("rmem_max", 7, 7).verdict, Verdict::Ok);
+        assert_eq!(udp_buffers().len(), 2);
     }
 
     #[test]
@@ -128,13 +161,13 @@ mod tests {
         assert!(listen_address(foreign, true).next_step.contains("ip address"));
     }
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn seeder_is_dialled() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let address: SeederAddress = format!("/ip4/127.0.0.1/udp/{port}/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo").parse().unwrap();
-        assert_eq!(seeder(&address).await.verdict, Verdict::Ok);
-        drop(listener);
-        assert_eq!(seeder(&address).await.verdict, Verdict::Warning);
+        let config = NodeConfig::host(Identity::generate(), "127.0.0.1:0".parse().unwrap());
+        let node = Node::start(config).await.unwrap();
+        let address = node.address();
+        let finding = seeder(address).await;
+        assert_eq!(finding.verdict, Verdict::Ok, "{finding}");
+        node.shutdown().await;
     }
 }
