@@ -8,12 +8,12 @@
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use command_line::{StateLock, StateLockError};
+use disk::{DiskFile, Open};
 use serde::{Deserialize, Serialize};
 
 use crate::config::BootstrapSettings;
@@ -101,12 +101,15 @@ impl JoinToken {
     fn keep(&self, state: &Path) -> io::Result<()> {
         let (path, temporary) = (state.join(TOKEN_FILE), state.join(".join-token.new"));
         // One that a crash left may have another mode.
-        drop(fs::remove_file(&temporary));
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        writeln!(file, "{}", self.0)?;
+        match disk::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = DiskFile::open(&temporary, Open::New(0o600))?;
+        file.write_all(format!("{}\n", self.0).as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        File::open(state)?.sync_all()
+        disk::rename(&temporary, &path)?;
+        disk::sync_dir(state)
     }
 }
 
@@ -341,7 +344,7 @@ fn session_token(agent: &ureq::Agent, url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead as _, BufReader};
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt as _;
     use std::thread;

@@ -9,12 +9,15 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use command_line::{EXIT_USAGE, LogFormat};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::ConfigError;
+use crate::doctor::{self, Verdict};
 use crate::init::{InitError, InitValues};
+use crate::self_update;
 
 mod ask;
 mod run;
@@ -73,6 +76,15 @@ enum Command {
         #[command(flatten)]
         values: Box<InitValues>,
     },
+    /// Look at all that the agent needs on this host, and say what to do. Exit code 1 if something
+    /// is a problem.
+    Doctor {
+        #[command(flatten)]
+        settings: Box<SettingArgs>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// How the agent of this host and its apps are. Exit code 0: it runs, 3: it does not, 4: unknown.
     Status {
         #[command(flatten)]
@@ -113,13 +125,15 @@ enum Command {
 
 /// The whole program: `arguments` are those after its name, which is `program` in what it says.
 pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let args: Args = match command_line::parse(program, arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let args: Args = match command_line::parse(program, arguments.iter().cloned()) {
         Ok(args) => args,
         Err(exit) => return exit,
     };
     let done = match args.command.unwrap_or_else(|| Command::Run(Box::new(args.run))) {
-        Command::Run(args) => run_agent(program, &args),
+        Command::Run(args) => run_agent(program, &args, &arguments),
         Command::Init { output, force, values } => init(&output, force, &values),
+        Command::Doctor { settings, json } => doctor(&settings, json),
         Command::Status { ask } => return ask::status(program, &ask),
         Command::Pause { app, reason, ask } => ask::pause(&ask, app.as_deref(), reason),
         Command::Resume { app, ask } => ask::resume(&ask, app.as_deref()),
@@ -146,20 +160,50 @@ fn init(output: &Path, is_forced: bool, values: &InitValues) -> anyhow::Result<E
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_agent(program: &str, args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let (loaded, bootstrap) = args.settings.load()?;
+fn doctor(settings: &SettingArgs, is_json: bool) -> anyhow::Result<ExitCode> {
+    let loaded = settings.load()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut findings = doctor::warnings(&loaded.warnings);
+    findings.extend(runtime.block_on(doctor::examine(&loaded.config)));
+    // A store that does not answer may hold a thread; nobody waits for it.
+    runtime.shutdown_background();
+    let mut out = io::stdout().lock();
+    if is_json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&findings)?)?;
+    } else {
+        for finding in &findings {
+            writeln!(out, "{finding}")?;
+        }
+    }
+    let is_well = findings.iter().all(|finding| finding.verdict != Verdict::Problem);
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn run_agent(program: &str, args: &RunArgs, arguments: &[OsString]) -> anyhow::Result<ExitCode> {
+    let gathered = args.settings.gather()?;
+    let loaded = gathered.load();
     if args.check_config {
+        let loaded = loaded?;
         for warning in &loaded.warnings {
             command_line::note(&format!("{program}: warning: {warning}"));
         }
         write!(io::stdout(), "{loaded}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    start_log(args)?;
+    let config = loaded.as_ref().ok().map(|loaded| &loaded.config);
+    let agent_app = self_update::find_agent_app(&gathered.inputs, config);
+    // Not yet for an agent that goes no further: its one complaint is what there is to say.
+    if loaded.is_ok() || agent_app.is_some() {
+        start_log(args)?;
+    }
+    if let Some(app) = agent_app {
+        app.boot(arguments).context("cannot note which agent is started")?;
+    }
+    let loaded = loaded?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    if let Some(bootstrap) = bootstrap {
+    if let Some(bootstrap) = &gathered.bootstrap {
         bootstrap.keep(&loaded.config.state)?;
     }
     run::run(&args.settings, loaded.config)

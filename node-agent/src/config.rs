@@ -35,6 +35,7 @@ mod words;
 use layers::Layers;
 pub use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
 pub(crate) use show::toml_key;
+pub(crate) use values::socket_text;
 
 /// Where an agent stores everything if the operator says nothing.
 pub(crate) const STATE_DEFAULT: &str = "/var/lib/shoal";

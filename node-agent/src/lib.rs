@@ -18,6 +18,7 @@ pub mod cli;
 mod config;
 mod control;
 mod control_desk;
+mod doctor;
 pub mod durable;
 mod explain;
 mod goals;
@@ -28,6 +29,7 @@ mod host;
 mod init;
 mod instance;
 mod launch;
+mod metrics;
 mod notify;
 mod output;
 mod probe;
@@ -36,6 +38,7 @@ mod real_host;
 pub mod reconcile;
 mod reload;
 mod runs_from;
+pub mod self_update;
 pub mod service;
 mod sockets;
 mod source;
@@ -63,6 +66,7 @@ pub use control::{
     AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
     Refusal, Request, Response,
 };
+pub use doctor::{Finding, Verdict, examine};
 pub use explain::{
     Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
     Reason, Situation,
@@ -76,6 +80,7 @@ pub use hook::{
 pub use host::{Host, HostProcess, Notice, StartOrder};
 pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
 pub use probe::{

@@ -170,3 +170,41 @@ fn log_fits_who_reads_it() {
     let said = log_of(&log, &[], true);
     assert!(said.trim_start().starts_with("WARN"), "the journal has its own times: {said}");
 }
+
+#[test]
+fn doctor_finds_what_is_wrong_and_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let goal = folder.path().join("goal");
+    let seeder =
+        "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
+    let state = folder.path().join("state");
+    let flags = [
+        "doctor",
+        "--state",
+        state.to_str().unwrap(),
+        "--goal",
+        &format!("file://{}", goal.display()),
+        "--seeder",
+        seeder,
+        "--app",
+        "web",
+        "--exec",
+        "./run",
+        "--set",
+        "apps.web.user=no-such-user",
+    ];
+    let output = command(&flags).output().unwrap();
+    check(
+        &output,
+        1,
+        &["PROBLEM  seeder", "PROBLEM  goal", "there is no user no-such-user", "-> "],
+    );
+    let json = command(&[&flags[..], &["--json"]].concat()).output().unwrap();
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&json.stdout).unwrap();
+    let checked = |check: &str| findings.iter().any(|finding| finding["check"] == check);
+    for check in ["agent", "clock", "disk", "files", "buffers", "listen", "seeder", "goal", "user"]
+    {
+        assert!(checked(check), "{check} is missing in {findings:?}");
+    }
+    assert!(!state.exists(), "a look changes nothing");
+}

@@ -11,6 +11,7 @@ mod notify;
 mod probe;
 mod rig;
 mod runs_from;
+mod self_update;
 mod sockets;
 mod supervisor;
 mod tokens;

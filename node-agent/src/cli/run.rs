@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use command_line::Terminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::block_in_place;
 use tracing::info;
 
 use super::settings::SettingArgs;
@@ -43,7 +44,8 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
                 Told::Stop => break Ok(()),
                 Told::Reload => {
                     service::say_reloading();
-                    agent.reload(read_again(settings));
+                    // Reads a file, and user data over the network if the host was started from that.
+                    agent.reload(block_in_place(|| read_again(settings)));
                     service::say_ready();
                 }
             },
@@ -60,7 +62,7 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
 
 /// The settings as they are now. Flags and variables are those of the start, the file may differ.
 fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
-    let (loaded, _) = settings.load()?;
+    let loaded = settings.load()?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

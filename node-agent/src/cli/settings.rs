@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use command_line::LogFilterError;
 
 use crate::bootstrap::{Bootstrap, BootstrapError, BootstrapSource};
-use crate::config::{Config, FlagSetting, Inputs, Loaded, STATE_DEFAULT};
+use crate::config::{Config, ConfigError, FlagSetting, Inputs, Loaded, STATE_DEFAULT};
 
 /// Where a host that knows nothing gets its settings from.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -96,6 +96,15 @@ pub(super) struct Gathered {
     pub(super) warning: Option<String>,
 }
 
+impl Gathered {
+    /// The layers on top of each other, with all warnings.
+    pub(super) fn load(&self) -> Result<Loaded, ConfigError> {
+        let mut loaded = Config::load(&self.inputs)?;
+        loaded.warnings.extend(self.warning.clone());
+        Ok(loaded)
+    }
+}
+
 /// Why the flags make no sense together.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UsageError {
@@ -130,12 +139,9 @@ impl SettingArgs {
         Ok(Gathered { inputs, bootstrap, warning })
     }
 
-    /// The settings as they are now, with all warnings, and the document to keep.
-    pub(super) fn load(&self) -> anyhow::Result<(Loaded, Option<Bootstrap>)> {
-        let Gathered { inputs, bootstrap, warning } = self.gather()?;
-        let mut loaded = Config::load(&inputs)?;
-        loaded.warnings.extend(warning);
-        Ok((loaded, bootstrap))
+    /// The settings as they are now, with all warnings.
+    pub(super) fn load(&self) -> anyhow::Result<Loaded> {
+        Ok(self.gather()?.load()?)
     }
 
     fn flag_settings(&self) -> Result<Vec<FlagSetting>, UsageError> {

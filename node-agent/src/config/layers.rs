@@ -16,7 +16,7 @@ use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 10] = [
+const OTHER_VARIABLES: [&str; 11] = [
     "APP",
     "APP_DIR",
     "BOOTSTRAP",
@@ -27,6 +27,7 @@ const OTHER_VARIABLES: [&str; 10] = [
     "LOG",
     "LOG_LEVEL",
     "STUB",
+    "STUB_BUILD",
 ];
 
 /// Where the settings come from.
