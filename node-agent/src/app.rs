@@ -435,6 +435,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
         let generation = self.wanted().map_or(0, |wanted| wanted.generation);
         let tries = self.settings.program.health.tries.get();
         let journal =
@@ -498,6 +501,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn roll_back(&mut self, build: BuildId) -> Result<(), StepError> {
         let Some(journal) = self.journal.clone() else { return Ok(()) };
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
         let failed = (journal.phase == JournalPhase::Switching).then(|| self.failure(journal.to));
         let reason = failed.as_ref().map_or("its files are damaged", |failed| &failed.reason);
         warn!(from = journal.to.short(), to = build.short(), reason, "rolling back");
@@ -681,15 +687,29 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.audit = Some((build, audit));
     }
 
-    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
-    /// asks for it. Its program runs on, and is replaced once the files are right.
+    /// Looks over a build that is about to be switched to; `false`: it counts as missing from now on.
+    fn check_before_use(&mut self, build: BuildId) -> Result<bool, StepError> {
+        let Err(damage) = self.builds[&build].audit() else { return Ok(true) };
+        if self.removal.is_some() {
+            // One at a time; it is not switched to meanwhile.
+            return Err(StepError::Damaged { build, source: Box::new(damage) });
+        }
+        self.set_aside(build, &causes(damage));
+        Ok(false)
+    }
+
     fn on_audited(&mut self, build: BuildId, damage: Option<String>) {
         self.audit = None;
-        let Some(damage) = damage.filter(|_| self.builds.contains_key(&build)) else { return };
-        if self.removal.is_some() {
-            // Found again by the next audit.
-            return;
+        // During a removal it is left for the next audit to find again.
+        let is_here = self.builds.contains_key(&build) && self.removal.is_none();
+        if let Some(damage) = damage.filter(|_| is_here) {
+            self.set_aside(build, &damage);
         }
+    }
+
+    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
+    /// asks for it. Its program runs on, and is replaced once the files are right.
+    fn set_aside(&mut self, build: BuildId, damage: &str) {
         let message = format!("build {} is damaged on this host: {damage}", build.short());
         warn!("{message}; it is not used until it is fetched again");
         self.damage = Some((build, message));

@@ -1,7 +1,7 @@
 //! Why a step of an app's loop on the disk failed.
 
 use p2p_core::BuildId;
-use p2p_net::StoreError;
+use p2p_net::{BuildDamage, StoreError};
 
 use crate::durable::WriteError;
 
@@ -27,6 +27,12 @@ pub(super) enum StepError {
         build: BuildId,
         #[source]
         source: Box<StoreError>,
+    },
+    #[error("build {} is damaged on this host", build.short())]
+    Damaged {
+        build: BuildId,
+        #[source]
+        source: Box<BuildDamage>,
     },
     #[error("the removal of build {} was interrupted", build.short())]
     RemoveInterrupted { build: BuildId },
