@@ -13,6 +13,7 @@ use tracing::info;
 use super::settings::SettingArgs;
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::self_update;
 use crate::service;
 
 /// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
@@ -37,8 +38,15 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
         () = signals.stop() => return Ok(()),
     };
     service::say_ready();
+    let replaced = agent.replacement();
+    tokio::pin!(replaced);
     let result = loop {
         tokio::select! {
+            () = &mut replaced => {
+                // Everything that matters is on disk, and programs belong to whoever finds them.
+                let error = self_update::restart_in_place();
+                break Err(anyhow::Error::new(error).context("cannot start the new agent"));
+            }
             error = agent.unexpected_end() => break Err(error),
             told = signals.next() => match told {
                 Told::Stop => break Ok(()),
