@@ -48,6 +48,7 @@ mod supervisor;
 mod tokens;
 mod trouble;
 mod unit;
+mod unit_program;
 mod user;
 mod watch_files;
 
@@ -86,7 +87,7 @@ pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
 pub use process::{ProcessIdentity, find_by_environment};
-pub use real_host::{RealHost, RealProcess};
+pub use real_host::{RealHost, RealProgram};
 pub use reload::Reload;
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
@@ -99,4 +100,4 @@ pub use tokens::{
 };
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
-pub use watch_files::{OnChange, WatchedFiles};
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

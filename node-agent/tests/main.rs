@@ -16,3 +16,4 @@ mod sockets;
 mod supervisor;
 mod tokens;
 mod unit;
+mod watch_files;

@@ -48,6 +48,7 @@ pub(crate) use check::find_wrong;
 pub use error::StoreError;
 use names::Names;
 use open_files::OpenFiles;
+use place::remove_any;
 pub(crate) use place::{SyncFault, reserve, seal};
 pub(crate) use reuse::{Copied, Reuse};
 pub use staged::StagedBuild;
@@ -213,13 +214,19 @@ impl BuildStore {
     pub fn remove(&self, build: BuildId) -> Result<(), StoreError> {
         // What was renamed away is no build any more, however little of it has been removed when
         // the process dies. Its manifest goes last: without a tree it means nothing.
-        let work = WorkDir::new(self.staging(), Work::Remove)?;
+        let work = match WorkDir::new(self.staging(), Work::Remove) {
+            Err(StoreError::NoSpace { .. } | StoreError::NoFilesLeft { .. }) => {
+                return self.remove_in_place(build);
+            }
+            made => made?,
+        };
         self.shared.builds.doubt();
         self.shared.staging.doubt();
         let doomed = [
             (self.tree_of(build), "tree"),
             (self.home_of(build), "staging"),
             (self.manifest_of(build), "manifest"),
+            (self.distrusted_of(build), "distrusted"),
         ];
         for (path, name) in doomed {
             match disk::rename(&path, &work.path().join(name)) {
@@ -230,20 +237,37 @@ impl BuildStore {
         self.shared.builds.settle()
     }
 
+    /// [`Self::remove`] where there is not even room for a directory to work in.
+    fn remove_in_place(&self, build: BuildId) -> Result<(), StoreError> {
+        // From here on the tree is none of a build, and is swept if the process dies. A link to
+        // files that were moved out of the store is removed, and not followed.
+        self.shared.builds.doubt();
+        remove_any(&self.manifest_of(build))?;
+        remove_any(&self.distrusted_of(build))?;
+        self.shared.builds.settle()?;
+        self.shared.builds.doubt();
+        self.shared.staging.doubt();
+        remove_any(&self.tree_of(build))?;
+        remove_any(&self.home_of(build))?;
+        self.shared.builds.settle()
+    }
+
     /// Takes a build whose files are not what they were out of the list of complete builds. The
-    /// files stay where they are, for programs that run from them, until the build is stored anew.
+    /// files stay where they are, for programs that run from them, until the build is stored anew
+    /// or removed.
     ///
     /// # Errors
     ///
     /// The system's reason.
     pub fn distrust(&self, build: BuildId) -> Result<(), StoreError> {
         let path = self.manifest_of(build);
-        let work = WorkDir::new(self.staging(), Work::Remove)?;
-        match disk::rename(&path, &work.path().join("manifest")) {
+        self.shared.builds.doubt();
+        // Kept, so that the tree does not pass for what is left of a removal.
+        match disk::rename(&path, &self.distrusted_of(build)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             outcome => outcome.map_err(StoreError::io("remove", &path))?,
         }
-        durable::sync_directory(self.builds())
+        self.shared.builds.settle()
     }
 
     /// Makes the synced tree at `tree` the build `id`; `scratch` is a directory to work in, on the
@@ -292,6 +316,12 @@ impl BuildStore {
     ) -> Result<PathBuf, StoreError> {
         let work = WorkDir::new(self.staging(), Work::Remove)?;
         let doomed = work.path().join("tree");
+        let mark = self.distrusted_of(id);
+        if !mark.exists() && !self.manifest_of(id).exists() {
+            // Without either, the new tree would pass for what is left of a removal.
+            durable::replace_file(&mark, &scratch.join("manifest.new"), encoded)?;
+        }
+        self.shared.builds.doubt();
         let failed = StoreError::io("rename a build to", root);
         match disk::exchange(tree, root) {
             Ok(()) => disk::rename(tree, &doomed).map_err(failed)?,
@@ -303,8 +333,11 @@ impl BuildStore {
             }
             Err(error) => return Err(failed(error)),
         }
-        durable::sync_directory(self.builds())?;
+        self.shared.builds.settle()?;
+        self.shared.builds.doubt();
         durable::replace_file(&self.manifest_of(id), &scratch.join("manifest.new"), encoded)?;
+        remove_any(&mark)?;
+        self.shared.builds.settle()?;
         Ok(root.to_owned())
     }
 
@@ -355,6 +388,11 @@ impl BuildStore {
 
     fn manifest_of(&self, build: BuildId) -> PathBuf {
         self.builds().join(format!("{build}.manifest"))
+    }
+
+    /// The manifest of a build that is not believed any more.
+    fn distrusted_of(&self, build: BuildId) -> PathBuf {
+        self.builds().join(format!("{build}.distrusted"))
     }
 
     fn home_of(&self, build: BuildId) -> PathBuf {

@@ -99,6 +99,8 @@ impl Sample {
 pub(crate) enum Promise {
     /// These chunks of a staging need not be fetched again.
     Checkpoint(usize, ChunkSet),
+    /// From now on the build may be complete.
+    CompletionBegins(usize),
     /// The build is here whole.
     Complete(usize),
     /// From now on the build may be gone, with its staging.
@@ -121,7 +123,7 @@ pub(crate) struct Promises {
 #[derive(Clone, Debug, Default)]
 struct Expected {
     complete: BTreeSet<usize>,
-    /// What may be complete, or not.
+    /// What must not be complete.
     removed: BTreeSet<usize>,
     checkpoints: Vec<Option<ChunkSet>>,
     /// Where `current` may lead; empty: it need not be there.
@@ -144,7 +146,13 @@ impl Promises {
                     expected.checkpoints[*sample] = None;
                 }
                 // No operation of it took place yet.
-                Promise::RemovalBegins(_) | Promise::SwitchBegins(_) if *at == count => {}
+                Promise::CompletionBegins(_)
+                | Promise::RemovalBegins(_)
+                | Promise::SwitchBegins(_)
+                    if *at == count => {}
+                Promise::CompletionBegins(sample) => {
+                    expected.removed.remove(sample);
+                }
                 Promise::RemovalBegins(sample) => {
                     expected.complete.remove(sample);
                     expected.checkpoints[*sample] = None;
@@ -228,6 +236,7 @@ impl<'a> Host<'a> {
             return Ok(build);
         }
         self.fetch_some(sample, usize::MAX)?;
+        self.promise(Promise::CompletionBegins(sample));
         let staged = self.store.stage(*id, Arc::clone(manifest))?;
         // As often as anything could be wrong.
         for _ in 0..10 {
@@ -281,6 +290,12 @@ impl<'a> Host<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Fetches a build and lets `current` lead to it, and keeps what else there is.
+    pub(crate) fn reach_beside(&mut self, goal: usize) -> Result<(), Fault> {
+        self.fetch(goal)?;
+        self.switch(goal)
     }
 
     fn index_of(&self, id: BuildId) -> usize {

@@ -86,8 +86,7 @@ fn make_directory(root: &Path, path: &str) -> Result<bool, StoreError> {
         Ok(_) => remove_any(&path)?,
         Err(_) => {}
     }
-    disk::create_dir_with(&path, 0o755)
-        .map_err(StoreError::write("create", &path, root, 0))?;
+    disk::create_dir_with(&path, 0o755).map_err(StoreError::write("create", &path, root, 0))?;
     Ok(true)
 }
 
@@ -121,7 +120,12 @@ fn reserve_file(file: &DiskFile, size: u64) -> io::Result<()> {
     }
 }
 
-fn remove_any(path: &Path) -> Result<(), StoreError> {
+/// Removes a file, a link or a directory with all that is in it, if it is there.
+///
+/// # Errors
+///
+/// The system's reason.
+pub(super) fn remove_any(path: &Path) -> Result<(), StoreError> {
     let removed = match std::fs::symlink_metadata(path) {
         Ok(found) if found.is_dir() => disk::remove_dir_all(path),
         Ok(_) => disk::remove_file(path),

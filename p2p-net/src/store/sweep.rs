@@ -11,6 +11,7 @@ use std::path::Path;
 use p2p_core::BuildId;
 
 use super::error::StoreError;
+use super::place::remove_any;
 use super::work_dir::{self, Work, WorkDir};
 use super::{BuildStore, ids_in};
 
@@ -31,6 +32,12 @@ pub(super) fn sweep(store: &BuildStore) -> Result<(), StoreError> {
     let manifests = ids_in(store.builds(), |entry| {
         entry.file_name().to_str()?.strip_suffix(".manifest")?.parse().ok()
     })?;
+    let marks = ids_in(store.builds(), |entry| {
+        entry.file_name().to_str()?.strip_suffix(".distrusted")?.parse().ok()
+    })?;
+    for build in marks {
+        sweep_mark(store, build);
+    }
     // Whoever publishes has no staging by which to tell for which build.
     if !work_dir::is_any(store.staging(), Work::Publish)? {
         for build in manifests {
@@ -50,16 +57,19 @@ fn sweep_staged(store: &BuildStore, build: BuildId) {
 }
 
 /// A tree without a manifest: what a removal left of which only a part reached the disk. A tree
-/// that is put there comes after its manifest, and one that is removed goes before it.
+/// that is put there comes after its manifest, and one that is removed goes before it. Where that
+/// is not so, the manifest of a distrusted build is there.
 fn sweep_tree(store: &BuildStore, build: BuildId) {
-    if is_there(&store.manifest_of(build)) {
+    if is_there(&store.manifest_of(build)) || is_there(&store.distrusted_of(build)) {
         return;
     }
     let tree = store.tree_of(build);
     store.doubt_builds();
-    let removed = WorkDir::new(store.staging(), Work::Remove)
-        .map_err(io::Error::other)
-        .and_then(|work| disk::rename(&tree, &work.path().join("tree")));
+    let removed = match WorkDir::new(store.staging(), Work::Remove) {
+        Ok(work) => disk::rename(&tree, &work.path().join("tree")),
+        // No room for that: there is no hurry, either.
+        Err(_) => remove_any(&tree).map_err(io::Error::other),
+    };
     note(&tree, removed);
 }
 
@@ -69,6 +79,15 @@ fn sweep_manifest(store: &BuildStore, build: BuildId) {
     if !is_there(&store.home_of(build)) && !is_there(&store.tree_of(build)) {
         store.doubt_builds();
         note(&manifest, disk::remove_file(&manifest));
+    }
+}
+
+/// A distrusted build whose files are gone.
+fn sweep_mark(store: &BuildStore, build: BuildId) {
+    let mark = store.distrusted_of(build);
+    if !is_there(&store.tree_of(build)) {
+        store.doubt_builds();
+        note(&mark, disk::remove_file(&mark));
     }
 }
 

@@ -199,3 +199,30 @@ fn full_or_read_only_disk_is_survived_once_it_is_mended() {
         }
     }
 }
+
+/// Goal: a disk that takes nothing more gets room by a removal, at every failure on the way as well.
+#[test]
+fn full_disk_gets_room_by_removing_a_build() {
+    for fault_at in 0..40 {
+        let folder = folder();
+        let samples = Sample::all();
+        let mut host = Host::open(folder.path(), &samples, &|| 0).unwrap();
+        host.fetch(0).unwrap();
+        host.reach_beside(1).unwrap();
+        drop(host);
+        let verdict = move |number: usize, operation: &Operation| match operation {
+            _ if number == fault_at => Verdict::Stop,
+            operation if operation.takes_space() => Verdict::Fail(Errno::NOSPC),
+            _ => Verdict::Pass,
+        };
+        let watching = watch(folder.path(), verdict).unwrap();
+        let count = || watching.count();
+        let Ok(mut host) = Host::open(folder.path(), &samples, &count) else { continue };
+        let removed = host.remove(0);
+        let context = format!("stopped at operation {fault_at}");
+        assert!(removed.is_ok() || !watching.has_power(), "{context}: {removed:?}");
+        let promises = std::mem::take(&mut host.promises);
+        drop(host);
+        check_after_power_loss(&watching, &promises, &context);
+    }
+}

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use disk::simulated::Tree;
-use disk::{Operation, Verdict, watch};
+use disk::{Operation, Outcome, Recorded, Verdict, watch};
 use p2p_core::{Prng, Seed};
 use rustix::io::Errno;
 
@@ -20,30 +20,39 @@ const RUNS: u64 = 400;
 /// Repeats one run; see the command that a failure prints.
 const SEED_VARIABLE: &str = "SHOAL_DISK_SEED";
 
+/// How many runs, instead of those of CI.
+const RUNS_VARIABLE: &str = "SHOAL_DISK_RUNS";
+
 /// Crashes of one host after each other.
 const CRASHES: usize = 3;
 
 /// Most operations before a crash; a build takes about eighty.
 const OPERATIONS_MAX: u64 = 250;
 
+/// What a failure shows of each life of the host: its last operations.
+const OPERATIONS_SHOWN: usize = 50;
+
 /// Most commands before a crash, so that a host that can do nothing comes to an end.
 const COMMANDS_MAX: usize = 60;
 
 fn for_each_seed(name: &str, mut run: impl FnMut(u64)) {
     let chosen = std::env::var(SEED_VARIABLE).ok();
+    let number = |text: String| text.parse::<u64>().expect("the variable holds a number");
     let seeds = match chosen {
-        Some(seed) => vec![seed.parse().expect("the seed is a number")],
-        None => (0..RUNS).collect(),
+        Some(seed) => {
+            let seed = number(seed);
+            seed..=seed
+        }
+        None => 1..=std::env::var(RUNS_VARIABLE).map_or(RUNS, number),
     };
     for seed in seeds {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(seed)));
-        if let Err(panic) = outcome {
-            eprintln!(
-                "seed {seed} failed; to repeat it: \
-                 {SEED_VARIABLE}={seed} cargo nextest run -p p2p-net crash::random::{name}"
-            );
-            std::panic::resume_unwind(panic);
-        }
+        // What went wrong was printed by the panic.
+        assert!(
+            outcome.is_ok(),
+            "seed {seed} failed; to repeat it: \
+             {SEED_VARIABLE}={seed} cargo nextest run -p p2p-net crash::random::{name}"
+        );
     }
 }
 
@@ -118,11 +127,43 @@ fn live_until_crash(left: &Left, samples: &[Sample], prng: &mut Prng) -> Left {
         writeln!(log, "  process ends at {}", watching.count()).unwrap();
     }
     let at = watching.count();
-    let disk = watching.record().disk_after(at);
+    let record = watching.record();
+    let disk = record.disk_after(at);
     let seed = prng.next_u64();
     let tree = if prng.below(4) == 0 { disk.current() } else { disk.after_power_loss(seed) };
     writeln!(log, "crash at {at}; promises {:?}", promises.made).unwrap();
-    Left { tree, expected: promises.after(at), log }
+    let first = at.saturating_sub(OPERATIONS_SHOWN);
+    for (number, Recorded { operation, outcome }) in
+        record.operations.iter().enumerate().skip(first)
+    {
+        writeln!(log, "  {number} {} {outcome:?}", shown(operation)).unwrap();
+    }
+    let mut expected = promises.after(at);
+    if record.operations.iter().any(costs_chunks) {
+        expected.checkpoints.fill(None);
+    }
+    Left { tree, expected, log }
+}
+
+/// Without the bytes.
+fn shown(operation: &Operation) -> String {
+    match operation {
+        Operation::Write { path, offset, bytes, .. } => {
+            format!("Write {} {offset}+{}", path.display(), bytes.len())
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// A failed sync of a file costs chunks that were safe before, because the file is thrown away; and
+/// a file that cannot be opened when the build is read back counts as damaged.
+fn costs_chunks(recorded: &Recorded) -> bool {
+    let is_costly = match &recorded.operation {
+        Operation::SyncDirectory { .. } => false,
+        Operation::Open { how, .. } => !how.creates(),
+        operation => operation.is_sync(),
+    };
+    is_costly && recorded.outcome != Outcome::Done
 }
 
 /// Goal: whatever happens, what was promised is there after the next start, and the host gets to
