@@ -22,7 +22,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -135,20 +135,23 @@ impl MetricsServer {
             };
             let source = self.source.clone();
             tokio::spawn(async move {
-                let answer = hyper::service::service_fn(move |request| {
-                    let response = respond(&request, &source);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(REQUEST_MAX)
-                    .serve_connection(TokioIo::new(stream), answer);
                 // Who breaks off a scrape asks again.
-                drop(timeout(CONNECTION_MAX, connection).await);
+                drop(timeout(CONNECTION_MAX, serve(stream, source)).await);
                 drop(place);
             });
         }
     }
+}
+
+async fn serve(stream: TcpStream, source: MetricsSource) -> hyper::Result<()> {
+    let answer = hyper::service::service_fn(move |request| {
+        std::future::ready(Ok::<_, Infallible>(respond(&request, &source)))
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_MAX)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
 }
 
 fn respond(request: &Request<Incoming>, source: &MetricsSource) -> Response<Full<Bytes>> {
@@ -220,7 +223,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
             page.value("shoal_app_build_bytes", &[("app", row.app.as_str())], bytes);
         }
     }
-    let bytes: [(&str, &str, fn(&HostStatus) -> u64); 5] = [
+    let bytes: [Family<HostStatus>; 5] = [
         ("shoal_app_done_bytes", "Bytes of the goal's build that are here.", |row| row.bytes_done),
         ("shoal_app_reused_bytes", "Of those, copied from other builds.", |row| row.bytes_reused),
         ("shoal_app_from_seeders_bytes", "Chunk bytes received from seeders.", |row| {
@@ -240,7 +243,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
 }
 
 fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
-    let numbers: [(&str, &str, fn(&AppCounts) -> u64); 5] = [
+    let numbers: [Family<AppCounts>; 5] = [
         ("shoal_app_switches_total", "Switches that began.", |counts| counts.switches),
         ("shoal_app_rollbacks_total", "Builds that were rolled back.", |counts| counts.rollbacks),
         ("shoal_app_restarts_total", "Starts after the program ended by itself.", |counts| {
@@ -268,6 +271,9 @@ fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
         page.value(name, &[("app", app.as_str())], u64::from(counts.is_quarantined));
     }
 }
+
+/// A name, what it means, and how it is read.
+type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 /// The text of a scrape.
 #[derive(Debug, Default)]
@@ -306,7 +312,6 @@ mod tests {
     use goal_state::HostPhase;
     use p2p_core::BuildId;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::service::OVERDUE_AFTER;
