@@ -47,6 +47,10 @@ enum Command {
     Deploy(deploy::DeployArgs),
     /// Make the previous build the goal of an app again
     Rollback(deploy::RollbackArgs),
+    /// Show who is to switch to the goal of an app and how far they are, or change it
+    Rollout(deploy::RolloutCommandArgs),
+    /// Restart the program of an app on its hosts, without a new build
+    Restart(deploy::RestartArgs),
     /// Show which build every host runs
     Status(status::Args),
     /// Download a build into a directory
@@ -124,6 +128,8 @@ impl Command {
             Self::Publish(args) => publish::run(&args),
             Self::Deploy(args) => deploy::deploy(&args),
             Self::Rollback(args) => deploy::rollback(&args),
+            Self::Rollout(args) => deploy::rollout(&args),
+            Self::Restart(args) => deploy::restart(&args),
             Self::Status(args) => status::run(&args),
             Self::Fetch(args) => fetch::run(&args),
             Self::Plan(args) => plan::run(&args),
@@ -139,8 +145,10 @@ impl Command {
     const fn wants_json(&self) -> bool {
         match self {
             Self::Publish(args) => args.json,
-            Self::Deploy(args) => args.json,
-            Self::Rollback(args) => args.json,
+            Self::Deploy(args) => args.follow.json,
+            Self::Rollback(args) => args.follow.json,
+            Self::Rollout(args) => args.follow.json,
+            Self::Restart(args) => args.follow.json,
             Self::Status(args) => args.json,
             Self::Fetch(args) => args.json,
             Self::Plan(args) => args.json,

@@ -1,12 +1,16 @@
-//! `shoal deploy` and `shoal rollback`: set the goal of an app, and wait until its hosts follow.
+//! `shoal deploy`, `rollback`, `restart` and `rollout`: set the goal of an app, and wait until its
+//! hosts follow.
 //!
 //! Setting the goal is one write; everything after it only watches. A goal store that fails while
 //! watching is asked again until the time is up, because the deploy goes on without this command.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use goal_state::{AppName, Goal, GoalStore, GoalUrl, HostStatus};
+use goal_state::{
+    AppName, Goal, GoalStore, GoalStoreError, GoalUrl, HostStatus, RolloutChange, WaitReason,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use p2p_core::BuildId;
 use serde::Serialize;
@@ -14,7 +18,8 @@ use tokio::time::Instant;
 
 use crate::app::Outcome;
 use crate::rollout::{self, Rollout, Silent};
-use crate::{clock, human, output};
+use crate::rollout_args::{self, RolloutArgs};
+use crate::{clock, human, output, rollout_view};
 
 /// How often hosts' reports are read while waiting. They arrive every second or two.
 const POLL: Duration = Duration::from_secs(1);
@@ -30,16 +35,9 @@ pub(crate) struct DeployArgs {
     /// The build that its hosts shall run, 64 digits
     build: BuildId,
     #[command(flatten)]
-    goal: GoalArgs,
-    /// Wait until every host that reports the app runs the build
-    #[arg(long)]
-    wait: bool,
-    /// With --wait: give up after this long
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
+    rollout: RolloutArgs,
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
 }
 
 /// Arguments of `shoal rollback`.
@@ -48,7 +46,45 @@ pub(crate) struct RollbackArgs {
     /// The app
     app: AppName,
     #[command(flatten)]
+    rollout: RolloutArgs,
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
+}
+
+/// Arguments of `shoal restart`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestartArgs {
+    /// The app
+    app: AppName,
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
+}
+
+/// Arguments of `shoal rollout`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutCommandArgs {
+    /// The app
+    app: AppName,
+    #[command(flatten)]
+    rollout: RolloutArgs,
+    /// Hosts of every stage switch
+    #[arg(long, conflicts_with = "stage")]
+    all_stages: bool,
+    #[command(flatten)]
+    pub(crate) follow: FollowArgs,
+}
+
+/// What commands that set a goal have in common.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FollowArgs {
+    #[command(flatten)]
     goal: GoalArgs,
+    /// Wait until every host that may switch runs the build
+    #[arg(long)]
+    wait: bool,
+    /// With --wait: give up after this long
+    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration)]
+    timeout: Duration,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -80,8 +116,16 @@ struct RolloutReport {
     seconds: f64,
     on_goal: Vec<String>,
     underway: Vec<String>,
+    waiting: Vec<WaitingHost>,
     failed: Vec<FailedHost>,
+    rolled_back: Vec<FailedHost>,
     absent: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct WaitingHost {
+    host: String,
+    waits_for: WaitReason,
 }
 
 #[derive(Debug, Serialize)]
@@ -94,9 +138,9 @@ struct FailedHost {
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum End {
-    /// Every host runs the build.
+    /// Every host that may switch runs the build.
     Complete,
-    /// A host failed.
+    /// The build failed on a host.
     Failed,
     /// Somebody set another goal.
     Superseded,
@@ -110,32 +154,10 @@ enum End {
 ///
 /// If the goal store cannot be read or written.
 pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
-    block_on(async {
-        let store = GoalStore::new(&args.goal.url);
-        // Before the goal is set: who is silent now is not silent because of it.
-        let rows = if args.wait { read_statuses(&store).await? } else { vec![] };
-        let silent = rollout::silent(clock::now_ms(), &rows);
-        let goal = store.deploy(&args.app, args.build).await;
-        let goal = goal.with_context(|| format!("cannot deploy {}", args.app))?;
-        if !args.wait {
-            announce(&goal, None, args.json)?;
-            return Ok(Outcome::Done);
-        }
-        if !args.json {
-            output::note(&announcement(&goal));
-        }
-        let started = Instant::now();
-        let waiter =
-            Waiter { store: &store, goal: &goal, silent, deadline: started + args.timeout };
-        let (end, hosts) = waiter.wait().await;
-        let report = rollout_report(end, started.elapsed(), hosts);
-        if args.json {
-            announce(&goal, Some(report), true)?;
-        } else {
-            output::line(&conclusion(&goal, &report))?;
-        }
-        Ok(if end == End::Complete { Outcome::Done } else { Outcome::Negative })
-    })
+    block_on(set_and_follow(&args.follow, async |store| {
+        let goal = store.deploy_with(&args.app, args.build, args.rollout.for_new_build()).await;
+        goal.with_context(|| format!("cannot deploy {}", args.app))
+    }))
 }
 
 /// Makes the build before the current one the goal again.
@@ -144,13 +166,108 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
 ///
 /// If there is none, or the goal store cannot be read or written.
 pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
+    block_on(set_and_follow(&args.follow, async |store| {
+        let goal = store.rollback_with(&args.app, args.rollout.for_new_build()).await;
+        goal.with_context(|| format!("cannot roll back {}", args.app))
+    }))
+}
+
+/// Orders the hosts of an app to restart its program.
+///
+/// # Errors
+///
+/// If there is no goal, or the goal store cannot be read or written.
+pub(crate) fn restart(args: &RestartArgs) -> anyhow::Result<Outcome> {
+    block_on(set_and_follow(&args.follow, async |store| {
+        let goal = store.restart(&args.app).await;
+        goal.with_context(|| format!("cannot restart {}", args.app))
+    }))
+}
+
+/// Changes who switches to the goal that there is; without a change, shows it.
+///
+/// # Errors
+///
+/// If there is no goal, or the goal store cannot be read or written.
+pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
+    let mut change = args.rollout.change();
+    if args.all_stages {
+        change.stages = Some(BTreeSet::new());
+    }
+    let follow = &args.follow;
+    if change != RolloutChange::default() {
+        return block_on(set_and_follow(follow, async |store| {
+            let goal = store.widen(&args.app, change).await;
+            goal.with_context(|| format!("cannot change the rollout of {}", args.app))
+        }));
+    }
     block_on(async {
-        let store = GoalStore::new(&args.goal.url);
-        let goal = store.rollback(&args.app).await;
-        let goal = goal.with_context(|| format!("cannot roll back {}", args.app))?;
-        announce(&goal, None, args.json)?;
+        let store = GoalStore::new(&follow.goal.url);
+        let goal = store.goal(&args.app).await.context("cannot read the goal")?;
+        let goal = goal.ok_or_else(|| GoalStoreError::NoGoal { app: args.app.clone() })?;
+        let rows = read_statuses(&store).await?;
+        let silent = rollout::silent(clock::now_ms(), &rows);
+        if follow.wait {
+            let (end, took, hosts) = wait_for(follow, &store, &goal, silent).await;
+            return conclude(follow, &goal, end, took, hosts);
+        }
+        let hosts = rollout::survey(&goal, &rows, &silent);
+        if follow.json {
+            output::json(&rollout_view::document(&goal, &hosts))?;
+        } else {
+            output::raw(&rollout_view::text(&goal, &hosts))?;
+        }
         Ok(Outcome::Done)
     })
+}
+
+/// Sets a goal by `set`; with `--wait` follows it to its end.
+async fn set_and_follow(
+    args: &FollowArgs,
+    set: impl AsyncFnOnce(&GoalStore) -> anyhow::Result<Goal>,
+) -> anyhow::Result<Outcome> {
+    let store = GoalStore::new(&args.goal.url);
+    // Before the goal is set: who is silent now is not silent because of it.
+    let rows = if args.wait { read_statuses(&store).await? } else { vec![] };
+    let silent = rollout::silent(clock::now_ms(), &rows);
+    let goal = set(&store).await?;
+    if !args.wait {
+        announce(&goal, None, args.json)?;
+        return Ok(Outcome::Done);
+    }
+    if !args.json {
+        output::note(&announcement(&goal));
+    }
+    let (end, took, hosts) = wait_for(args, &store, &goal, silent).await;
+    conclude(args, &goal, end, took, hosts)
+}
+
+async fn wait_for(
+    args: &FollowArgs,
+    store: &GoalStore,
+    goal: &Goal,
+    silent: Silent,
+) -> (End, Duration, Rollout) {
+    let started = Instant::now();
+    let waiter = Waiter { store, goal, silent, deadline: started + args.timeout };
+    let (end, hosts) = waiter.wait().await;
+    (end, started.elapsed(), hosts)
+}
+
+fn conclude(
+    args: &FollowArgs,
+    goal: &Goal,
+    end: End,
+    took: Duration,
+    hosts: Rollout,
+) -> anyhow::Result<Outcome> {
+    let report = rollout_report(end, took, hosts);
+    if args.json {
+        announce(goal, Some(report), true)?;
+    } else {
+        output::line(&conclusion(goal, &report))?;
+    }
+    Ok(if end == End::Complete { Outcome::Done } else { Outcome::Negative })
 }
 
 /// Runs a command's future on this thread.
@@ -238,21 +355,25 @@ fn end_of(hosts: &Rollout, is_superseded: bool) -> Option<End> {
         Some(End::Complete)
     } else if is_superseded || !hosts.superseded.is_empty() {
         Some(End::Superseded)
-    } else if hosts.failed.is_empty() {
-        None
     } else {
-        Some(End::Failed)
+        hosts.has_failed().then_some(End::Failed)
     }
 }
 
 fn rollout_report(end: End, took: Duration, hosts: Rollout) -> RolloutReport {
-    let failed = hosts.failed.into_iter().map(|(host, message)| FailedHost { host, message });
+    let named = |hosts: Vec<(String, String)>| {
+        hosts.into_iter().map(|(host, message)| FailedHost { host, message }).collect()
+    };
+    let waiting =
+        hosts.waiting.into_iter().map(|(host, waits_for)| WaitingHost { host, waits_for });
     RolloutReport {
         end,
         seconds: took.as_secs_f64(),
         on_goal: hosts.on_goal,
         underway: hosts.underway.into_iter().chain(hosts.superseded).collect(),
-        failed: failed.collect(),
+        waiting: waiting.collect(),
+        failed: named(hosts.failed),
+        rolled_back: named(hosts.rolled_back),
         absent: hosts.absent,
     }
 }
@@ -276,15 +397,21 @@ fn announcement(goal: &Goal) -> String {
         || "the first goal of this app".to_owned(),
         |past| format!("before it: build {}", past.build.short()),
     );
-    format!("{}: goal {} is build {} ({before})", goal.app, goal.generation, goal.build.short())
+    let who = rollout_args::describe(goal).map_or_else(String::new, |who| format!("; {who}"));
+    let Goal { app, generation, .. } = goal;
+    format!("{app}: goal {generation} is build {} ({before}){who}", goal.build.short())
 }
 
 fn conclusion(goal: &Goal, report: &RolloutReport) -> String {
     let app = &goal.app;
     let done = report.on_goal.len();
-    let all = done + report.underway.len() + report.failed.len();
+    let failed = report.rolled_back.len() + report.failed.len();
+    let all = done + report.underway.len() + failed;
     let took = human::seconds(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
     let text = match report.end {
+        End::Complete if all == 0 => {
+            format!("{app}: no host is to switch; every host has the build after {took}")
+        }
         End::Complete => format!("{app}: {done} of {all} hosts run the build after {took}"),
         End::Superseded => format!(
             "{app}: another goal was set after {took}; {done} of {all} hosts had this one; see: shoal status {app}"
@@ -296,12 +423,25 @@ fn conclusion(goal: &Goal, report: &RolloutReport) -> String {
             "{app}: {done} of {all} hosts run the build after {took}, missing: {}; the deploy goes on, see: shoal status {app}",
             names(&report.underway)
         ),
-        End::Failed => format!(
-            "{app}: {} of {all} hosts failed: {}; see its log, or go back with: shoal rollback {app}",
-            report.failed.len(),
-            report.failed.first().map_or_else(String::new, |failed| {
+        End::Failed => {
+            let first = report.rolled_back.first().or(report.failed.first());
+            let first = first.map_or_else(String::new, |failed| {
                 format!("{}: {}", human::printable(&failed.host), human::printable(&failed.message))
-            })
+            });
+            let went_back = match report.rolled_back.len() {
+                0 => String::new(),
+                count => format!(" ({count} rolled back)"),
+            };
+            format!(
+                "{app}: {failed} of {all} hosts failed{went_back}: {first}; see: shoal status {app}, or go back with: shoal rollback {app}"
+            )
+        }
+    };
+    let text = match report.waiting.len() {
+        0 => text,
+        count => format!(
+            "{text}; {} not to switch yet, see: shoal rollout {app}",
+            if count == 1 { "1 host is".to_owned() } else { format!("{count} hosts are") }
         ),
     };
     if report.absent.is_empty() {
@@ -335,6 +475,8 @@ mod tests {
         let done = Rollout { on_goal: hosts(2), ..Rollout::default() };
         let underway = Rollout { underway: hosts(1), ..done.clone() };
         let failed = Rollout { failed: vec![("a".into(), "b".into())], ..underway.clone() };
+        let went_back = Rollout { rolled_back: vec![("a".into(), "b".into())], ..underway.clone() };
+        let waits = Rollout { waiting: vec![("a".into(), WaitReason::Wave)], ..done.clone() };
         let newer = Rollout { superseded: hosts(1), ..done.clone() };
         let cases = [
             (&done, false, Some(End::Complete)),
@@ -342,6 +484,8 @@ mod tests {
             (&underway, false, None),
             (&underway, true, Some(End::Superseded)),
             (&failed, false, Some(End::Failed)),
+            (&went_back, false, Some(End::Failed)),
+            (&waits, false, Some(End::Complete)),
             (&newer, false, Some(End::Superseded)),
             (&Rollout::default(), false, None),
         ];
@@ -376,6 +520,15 @@ mod tests {
         );
         assert!(of(End::TimedOut, &Rollout::default()).contains("no running host"));
         let failed = Rollout { failed: vec![("a".into(), "b\n".into())], ..Rollout::default() };
-        assert!(of(End::Failed, &failed).contains("1 of 1 hosts failed: a: b"));
+        assert!(of(End::Failed, &failed).contains("1 of 1 hosts failed: a: b ; see"));
+        let went_back = Rollout { rolled_back: vec![("a".into(), "b".into())], ..missing };
+        let text = of(End::Failed, &went_back);
+        assert!(text.contains("1 of 8 hosts failed (1 rolled back): a: b; see"), "{text}");
+        let waits = Rollout { waiting: vec![("a".into(), WaitReason::Wave)], ..done };
+        let text = of(End::Complete, &waits);
+        assert!(text.contains("; 1 host is not to switch yet, see: shoal rollout web"), "{text}");
+        let staged = Rollout { on_goal: vec![], absent: vec![], ..waits };
+        let text = of(End::Complete, &staged);
+        assert!(text.starts_with("web: no host is to switch; every host has the build"), "{text}");
     }
 }

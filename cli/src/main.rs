@@ -17,6 +17,8 @@ mod output;
 mod plan;
 mod publish;
 mod rollout;
+mod rollout_args;
+mod rollout_view;
 mod signals;
 mod status;
 mod status_table;

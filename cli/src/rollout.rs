@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use goal_state::{Goal, HostPhase, HostStatus};
+use goal_state::{Goal, HostPhase, HostStatus, WaitReason};
 
 /// Age at which a report no longer tells what the host does now. Hosts report every few seconds;
 /// half would flicker with a busy goal store.
@@ -18,8 +18,13 @@ pub(crate) enum Standing {
     OnGoal,
     /// It is on its way, or has not noticed the goal yet.
     Underway,
+    /// It has the build and is not to switch: the rollout has not come to it, or somebody holds it. It
+    /// stays so until a person acts.
+    Waiting,
     /// It tried this goal and something needs a look.
     Failed,
+    /// It tried this goal, the build failed, and it runs the one before.
+    RolledBack,
     /// Its agent was stopped.
     Stopped,
     /// It follows a newer goal than this one.
@@ -33,8 +38,12 @@ pub(crate) struct Rollout {
     pub(crate) on_goal: Vec<String>,
     /// Hosts on their way.
     pub(crate) underway: Vec<String>,
+    /// Hosts that are not to switch as things are, with what they wait for.
+    pub(crate) waiting: Vec<(String, WaitReason)>,
     /// Hosts that failed, with what they say.
     pub(crate) failed: Vec<(String, String)>,
+    /// Hosts that went back to the build before, with what they say.
+    pub(crate) rolled_back: Vec<(String, String)>,
     /// Hosts that are not waited for: stopped, or silent since before the goal was set.
     pub(crate) absent: Vec<String>,
     /// Hosts that follow a newer goal.
@@ -54,6 +63,9 @@ pub(crate) fn standing(goal: &Goal, row: &HostStatus) -> Standing {
         Some(generation) if generation == goal.generation => match row.phase {
             HostPhase::Running if row.current == Some(goal.build) => Standing::OnGoal,
             HostPhase::Failed => Standing::Failed,
+            HostPhase::RolledBack => Standing::RolledBack,
+            // A token comes by itself: the host is on its way.
+            HostPhase::Waiting if row.waiting_for != Some(WaitReason::Token) => Standing::Waiting,
             _ => Standing::Underway,
         },
         _ => Standing::Underway,
@@ -91,27 +103,39 @@ pub(crate) fn survey(goal: &Goal, rows: &[HostStatus], silent: &Silent) -> Rollo
             Standing::Underway => rollout.underway.push(host),
             Standing::Stopped => rollout.absent.push(host),
             Standing::Superseded => rollout.superseded.push(host),
-            Standing::Failed => {
-                let message = row.message.as_deref().unwrap_or("no reason given; see its log");
-                rollout.failed.push((host, message.to_owned()));
+            Standing::Waiting => {
+                rollout.waiting.push((host, row.waiting_for.unwrap_or(WaitReason::Unknown)));
             }
+            Standing::Failed => rollout.failed.push((host, reason_of(row))),
+            Standing::RolledBack => rollout.rolled_back.push((host, reason_of(row))),
         }
     }
     rollout
 }
 
+fn reason_of(row: &HostStatus) -> String {
+    row.message.as_deref().unwrap_or("no reason given; see its log").to_owned()
+}
+
 impl Rollout {
-    /// Whether at least one host reported and every host that is waited for runs the build.
+    /// Whether at least one host reported and every host that is waited for runs the build. Hosts
+    /// that are not to switch yet are not waited for.
     pub(crate) fn is_complete(&self) -> bool {
-        !self.on_goal.is_empty()
+        !(self.on_goal.is_empty() && self.waiting.is_empty())
             && self.underway.is_empty()
-            && self.failed.is_empty()
+            && !self.has_failed()
             && self.superseded.is_empty()
+    }
+
+    /// Whether the build failed on a host.
+    pub(crate) const fn has_failed(&self) -> bool {
+        !self.failed.is_empty() || !self.rolled_back.is_empty()
     }
 
     /// Hosts that are waited for.
     pub(crate) fn expected(&self) -> usize {
-        self.on_goal.len() + self.underway.len() + self.failed.len() + self.superseded.len()
+        let failed = self.failed.len() + self.rolled_back.len();
+        self.on_goal.len() + self.underway.len() + failed + self.superseded.len()
     }
 }
 
@@ -166,6 +190,11 @@ pub(crate) mod tests {
     fn standing_follows_the_table() {
         let goal = goal("web", 2, 2);
         let old = HostStatus { current: Some(build(1)), ..row("a", 2, 2, HostPhase::Running) };
+        let waits = |reason| HostStatus {
+            waiting_for: Some(reason),
+            current: Some(build(1)),
+            ..row("a", 2, 2, HostPhase::Waiting)
+        };
         let unaware = HostStatus { generation: None, ..row("a", 2, 2, HostPhase::NoGoal) };
         let cases = [
             ("runs it", row("a", 2, 2, HostPhase::Running), Standing::OnGoal),
@@ -174,6 +203,13 @@ pub(crate) mod tests {
             ("downloads", row("a", 2, 2, HostPhase::Downloading), Standing::Underway),
             ("knows no goal", unaware, Standing::Underway),
             ("failed", row("a", 2, 2, HostPhase::Failed), Standing::Failed),
+            ("rolled back", row("a", 2, 2, HostPhase::RolledBack), Standing::RolledBack),
+            ("on probation", row("a", 2, 2, HostPhase::Checking), Standing::Underway),
+            ("not in yet", waits(WaitReason::Wave), Standing::Waiting),
+            ("its turn comes", waits(WaitReason::Token), Standing::Underway),
+            ("held", waits(WaitReason::Hold), Standing::Waiting),
+            ("waits, nobody knows why", row("a", 2, 2, HostPhase::Waiting), Standing::Waiting),
+            ("waited before", row("a", 1, 2, HostPhase::Waiting), Standing::Underway),
             ("failed before this goal", row("a", 1, 1, HostPhase::Failed), Standing::Underway),
             ("stopped", row("a", 2, 2, HostPhase::Stopped), Standing::Stopped),
             ("follows a newer goal", row("a", 3, 2, HostPhase::Running), Standing::Superseded),
@@ -198,6 +234,25 @@ pub(crate) mod tests {
         let rollout = survey(&goal, &rows, &silent);
         assert!(!rollout.is_complete(), "the dead came back, if with a wrong clock");
         assert_eq!(rollout.underway, ["dead"]);
+    }
+
+    #[test]
+    fn hosts_that_are_not_in_yet_are_not_waited_for() {
+        let goal = goal("web", 2, 2);
+        let waits = HostStatus {
+            waiting_for: Some(WaitReason::Wave),
+            ..row("b", 2, 2, HostPhase::Waiting)
+        };
+        let mut rows = vec![row("a", 2, 2, HostPhase::Switching), waits.clone()];
+        assert!(!survey(&goal, &rows, &Silent::new()).is_complete());
+        rows[0].phase = HostPhase::Running;
+        let rollout = survey(&goal, &rows, &Silent::new());
+        assert!(rollout.is_complete(), "{rollout:?}");
+        assert_eq!((rollout.expected(), rollout.waiting.len()), (1, 1));
+        rows[0].phase = HostPhase::RolledBack;
+        let rollout = survey(&goal, &rows, &Silent::new());
+        assert!(!rollout.is_complete() && rollout.has_failed());
+        assert!(survey(&goal, &[waits], &Silent::new()).is_complete(), "everybody has it on disk");
     }
 
     #[test]

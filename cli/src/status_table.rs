@@ -17,6 +17,9 @@ use crate::rollout::{self, Standing};
 /// Messages that are shown below a table.
 const MESSAGES_MAX: usize = 10;
 
+/// Outputs that are shown below a table: each has several lines.
+const OUTPUTS_MAX: usize = 3;
+
 /// Hosts that are named for one message.
 const MESSAGE_HOSTS_MAX: usize = 5;
 
@@ -80,6 +83,9 @@ struct Summary {
     hosts: usize,
     hosts_on_goal: usize,
     hosts_failed: usize,
+    hosts_rolled_back: usize,
+    /// Not to switch as things are; see `shoal rollout`.
+    hosts_waiting: usize,
     hosts_stale: usize,
     hosts_stopped: usize,
 }
@@ -122,6 +128,7 @@ pub(crate) fn render(now_ms: u64, goals: &GoalList, rows: &[HostStatus], layout:
                 let cells: Vec<_> = cells.map(|[cells @ .., _message]| cells).collect();
                 text.push_str(&grid(header, &cells, layout));
                 text.push_str(&messages(rows));
+                text.push_str(&outputs(rows));
             }
         }
         text.push('\n');
@@ -153,6 +160,26 @@ fn messages(rows: &[HostStatus]) -> String {
         lines.push(format!("and {more} other messages; --json has them all\n"));
     }
     lines.concat()
+}
+
+/// The last lines that programs and hooks wrote that failed.
+fn outputs(rows: &[HostStatus]) -> String {
+    let mut said: BTreeMap<&str, Vec<&HostStatus>> = BTreeMap::new();
+    for row in rows {
+        if let Some(output) = &row.last_output {
+            said.entry(output).or_default().push(row);
+        }
+    }
+    let section = |(output, rows): (&&str, &Vec<&HostStatus>)| {
+        let host = human::printable(&rows[0].host);
+        let more =
+            if rows.len() > 1 { format!(" and {} more", rows.len() - 1) } else { String::new() };
+        let build = rows[0].quarantined;
+        let of = build.map_or_else(String::new, |build| format!(" of build {}", build.short()));
+        let lines = output.lines().map(|line| format!("    {}\n", human::printable(line)));
+        format!("{host}{more}, last output{of}:\n{}", lines.collect::<String>())
+    };
+    said.iter().take(OUTPUTS_MAX).map(section).collect()
 }
 
 /// A table of any cells, ending with a line break.
@@ -196,7 +223,7 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
     [
         human::printable(&row.host),
         row.app.to_string(),
-        phase_word(row.phase).to_owned(),
+        phase_cell(row),
         build_cell(row),
         row.generation.map_or_else(dash, |generation| generation.to_string()),
         row.bytes_total
@@ -210,9 +237,12 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
     ]
 }
 
-/// What runs, and what is to run if that is something else.
+/// What runs, and what is to run, or failed, if that is something else.
 fn build_cell(row: &HostStatus) -> String {
     match (row.current, row.target) {
+        (Some(current), Some(target)) if row.quarantined == Some(target) => {
+            format!("{} (bad: {})", current.short(), target.short())
+        }
         (Some(current), Some(target)) if current != target => {
             format!("{} -> {}", current.short(), target.short())
         }
@@ -222,6 +252,22 @@ fn build_cell(row: &HostStatus) -> String {
     }
 }
 
+/// The phase, and what is worth knowing beside it.
+fn phase_cell(row: &HostStatus) -> String {
+    let mut text = phase_word(row.phase).to_owned();
+    if let (HostPhase::Waiting, Some(reason)) = (row.phase, row.waiting_for) {
+        text = format!("{text} ({reason})");
+    }
+    if row.healthy == Some(false) {
+        text.push_str(", unhealthy");
+    }
+    if row.restarts > 0 {
+        let restarts = usize::try_from(row.restarts).unwrap_or(usize::MAX);
+        text = format!("{text}, {}", human::counted(restarts, "restart"));
+    }
+    text
+}
+
 /// The word for a phase, as in documents.
 pub(crate) const fn phase_word(phase: HostPhase) -> &'static str {
     match phase {
@@ -229,8 +275,11 @@ pub(crate) const fn phase_word(phase: HostPhase) -> &'static str {
         HostPhase::Locating => "locating",
         HostPhase::Downloading => "downloading",
         HostPhase::Verifying => "verifying",
+        HostPhase::Waiting => "waiting",
         HostPhase::Switching => "switching",
+        HostPhase::Checking => "checking",
         HostPhase::Running => "running",
+        HostPhase::RolledBack => "rolled-back",
         HostPhase::Stopped => "stopped",
         HostPhase::Failed => "failed",
         _ => "other",
@@ -267,6 +316,8 @@ fn summaries(now_ms: u64, goals: &GoalList, rows: &[HostStatus]) -> Vec<Summary>
             hosts: rows.len(),
             hosts_on_goal: standing(Standing::OnGoal),
             hosts_failed: standing(Standing::Failed),
+            hosts_rolled_back: standing(Standing::RolledBack),
+            hosts_waiting: standing(Standing::Waiting),
             hosts_stale: rows.iter().filter(|row| is_stale(now_ms, row)).count(),
             hosts_stopped: standing(Standing::Stopped),
         }
@@ -293,6 +344,8 @@ fn sentence(summary: &Summary) -> String {
     };
     let counts = [
         (summary.hosts_failed, "failed"),
+        (summary.hosts_rolled_back, "rolled back"),
+        (summary.hosts_waiting, "waiting"),
         (summary.hosts_stopped, "stopped"),
         (summary.hosts_stale, "silent"),
     ];
@@ -380,6 +433,43 @@ mod tests {
         }
         let text = render(NOW_MS, &goals, &many, Layout::Table { width: Some(120) });
         assert!(text.contains("reason 09\nand 10 other messages"), "{text}");
+    }
+
+    #[test]
+    fn hosts_that_wait_or_went_back_say_so() {
+        let waiting = HostStatus {
+            waiting_for: Some(goal_state::WaitReason::Wave),
+            current: Some(build(1)),
+            ..row("host-1", 2, 2, HostPhase::Waiting)
+        };
+        let back = HostStatus {
+            current: Some(build(1)),
+            quarantined: Some(build(2)),
+            last_output: Some("thread panicked\n\u{1b}[1mat main.rs:7".into()),
+            restarts: 3,
+            healthy: Some(false),
+            message: Some("went back: ended 3 times".into()),
+            ..row("host-2", 2, 2, HostPhase::RolledBack)
+        };
+        let goals = goals(vec![goal("web", 2, 2)]);
+        let rows = [waiting, back];
+        let text = render(NOW_MS, &goals, &rows, Layout::Plain);
+        let went_back = format!("{} (bad: {})", build(1).short(), build(2).short());
+        assert!(text.contains(&went_back), "{text}");
+        for part in ["waiting (wave)", "rolled-back, unhealthy, 3 restarts", "went back: ended"] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(text.ends_with("0 of 2 hosts run it, 1 rolled back, 1 waiting\n"), "{text}");
+        let text = render(NOW_MS, &goals, &rows, Layout::Table { width: Some(160) });
+        let expected = format!(
+            "host-2, last output of build {}:\n    thread panicked\n     [1mat main.rs:7\n",
+            build(2).short()
+        );
+        assert!(text.contains(&expected) && !text.contains('\x1b'), "{text}");
+        let json = serde_json::to_value(document(NOW_MS, &goals, &rows)).unwrap();
+        assert_eq!(json["apps"][0]["hosts_rolled_back"], 1);
+        assert_eq!(json["hosts"][0]["waiting_for"], "wave");
+        assert_eq!(json["hosts"][1]["quarantined"], build(2).to_string());
     }
 
     #[test]

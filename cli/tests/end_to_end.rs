@@ -15,3 +15,4 @@ mod refusals;
 mod reloads;
 mod reuse;
 mod swaps;
+mod waves;

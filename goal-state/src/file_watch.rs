@@ -17,9 +17,16 @@ use crate::file_store::{FileStore, blocking};
 use crate::pacing::{POLL_INTERVAL, jittered};
 use crate::watch::{AppState, Board};
 
-/// Between two looks at the metadata: unnoticed by a person who waits for a deploy, and a handful
-/// of system calls a second for a host.
+/// Between two looks at the metadata while goals change: unnoticed by a person who waits for a
+/// deploy.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Between two looks once nothing has changed for [`CALM_AFTER`]. Each wakes a thread or two of a
+/// host that has nothing to do, and four a second were a third of what an idle agent took.
+const LOOK_INTERVAL_CALM: Duration = Duration::from_secs(1);
+
+/// Deploys come in a row, with a person or a pipeline waiting for each.
+const CALM_AFTER: Duration = Duration::from_mins(1);
 
 /// What was last read, by app. `None`: there was no file, so there was nothing to remember.
 type Seen = BTreeMap<AppName, Option<Fingerprint>>;
@@ -28,6 +35,7 @@ type Seen = BTreeMap<AppName, Option<Fingerprint>>;
 pub(crate) async fn follow(store: FileStore, apps: BTreeSet<AppName>, mut board: Board) {
     let mut seen = Seen::new();
     let mut read_all_at = Instant::now();
+    let mut changed_at = Instant::now();
     loop {
         if Instant::now() >= read_all_at {
             seen.clear();
@@ -36,9 +44,16 @@ pub(crate) async fn follow(store: FileStore, apps: BTreeSet<AppName>, mut board:
         let (store, apps) = (store.clone(), apps.clone());
         let states;
         (seen, states) = blocking(move || look(&store, &apps, seen)).await;
-        board.post(states);
-        tokio::time::sleep(jittered(LOOK_INTERVAL)).await;
+        if board.post(states) {
+            changed_at = Instant::now();
+        }
+        tokio::time::sleep(jittered(look_interval(changed_at.elapsed()))).await;
     }
+}
+
+/// How long to wait when nothing has changed for `calm`.
+const fn look_interval(calm: Duration) -> Duration {
+    if calm.as_nanos() < CALM_AFTER.as_nanos() { LOOK_INTERVAL } else { LOOK_INTERVAL_CALM }
 }
 
 /// Reads the goals whose files differ from what was seen.
@@ -58,4 +73,15 @@ fn look(
         }
     }
     (seen, states)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_frequent_while_goals_change() {
+        assert_eq!(look_interval(Duration::ZERO), LOOK_INTERVAL);
+        assert_eq!(look_interval(CALM_AFTER), LOOK_INTERVAL_CALM);
+    }
 }

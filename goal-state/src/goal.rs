@@ -202,8 +202,9 @@ impl Goal {
         Ok(goal)
     }
 
-    /// The goal with an order to restart the program, under a new generation. The rollout stays:
-    /// hosts that are not in yet have nothing to restart for it.
+    /// The goal with an order to restart the program, under a new generation. The rollout stays. The
+    /// order is for every host, whichever build it runs: those that are not in yet restart the one
+    /// they have. `max_unavailable` holds for restarts, too.
     ///
     /// # Errors
     ///

@@ -32,7 +32,7 @@ pub use error::{FileAction, GoalStoreError};
 pub use goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
 pub use rollout::{Label, LabelError, NotYet, ROLLOUT_LABELS_MAX, Rollout, RolloutChange};
 pub use status::{
-    HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WriterNameError,
+    HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason, WriterNameError,
     check_writer_name, last_output,
 };
 pub use store::{DamagedGoal, GoalList, GoalStore};

@@ -73,6 +73,9 @@ pub struct HostStatus {
     pub elapsed_ms: Option<u64>,
     /// What went wrong or is waited for, in words for a person, with the next step.
     pub message: Option<String>,
+    /// What the switch waits for in [`HostPhase::Waiting`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitReason>,
     /// A build that failed here and is not tried again until the goal changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<BuildId>,
@@ -114,6 +117,7 @@ impl HostStatus {
             links_tcp: 0,
             elapsed_ms: None,
             message: None,
+            waiting_for: None,
             quarantined: None,
             last_output: None,
             restarts: 0,
@@ -202,6 +206,49 @@ impl HostPhase {
 }
 
 impl fmt::Display for HostPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a switch waits for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// The rollout has not come to this host: its percentage or its stages.
+    Wave,
+    /// Too many hosts of the group are down; its turn comes by itself.
+    Token,
+    /// The configuration of the host holds the app.
+    Hold,
+    /// Somebody paused the app on the host.
+    Pause,
+    /// The configuration of the host pins the app to another build.
+    Pin,
+    /// The build failed here, and is not tried again for this goal.
+    Quarantine,
+    /// A reason that this version of Shoal does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl WaitReason {
+    /// The reason as it is written in documents and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wave => "wave",
+            Self::Token => "token",
+            Self::Hold => "hold",
+            Self::Pause => "pause",
+            Self::Pin => "pin",
+            Self::Quarantine => "quarantine",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -306,7 +353,7 @@ mod tests {
 
     #[test]
     fn phases_have_one_spelling() {
-        use HostPhase as Phase;
+        use {HostPhase as Phase, WaitReason as Wait};
         let phases = [
             Phase::NoGoal,
             Phase::Locating,
@@ -327,6 +374,21 @@ mod tests {
             assert_eq!(serde_json::from_str::<HostPhase>(&json).unwrap(), phase);
         }
         assert_eq!(format!("[{:>9}]", Phase::Failed), "[   failed]");
+        let reasons = [
+            Wait::Wave,
+            Wait::Token,
+            Wait::Hold,
+            Wait::Pause,
+            Wait::Pin,
+            Wait::Quarantine,
+            Wait::Unknown,
+        ];
+        for reason in reasons {
+            let json = serde_json::to_string(&reason).unwrap();
+            assert_eq!(json, format!("\"{reason}\""));
+            assert_eq!(serde_json::from_str::<WaitReason>(&json).unwrap(), reason);
+        }
+        assert_eq!(serde_json::from_str::<WaitReason>("\"mood\"").unwrap(), Wait::Unknown);
     }
 
     #[test]
@@ -358,6 +420,7 @@ mod tests {
             links_tcp: u32::MAX,
             elapsed_ms: Some(u64::MAX),
             message: Some("m".repeat(512)),
+            waiting_for: Some(WaitReason::Quarantine),
             quarantined: Some(build),
             last_output: last_output(&"o\n".repeat(LAST_OUTPUT_BYTES_MAX)),
             restarts: u32::MAX,
@@ -382,7 +445,7 @@ mod tests {
     #[test]
     fn fields_that_say_nothing_are_not_written() {
         let text = serde_json::to_string(&row("h", "web", 1)).unwrap();
-        for field in ["quarantined", "last_output", "restarts", "healthy"] {
+        for field in ["waiting_for", "quarantined", "last_output", "restarts", "healthy"] {
             assert!(!text.contains(field), "{text}");
         }
     }

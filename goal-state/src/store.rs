@@ -195,7 +195,7 @@ impl GoalStore {
         self.change_goal(app, GoalChange::Widen { rollout }).await
     }
 
-    /// Orders the hosts that run the goal's build to restart it; see [`Goal::restarted`].
+    /// Orders the hosts to restart the app's program; see [`Goal::restarted`].
     ///
     /// # Errors
     ///

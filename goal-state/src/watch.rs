@@ -97,10 +97,21 @@ impl Board {
         (Self { states, is_unreachable: false }, posted)
     }
 
-    /// Posts the states of some apps, read from a store that answers.
-    pub(crate) fn post(&mut self, states: impl IntoIterator<Item = (AppName, AppState)>) {
+    /// Posts the states of some apps, read from a store that answers. Whether any is another than
+    /// before; if none is, the consumer is not woken.
+    pub(crate) fn post(&mut self, states: impl IntoIterator<Item = (AppName, AppState)>) -> bool {
         self.is_unreachable = false;
-        self.states.send_modify(|known| known.extend(states));
+        let take_over = |known: &mut States, (app, state): (AppName, AppState)| {
+            let is_new = known.get(&app) != Some(&state);
+            if is_new {
+                known.insert(app, state);
+            }
+            is_new
+        };
+        self.states.send_if_modified(|known| {
+            // Each is looked at, also behind the first that is new.
+            states.into_iter().filter_map(|state| take_over(known, state).then_some(())).count() > 0
+        })
     }
 
     /// Posts that the store as a whole cannot be read: once, although the reason may read
@@ -162,9 +173,10 @@ mod tests {
         let apps = [app("a"), app("b")];
 
         assert!(told(&mut watch).is_empty());
-        board.post([(app("a"), Ok(None)), (app("b"), Ok(Some(goal("b", 7))))]);
+        assert!(board.post([(app("a"), Ok(None)), (app("b"), Ok(Some(goal("b", 7))))]));
         assert_eq!(told(&mut watch), ["a none", "b 7"]);
-        board.post([(app("a"), Ok(None)), (app("b"), Ok(Some(goal("b", 7))))]);
+        let is_new = board.post([(app("a"), Ok(None)), (app("b"), Ok(Some(goal("b", 7))))]);
+        assert!(!is_new && !watch.posted.has_changed().unwrap(), "the consumer is woken");
         assert!(told(&mut watch).is_empty());
         board.post([(app("b"), Ok(Some(goal("b", 8))))]);
         board.post([(app("b"), Ok(Some(goal("b", 9))))]);

@@ -4,13 +4,15 @@
 //! nothing but the node: an app that fails does not hold up another.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
 use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,12 +26,16 @@ use crate::control::ControlServer;
 use crate::control_desk::{AppOrders, ControlDesk};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::own_agent::OwnAgent;
+use crate::probe::ProbeCaller;
 use crate::real_host::RealHost;
 use crate::reload::Reload;
+use crate::service::Heartbeat;
 use crate::source::LimitedNode;
 use crate::state::StateDir;
 use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
 use crate::supervisor::ProgramSettings;
+use crate::tokens::SeederTokens;
 
 /// Wait before a goal that could not be stored is tried again.
 const GOAL_RETRY: Duration = Duration::from_secs(5);
@@ -48,6 +54,8 @@ pub struct Agent {
     running: Config,
     app_limits: BTreeMap<AppName, SharedLimits>,
     board: StatusBoard,
+    heartbeat: Heartbeat,
+    restart: Arc<Notify>,
     orders: AppOrders,
     apps: JoinSet<()>,
     apps_stop: CancellationToken,
@@ -84,12 +92,15 @@ impl Agent {
             .iter()
             .map(|(name, app)| (name.clone(), SharedLimits::new(app.limits())))
             .collect();
+        let (heartbeat, restart) = (Heartbeat::default(), Arc::new(Notify::new()));
         let opening = Opening {
             config: &config,
             state: &state,
             node: &node,
             limits: &app_limits,
             board: &board,
+            heartbeat: &heartbeat,
+            restart: &restart,
         };
         let opened = match opening.apps(&mut follower).await {
             Ok(opened) => opened,
@@ -121,6 +132,8 @@ impl Agent {
             running: config,
             app_limits,
             board,
+            heartbeat,
+            restart,
             orders,
             apps,
             goals: tokio::spawn(follower.run(watch)),
@@ -135,6 +148,21 @@ impl Agent {
     /// The newest status rows.
     pub const fn board(&self) -> &StatusBoard {
         &self.board
+    }
+
+    /// Who of the agent's loops has to report in.
+    pub const fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
+    }
+
+    /// Waits until the agent of a new build is to take the place of this process.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped and called again.
+    pub fn replacement(&self) -> impl Future<Output = ()> + use<> {
+        let restart = self.restart.clone();
+        async move { restart.notified().await }
     }
 
     /// The agent's node.
@@ -237,14 +265,18 @@ struct Opening<'a> {
     node: &'a Node,
     limits: &'a BTreeMap<AppName, SharedLimits>,
     board: &'a StatusBoard,
+    heartbeat: &'a Heartbeat,
+    restart: &'a Arc<Notify>,
 }
 
 /// An app of a real host.
-type RealApp = App<LimitedNode, RealHost, FreeTokens>;
+type RealApp = App<LimitedNode, RealHost, SeederTokens>;
 
 impl Opening<'_> {
     async fn apps(&self, follower: &mut GoalFollower) -> anyhow::Result<(Vec<RealApp>, AppOrders)> {
         let (mut opened, mut orders) = (vec![], AppOrders::new());
+        let Config { host, group, seeders, .. } = self.config;
+        let tokens = SeederTokens::new(self.node.clone(), host.clone(), group.clone(), seeders);
         for (name, app) in &self.config.apps {
             let settings = settings_of(self.config, name, app);
             let directory = self.state.app(name)?;
@@ -252,11 +284,23 @@ impl Opening<'_> {
             let limits = self.limits[name].clone();
             let parts = AppParts {
                 source: LimitedNode { node: self.node.clone(), limits },
-                host: RealHost::new(app.sockets.clone()),
-                tokens: FreeTokens,
+                host: RealHost::new(app.sockets.clone()).with_probe_caller(ProbeCaller {
+                    user: app.user.clone(),
+                    variables: [
+                        ("SHOAL_APP".into(), name.to_string()),
+                        ("SHOAL_HOST".into(), self.config.host.clone()),
+                    ]
+                    .into(),
+                }),
+                tokens: tokens.clone(),
                 goal: follower.subscribe(name),
                 orders: receiver,
                 board: self.board.clone(),
+                pulse: Some(self.heartbeat.register(name.as_str())),
+                own_agent: app.is_agent.then(|| {
+                    let (heartbeat, restart) = (self.heartbeat.clone(), self.restart.clone());
+                    OwnAgent::new(&app.health, heartbeat, restart)
+                }),
             };
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
@@ -287,10 +331,12 @@ fn start_control(
 }
 
 fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings {
-    let launch = app.exec.clone().map(|exec| Launch {
+    let has_program = app.exec.is_some() || app.systemd.is_some();
+    let launch = has_program.then(|| Launch {
         app: name.to_string(),
         host: config.host.clone(),
-        exec,
+        exec: app.exec.clone().unwrap_or_default(),
+        unit: app.systemd.clone(),
         environment: app.environment.clone(),
         working_directory: app.working_directory.clone(),
         grace_period: app.grace_period,
@@ -310,37 +356,12 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
         user: app.user.clone(),
         swap: app.swap,
         hooks: app.hooks.clone(),
+        watch: app.watch.clone(),
         hold: app.hold,
         pin: app.pin,
         keep_builds: app.keep_builds.get(),
         keep_bytes: app.keep_bytes,
         timings,
-    }
-}
-
-/// Gives leave to everybody at once.
-#[derive(Clone, Debug)]
-struct FreeTokens;
-
-/// Always held.
-#[derive(Debug)]
-struct FreeToken;
-
-impl crate::tokens::TokenDesk for FreeTokens {
-    type Hold = FreeToken;
-
-    fn ask(&self, _wish: crate::tokens::TokenWish) -> FreeToken {
-        FreeToken
-    }
-}
-
-impl crate::tokens::TokenHold for FreeToken {
-    fn state(&self) -> crate::tokens::TokenState {
-        crate::tokens::TokenState::Held
-    }
-
-    async fn changed(&mut self) {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -6,7 +6,7 @@
 //! it, so a new goal is followed at once whatever is under way. All decisions are in `reconcile`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
@@ -25,18 +25,23 @@ use crate::goals::AcceptedGoal;
 use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
 use crate::host::Host;
+use crate::own_agent::OwnAgent;
 use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
+use crate::service::Pulse;
 use crate::source::{BuildSource, RunningDownload};
 use crate::status::StatusBoard;
 use crate::supervisor::{self, Supervisor};
 use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::trouble::{Stall, Trouble};
+use crate::watch_files::{FileWatch, OnChange};
 
 mod facts;
 mod recover;
 mod row;
+mod step_error;
 
 use recover::{open_builds, recover_current, recover_journal, recover_paused};
+use step_error::StepError;
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -65,33 +70,6 @@ pub enum OpenAppError {
     Read(#[from] ReadError),
 }
 
-/// Why a step on disk failed; it is tried again later.
-#[derive(Debug, thiserror::Error)]
-enum StepError {
-    #[error("cannot switch to build {}", build.short())]
-    Switch {
-        build: BuildId,
-        #[source]
-        source: WriteError,
-    },
-    #[error("cannot note that build {} failed", build.short())]
-    Quarantine {
-        build: BuildId,
-        #[source]
-        source: WriteError,
-    },
-    #[error("cannot note that the build runs")]
-    Settle(#[source] WriteError),
-    #[error("cannot remove build {}", build.short())]
-    Remove {
-        build: BuildId,
-        #[source]
-        source: Box<StoreError>,
-    },
-    #[error("the removal of build {} was interrupted", build.short())]
-    RemoveInterrupted { build: BuildId },
-}
-
 /// One app on this host. See the head of this file.
 #[derive(Debug)]
 pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
@@ -103,6 +81,9 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     board: StatusBoard,
     goal: watch::Receiver<GoalView>,
     orders: mpsc::Receiver<AppOrder>,
+    pulse: Option<Pulse>,
+    own_agent: Option<OwnAgent>,
+    files: FileWatch,
     supervisor: Supervisor<H>,
     hooks: HookRunner,
     /// Whether the host may be out of its load balancer. An agent that starts does not know.
@@ -150,6 +131,7 @@ enum Wake {
     Stop,
     Goal,
     Order(AppOrder),
+    File(PathBuf),
     Progress(Option<Progress>),
     Program(supervisor::Wake),
     Hook(Result<(), String>),
@@ -195,6 +177,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 Some(Journal::switching(0, current, None, 0, None).settled(0, None))
             }),
             paused,
+            pulse: parts.pulse,
+            own_agent: parts.own_agent,
+            files: FileWatch::start(&settings.watch.files),
             hooks: HookRunner::default(),
             is_drained: settings.hooks.undrain.is_some(),
             token: None,
@@ -236,6 +221,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.source.serve(build);
         }
         loop {
+            if let Some(pulse) = &self.pulse {
+                pulse.beat();
+            }
             self.take_steps();
             let row = row::row(&self);
             self.board.show(row);
@@ -251,6 +239,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     async fn end(mut self) {
         self.download = None;
         self.hooks.cancel();
+        if self.settings.program.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
+            // systemd's, which goes on running it.
+            return self.show_stopped();
+        }
         if let Some(build) = self.current
             && !self.is_drained
             && self.settings.hooks.drain.is_some()
@@ -265,7 +257,11 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let wake = self.supervisor.next_wake().await;
             self.supervisor.on_wake(wake);
         }
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(&self) };
+        self.show_stopped();
+    }
+
+    fn show_stopped(&self) {
+        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(self) };
         self.board.show(row);
     }
 
@@ -301,6 +297,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Step::StartCandidate { build } => self.start(Place::Candidate, build),
             Step::StopCandidate => self.supervisor.stop(Place::Candidate),
             Step::Promote => self.supervisor.promote(),
+            Step::RestartAgent => self.restart_agent(),
             Step::Settle => return self.settle(),
             Step::Remove { build } => self.start_removal(build),
         }
@@ -326,6 +323,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             current: self.current.filter(|build| self.builds.contains_key(build)),
             journal: self.journal.clone(),
             programs: self.supervisor.programs(),
+            agent: self.own_agent.as_ref().map(OwnAgent::view),
             failed: self.hooks.failed().map(|(build, _)| build).or(overdue),
             hooks: self.hooks.view(),
             is_drained: self.is_drained,
@@ -442,6 +440,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
         let generation = self.wanted().map_or(0, |wanted| wanted.generation);
         let tries = self.settings.program.health.tries.get();
         let journal =
@@ -505,6 +506,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn roll_back(&mut self, build: BuildId) -> Result<(), StepError> {
         let Some(journal) = self.journal.clone() else { return Ok(()) };
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
         let failed = (journal.phase == JournalPhase::Switching).then(|| self.failure(journal.to));
         let reason = failed.as_ref().map_or("its files are damaged", |failed| &failed.reason);
         warn!(from = journal.to.short(), to = build.short(), reason, "rolling back");
@@ -562,6 +566,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             // An error means that the agent dropped the sender, which it does only when it stops.
             Ok(()) = self.goal.changed() => Wake::Goal,
             Some(order) = self.orders.recv() => Wake::Order(order),
+            path = self.files.changed() => Wake::File(path),
             wake = self.supervisor.next_wake() => Wake::Program(wake),
             result = self.hooks.next_end() => Wake::Hook(result),
             () = token_change(&mut self.token) => Wake::Token,
@@ -584,6 +589,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Wake::Audited(build, damage) => self.on_audited(build, damage),
             Wake::Goal => self.on_goal_changed(),
             Wake::Order(order) => self.on_order(order),
+            Wake::File(path) => self.on_file_changed(&path),
             Wake::Retry => {
                 self.disk_trouble.on_due();
                 self.download_trouble.on_due();
@@ -603,6 +609,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn on_order(&mut self, order: AppOrder) {
         match order {
             AppOrder::Settings(settings) => {
+                if settings.watch.files != self.settings.watch.files {
+                    self.files = FileWatch::start(&settings.watch.files);
+                }
                 self.supervisor.set_settings(settings.program.clone());
                 self.settings = *settings;
             }
@@ -615,6 +624,15 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Reload => self.supervisor.reload(),
             // An asker who is gone does not miss the answer.
             AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
+        }
+    }
+
+    fn on_file_changed(&mut self, path: &Path) {
+        let on_change = self.settings.watch.on_change;
+        info!(path = %path.display(), ?on_change, "a watched file changed");
+        match on_change {
+            OnChange::Restart => self.supervisor.make_stale(),
+            OnChange::Reload => self.supervisor.reload(),
         }
     }
 
@@ -640,8 +658,34 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
+    fn observe_own_agent(&mut self) {
+        let knows_goal = self.goal.borrow().note.is_none();
+        let Some(agent) = &mut self.own_agent else { return };
+        agent.observe(knows_goal);
+        let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
+        let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
+        if let Some(build) = tried.filter(|build| agent.view().runs == Some(*build))
+            && agent.is_overdue(&self.settings.program.health)
+        {
+            let deadline = humantime::format_duration(self.settings.program.health.deadline);
+            let reason = format!(
+                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
+            );
+            self.hooks.fail(build, reason);
+        }
+    }
+
+    /// Asked for once: the process is about to be replaced.
+    fn restart_agent(&mut self) {
+        if let Some(agent) = self.own_agent.take() {
+            info!("the agent of the new build takes over");
+            agent.order_restart();
+        }
+    }
+
     fn on_refresh(&mut self) {
         let now = Instant::now();
+        self.observe_own_agent();
         self.refresh_at = now + self.settings.timings.refresh;
         self.keep_current();
         self.tell_stall();
@@ -674,15 +718,29 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.audit = Some((build, audit));
     }
 
-    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
-    /// asks for it. Its program runs on, and is replaced once the files are right.
+    /// Looks over a build that is about to be switched to; `false`: it counts as missing from now on.
+    fn check_before_use(&mut self, build: BuildId) -> Result<bool, StepError> {
+        let Err(damage) = self.builds[&build].audit() else { return Ok(true) };
+        if self.removal.is_some() {
+            // One at a time; it is not switched to meanwhile.
+            return Err(StepError::Damaged { build, source: Box::new(damage) });
+        }
+        self.set_aside(build, &causes(damage));
+        Ok(false)
+    }
+
     fn on_audited(&mut self, build: BuildId, damage: Option<String>) {
         self.audit = None;
-        let Some(damage) = damage.filter(|_| self.builds.contains_key(&build)) else { return };
-        if self.removal.is_some() {
-            // Found again by the next audit.
-            return;
+        // During a removal it is left for the next audit to find again.
+        let is_here = self.builds.contains_key(&build) && self.removal.is_none();
+        if let Some(damage) = damage.filter(|_| is_here) {
+            self.set_aside(build, &damage);
         }
+    }
+
+    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
+    /// asks for it. Its program runs on, and is replaced once the files are right.
+    fn set_aside(&mut self, build: BuildId, damage: &str) {
         let message = format!("build {} is damaged on this host: {damage}", build.short());
         warn!("{message}; it is not used until it is fetched again");
         self.damage = Some((build, message));

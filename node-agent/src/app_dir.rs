@@ -147,6 +147,9 @@ pub struct RunningRecord {
     /// Tells this start from every other one of the app. Empty in records of older agents.
     #[serde(default)]
     pub instance: String,
+    /// The systemd unit that runs it; `None` for a process of the agent's.
+    #[serde(default)]
+    pub unit: Option<String>,
     /// Which process it is; `None` if the agent died between announcing the start and noting who
     /// was started.
     pub process: Option<ProcessIdentity>,

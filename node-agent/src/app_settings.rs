@@ -12,8 +12,11 @@ use crate::config::Swap;
 use crate::explain::Explanation;
 use crate::goals::AcceptedGoal;
 use crate::hook::Hooks;
+use crate::own_agent::OwnAgent;
+use crate::service::Pulse;
 use crate::status::StatusBoard;
 use crate::supervisor::{ProgramSettings, SupervisorTimings};
+use crate::watch_files::WatchedFiles;
 
 /// What the loop of an app needs to know.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -32,6 +35,8 @@ pub struct AppSettings {
     pub swap: Swap,
     /// Commands around a switch.
     pub hooks: Hooks,
+    /// Files whose change restarts or reloads the program.
+    pub watch: WatchedFiles,
     /// Whether no switch starts on this host.
     pub hold: bool,
     /// The build that runs here whatever the goal says.
@@ -110,6 +115,10 @@ pub struct AppParts<S, H, T> {
     pub orders: mpsc::Receiver<AppOrder>,
     /// Where the app's row is shown.
     pub board: StatusBoard,
+    /// Where the loop reports in; `None` if nobody waits for it.
+    pub pulse: Option<Pulse>,
+    /// This agent, if the app is the agent itself.
+    pub own_agent: Option<OwnAgent>,
 }
 
 /// What the agent knows of an app's goal.

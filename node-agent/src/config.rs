@@ -35,6 +35,7 @@ mod words;
 use layers::Layers;
 pub use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
 pub(crate) use show::toml_key;
+pub(crate) use values::socket_text;
 
 /// Where an agent stores everything if the operator says nothing.
 pub(crate) const STATE_DEFAULT: &str = "/var/lib/shoal";
@@ -255,11 +256,25 @@ impl Config {
     ///
     /// The first mistake found, with its place.
     pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
-        let layers = Layers::collect(inputs)?;
+        Self::of_layers(&Layers::collect(inputs)?)
+    }
+
+    /// As [`load`](Self::load), with `text` as if it was the file at `path`, above `inputs`.
+    pub(crate) fn load_text(
+        text: &str,
+        path: &std::path::Path,
+        inputs: &Inputs,
+    ) -> Result<Loaded, ConfigError> {
+        let mut layers = Layers::collect(inputs)?;
+        layers.add_text(path, text)?;
+        Self::of_layers(&layers)
+    }
+
+    fn of_layers(layers: &Layers) -> Result<Loaded, ConfigError> {
         let zone = layers.value(&["zone"], values::text)?.unwrap_or_default();
         let config = Self {
             host: layers.value(&["host"], values::host)?.unwrap_or_else(machine_name),
-            state: state_of(&layers)?,
+            state: state_of(layers)?,
             goal: layers.value(&["goal"], values::goal_url)?.ok_or(ConfigError::Missing {
                 what: "no goal store is given",
                 key: "goal = \"file:///DIRECTORY\"",
@@ -290,7 +305,7 @@ impl Config {
             labels: layers.value(&["labels"], values::labels)?.unwrap_or_default(),
             control: layers.value(&["control"], values::socket_path)?,
             metrics: layers.value(&["metrics"], values::socket)?,
-            apps: apps::apps_of(&layers)?,
+            apps: apps::apps_of(layers)?,
         };
         if config.apps.is_empty() {
             return Err(ConfigError::Missing {

@@ -37,12 +37,17 @@ pub trait Host: fmt::Debug + Send + 'static {
     /// Why not, on one line.
     fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, String>;
 
-    /// The program of `record` if any process of it still runs.
+    /// The program of `record`, whose build's files are in `root`, if any process of it still runs.
     ///
     /// # Errors
     ///
     /// If the system does not say.
-    fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<Self::Process>>;
+    fn find(
+        &mut self,
+        record: &RunningRecord,
+        app: &AppDir,
+        root: &Path,
+    ) -> io::Result<Option<Self::Process>>;
 
     /// Asks a program whether it is healthy; `Err` says why not.
     fn check(
@@ -80,8 +85,8 @@ pub struct StartOrder<'a> {
 
 /// A program that was started or found.
 pub trait HostProcess: fmt::Debug + Send + Sync + 'static {
-    /// Which process it is.
-    fn identity(&self) -> &ProcessIdentity;
+    /// Which process it is; `None` while that is not known, as of a systemd unit that starts.
+    fn identity(&self) -> Option<&ProcessIdentity>;
 
     /// Waits for what the program does next; [`Notice::Ended`] comes again and again once it is
     /// true. Cancel safe.

@@ -95,8 +95,8 @@ impl<P: HostProcess> Instance<P> {
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.identity().pid
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.identity().map(|identity| identity.pid)
     }
 
     pub(crate) const fn is_ending(&self) -> bool {

@@ -48,8 +48,10 @@ pub struct Launch {
     pub app: String,
     /// The host's name.
     pub host: String,
-    /// The program and its arguments; never empty.
+    /// The program and its arguments; empty only if there is a `unit`.
     pub exec: Vec<String>,
+    /// The systemd unit that is restarted instead of running `exec`.
+    pub unit: Option<String>,
     /// Variables on top of the agent's own environment.
     pub environment: BTreeMap<String, String>,
     /// Where the program starts, relative to the build's root; `None` for the root itself.
@@ -70,7 +72,7 @@ impl Launch {
     ///
     /// # Panics
     ///
-    /// If `exec` is empty; the configuration does not let that through.
+    /// If `exec` is empty, which it is for units only.
     pub fn command(&self, build: BuildId, root: &Path, app: &AppDir) -> (Command, PathBuf) {
         let (program, arguments) = self.exec.split_first().expect("the configuration has checked");
         let program = if program.contains('/') { root.join(program) } else { program.into() };
@@ -139,6 +141,9 @@ impl Launch {
             let more = serde_json::to_vec(&(&self.user, sockets));
             text.extend(more.expect("strings and maps of strings encode"));
         }
+        if let Some(unit) = &self.unit {
+            text.extend(unit.as_bytes());
+        }
         Digest::of(&text)
     }
 }
@@ -152,6 +157,7 @@ mod tests {
             app: "web".into(),
             host: "h1".into(),
             exec: exec.iter().copied().map(String::from).collect(),
+            unit: None,
             environment: BTreeMap::from([("PORT".into(), "80".into())]),
             working_directory: None,
             grace_period: Duration::from_secs(10),

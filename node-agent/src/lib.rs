@@ -13,10 +13,12 @@ mod app;
 mod app_dir;
 mod app_settings;
 mod backoff;
+mod bootstrap;
 pub mod cli;
 mod config;
 mod control;
 mod control_desk;
+mod doctor;
 pub mod durable;
 mod explain;
 mod goals;
@@ -24,16 +26,21 @@ mod health_watch;
 mod hook;
 mod hook_runner;
 mod host;
+mod init;
 mod instance;
 mod launch;
+mod metrics;
 mod notify;
 mod output;
+mod own_agent;
 mod probe;
 mod process;
 mod real_host;
 pub mod reconcile;
 mod reload;
 mod runs_from;
+pub mod self_update;
+pub mod service;
 mod sockets;
 mod source;
 mod state;
@@ -42,6 +49,7 @@ mod supervisor;
 mod tokens;
 mod trouble;
 mod unit;
+mod unit_program;
 mod user;
 mod watch_files;
 
@@ -51,6 +59,7 @@ pub use app_dir::{
     AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
 };
 pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+pub use bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -58,6 +67,7 @@ pub use control::{
     AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
     Refusal, Request, Response,
 };
+pub use doctor::{Finding, Verdict, examine};
 pub use explain::{
     Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
     Reason, Situation,
@@ -69,14 +79,17 @@ pub use hook::{
     HookOutput, Hooks, run as run_hook,
 };
 pub use host::{Host, HostProcess, Notice, StartOrder};
+pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
+pub use own_agent::OwnAgent;
 pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
 pub use process::{ProcessIdentity, find_by_environment};
-pub use real_host::{RealHost, RealProcess};
+pub use real_host::{RealHost, RealProgram};
 pub use reload::Reload;
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
@@ -89,4 +102,4 @@ pub use tokens::{
 };
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::{User, UserError};
-pub use watch_files::{OnChange, WatchedFiles};
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

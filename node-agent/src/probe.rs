@@ -87,6 +87,13 @@ pub struct ProbeCaller {
     pub variables: BTreeMap<String, String>,
 }
 
+impl ProbeCaller {
+    /// The agent's own user, and no variables.
+    pub const fn agent() -> Self {
+        Self { user: None, variables: BTreeMap::new() }
+    }
+}
+
 /// Why a program is not ready or not healthy, in words for an operator: what was asked, and what
 /// came back.
 #[derive(Debug, thiserror::Error)]

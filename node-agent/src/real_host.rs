@@ -10,6 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Signal, WaitId, WaitIdOptions};
@@ -22,10 +23,12 @@ use crate::hook::{self, HookOrder};
 use crate::host::{Host, HostProcess, Notice, StartOrder};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
 use crate::notify::NotifySocket;
-use crate::probe::{self, Probe};
+use crate::probe::{self, Probe, ProbeCaller};
 use crate::process::{self, ProcessIdentity};
 use crate::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::status::now_ms;
+use crate::unit::Systemd;
+use crate::unit_program::UnitProgram;
 
 /// The machine that the agent runs on, as one app uses it.
 #[derive(Debug)]
@@ -33,11 +36,26 @@ pub struct RealHost {
     sockets_wanted: BTreeMap<String, SocketAddress>,
     /// `None` until they were had; each start tries again.
     sockets: Option<HeldSockets>,
+    systemd: Arc<Systemd>,
+    /// As whom commands ask whether a program is healthy: the programs of a build are not the agent's.
+    caller: ProbeCaller,
 }
 
-/// A process of this machine.
+/// A program of this machine.
 #[derive(Debug)]
-pub struct RealProcess {
+pub struct RealProgram {
+    kind: ProgramKind,
+}
+
+#[derive(Debug)]
+enum ProgramKind {
+    Process(Box<RealProcess>),
+    Unit(UnitProgram),
+}
+
+/// A process that this agent or an earlier one started.
+#[derive(Debug)]
+struct RealProcess {
     identity: ProcessIdentity,
     /// Readable once the process has ended.
     handle: AsyncFd<OwnedFd>,
@@ -69,8 +87,21 @@ enum StartError {
 
 impl RealHost {
     /// The machine for an app that listens on `sockets`.
-    pub const fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
-        Self { sockets_wanted: sockets, sockets: None }
+    pub fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
+        let systemd = Arc::new(Systemd::of_host());
+        Self { sockets_wanted: sockets, sockets: None, systemd, caller: ProbeCaller::agent() }
+    }
+
+    /// The same with another systemd than the host's.
+    #[must_use]
+    pub fn with_systemd(self, systemd: Arc<Systemd>) -> Self {
+        Self { systemd, ..self }
+    }
+
+    /// The same, with commands that ask for health run as the app's user and not the agent's.
+    #[must_use]
+    pub fn with_probe_caller(self, caller: ProbeCaller) -> Self {
+        Self { caller, ..self }
     }
 
     fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
@@ -129,17 +160,31 @@ impl RealHost {
 }
 
 impl Host for RealHost {
-    type Process = RealProcess;
+    type Process = RealProgram;
 
     fn now_ms(&self) -> u64 {
         now_ms()
     }
 
-    fn start(&mut self, order: StartOrder<'_>) -> Result<RealProcess, String> {
-        self.spawn(order).map_err(causes)
+    fn start(&mut self, order: StartOrder<'_>) -> Result<RealProgram, String> {
+        if let Some(unit) = &order.launch.unit {
+            let unit = UnitProgram::start(self.systemd.clone(), unit, order.root);
+            return Ok(RealProgram { kind: ProgramKind::Unit(unit) });
+        }
+        let process = self.spawn(order).map_err(causes)?;
+        Ok(RealProgram { kind: ProgramKind::Process(Box::new(process)) })
     }
 
-    fn find(&mut self, record: &RunningRecord, app: &AppDir) -> io::Result<Option<RealProcess>> {
+    fn find(
+        &mut self,
+        record: &RunningRecord,
+        app: &AppDir,
+        root: &Path,
+    ) -> io::Result<Option<RealProgram>> {
+        if let Some(unit) = &record.unit {
+            let unit = UnitProgram::find(self.systemd.clone(), unit, root);
+            return Ok(Some(RealProgram { kind: ProgramKind::Unit(unit) }));
+        }
         let identity = match (&record.process, record.instance.as_str()) {
             (Some(identity), _) => Some(identity.clone()),
             (None, "") => {
@@ -164,7 +209,8 @@ impl Host for RealHost {
         if let Some(notify) = &notify {
             notify.listen_to(&identity);
         }
-        Ok(Some(RealProcess { identity, handle: watch(handle)?, child: None, notify }))
+        let process = RealProcess { identity, handle: watch(handle)?, child: None, notify };
+        Ok(Some(RealProgram { kind: ProgramKind::Process(Box::new(process)) }))
     }
 
     fn check(
@@ -173,8 +219,11 @@ impl Host for RealHost {
         root: &Path,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        let (probe, root) = (probe.clone(), root.to_owned());
-        async move { probe::check(&probe, &root, timeout).await.map_err(|error| error.to_string()) }
+        let (probe, root, caller) = (probe.clone(), root.to_owned(), self.caller.clone());
+        async move {
+            let answer = probe::check_as(&probe, &root, timeout, &caller).await;
+            answer.map_err(|failure| failure.to_string())
+        }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
@@ -186,11 +235,53 @@ impl Host for RealHost {
     }
 }
 
-impl HostProcess for RealProcess {
-    fn identity(&self) -> &ProcessIdentity {
-        &self.identity
+impl HostProcess for RealProgram {
+    fn identity(&self) -> Option<&ProcessIdentity> {
+        match &self.kind {
+            ProgramKind::Process(process) => Some(&process.identity),
+            ProgramKind::Unit(unit) => unit.identity(),
+        }
     }
 
+    async fn next_notice(&mut self) -> Notice {
+        match &mut self.kind {
+            ProgramKind::Process(process) => process.next_notice().await,
+            ProgramKind::Unit(unit) => unit.next_notice().await,
+        }
+    }
+
+    fn describe_end(&self) -> String {
+        match &self.kind {
+            ProgramKind::Process(process) => process.describe_end(),
+            ProgramKind::Unit(unit) => unit.describe_end(),
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        match &self.kind {
+            ProgramKind::Process(process) => process.identity.signal_group(signal),
+            ProgramKind::Unit(unit) => {
+                unit.signal(signal);
+                Ok(())
+            }
+        }
+    }
+
+    fn is_alive(&self) -> io::Result<bool> {
+        match &self.kind {
+            ProgramKind::Process(process) => process.identity.is_group_alive(),
+            ProgramKind::Unit(unit) => Ok(unit.is_alive()),
+        }
+    }
+
+    fn reap(&mut self) {
+        if let ProgramKind::Process(process) = &mut self.kind {
+            process.reap();
+        }
+    }
+}
+
+impl RealProcess {
     async fn next_notice(&mut self) -> Notice {
         tokio::select! {
             // An error of the handle is taken for the end: the group check that follows finds out.
@@ -213,14 +304,6 @@ impl HostProcess for RealProcess {
             (None, Some(signal)) => format!("was killed by signal {signal}"),
             (None, None) => "ended".into(),
         }
-    }
-
-    fn signal(&self, signal: Signal) -> io::Result<()> {
-        self.identity.signal_group(signal)
-    }
-
-    fn is_alive(&self) -> io::Result<bool> {
-        self.identity.is_group_alive()
     }
 
     fn reap(&mut self) {

@@ -247,7 +247,7 @@ impl<H: Host> Supervisor<H> {
 
     /// Process id of the serving program.
     pub fn pid(&self) -> Option<u32> {
-        self.serving.running().map(Instance::pid)
+        self.serving.running().and_then(Instance::pid)
     }
 
     /// How long the serving program has been up, as far as this agent knows.
@@ -485,18 +485,19 @@ impl<H: Host> Supervisor<H> {
     fn adopt(&mut self, place: Place, record: RunningRecord) {
         let is_known = |slot: &Slot<H::Process>| {
             slot.running()
-                .is_some_and(|known| Some(known.process.identity()) == record.process.as_ref())
+                .filter(|_| record.process.is_some())
+                .is_some_and(|known| known.process.identity() == record.process.as_ref())
         };
         if Place::ALL.into_iter().any(|other| is_known(self.slot(other))) {
             // An agent died while the program changed its place.
             return self.remove_record(place);
         }
-        match self.host.find(&record, &self.app) {
+        let root = self.app.path().join("builds").join(record.build.to_string());
+        match self.host.find(&record, &self.app, &root) {
             Ok(Some(process)) => {
-                info!(pid = process.identity().pid, "took over a program that was running");
-                let record = RunningRecord { process: Some(process.identity().clone()), ..record };
+                info!(pid = process.identity().map(|identity| identity.pid), "took over a program");
+                let record = RunningRecord { process: process.identity().cloned(), ..record };
                 self.write_record(place, &record);
-                let root = self.app.path().join("builds").join(record.build.to_string());
                 let health = self.health_watch(true);
                 let output = (self.output(place), 0);
                 let check = self.settings.timings.output_check;
@@ -533,6 +534,7 @@ impl<H: Host> Supervisor<H> {
             command: launch.digest(),
             restart: self.restart,
             instance: format!("{}-{}-{}", self.host.now_ms(), std::process::id(), self.starts),
+            unit: launch.unit.clone(),
             process: None,
         };
         self.write_record(place, &record);
@@ -545,7 +547,7 @@ impl<H: Host> Supervisor<H> {
             says_ready: self.settings.health.probe == Some(Probe::Notify),
             output: file,
         })?;
-        let record = RunningRecord { process: Some(process.identity().clone()), ..record };
+        let record = RunningRecord { process: process.identity().cloned(), ..record };
         self.write_record(place, &record);
         let health = self.health_watch(false);
         let check = self.settings.timings.output_check;
@@ -554,7 +556,12 @@ impl<H: Host> Supervisor<H> {
 
     fn health_watch(&self, was_found: bool) -> HealthWatch {
         let settle_after = self.settings.timings.settle_after;
-        HealthWatch::new(Instant::now(), self.settings.health.clone(), settle_after, was_found)
+        let mut health = self.settings.health.clone();
+        if self.settings.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
+            // A unit is up when systemd says so, however long its start takes.
+            health.probe.get_or_insert(Probe::Notify);
+        }
+        HealthWatch::new(Instant::now(), health, settle_after, was_found)
     }
 
     fn output(&self, place: Place) -> OutputLog {

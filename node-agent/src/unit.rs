@@ -272,6 +272,10 @@ fn of_bus(unit: String, order: UnitOrder, error: zbus::Error) -> UnitError {
         zbus::Error::FDO(known) => zbus::DBusError::name(&**known).to_string(),
         _ => String::new(),
     };
+    // Debian lets the bus start systemd by a command that fails.
+    if name.starts_with("org.freedesktop.DBus.Error.Spawn.") {
+        return UnitError::NoSystemd { unit, order, source: Box::new(error) };
+    }
     match name.as_str() {
         "org.freedesktop.systemd1.NoSuchUnit" => UnitError::NoSuchUnit { unit, order },
         "org.freedesktop.DBus.Error.AccessDenied"

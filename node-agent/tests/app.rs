@@ -10,7 +10,7 @@ use goal_state::{HostPhase, HostStatus, Rollout};
 use node_agent::{
     AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Hooks,
     Journal, JournalPhase, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
-    TokenDesk, TokenHold, TokenState, TokenWish, now_ms,
+    TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles, now_ms,
 };
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
@@ -121,6 +121,7 @@ impl Host {
             user: None,
             swap: Swap::Stop,
             hooks: Hooks::default(),
+            watch: WatchedFiles::default(),
             hold: false,
             pin: None,
             keep_builds,
@@ -142,6 +143,8 @@ impl Host {
             goal: self.goal.subscribe(),
             orders,
             board: board.clone(),
+            pulse: None,
+            own_agent: None,
         };
         let app = App::open(settings, self.directory(), parts).unwrap();
         let task = tokio::spawn(app.run(stop.clone()));

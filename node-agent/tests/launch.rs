@@ -16,10 +16,11 @@ fn output(launch: &Launch) -> String {
 
 #[test]
 fn program_runs_as_its_user() {
-    let user = match rustix::process::geteuid().is_root() {
-        true => "nobody".into(),
-        // Only root can start anything as somebody else.
-        false => rustix::process::geteuid().as_raw().to_string(),
+    // Only root can start anything as somebody else.
+    let user = if rustix::process::geteuid().is_root() {
+        "nobody".into()
+    } else {
+        rustix::process::geteuid().as_raw().to_string()
     };
     let script = "id -u; echo $HOME $USER";
     let mut launch = Launch { user: Some(user.clone()), ..rig::launch(&["sh", "-c", script]) };

@@ -3,6 +3,7 @@
 
 mod app;
 mod binary;
+mod commands;
 mod hook;
 mod launch;
 mod local_source;
@@ -10,7 +11,9 @@ mod notify;
 mod probe;
 mod rig;
 mod runs_from;
+mod self_update;
 mod sockets;
 mod supervisor;
 mod tokens;
 mod unit;
+mod watch_files;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use node_agent::{Probe, check_probe};
+use node_agent::{Probe, ProbeCaller, check_as, check_probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -127,4 +127,19 @@ async fn command_probe_is_judged_by_its_exit_code_and_killed_at_once_when_late()
 #[tokio::test]
 async fn program_that_speaks_for_itself_is_not_asked() {
     ask(&Probe::Notify, Duration::ZERO).await.unwrap();
+}
+
+#[tokio::test]
+async fn command_probe_runs_as_the_user_of_the_app() {
+    if !rustix::process::geteuid().is_root() {
+        // Nothing can be started as somebody else: a test of `user` covers the refusal.
+        return;
+    }
+    let variables = [("SHOAL_APP".into(), "web".into())].into();
+    let caller = ProbeCaller { user: Some("nobody".into()), variables };
+    let exec = ["sh", "-c", "echo $(id -un) $SHOAL_APP; exit 1"].map(String::from).into();
+    let probe = Probe::Command { exec };
+    let answer = within(check_as(&probe, Path::new("/"), PATIENT, &caller)).await;
+    let failure = answer.unwrap_err().to_string();
+    assert!(failure.ends_with("ended with exit code 1; its last output: nobody web"), "{failure}");
 }

@@ -91,6 +91,7 @@ pub(crate) fn launch(exec: &[&str]) -> Launch {
         app: "web".into(),
         host: "h1".into(),
         exec: exec.iter().copied().map(String::from).collect(),
+        unit: None,
         environment: [("GREETING".into(), "hello".into())].into(),
         working_directory: None,
         grace_period: Duration::from_millis(200),

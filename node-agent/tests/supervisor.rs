@@ -313,6 +313,7 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
     let record = RunningRecord {
         restart: 0,
         instance: String::new(),
+        unit: None,
         build: build(1),
         command: launch(&["./run"]).digest(),
         process: Some(ProcessIdentity {

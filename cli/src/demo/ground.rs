@@ -125,8 +125,7 @@ impl Ground {
             format!("goal = {}", quoted(&goal)),
             format!("seeders = [{}]", quoted(seeder)),
             "listen = \"127.0.0.1:0\"".to_owned(),
-            format!("[apps.{app}]"),
-            if has_service { exec_line(host.port) } else { String::new() },
+            if has_service { service_settings(app, host.port) } else { format!("[apps.{app}]") },
         ];
         let text = settings.join("\n") + "\n";
         let written = fs::create_dir_all(&folder).and_then(|()| fs::write(&path, text));
@@ -135,9 +134,20 @@ impl Ground {
     }
 }
 
-fn exec_line(port: u16) -> String {
+/// The agent holds the service's socket and swaps programs under it, so that no request is lost. The
+/// service says itself when it is ready, and nobody wants to wait as long as a real one is watched.
+fn service_settings(app: &AppName, port: u16) -> String {
     let program = quoted(&format!("./{}", demo_service::PROGRAM));
-    format!("exec = [{program}, \"--listen\", \"127.0.0.1:{port}\"]")
+    let socket = demo_service::SOCKET_NAME;
+    [
+        format!("[apps.{app}]"),
+        format!("exec = [{program}]"),
+        format!("sockets = {{ {socket} = \"127.0.0.1:{port}\" }}"),
+        format!("[apps.{app}.health]"),
+        "notify = true".to_owned(),
+        "min_healthy_time = \"300ms\"".to_owned(),
+    ]
+    .join("\n")
 }
 
 /// A TOML string. JSON's quoting is a part of TOML's.

@@ -18,7 +18,7 @@ const OUTPUT_BYTES_MAX: u64 = 1 << 30;
 
 /// Long enough for a good build on a busy machine. No test waits for it but those whose build is
 /// never ready.
-const DEADLINE_SECONDS: u64 = 8;
+const DEADLINE_SECONDS: u64 = 5;
 
 /// How a build is judged: stopped and started, asked over HTTP.
 fn settings() -> String {
@@ -37,7 +37,7 @@ tries = 2
 "#,
         grace = 1_000 * pace,
         timeout = 1_000 * pace,
-        healthy = 2_000 * pace,
+        healthy = 1_000 * pace,
         deadline = DEADLINE_SECONDS * pace,
     )
 }
@@ -100,7 +100,7 @@ fn build_that_crashes_at_the_start_is_rolled_back() {
 
 #[test]
 fn build_that_crashes_after_a_while_is_rolled_back() {
-    let after = 500 * pace();
+    let after = 400 * pace();
     check_reasons(&format!("crash-after={after}ms"), &["exit code 1", "as told"]);
 }
 

@@ -17,8 +17,8 @@ use rustix::process::Signal;
 use crate::rig::service_host::ServiceHost;
 use crate::rig::{Published, note, processes_of, setting, version_at, wait_a_while, wait_for};
 
-/// Rounds of a test among others.
-const ROUNDS: u64 = 15;
+/// Rounds of each of the two tests among others.
+const ROUNDS: u64 = 8;
 
 /// A round's kill comes within this time of its deploy: about as long as a deploy takes.
 const KILL_WITHIN_MS: u64 = 700;
@@ -42,13 +42,12 @@ const DATA_BYTES: usize = 3 << 20;
 /// and the next agent reaches the goal without help.
 /// Method: three builds take turns as the goal, two of which are kept, so that downloads happen too.
 /// The agent is killed at random, sometimes the program with it. A witness looks all the time.
-#[test]
-fn killed_agent_never_leaves_a_broken_or_wrong_build() {
+fn check_kills(settings: &str) {
     let rounds = setting("SHOAL_TEST_ROUNDS").unwrap_or(ROUNDS);
     let seed = setting("SHOAL_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));
     note(&format!("repeat with SHOAL_TEST_SEED={seed} SHOAL_TEST_ROUNDS={rounds}"));
     let mut prng = Prng::from_seed(Seed::from_u64(seed));
-    let mut host = ServiceHost::new(SETTINGS);
+    let mut host = ServiceHost::new(settings);
     let builds: BTreeMap<&str, Published> =
         ["A", "B", "C"].map(|version| (version, host.publish(version, "", DATA_BYTES))).into();
     host.start_agent();
@@ -84,8 +83,19 @@ fn killed_agent_never_leaves_a_broken_or_wrong_build() {
     assert_eq!(services(&host), []);
 }
 
-/// Short times, so that a round is short.
-const SETTINGS: &str = "keep_builds = 1";
+#[test]
+fn killed_agent_never_leaves_a_broken_or_wrong_build() {
+    check_kills("keep_builds = 1\n[apps.web.health]\nmin_healthy_time = \"100ms\"");
+}
+
+/// As above with two programs at a time: the new one is started beside the old one.
+#[test]
+fn killed_agent_with_two_programs_never_leaves_a_wrong_one() {
+    check_kills(
+        "keep_builds = 1\nsockets = { http = \"127.0.0.1:PORT\" }\n\
+         [apps.web.health]\nnotify = true\nmin_healthy_time = \"100ms\"",
+    );
+}
 
 /// The processes of the service, whoever started them.
 fn services(host: &ServiceHost) -> Vec<rustix::process::Pid> {

@@ -4,7 +4,7 @@
 //! Reads the loop's state and changes nothing. A row is for people and for tables: nothing is
 //! decided by it.
 
-use goal_state::{HostPhase, HostStatus, last_output};
+use goal_state::{HostPhase, HostStatus, WaitReason, last_output};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{Phase, Progress};
 
@@ -30,11 +30,19 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
     let progress = served.as_ref().unwrap_or(&app.progress.1);
     let limits = app.source.limits();
     let failed = quarantined(app);
+    let (phase, waiting_for) = match phase(app, target, progress) {
+        HostPhase::Running if pinned(app).is_some() => (HostPhase::Waiting, Some(WaitReason::Pin)),
+        HostPhase::Running if is_restart_due(app) => match restart_waits(app) {
+            Some((reason, _)) => (HostPhase::Waiting, Some(reason)),
+            None => (HostPhase::Switching, None),
+        },
+        phase => (phase, waiting(app).map(|(reason, _)| reason)),
+    };
     HostStatus {
         generation: followed.as_ref().map(|goal| goal.generation),
         target,
         current: app.current,
-        phase: phase(app, target, progress),
+        phase,
         pid: app.supervisor.pid(),
         bytes_total: progress.bytes_total,
         bytes_done: progress.bytes_done,
@@ -49,6 +57,7 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         links_tcp: progress.links.tcp,
         elapsed_ms: app.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
         message: message(app, target, note, progress),
+        waiting_for,
         quarantined: failed.map(|failed| failed.build),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
         restarts: app.supervisor.crash_count(),
@@ -67,20 +76,61 @@ pub(super) fn quarantined<S: BuildSource, H: Host, T: TokenDesk>(
     (failed.build == wanted.build && failed.since == wanted.since).then_some(failed)
 }
 
-/// Why the switch to a build that is here has not begun, for people.
-pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<String> {
+/// Why the switch to a build that is here has not begun, for programs and for people.
+pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+) -> Option<(WaitReason, String)> {
     let wanted = app.wanted()?;
     let is_begun = app.journal.as_ref().is_some_and(|journal| journal.to == wanted.build);
     if is_begun || quarantined(app).is_some() {
         return None;
     }
     if let (Leave::Later | Leave::Shut, Some(reason)) = app.leave() {
-        return Some(format!("the switch waits: {reason}"));
+        let why = match (&app.paused, app.settings.hold) {
+            (Some(_), _) => WaitReason::Pause,
+            (None, true) => WaitReason::Hold,
+            (None, false) => WaitReason::Wave,
+        };
+        return Some((why, format!("the switch waits: {reason}")));
     }
     match app.token.as_ref()?.state() {
-        TokenState::Waiting { reason } => Some(format!("the switch waits for a token: {reason}")),
+        TokenState::Waiting { reason } => {
+            Some((WaitReason::Token, format!("the switch waits for a token: {reason}")))
+        }
         TokenState::Held => None,
     }
+}
+
+/// Whether the program that serves was started before the last order to restart, or as it is not
+/// configured any more.
+fn is_restart_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> bool {
+    matches!(app.supervisor.programs().serving, Program::Running { is_fresh: false, .. })
+}
+
+/// Why a restart that is due has not begun. Waves are for builds: a restart goes by them.
+fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+) -> Option<(WaitReason, String)> {
+    if !is_restart_due(app) {
+        return None;
+    }
+    if let (Leave::Shut, Some(reason)) = app.leave() {
+        let why = if app.paused.is_some() { WaitReason::Pause } else { WaitReason::Hold };
+        return Some((why, format!("the restart waits: {reason}")));
+    }
+    match app.token.as_ref()?.state() {
+        TokenState::Waiting { reason } => {
+            Some((WaitReason::Token, format!("the restart waits for a token: {reason}")))
+        }
+        TokenState::Held => None,
+    }
+}
+
+/// The build that the configuration pins the app to, if the goal is another.
+fn pinned<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<BuildId> {
+    let pin = app.settings.pin?;
+    let goal = app.goal.borrow();
+    goal.followed.as_ref().is_some_and(|goal| goal.build != pin).then_some(pin)
 }
 
 fn phase<S: BuildSource, H: Host, T: TokenDesk>(
@@ -174,12 +224,18 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
             failed.reason
         )
     }));
+    parts.extend(
+        pinned(app).map(|pin| {
+            format!("pinned to build {} by the configuration of this host", pin.short())
+        }),
+    );
     parts.extend(app.supervisor.message());
     parts.extend(app.hooks.note().map(String::from));
     if app.download.is_some() {
         parts.extend(progress.waiting_for.clone());
     } else {
-        parts.extend(waiting(app));
+        let waits = waiting(app).or_else(|| restart_waits(app));
+        parts.extend(waits.map(|(_, text)| text));
     }
     parts.extend(
         progress

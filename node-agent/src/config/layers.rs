@@ -16,7 +16,7 @@ use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 10] = [
+const OTHER_VARIABLES: [&str; 11] = [
     "APP",
     "APP_DIR",
     "BOOTSTRAP",
@@ -27,6 +27,7 @@ const OTHER_VARIABLES: [&str; 10] = [
     "LOG",
     "LOG_LEVEL",
     "STUB",
+    "STUB_BUILD",
 ];
 
 /// Where the settings come from.
@@ -200,8 +201,13 @@ impl Layers {
     fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        let file = SourceFile { path, text: &text };
-        let spans = DeTable::parse(&text).map_err(|error| file.syntax_error(&error))?;
+        self.add_text(path, &text)
+    }
+
+    /// Adds what the file at `path` says or is to say.
+    pub(super) fn add_text(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
+        let file = SourceFile { path, text };
+        let spans = DeTable::parse(text).map_err(|error| file.syntax_error(&error))?;
         let values: toml::Table = text.parse().map_err(|error| file.syntax_error(&error))?;
         self.add_table(&file, &mut vec![], (&schema::ROOT, spans.get_ref()), &values)
     }

@@ -144,7 +144,7 @@ pub(super) fn app_socket(name: &str, raw: &Raw) -> Result<SocketAddress, String>
 }
 
 /// A socket as it can be given.
-pub(super) fn socket_text(address: &SocketAddress) -> String {
+pub(crate) fn socket_text(address: &SocketAddress) -> String {
     match address {
         SocketAddress::Tcp(address) => address.to_string(),
         SocketAddress::Udp(address) => format!("udp:{address}"),

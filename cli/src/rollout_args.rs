@@ -1,0 +1,149 @@
+//! How an operator says who switches and when: the flags that several commands share, and the
+//! sentence that says it back.
+
+use std::collections::BTreeSet;
+use std::num::NonZero;
+use std::str::FromStr;
+
+use goal_state::{Goal, Label, Rollout, RolloutChange};
+
+/// Who switches and when.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RolloutArgs {
+    /// Only this share of the hosts switches, the rest waits; 0 with --canary unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) percent: Option<u8>,
+    /// Hosts with this label switch whatever the percentage says; can be repeated
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) canary: Vec<Label>,
+    /// Only hosts with this label switch, such as stage=dev; can be repeated
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) stage: Vec<Label>,
+    /// Most hosts of a group that may be down or switching at once, or "none"; stays for later
+    /// deploys of the app
+    #[arg(long, value_name = "N")]
+    pub(crate) max_unavailable: Option<MaxUnavailable>,
+}
+
+/// A number of hosts, or no limit.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct MaxUnavailable(pub(crate) Option<NonZero<u32>>);
+
+impl FromStr for MaxUnavailable {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, &'static str> {
+        match (text, text.parse()) {
+            ("none", _) => Ok(Self(None)),
+            (_, Ok(number)) => Ok(Self(Some(number))),
+            (_, Err(_)) => Err("expected a number from 1 on, or none"),
+        }
+    }
+}
+
+impl RolloutArgs {
+    /// What is asked of a goal with a new build: what is not named is as for everybody.
+    pub(crate) fn for_new_build(&self) -> RolloutChange {
+        let only_canaries = (!self.canary.is_empty()).then_some(0);
+        RolloutChange { percent: self.percent.or(only_canaries), ..self.change() }
+    }
+
+    /// What is asked of the goal that there is: what is not named stays.
+    pub(crate) fn change(&self) -> RolloutChange {
+        let labels = |labels: &[Label]| -> Option<BTreeSet<Label>> {
+            (!labels.is_empty()).then(|| labels.iter().cloned().collect())
+        };
+        RolloutChange {
+            percent: self.percent,
+            canary: labels(&self.canary),
+            stages: labels(&self.stage),
+            max_unavailable: self.max_unavailable.map(|max| max.0),
+        }
+    }
+}
+
+/// Who switches and when, in words; `None` if everybody does at once.
+pub(crate) fn describe(goal: &Goal) -> Option<String> {
+    let Rollout { percent, canary, stages, max_unavailable, restart, .. } = &goal.rollout;
+    let mut parts = vec![];
+    if *percent < 100 {
+        parts.push(format!("{percent} percent of the hosts"));
+        if !canary.is_empty() {
+            parts.push(format!("canaries {}", list(canary)));
+        }
+    }
+    if !stages.is_empty() {
+        parts.push(format!("only {}", list(stages)));
+    }
+    if let Some(max) = max_unavailable {
+        parts.push(format!("at most {max} of a group at once"));
+    }
+    if *restart == goal.generation {
+        parts.push("restarts the program".to_owned());
+    }
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn list(labels: &BTreeSet<Label>) -> String {
+    labels.iter().map(Label::as_str).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::rollout::tests::goal;
+
+    #[derive(Debug, clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        rollout: RolloutArgs,
+    }
+
+    fn parse(flags: &[&str]) -> RolloutArgs {
+        Flags::try_parse_from(["x"].iter().chain(flags)).unwrap().rollout
+    }
+
+    fn described(flags: &[&str]) -> Option<String> {
+        let rollout = Rollout::default().changed(&parse(flags).for_new_build());
+        describe(&Goal { rollout, ..goal("web", 2, 2) })
+    }
+
+    #[test]
+    fn flags_become_a_rollout_and_a_sentence() {
+        assert_eq!(described(&[]), None);
+        assert_eq!(described(&["--percent", "100"]), None);
+        assert_eq!(described(&["--percent", "10"]).unwrap(), "10 percent of the hosts");
+        assert_eq!(
+            described(&["--canary", "canary", "--max-unavailable", "2"]).unwrap(),
+            "0 percent of the hosts, canaries canary, at most 2 of a group at once"
+        );
+        assert_eq!(
+            described(&["--stage", "stage=dev", "--stage", "stage=staging"]).unwrap(),
+            "only stage=dev, stage=staging"
+        );
+        assert_eq!(
+            parse(&["--canary", "c"]).change().percent,
+            None,
+            "widening keeps the percentage"
+        );
+        let none = parse(&["--max-unavailable", "none"]).change();
+        assert_eq!(none, RolloutChange { max_unavailable: Some(None), ..RolloutChange::default() });
+        assert_eq!(parse(&[]).change(), RolloutChange::default());
+    }
+
+    #[test]
+    fn flags_out_of_bounds_are_wrong_usage() {
+        for flags in [
+            ["--percent", "101"],
+            ["--percent", "-1"],
+            ["--canary", "Canary"],
+            ["--stage", ""],
+            ["--max-unavailable", "0"],
+            ["--max-unavailable", "two"],
+        ] {
+            assert!(Flags::try_parse_from(["x"].iter().chain(&flags)).is_err(), "{flags:?}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Runs the agent until it is told to stop.
+
+use std::io;
+use std::mem::ManuallyDrop;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use command_line::Terminal;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::block_in_place;
+use tracing::info;
+
+use super::settings::SettingArgs;
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::self_update;
+use crate::service;
+
+/// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
+/// a wrapper, a terminal that goes away may follow, and a parent that is killed lets the kernel signal
+/// once per thread of it; a person who loses patience takes longer.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// Runs an agent with `config` on a runtime of its own.
+pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // Never shut down, which would wait for threads that nobody wants to wait for after a second
+    // signal, or let their timers panic. They end with the process.
+    ManuallyDrop::new(runtime).block_on(run_until_told(settings, config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
+    // Before anything is started, so that no signal finds the agent half way.
+    let mut signals = Signals::listen()?;
+    let mut agent = tokio::select! {
+        agent = Agent::start(config) => agent?,
+        () = signals.stop() => return Ok(()),
+    };
+    service::say_ready();
+    let replaced = agent.replacement();
+    tokio::pin!(replaced);
+    let result = loop {
+        tokio::select! {
+            () = &mut replaced => {
+                // Everything that matters is on disk, and programs belong to whoever finds them.
+                let error = self_update::restart_in_place();
+                break Err(anyhow::Error::new(error).context("cannot start the new agent"));
+            }
+            error = agent.unexpected_end() => break Err(error),
+            told = signals.next() => match told {
+                Told::Stop => break Ok(()),
+                Told::Reload => {
+                    service::say_reloading();
+                    // Reads a file, and user data over the network if the host was started from that.
+                    agent.reload(block_in_place(|| read_again(settings)));
+                    service::say_ready();
+                }
+            },
+        }
+    };
+    let told_at = Instant::now();
+    service::say_stopping();
+    info!("stopping the programs; once more to end at once and leave them running");
+    tokio::select! {
+        () = agent.stop() => result,
+        () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+    }
+}
+
+/// The settings as they are now. Flags and variables are those of the start, the file may differ.
+fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
+    let loaded = settings.load()?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Told {
+    Stop,
+    Reload,
+}
+
+/// The signals that mean something.
+#[derive(Debug)]
+struct Signals {
+    terminal: Terminal,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminal: Terminal::look(),
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for a signal that does not belong to the request of `told_at`.
+    async fn next_request(&mut self, told_at: Instant) {
+        loop {
+            self.stop().await;
+            if told_at.elapsed() >= SAME_REQUEST {
+                return;
+            }
+        }
+    }
+
+    /// Waits for a signal that means stop.
+    async fn stop(&mut self) {
+        while self.next().await != Told::Stop {}
+    }
+
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hangup.recv() => {
+                if self.terminal.is_gone() { Told::Stop } else { Told::Reload }
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! `shoal-agent init`: writes a configuration that explains itself, and asks nothing.
+//!
+//! Invariant: what is written is read by the agent without a complaint, and a file that is there is
+//! never replaced unless that was asked for.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, ConfigError, FlagSetting, Inputs, toml_key};
+
+/// An address as shoal-seeder prints it.
+const SEEDER_EXAMPLE: &str =
+    "/ip4/10.0.0.1/udp/7400/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
+
+/// The values that go into the file. What is `None` is written as a comment with an example.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct InitValues {
+    /// Name of this host [default: the machine's name].
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Directory of everything the agent stores [default: /var/lib/shoal].
+    #[arg(long, value_name = "DIR")]
+    state: Option<String>,
+    /// Goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`.
+    #[arg(long, value_name = "URL")]
+    goal: Option<String>,
+    /// A seeder of the region, as shoal-seeder prints it; can be repeated.
+    #[arg(long = "seeder", value_name = "MULTIADDR")]
+    seeders: Vec<String>,
+    /// Zone of this host.
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// Rack within the zone.
+    #[arg(long, value_name = "NAME")]
+    rack: Option<String>,
+    /// A mark of this host, such as canary or stage=prod; can be repeated.
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<String>,
+    /// The app of this host.
+    #[arg(long, value_name = "NAME", default_value = "web")]
+    app: String,
+    /// Its program with its arguments: './server --port 80'.
+    #[arg(long, value_name = "WORDS")]
+    exec: Option<String>,
+    /// User that the program runs as.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+/// Why no configuration was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// A value is wrong.
+    #[error("a value does not fit; nothing was written")]
+    Value(#[from] ConfigError),
+    /// There is a file.
+    #[error("{} is there already; give --force to replace it, or another --output", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl InitValues {
+    /// Writes the configuration to `path`.
+    ///
+    /// # Errors
+    ///
+    /// If a value is wrong or the file cannot be written; nothing was changed then.
+    pub fn write(&self, path: &Path, is_forced: bool) -> Result<(), InitError> {
+        let text = self.text();
+        self.check(&text, path)?;
+        let failed = |source| InitError::Write { path: path.into(), source };
+        let mut options = File::options();
+        options.write(true);
+        let opened = if is_forced {
+            options.create(true).truncate(true).open(path)
+        } else {
+            options.create_new(true).open(path)
+        };
+        let mut file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => InitError::Exists { path: path.into() },
+            _ => failed(error),
+        })?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)
+    }
+
+    /// Reads `text` as the agent would; what is left out is given, so that only mistakes show.
+    fn check(&self, text: &str, path: &Path) -> Result<(), ConfigError> {
+        let mut inputs = Inputs::default();
+        let mut give = |key: &str, value: &str| {
+            let value = Some(value.to_owned());
+            inputs.flags.push(FlagSetting { flag: "init".into(), key: key.into(), value });
+        };
+        if self.goal.is_none() {
+            give("goal", "file:///nowhere");
+        }
+        if self.seeders.is_empty() {
+            give("seeders", SEEDER_EXAMPLE);
+        }
+        Config::load_text(text, path, &inputs).map(|_| ())
+    }
+
+    /// The file.
+    fn text(&self) -> String {
+        let head = "# Configuration of shoal-agent, written by shoal-agent init. node-agent/example.toml explains every\n\
+                    # key; shoal-agent --check-config shows what is in effect, shoal-agent doctor whether it works.\n\n";
+        let text = self.agent_lines() + &self.app_lines();
+        format!("{head}{}\n", text.trim_end())
+    }
+
+    fn agent_lines(&self) -> String {
+        [
+            line(
+                "Name of this host. Default: the machine's name.",
+                "host",
+                quoted(self.host.as_ref()),
+                "\"web-17\"",
+            ),
+            line(
+                "Everything the agent stores.",
+                "state",
+                quoted(self.state.as_ref()),
+                "\"/var/lib/shoal\"",
+            ),
+            line(
+                "Which build each app should run: file:///DIRECTORY or etcd://HOST:PORT/PREFIX.",
+                "goal",
+                quoted(self.goal.as_ref()),
+                "\"etcd://10.0.0.5:2379/shoal\"",
+            ),
+            line(
+                "Seeders of the region, as shoal-seeder prints them.",
+                "seeders",
+                list(&self.seeders),
+                &format!("[\"{SEEDER_EXAMPLE}\"]"),
+            ),
+            line(
+                "Where this host is, so that chunks come from nearby first.",
+                "zone",
+                quoted(self.zone.as_ref()),
+                "\"fra-2\"",
+            ),
+            line("", "rack", quoted(self.rack.as_ref()), "\"b17\""),
+            line(
+                "Marks that rollouts refer to.",
+                "labels",
+                list(&self.labels),
+                "[\"canary\", \"stage=prod\"]",
+            ),
+            line(
+                "Where /metrics and /healthz are served; nowhere without it.",
+                "metrics",
+                None,
+                "\"127.0.0.1:9464\"",
+            ),
+        ]
+        .concat()
+    }
+
+    fn app_lines(&self) -> String {
+        let app = format!("apps.{}", toml_key(&self.app));
+        [
+            format!(
+                "# What this host runs, and how a new build of it is judged.\n[{app}]\n"
+            ),
+            line(
+                "The program: started in the build, in the foreground. Without it, builds are only switched.",
+                "exec",
+                quoted(self.exec.as_ref()),
+                "[\"./server\", \"--port\", \"8080\"]",
+            ),
+            line(
+                "User of the program and its hooks. Default: that of the agent.",
+                "user",
+                quoted(self.user.as_ref()),
+                "\"www-data\"",
+            ),
+            line(
+                "Sockets that the agent holds, so that no connection is refused while programs change.",
+                "sockets",
+                None,
+                "{ http = \"0.0.0.0:8080\" }",
+            ),
+            line(
+                "How the agent asks the program whether it is well. A new build that is not is rolled back.",
+                "health",
+                None,
+                "{ http = \"http://127.0.0.1:8080/healthz\" }",
+            ),
+        ]
+        .concat()
+    }
+}
+
+fn list(values: &[String]) -> Option<String> {
+    (!values.is_empty()).then(|| toml::Value::from(values.to_vec()).to_string())
+}
+
+fn quoted(value: Option<&String>) -> Option<String> {
+    value.map(|text| toml::Value::from(text.as_str()).to_string())
+}
+
+/// One key with its explanation; commented out if it has no value.
+fn line(explanation: &str, key: &str, value: Option<String>, example: &str) -> String {
+    let explanation =
+        if explanation.is_empty() { String::new() } else { format!("# {explanation}\n") };
+    match value {
+        Some(value) => format!("{explanation}{key} = {value}\n\n"),
+        None => format!("{explanation}# {key} = {example}\n\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all() -> InitValues {
+        InitValues {
+            host: Some("h1".into()),
+            state: Some("/s".into()),
+            goal: Some("file:///goal".into()),
+            seeders: vec![
+                "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo".into(),
+            ],
+            zone: Some("z \"1\"".into()),
+            rack: Some("r".into()),
+            labels: vec!["canary".into()],
+            app: "my.app".into(),
+            exec: Some("./run --port '8 0'".into()),
+            user: Some("nobody".into()),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_what_was_given() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        all().write(&path, false).unwrap();
+        let inputs = Inputs { file: Some(path.clone()), ..Inputs::default() };
+        let loaded = Config::load(&inputs).unwrap();
+        assert!(loaded.warnings.is_empty());
+        let config = loaded.config;
+        assert_eq!((config.host.as_str(), config.zone.as_str()), ("h1", "z \"1\""));
+        let app = config.apps.values().next().unwrap();
+        assert_eq!(app.exec.as_ref().unwrap(), &["./run", "--port", "8 0"]);
+        assert_eq!((app.user.as_deref(), config.labels.len()), (Some("nobody"), 1));
+
+        let error = InitValues::default().write(&path, false).unwrap_err();
+        assert!(matches!(error, InitError::Value(_)), "an app without a name: {error}");
+        let few = InitValues { app: "web".into(), ..InitValues::default() };
+        let error = few.write(&path, false).unwrap_err();
+        assert!(error.to_string().contains("--force"), "{error}");
+        few.write(&path, true).unwrap();
+        let error = Config::load(&inputs).unwrap_err();
+        assert!(error.to_string().contains("no goal store is given"), "{error}");
+    }
+
+    #[test]
+    fn every_comment_is_a_setting_once_it_is_none() {
+        let few = InitValues { app: "web".into(), ..InitValues::default() };
+        let is_setting = |line: &str| line.strip_prefix("# ").is_some_and(|l| l.contains(" = "));
+        let text: Vec<String> = few
+            .text()
+            .lines()
+            .map(|line| if is_setting(line) { line[2..].to_owned() } else { line.to_owned() })
+            .collect();
+        let text = text.join("\n");
+        Config::load_text(&text, Path::new("agent.toml"), &Inputs::default()).unwrap();
+    }
+
+    #[test]
+    fn value_that_does_not_fit_is_named_and_nothing_is_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.toml");
+        let wrong = InitValues { goal: Some("x".into()), ..all() };
+        let error = wrong.write(&path, true).unwrap_err();
+        let said = format!("{:#}", anyhow::Error::new(error));
+        assert!(said.contains("goal: \"x\" is not a goal store"), "{said}");
+        assert!(!path.exists());
+    }
+}
