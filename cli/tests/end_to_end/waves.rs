@@ -30,6 +30,14 @@ const HOOK: &str = "#!/bin/sh
 echo \"begin $SHOAL_HOST\" >> \"$1\"
 ";
 
+/// Asks the account whether the last that is known of this host is that the build is up. Agents
+/// run it in `.../HOST/apps/web/builds/BUILD`.
+const PROBE: &str = "#!/bin/sh
+host=${PWD%/apps/*}
+host=${host##*/}
+[ \"$(grep \" $host\" \"$1\" | tail -n 1)\" = \"up $host ${PWD##*/}\" ]
+";
+
 /// Hosts and their seeder, which has a fixed address so that it can be restarted.
 struct Fleet {
     agents: Vec<Daemon>,
@@ -43,13 +51,16 @@ impl Fleet {
     fn start(count: usize, labels: impl Fn(usize) -> &'static [&'static str]) -> Self {
         let rig = Rig::new();
         fs::create_dir(rig.path("store")).unwrap();
-        fs::write(rig.path("hook"), HOOK).unwrap();
-        fs::set_permissions(rig.path("hook"), fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, text) in [("hook", HOOK), ("probe", PROBE)] {
+            fs::write(rig.path(name), text).unwrap();
+            fs::set_permissions(rig.path(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
         File::create(rig.path("events")).unwrap();
-        let (hook, events) = (rig.text("hook"), rig.text("events"));
+        let (hook, probe, events) = (rig.text("hook"), rig.text("probe"), rig.text("events"));
         let settings = format!(
             "group = \"z1\"\n[apps.web]\nexec = [\"./run\", {events:?}]\ngrace_period = \"20s\"\n\
-             [apps.web.health]\nmin_healthy_time = \"200ms\"\n\
+             [apps.web.health]\ncommand = [{probe:?}, {events:?}]\ninterval = \"100ms\"\n\
+             timeout = \"20s\"\nmin_healthy_time = \"200ms\"\ndeadline = \"3m\"\n\
              [apps.web.hooks]\nbefore_switch = {{ exec = [{hook:?}, {events:?}] }}\n"
         );
         let listen = format!("127.0.0.1:{}", free_port());
