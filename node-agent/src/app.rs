@@ -384,6 +384,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn ask_token(&mut self) {
+        self.board.counts().update(&self.settings.name, |counts| counts.token_waits += 1);
         self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
     }
 
@@ -452,6 +453,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.supervisor.forget_failure();
         self.hooks.on_switch_begun();
         self.counters.switches += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.switches += 1);
         self.point_to(build)
     }
 
@@ -517,6 +519,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.hooks.on_switch_over();
         self.supervisor.forget_failure();
         self.counters.rollbacks += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.rollbacks += 1);
         self.point_to(build)
     }
 
@@ -645,6 +648,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn on_hook_ended(&mut self, result: Result<(), String>) {
+        if result.is_err() {
+            self.board.counts().update(&self.settings.name, |counts| counts.hook_failures += 1);
+        }
         match self.hooks.on_ended(result) {
             Some(HookKind::Drain) => {
                 self.is_drained = true;

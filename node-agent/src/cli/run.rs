@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use command_line::Terminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::block_in_place;
-use tracing::info;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
 
 use super::settings::SettingArgs;
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::metrics::{MetricsServer, MetricsSource};
 use crate::self_update;
 use crate::service;
 
@@ -34,9 +36,12 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
     let mut agent = tokio::select! {
-        agent = Agent::start(config) => agent?,
+        agent = Agent::start(config.clone()) => agent?,
         () = signals.stop() => return Ok(()),
     };
+    let feeding = service::feed_watchdog(agent.heartbeat().clone());
+    let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
+    let _metrics = start_metrics(&config, &agent).await;
     service::say_ready();
     let replaced = agent.replacement();
     tokio::pin!(replaced);
@@ -65,6 +70,23 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
     tokio::select! {
         () = agent.stop() => result,
         () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+    }
+}
+
+/// Without its metrics an agent is as good as with them, but for those who watch it.
+async fn start_metrics(config: &Config, agent: &Agent) -> Option<AbortOnDropHandle<()>> {
+    let source = MetricsSource {
+        host: config.host.clone(),
+        board: agent.board().clone(),
+        heartbeat: agent.heartbeat().clone(),
+        started_at: Instant::now(),
+    };
+    match MetricsServer::bind(config.metrics?, source).await {
+        Ok(server) => Some(AbortOnDropHandle::new(tokio::spawn(server.run()))),
+        Err(error) => {
+            warn!(address = ?config.metrics, "the agent runs without metrics: cannot listen: {error}");
+            None
+        }
     }
 }
 
