@@ -35,9 +35,22 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
-    let mut agent = tokio::select! {
-        agent = Agent::start(config.clone()) => agent?,
-        () = signals.stop() => return Ok(()),
+    let start = Agent::start(config.clone());
+    tokio::pin!(start);
+    let early = tokio::select! {
+        agent = &mut start => Ok(agent?),
+        () = signals.stop() => Err(Instant::now()),
+    };
+    let mut agent = match early {
+        Ok(agent) => agent,
+        // Half way it does not know yet what an earlier agent left running, and would leave it behind.
+        Err(told_at) => {
+            let agent = tokio::select! {
+                agent = start => agent?,
+                () = signals.next_request(told_at) => return Ok(()),
+            };
+            return stop(agent, &mut signals, told_at).await;
+        }
     };
     let feeding = service::feed_watchdog(agent.heartbeat().clone());
     let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
@@ -64,11 +77,15 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
             },
         }
     };
-    let told_at = Instant::now();
+    stop(agent, &mut signals, Instant::now()).await.and(result)
+}
+
+/// Stops the programs, unless somebody asks once more.
+async fn stop(agent: Agent, signals: &mut Signals, told_at: Instant) -> anyhow::Result<()> {
     service::say_stopping();
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
-        () = agent.stop() => result,
+        () = agent.stop() => Ok(()),
         () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
     }
 }
