@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(
             reload.pending,
             // The group is the zone's, as long as nobody says otherwise.
-            ["apps.new", "apps.web.environment.PASSWORD", "group", "zone"]
+            ["apps.new", "apps.web.environment.PASSWORD", "zone"]
         );
         let line = reload.to_string();
         assert!(line.contains("restart the agent") && !line.contains("secret"), "{line}");

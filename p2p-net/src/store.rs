@@ -129,6 +129,18 @@ impl BuildStore {
         ids_in(self.staging(), |entry| entry.file_name().to_str()?.parse().ok())
     }
 
+    /// Builds that were distrusted and whose files are still here, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub fn list_distrusted(&self) -> Result<Vec<BuildId>, StoreError> {
+        let id_of = |entry: &DirEntry| {
+            entry.file_name().to_str()?.strip_suffix(".distrusted")?.parse().ok()
+        };
+        ids_in(self.builds(), id_of)
+    }
+
     /// The build if it is here complete.
     ///
     /// # Errors
