@@ -32,9 +32,19 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
+    let start = Agent::start(config);
+    tokio::pin!(start);
     let mut agent = tokio::select! {
-        agent = Agent::start(config) => agent?,
-        () = signals.stop() => return Ok(()),
+        agent = &mut start => agent?,
+        () = signals.stop() => {
+            // A program that an earlier agent left running is this one's to stop.
+            let told_at = Instant::now();
+            let agent = tokio::select! {
+                agent = &mut start => agent?,
+                () = signals.next_request(told_at) => return Err(impatient()),
+            };
+            return stop(agent, Ok(()), &mut signals).await;
+        }
     };
     service::say_ready();
     let result = loop {
@@ -51,13 +61,26 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
             },
         }
     };
+    stop(agent, result, &mut signals).await
+}
+
+/// Ends `agent` and its programs; the result is `result` if that goes well.
+async fn stop(
+    agent: Agent,
+    result: anyhow::Result<()>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
     let told_at = Instant::now();
     service::say_stopping();
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
         () = agent.stop() => result,
-        () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+        () = signals.next_request(told_at) => Err(impatient()),
     }
+}
+
+fn impatient() -> anyhow::Error {
+    anyhow::anyhow!("told twice to stop; programs may still be running")
 }
 
 /// The settings as they are now. Flags and variables are those of the start, the file may differ.
