@@ -4,13 +4,15 @@
 //! nothing but the node: an app that fails does not hold up another.
 
 use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
 use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ use crate::control::ControlServer;
 use crate::control_desk::{AppOrders, ControlDesk};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::own_agent::OwnAgent;
 use crate::probe::ProbeCaller;
 use crate::real_host::RealHost;
 use crate::reload::Reload;
@@ -52,6 +55,7 @@ pub struct Agent {
     app_limits: BTreeMap<AppName, SharedLimits>,
     board: StatusBoard,
     heartbeat: Heartbeat,
+    restart: Arc<Notify>,
     orders: AppOrders,
     apps: JoinSet<()>,
     apps_stop: CancellationToken,
@@ -88,7 +92,7 @@ impl Agent {
             .iter()
             .map(|(name, app)| (name.clone(), SharedLimits::new(app.limits())))
             .collect();
-        let heartbeat = Heartbeat::default();
+        let (heartbeat, restart) = (Heartbeat::default(), Arc::new(Notify::new()));
         let opening = Opening {
             config: &config,
             state: &state,
@@ -96,6 +100,7 @@ impl Agent {
             limits: &app_limits,
             board: &board,
             heartbeat: &heartbeat,
+            restart: &restart,
         };
         let opened = match opening.apps(&mut follower).await {
             Ok(opened) => opened,
@@ -128,6 +133,7 @@ impl Agent {
             app_limits,
             board,
             heartbeat,
+            restart,
             orders,
             apps,
             goals: tokio::spawn(follower.run(watch)),
@@ -147,6 +153,16 @@ impl Agent {
     /// Who of the agent's loops has to report in.
     pub const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// Waits until the agent of a new build is to take the place of this process.
+    ///
+    /// # Cancel safety
+    ///
+    /// Can be dropped and called again.
+    pub fn replacement(&self) -> impl Future<Output = ()> + use<> {
+        let restart = self.restart.clone();
+        async move { restart.notified().await }
     }
 
     /// The agent's node.
@@ -250,6 +266,7 @@ struct Opening<'a> {
     limits: &'a BTreeMap<AppName, SharedLimits>,
     board: &'a StatusBoard,
     heartbeat: &'a Heartbeat,
+    restart: &'a Arc<Notify>,
 }
 
 /// An app of a real host.
@@ -280,6 +297,10 @@ impl Opening<'_> {
                 orders: receiver,
                 board: self.board.clone(),
                 pulse: Some(self.heartbeat.register(name.as_str())),
+                own_agent: app.is_agent.then(|| {
+                    let (heartbeat, restart) = (self.heartbeat.clone(), self.restart.clone());
+                    OwnAgent::new(&app.health, heartbeat, restart)
+                }),
             };
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));

@@ -25,6 +25,7 @@ use crate::goals::AcceptedGoal;
 use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
 use crate::host::Host;
+use crate::own_agent::OwnAgent;
 use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
 use crate::service::Pulse;
 use crate::source::{BuildSource, RunningDownload};
@@ -81,6 +82,7 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     goal: watch::Receiver<GoalView>,
     orders: mpsc::Receiver<AppOrder>,
     pulse: Option<Pulse>,
+    own_agent: Option<OwnAgent>,
     files: FileWatch,
     supervisor: Supervisor<H>,
     hooks: HookRunner,
@@ -176,6 +178,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }),
             paused,
             pulse: parts.pulse,
+            own_agent: parts.own_agent,
             files: FileWatch::start(&settings.watch.files),
             hooks: HookRunner::default(),
             is_drained: settings.hooks.undrain.is_some(),
@@ -294,6 +297,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Step::StartCandidate { build } => self.start(Place::Candidate, build),
             Step::StopCandidate => self.supervisor.stop(Place::Candidate),
             Step::Promote => self.supervisor.promote(),
+            Step::RestartAgent => self.restart_agent(),
             Step::Settle => return self.settle(),
             Step::Remove { build } => self.start_removal(build),
         }
@@ -319,6 +323,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             current: self.current.filter(|build| self.builds.contains_key(build)),
             journal: self.journal.clone(),
             programs: self.supervisor.programs(),
+            agent: self.own_agent.as_ref().map(OwnAgent::view),
             failed: self.hooks.failed().map(|(build, _)| build).or(overdue),
             hooks: self.hooks.view(),
             is_drained: self.is_drained,
@@ -379,6 +384,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn ask_token(&mut self) {
+        self.board.counts().update(&self.settings.name, |counts| counts.token_waits += 1);
         self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
     }
 
@@ -447,6 +453,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.supervisor.forget_failure();
         self.hooks.on_switch_begun();
         self.counters.switches += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.switches += 1);
         self.point_to(build)
     }
 
@@ -512,6 +519,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.hooks.on_switch_over();
         self.supervisor.forget_failure();
         self.counters.rollbacks += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.rollbacks += 1);
         self.point_to(build)
     }
 
@@ -640,6 +648,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn on_hook_ended(&mut self, result: Result<(), String>) {
+        if result.is_err() {
+            self.board.counts().update(&self.settings.name, |counts| counts.hook_failures += 1);
+        }
         match self.hooks.on_ended(result) {
             Some(HookKind::Drain) => {
                 self.is_drained = true;
@@ -653,8 +664,34 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
+    fn observe_own_agent(&mut self) {
+        let knows_goal = self.goal.borrow().note.is_none();
+        let Some(agent) = &mut self.own_agent else { return };
+        agent.observe(knows_goal);
+        let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
+        let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
+        if let Some(build) = tried.filter(|build| agent.view().runs == Some(*build))
+            && agent.is_overdue(&self.settings.program.health)
+        {
+            let deadline = humantime::format_duration(self.settings.program.health.deadline);
+            let reason = format!(
+                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
+            );
+            self.hooks.fail(build, reason);
+        }
+    }
+
+    /// Asked for once: the process is about to be replaced.
+    fn restart_agent(&mut self) {
+        if let Some(agent) = self.own_agent.take() {
+            info!("the agent of the new build takes over");
+            agent.order_restart();
+        }
+    }
+
     fn on_refresh(&mut self) {
         let now = Instant::now();
+        self.observe_own_agent();
         self.refresh_at = now + self.settings.timings.refresh;
         self.keep_current();
         self.tell_stall();

@@ -12,6 +12,7 @@ use crate::config::Swap;
 use crate::explain::Explanation;
 use crate::goals::AcceptedGoal;
 use crate::hook::Hooks;
+use crate::own_agent::OwnAgent;
 use crate::service::Pulse;
 use crate::status::StatusBoard;
 use crate::supervisor::{ProgramSettings, SupervisorTimings};
@@ -116,6 +117,8 @@ pub struct AppParts<S, H, T> {
     pub board: StatusBoard,
     /// Where the loop reports in; `None` if nobody waits for it.
     pub pulse: Option<Pulse>,
+    /// This agent, if the app is the agent itself.
+    pub own_agent: Option<OwnAgent>,
 }
 
 /// What the agent knows of an app's goal.

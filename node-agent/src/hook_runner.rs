@@ -103,6 +103,11 @@ impl HookRunner {
         }
     }
 
+    /// Takes something else for a failure of `build` that decides about it.
+    pub(crate) fn fail(&mut self, build: BuildId, reason: String) {
+        self.failed.get_or_insert((build, reason));
+    }
+
     /// Waits for the end of the hook that runs. Cancel safe.
     pub(crate) async fn next_end(&mut self) -> Result<(), String> {
         match &mut self.running {

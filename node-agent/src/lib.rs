@@ -32,6 +32,7 @@ mod launch;
 mod metrics;
 mod notify;
 mod output;
+mod own_agent;
 mod probe;
 mod process;
 mod real_host;
@@ -83,6 +84,7 @@ pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};
+pub use own_agent::OwnAgent;
 pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };

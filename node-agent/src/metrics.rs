@@ -16,13 +16,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use goal_state::{AppName, HostStatus};
+use goal_state::{AppName, HostPhase, HostStatus};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
@@ -57,8 +57,6 @@ pub struct AppCounts {
     pub token_waits: u64,
     /// Time spent downloading.
     pub download_time: Duration,
-    /// Whether the goal's build failed here and is not tried again.
-    pub is_quarantined: bool,
 }
 
 /// The counts of all apps. Cheap to clone; clones are the same.
@@ -84,10 +82,8 @@ impl CountBoard {
 pub struct MetricsSource {
     /// Name of the host.
     pub host: String,
-    /// The newest status rows.
+    /// The newest status rows, and what happened to the apps.
     pub board: StatusBoard,
-    /// What happened to the apps.
-    pub counts: CountBoard,
     /// Which loops report in.
     pub heartbeat: Heartbeat,
     /// When the agent started.
@@ -135,20 +131,23 @@ impl MetricsServer {
             };
             let source = self.source.clone();
             tokio::spawn(async move {
-                let answer = hyper::service::service_fn(move |request| {
-                    let response = respond(&request, &source);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(REQUEST_MAX)
-                    .serve_connection(TokioIo::new(stream), answer);
                 // Who breaks off a scrape asks again.
-                drop(timeout(CONNECTION_MAX, connection).await);
+                drop(timeout(CONNECTION_MAX, serve(stream, source)).await);
                 drop(place);
             });
         }
     }
+}
+
+async fn serve(stream: TcpStream, source: MetricsSource) -> hyper::Result<()> {
+    let answer = hyper::service::service_fn(move |request| {
+        std::future::ready(Ok::<_, Infallible>(respond(&request, &source)))
+    });
+    hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_MAX)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await
 }
 
 fn respond(request: &Request<Incoming>, source: &MetricsSource) -> Response<Full<Bytes>> {
@@ -180,7 +179,7 @@ fn health(heartbeat: &Heartbeat) -> (StatusCode, String) {
 
 fn render(source: &MetricsSource) -> String {
     let rows: Vec<HostStatus> = source.board.subscribe().borrow().values().cloned().collect();
-    let counts = source.counts.read();
+    let counts = source.board.counts().read();
     let mut page = Page::default();
     page.family("shoal_agent_info", "gauge", "Always 1; tells host and version of the agent.");
     let version = env!("CARGO_PKG_VERSION");
@@ -208,6 +207,16 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
         let is_there = row.target.is_some() && row.target == row.current;
         page.value("shoal_app_at_goal", &[("app", row.app.as_str())], u64::from(is_there));
     }
+    let help = "1 if the goal's build failed here and is not tried again.";
+    page.family("shoal_app_quarantined", "gauge", help);
+    for row in rows {
+        let is_quarantined = row.phase == HostPhase::RolledBack;
+        page.value(
+            "shoal_app_quarantined",
+            &[("app", row.app.as_str())],
+            u64::from(is_quarantined),
+        );
+    }
     page.family("shoal_app_goal_generation", "gauge", "Generation of the goal that is followed.");
     for row in rows {
         if let Some(generation) = row.generation {
@@ -220,7 +229,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
             page.value("shoal_app_build_bytes", &[("app", row.app.as_str())], bytes);
         }
     }
-    let bytes: [(&str, &str, fn(&HostStatus) -> u64); 5] = [
+    let bytes: [Family<HostStatus>; 5] = [
         ("shoal_app_done_bytes", "Bytes of the goal's build that are here.", |row| row.bytes_done),
         ("shoal_app_reused_bytes", "Of those, copied from other builds.", |row| row.bytes_reused),
         ("shoal_app_from_seeders_bytes", "Chunk bytes received from seeders.", |row| {
@@ -240,7 +249,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
 }
 
 fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
-    let numbers: [(&str, &str, fn(&AppCounts) -> u64); 5] = [
+    let numbers: [Family<AppCounts>; 5] = [
         ("shoal_app_switches_total", "Switches that began.", |counts| counts.switches),
         ("shoal_app_rollbacks_total", "Builds that were rolled back.", |counts| counts.rollbacks),
         ("shoal_app_restarts_total", "Starts after the program ended by itself.", |counts| {
@@ -262,12 +271,10 @@ fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
         let seconds = format!("{}.{:03}", time.as_secs(), time.subsec_millis());
         page.value(name, &[("app", app.as_str())], seconds);
     }
-    let name = "shoal_app_quarantined";
-    page.family(name, "gauge", "1 if the goal's build failed here and is not tried again.");
-    for (app, counts) in counts {
-        page.value(name, &[("app", app.as_str())], u64::from(counts.is_quarantined));
-    }
 }
+
+/// A name, what it means, and how it is read.
+type Family<T> = (&'static str, &'static str, fn(&T) -> u64);
 
 /// The text of a scrape.
 #[derive(Debug, Default)]
@@ -303,17 +310,14 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use goal_state::HostPhase;
     use p2p_core::BuildId;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::service::OVERDUE_AFTER;
 
     fn source() -> MetricsSource {
         let board = StatusBoard::default();
-        let counts = CountBoard::default();
         for app in ["web", "models"] {
             let app: AppName = app.parse().unwrap();
             let build = Some(BuildId::of_manifest(&[1]));
@@ -326,11 +330,13 @@ mod tests {
                 bytes_from_peers: 9,
                 ..HostStatus::new("h1", app.clone())
             });
-            counts.update(&app, |counts| counts.rollbacks += 2);
-            counts.update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
+            board.counts().update(&app, |counts| counts.rollbacks += 2);
+            board
+                .counts()
+                .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
         }
         let (heartbeat, started_at) = (Heartbeat::default(), Instant::now());
-        MetricsSource { host: "h\"1\\".into(), board, counts, heartbeat, started_at }
+        MetricsSource { host: "h\"1\\".into(), board, heartbeat, started_at }
     }
 
     /// Values by name and labels; panics at whatever a scraper would stumble over.

@@ -43,6 +43,8 @@ pub struct Actual {
     pub journal: Option<Journal>,
     /// The programs of the app.
     pub programs: Programs,
+    /// What is known of this agent if the app is the agent itself, `None` for any other app.
+    pub agent: Option<AgentView>,
     /// The build whose hook failed or that was not healthy in time; `None` if there is none.
     pub failed: Option<BuildId>,
     /// What is known of hooks.
@@ -76,6 +78,17 @@ pub struct Policy {
     pub leave: Leave,
     /// Whether a token is needed for a switch to start.
     pub needs_token: bool,
+}
+
+/// This agent, as the app that it is itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AgentView {
+    /// The build that this process was started from; `None` for the installed agent.
+    pub runs: Option<BuildId>,
+    /// Whether it has been well for long enough.
+    pub is_good: bool,
+    /// Whether it has been up for so long that one more restart is no storm.
+    pub may_restart: bool,
 }
 
 /// Whether a switch may start on this host.
@@ -249,6 +262,8 @@ pub enum Step {
     StopCandidate,
     /// The candidate serves from now on, and the program that served is told to stop.
     Promote,
+    /// Let the agent of the current build take the place of this one.
+    RestartAgent,
     /// Note in the journal that the current build is good.
     Settle,
     /// Remove `build` from the disk, complete or staged.
@@ -398,6 +413,11 @@ impl Brain<'_> {
             Program::Stopped | Program::Resting { .. } => false,
         };
         let Programs { serving, candidate, .. } = self.actual.programs;
+        if let Some(agent) = self.actual.agent {
+            return journal.tries_left == 0
+                && self.actual.current == Some(journal.to)
+                && agent.runs != Some(journal.to);
+        }
         self.policy.has_program
             && journal.tries_left == 0
             && self.actual.current == Some(journal.to)
@@ -436,6 +456,9 @@ impl Brain<'_> {
 
     fn pick_program_step(&self) -> Option<Step> {
         let Programs { serving, candidate, is_leaving } = self.actual.programs;
+        if let Some(agent) = self.actual.agent {
+            return self.pick_agent_step(agent);
+        }
         if !self.policy.has_program {
             return stop_all(serving, candidate);
         }
@@ -474,6 +497,22 @@ impl Brain<'_> {
             Program::Resting { build } if build == current => None,
             Program::Stopped | Program::Resting { .. } => Some(Step::Start { build: current }),
             Program::Ending => None,
+        }
+    }
+
+    /// The stub that a restart goes through picks the agent of the current build, unless that is out
+    /// of tries.
+    fn pick_agent_step(&self, agent: AgentView) -> Option<Step> {
+        let journal = self.begun()?;
+        let has_tries = journal.phase == JournalPhase::RollingBack || journal.tries_left > 0;
+        let is_other = agent.runs != self.actual.current;
+        if self.actual.current != Some(journal.to) || !is_other || !has_tries {
+            return None;
+        }
+        match self.after_switch_need(journal.to) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait => None,
+            HookNeed::Nothing => agent.may_restart.then_some(Step::RestartAgent),
         }
     }
 
@@ -529,6 +568,7 @@ impl Brain<'_> {
             return None;
         }
         let gate = match self.actual.programs.serving {
+            _ if self.actual.agent.is_some() => self.agent_gate(journal.to)?,
             Program::Running { build, gate, .. } if build == journal.to => gate,
             _ if !self.policy.has_program => Gate::Good,
             _ => return None,
@@ -550,7 +590,7 @@ impl Brain<'_> {
                 }
             }
             // Its hook comes before the settlement even where there is no program.
-            JournalPhase::Switching if !self.policy.has_program => {
+            JournalPhase::Switching if !self.policy.has_program && self.actual.agent.is_none() => {
                 match self.after_switch_need(journal.to) {
                     HookNeed::Run(step) => return Some(step),
                     HookNeed::Wait => return None,
@@ -560,6 +600,12 @@ impl Brain<'_> {
             JournalPhase::Switching | JournalPhase::RollingBack => {}
         }
         (gate == Gate::Good).then_some(Step::Settle)
+    }
+
+    /// How far the agent of `build` is trusted, if this is it.
+    fn agent_gate(&self, build: BuildId) -> Option<Gate> {
+        let agent = self.actual.agent.filter(|agent| agent.runs == Some(build))?;
+        Some(if agent.is_good { Gate::Good } else { Gate::Ready })
     }
 
     fn pick_token_step(&self) -> Option<Step> {

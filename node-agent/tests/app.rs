@@ -144,6 +144,7 @@ impl Host {
             orders,
             board: board.clone(),
             pulse: None,
+            own_agent: None,
         };
         let app = App::open(settings, self.directory(), parts).unwrap();
         let task = tokio::spawn(app.run(stop.clone()));

@@ -208,3 +208,41 @@ fn doctor_finds_what_is_wrong_and_says_what_to_do() {
     }
     assert!(!state.exists(), "a look changes nothing");
 }
+
+/// Waits for a message to the service manager that has `part` in it.
+fn expect(manager: &std::os::unix::net::UnixDatagram, part: &str) {
+    let mut bytes = [0; 4096];
+    loop {
+        let length = manager.recv(&mut bytes).unwrap();
+        if text(&bytes[..length]).contains(part) {
+            return;
+        }
+    }
+}
+
+#[test]
+fn service_manager_is_told_how_the_agent_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    // Only reached if the agent says nothing.
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let goal = format!("file://{}", folder.path().join("goal").display());
+    let seeder =
+        "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
+    let mut agent = command(&["run", "--app", "web", "--goal", &goal, "--seeder", seeder])
+        .args(["--listen", "127.0.0.1:0", "--state"])
+        .arg(folder.path().join("state"))
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&agent);
+    expect(&manager, "READY=1");
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    expect(&manager, "RELOADING=1");
+    expect(&manager, "READY=1");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    expect(&manager, "STOPPING=1");
+    assert_eq!(agent.wait().unwrap().code(), Some(0));
+}

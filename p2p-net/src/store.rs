@@ -430,9 +430,9 @@ impl BuildStore {
         let tree = home.join("tree");
         self.shared.staging.settle()?;
         disk::create_dir_all_synced(&tree).map_err(StoreError::io("create", &tree))?;
-        if reserve(&tree, manifest.entries())? {
-            place::sync_directories(&tree, manifest.entries())?;
-        }
+        reserve(&tree, manifest.entries())?;
+        // Also if nothing was made: an earlier call may have failed, or been killed, before this.
+        place::sync_directories(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
     }
 }

@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use command_line::Terminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::block_in_place;
-use tracing::info;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
 
 use super::settings::SettingArgs;
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::metrics::{MetricsServer, MetricsSource};
+use crate::self_update;
 use crate::service;
 
 /// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
@@ -32,23 +35,36 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
-    let start = Agent::start(config);
+    let start = Agent::start(config.clone());
     tokio::pin!(start);
-    let mut agent = tokio::select! {
-        agent = &mut start => agent?,
-        () = signals.stop() => {
-            // A program that an earlier agent left running is this one's to stop.
-            let told_at = Instant::now();
+    let early = tokio::select! {
+        agent = &mut start => Ok(agent?),
+        () = signals.stop() => Err(Instant::now()),
+    };
+    let mut agent = match early {
+        Ok(agent) => agent,
+        // Half way it does not know yet what an earlier agent left running, and would leave it behind.
+        Err(told_at) => {
             let agent = tokio::select! {
-                agent = &mut start => agent?,
-                () = signals.next_request(told_at) => return Err(impatient()),
+                agent = start => agent?,
+                () = signals.next_request(told_at) => return Ok(()),
             };
-            return stop(agent, Ok(()), &mut signals).await;
+            return stop(agent, &mut signals, told_at).await;
         }
     };
+    let feeding = service::feed_watchdog(agent.heartbeat().clone());
+    let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
+    let _metrics = start_metrics(&config, &agent).await;
     service::say_ready();
+    let replaced = agent.replacement();
+    tokio::pin!(replaced);
     let result = loop {
         tokio::select! {
+            () = &mut replaced => {
+                // Everything that matters is on disk, and programs belong to whoever finds them.
+                let error = self_update::restart_in_place();
+                break Err(anyhow::Error::new(error).context("cannot start the new agent"));
+            }
             error = agent.unexpected_end() => break Err(error),
             told = signals.next() => match told {
                 Told::Stop => break Ok(()),
@@ -61,26 +77,34 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
             },
         }
     };
-    stop(agent, result, &mut signals).await
+    stop(agent, &mut signals, Instant::now()).await.and(result)
 }
 
-/// Ends `agent` and its programs; the result is `result` if that goes well.
-async fn stop(
-    agent: Agent,
-    result: anyhow::Result<()>,
-    signals: &mut Signals,
-) -> anyhow::Result<()> {
-    let told_at = Instant::now();
+/// Stops the programs, unless somebody asks once more.
+async fn stop(agent: Agent, signals: &mut Signals, told_at: Instant) -> anyhow::Result<()> {
     service::say_stopping();
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
-        () = agent.stop() => result,
-        () = signals.next_request(told_at) => Err(impatient()),
+        () = agent.stop() => Ok(()),
+        () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
     }
 }
 
-fn impatient() -> anyhow::Error {
-    anyhow::anyhow!("told twice to stop; programs may still be running")
+/// Without its metrics an agent is as good as with them, but for those who watch it.
+async fn start_metrics(config: &Config, agent: &Agent) -> Option<AbortOnDropHandle<()>> {
+    let source = MetricsSource {
+        host: config.host.clone(),
+        board: agent.board().clone(),
+        heartbeat: agent.heartbeat().clone(),
+        started_at: Instant::now(),
+    };
+    match MetricsServer::bind(config.metrics?, source).await {
+        Ok(server) => Some(AbortOnDropHandle::new(tokio::spawn(server.run()))),
+        Err(error) => {
+            warn!(address = ?config.metrics, "the agent runs without metrics: cannot listen: {error}");
+            None
+        }
+    }
 }
 
 /// The settings as they are now. Flags and variables are those of the start, the file may differ.

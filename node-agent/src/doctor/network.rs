@@ -111,7 +111,7 @@ pub(super) async fn seeder(address: SeederAddress) -> Finding {
         .iter()
         .filter_map(|rate| match &rate.outcome {
             PeerOutcome::Failed { reason } => Some(format!("{:?}: {reason}", rate.transport)),
-            _ => None,
+            PeerOutcome::Measured { .. } => None,
         })
         .collect();
     let lost = failed.join("; ");

@@ -39,6 +39,7 @@ fn empty() -> Actual {
         current: None,
         journal: None,
         programs: serving(Program::Stopped),
+        agent: None,
         failed: None,
         hooks: HookView::default(),
         is_drained: false,
@@ -520,6 +521,41 @@ fn app_without_a_program_is_switched_and_settled_at_once() {
 }
 
 type Removal<'a> = (&'a str, Actual, Policy, Option<Wanted>, &'a [u8]);
+
+#[test]
+fn agent_that_replaces_itself_follows_the_table() {
+    let policy = Policy { has_program: false, ..policy() };
+    let agent = |seed: Option<u8>, is_good| {
+        Some(AgentView { runs: seed.map(build), is_good, may_restart: true })
+    };
+    let stopped = |actual| with(actual, serving(Program::Stopped));
+    let now = |seed, is_good, actual| Actual { agent: agent(seed, is_good), ..stopped(actual) };
+    let young = Some(AgentView { runs: Some(build(1)), is_good: false, may_restart: false });
+    let last = Actual { journal: out_of_tries(2, 1, 2), ..switched() };
+    let overdue = Actual { failed: Some(build(2)), ..now(Some(2), false, switched()) };
+    let back = Step::RollBack { build: build(1) };
+    check(
+        &policy,
+        vec![
+            ("at rest", wanted(1, 1), now(Some(1), true, at_rest()), Step::Rest),
+            ("installed one at rest", wanted(1, 1), now(None, true, at_rest()), Step::Rest),
+            ("new", wanted(2, 2), now(Some(1), true, staged()), Step::Switch { build: build(2) }),
+            ("switched", wanted(2, 2), now(Some(1), true, switched()), Step::RestartAgent),
+            (
+                "no storm of restarts",
+                wanted(2, 2),
+                Actual { agent: young, ..stopped(switched()) },
+                Step::Rest,
+            ),
+            ("on probation", wanted(2, 2), now(Some(2), false, switched()), Step::Rest),
+            ("proved", wanted(2, 2), now(Some(2), true, switched()), Step::Settle),
+            ("never well", wanted(2, 2), overdue, back),
+            ("the stub gave it up", wanted(2, 2), now(None, true, last), back),
+            ("went back", wanted(2, 2), now(Some(2), false, going_back()), Step::RestartAgent),
+            ("is back", wanted(2, 2), now(Some(1), true, going_back()), Step::Settle),
+        ],
+    );
+}
 
 fn removed(actual: Actual, policy: &Policy, wanted: Option<Wanted>) -> BTreeSet<BuildId> {
     let mut actual = actual;
