@@ -62,6 +62,8 @@ impl StateLock {
     pub fn take(directory: &Path) -> Result<Self, StateLockError> {
         let unusable = |source| StateLockError::Unusable { path: directory.into(), source };
         disk::create_dir_all_synced(directory).map_err(unusable)?;
+        // What the last process put here may not be durable, if it was killed before its sync.
+        disk::sync_dir(directory).map_err(unusable)?;
         // The real path, so that what is started in it is found again from any working directory.
         let directory = fs::canonicalize(directory).map_err(unusable)?;
         let path = directory.join("lock");

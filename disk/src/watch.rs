@@ -116,6 +116,12 @@ impl Watching {
         self.root.lock().has_power = false;
     }
 
+    /// A new process begins on a host that never lost its power: [`Verdict::Stop`] killed the old
+    /// one. Operations take place again, and what was not synced before is still not.
+    pub fn resume(&self) {
+        self.root.lock().has_power = true;
+    }
+
     /// Whether the host still has power.
     pub fn has_power(&self) -> bool {
         self.root.lock().has_power

@@ -40,7 +40,7 @@ mod recover;
 mod row;
 mod step_error;
 
-use recover::{open_builds, recover_current, recover_journal, recover_paused};
+use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
 
 /// Why an app's files cannot be used.
@@ -160,7 +160,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let failed = |source| OpenAppError::Store { path: path.clone(), source };
         let store = BuildStore::open(&path).map_err(failed)?;
         let (builds, damage) = open_builds(&store).map_err(failed)?;
-        let staged = store.list_staged().map_err(failed)?.into_iter().collect();
+        let staged = parts_of_builds(&store).map_err(failed)?;
         let current = recover_current(&directory)?;
         let journal = recover_journal(&directory)?;
         let paused = recover_paused(&directory)?;
@@ -384,6 +384,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn ask_token(&mut self) {
+        self.board.counts().update(&self.settings.name, |counts| counts.token_waits += 1);
         self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
     }
 
@@ -453,6 +454,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.supervisor.forget_failure();
         self.hooks.on_switch_begun();
         self.counters.switches += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.switches += 1);
         self.point_to(build)
     }
 
@@ -518,6 +520,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.hooks.on_switch_over();
         self.supervisor.forget_failure();
         self.counters.rollbacks += 1;
+        self.board.counts().update(&self.settings.name, |counts| counts.rollbacks += 1);
         self.point_to(build)
     }
 
@@ -646,6 +649,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn on_hook_ended(&mut self, result: Result<(), String>) {
+        if result.is_err() {
+            self.board.counts().update(&self.settings.name, |counts| counts.hook_failures += 1);
+        }
         match self.hooks.on_ended(result) {
             Some(HookKind::Drain) => {
                 self.is_drained = true;
@@ -745,6 +751,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let message = format!("build {} is damaged on this host: {damage}", build.short());
         warn!("{message}; it is not used until it is fetched again");
         self.damage = Some((build, message));
+        self.staged.insert(build);
         let store = self.store.clone();
         self.start_leaving(build, move || store.distrust(build));
     }
@@ -792,14 +799,18 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn on_removed(&mut self, result: Result<(), StepError>) {
         let Some((build, _)) = self.removal.take() else { return };
-        self.staged.remove(&build);
+        // Whatever is left of it counts as parts, so that the removal is tried again.
+        let is_gone =
+            result.is_ok() && self.store.list_distrusted().is_ok_and(|left| !left.contains(&build));
+        if is_gone {
+            self.staged.remove(&build);
+            self.damage.take_if(|(damaged, _)| *damaged == build);
+        } else {
+            self.staged.insert(build);
+        }
         match result {
             Ok(()) => self.disk_trouble.clear(),
-            Err(error) => {
-                // Whatever is left of it counts as parts, so that the removal is tried again.
-                self.staged.insert(build);
-                self.disk_trouble.note((), &causes(error));
-            }
+            Err(error) => self.disk_trouble.note((), &causes(error)),
         }
     }
 

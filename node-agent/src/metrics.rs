@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use goal_state::{AppName, HostStatus};
+use goal_state::{AppName, HostPhase, HostStatus};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -57,8 +57,6 @@ pub struct AppCounts {
     pub token_waits: u64,
     /// Time spent downloading.
     pub download_time: Duration,
-    /// Whether the goal's build failed here and is not tried again.
-    pub is_quarantined: bool,
 }
 
 /// The counts of all apps. Cheap to clone; clones are the same.
@@ -84,10 +82,8 @@ impl CountBoard {
 pub struct MetricsSource {
     /// Name of the host.
     pub host: String,
-    /// The newest status rows.
+    /// The newest status rows, and what happened to the apps.
     pub board: StatusBoard,
-    /// What happened to the apps.
-    pub counts: CountBoard,
     /// Which loops report in.
     pub heartbeat: Heartbeat,
     /// When the agent started.
@@ -183,7 +179,7 @@ fn health(heartbeat: &Heartbeat) -> (StatusCode, String) {
 
 fn render(source: &MetricsSource) -> String {
     let rows: Vec<HostStatus> = source.board.subscribe().borrow().values().cloned().collect();
-    let counts = source.counts.read();
+    let counts = source.board.counts().read();
     let mut page = Page::default();
     page.family("shoal_agent_info", "gauge", "Always 1; tells host and version of the agent.");
     let version = env!("CARGO_PKG_VERSION");
@@ -210,6 +206,16 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
     for row in rows {
         let is_there = row.target.is_some() && row.target == row.current;
         page.value("shoal_app_at_goal", &[("app", row.app.as_str())], u64::from(is_there));
+    }
+    let help = "1 if the goal's build failed here and is not tried again.";
+    page.family("shoal_app_quarantined", "gauge", help);
+    for row in rows {
+        let is_quarantined = row.phase == HostPhase::RolledBack;
+        page.value(
+            "shoal_app_quarantined",
+            &[("app", row.app.as_str())],
+            u64::from(is_quarantined),
+        );
     }
     page.family("shoal_app_goal_generation", "gauge", "Generation of the goal that is followed.");
     for row in rows {
@@ -265,11 +271,6 @@ fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
         let seconds = format!("{}.{:03}", time.as_secs(), time.subsec_millis());
         page.value(name, &[("app", app.as_str())], seconds);
     }
-    let name = "shoal_app_quarantined";
-    page.family(name, "gauge", "1 if the goal's build failed here and is not tried again.");
-    for (app, counts) in counts {
-        page.value(name, &[("app", app.as_str())], u64::from(counts.is_quarantined));
-    }
 }
 
 /// A name, what it means, and how it is read.
@@ -309,7 +310,6 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use goal_state::HostPhase;
     use p2p_core::BuildId;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -318,7 +318,6 @@ mod tests {
 
     fn source() -> MetricsSource {
         let board = StatusBoard::default();
-        let counts = CountBoard::default();
         for app in ["web", "models"] {
             let app: AppName = app.parse().unwrap();
             let build = Some(BuildId::of_manifest(&[1]));
@@ -331,11 +330,13 @@ mod tests {
                 bytes_from_peers: 9,
                 ..HostStatus::new("h1", app.clone())
             });
-            counts.update(&app, |counts| counts.rollbacks += 2);
-            counts.update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
+            board.counts().update(&app, |counts| counts.rollbacks += 2);
+            board
+                .counts()
+                .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
         }
         let (heartbeat, started_at) = (Heartbeat::default(), Instant::now());
-        MetricsSource { host: "h\"1\\".into(), board, counts, heartbeat, started_at }
+        MetricsSource { host: "h\"1\\".into(), board, heartbeat, started_at }
     }
 
     /// Values by name and labels; panics at whatever a scraper would stumble over.

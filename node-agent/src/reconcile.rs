@@ -658,11 +658,10 @@ impl Brain<'_> {
         }
         let kept = self.kept_builds(journal);
         let surplus = actual.complete.keys().find(|build| !kept.contains(build));
-        let goal = self.wanted.map(|wanted| wanted.build);
         let staged = actual
             .staged
             .iter()
-            .find(|build| !actual.complete.contains_key(build) && Some(**build) != goal);
+            .find(|build| !actual.complete.contains_key(build) && !kept.contains(build));
         surplus.or(staged).map(|build| Step::Remove { build: *build })
     }
 

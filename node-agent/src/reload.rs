@@ -45,8 +45,11 @@ impl Reload {
         let after = running.settings();
         let applied = differing(&before, &after).map(|key| told(key, &before, &after)).collect();
         let changed_apps = differing_apps(running, wanted);
+        // Nobody set a group that only follows the zone.
+        let follows_zone = [&*running, wanted].iter().all(|config| config.group == config.zone);
         let wanted = wanted.settings();
         let mut pending: Vec<String> = differing(&after, &wanted)
+            .filter(|key| !(follows_zone && *key == "group"))
             .filter(|key| !changed_apps.iter().any(|app| key.starts_with(&format!("{app}."))))
             .map(String::from)
             .chain(changed_apps.iter().cloned())
@@ -168,7 +171,7 @@ mod tests {
         assert_eq!(
             reload.pending,
             // The group is the zone's, as long as nobody says otherwise.
-            ["apps.new", "apps.web.environment.PASSWORD", "group", "zone"]
+            ["apps.new", "apps.web.environment.PASSWORD", "zone"]
         );
         let line = reload.to_string();
         assert!(line.contains("restart the agent") && !line.contains("secret"), "{line}");

@@ -56,6 +56,8 @@ impl StateDir {
     pub fn app(&self, app: &AppName) -> Result<AppDir, StateLockError> {
         let path = self.path().join("apps").join(app.as_str());
         disk::create_dir_all_synced(&path)
+            // What the last agent put there may not be durable, if it was killed before its sync.
+            .and_then(|()| disk::sync_dir(&path))
             .map_err(|source| StateLockError::Unusable { path: path.clone(), source })?;
         Ok(AppDir::new(path))
     }

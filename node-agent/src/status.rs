@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
+use crate::metrics::CountBoard;
 
 /// Least time between two reports. Fast enough for a progress bar; a busy download changes its row a
 /// few times a second, and every report is a write somewhere else.
@@ -46,15 +47,22 @@ type Rows = BTreeMap<AppName, HostStatus>;
 pub struct StatusBoard {
     rows: watch::Sender<Rows>,
     note: watch::Sender<Option<String>>,
+    counts: CountBoard,
 }
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self { rows: watch::Sender::new(Rows::new()), note: watch::Sender::new(None) }
+        let (rows, note) = (watch::Sender::new(Rows::new()), watch::Sender::new(None));
+        Self { rows, note, counts: CountBoard::default() }
     }
 }
 
 impl StatusBoard {
+    /// What happened to the apps, for metrics.
+    pub const fn counts(&self) -> &CountBoard {
+        &self.counts
+    }
+
     /// Replaces the row of its app. A row that says nothing new but the time wakes nobody.
     pub fn show(&self, mut row: HostStatus) {
         row.message = row.message.map(shorten);

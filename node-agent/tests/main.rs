@@ -16,6 +16,7 @@ mod probe;
 mod rig;
 mod runs_from;
 mod self_update;
+mod simulated;
 mod sockets;
 mod supervisor;
 mod tokens;

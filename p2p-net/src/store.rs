@@ -129,6 +129,18 @@ impl BuildStore {
         ids_in(self.staging(), |entry| entry.file_name().to_str()?.parse().ok())
     }
 
+    /// Builds that were distrusted and whose files are still here, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// The system's reason.
+    pub fn list_distrusted(&self) -> Result<Vec<BuildId>, StoreError> {
+        let id_of = |entry: &DirEntry| {
+            entry.file_name().to_str()?.strip_suffix(".distrusted")?.parse().ok()
+        };
+        ids_in(self.builds(), id_of)
+    }
+
     /// The build if it is here complete.
     ///
     /// # Errors
@@ -430,9 +442,9 @@ impl BuildStore {
         let tree = home.join("tree");
         self.shared.staging.settle()?;
         disk::create_dir_all_synced(&tree).map_err(StoreError::io("create", &tree))?;
-        if reserve(&tree, manifest.entries())? {
-            place::sync_directories(&tree, manifest.entries())?;
-        }
+        reserve(&tree, manifest.entries())?;
+        // Also if nothing was made: an earlier call may have failed, or been killed, before this.
+        place::sync_directories(&tree, manifest.entries())?;
         StagedBuild::resume(self, build, manifest, home)
     }
 }

@@ -80,7 +80,7 @@ fn check_kills(settings: &str) {
     let seen = witness.end();
     note(&format!("{rounds} rounds: {seen}"));
     assert_eq!(host.agent().end_with(Signal::TERM).code(), Some(0), "{}", host.agent().log());
-    assert_eq!(services(&host), []);
+    assert_eq!(services(&host), [], "{}", host.agent().log());
 }
 
 #[test]

@@ -89,6 +89,23 @@ fn killed_agent_leaves_the_program_running_and_adopts_it() {
     assert_eq!(processes_of(&rig.path("")), []);
 }
 
+/// Goal: an agent that is told to stop while it starts stops what the one before left running.
+#[test]
+fn agent_that_is_stopped_at_once_leaves_no_adopted_program() {
+    let rig = Rig::new();
+    let build = rig.publish_service("store", 1);
+    let (_seeder, address) = rig.seeder("store", &[]);
+    let arguments = ["--exec", &exec(free_port())];
+    let mut agent = rig.agent("host", &address, &arguments);
+    rig.deploy(&build);
+    let pid = rig.wait_until_running(&build, &["host"])[0].row.pid.unwrap();
+    agent.kill();
+    let mut agent = rig.agent("host", &address, &arguments);
+    agent.wait_for_log("took over");
+    assert_eq!(agent.end_with(Signal::TERM).code(), Some(0), "{}", agent.log());
+    assert!(!is_alive(pid), "the program outlives its agent:\n{}", agent.log());
+}
+
 /// Goal: what means "stop" to whoever runs an agent also stops its program.
 /// Method: two signals arrive together, as from systemd or from a terminal and a wrapper.
 #[test]

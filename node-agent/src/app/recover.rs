@@ -3,7 +3,7 @@
 //! Invariant: nothing that is damaged keeps a host from running what is whole. Damaged builds are
 //! passed over, files that are not the agent's are moved aside for a person to look at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, StoreError, StoredBuild};
@@ -40,6 +40,11 @@ pub(super) fn open_builds(
         }
     }
     Ok((builds, damage))
+}
+
+/// Builds of which there is something on disk that is not a complete build.
+pub(super) fn parts_of_builds(store: &BuildStore) -> Result<BTreeSet<BuildId>, StoreError> {
+    Ok(store.list_staged()?.into_iter().chain(store.list_distrusted()?).collect())
 }
 
 pub(super) fn recover_current(directory: &AppDir) -> Result<Option<BuildId>, OpenAppError> {

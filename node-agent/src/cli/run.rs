@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 use command_line::Terminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::block_in_place;
-use tracing::info;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
 
 use super::settings::SettingArgs;
 use crate::agent::Agent;
 use crate::config::Config;
+use crate::metrics::{MetricsServer, MetricsSource};
 use crate::self_update;
 use crate::service;
 
@@ -33,10 +35,26 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
     let mut signals = Signals::listen()?;
-    let mut agent = tokio::select! {
-        agent = Agent::start(config) => agent?,
-        () = signals.stop() => return Ok(()),
+    let start = Agent::start(config.clone());
+    tokio::pin!(start);
+    let early = tokio::select! {
+        agent = &mut start => Ok(agent?),
+        () = signals.stop() => Err(Instant::now()),
     };
+    let mut agent = match early {
+        Ok(agent) => agent,
+        // Half way it does not know yet what an earlier agent left running, and would leave it behind.
+        Err(told_at) => {
+            let agent = tokio::select! {
+                agent = start => agent?,
+                () = signals.next_request(told_at) => return Ok(()),
+            };
+            return stop(agent, &mut signals, told_at).await;
+        }
+    };
+    let feeding = service::feed_watchdog(agent.heartbeat().clone());
+    let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
+    let _metrics = start_metrics(&config, &agent).await;
     service::say_ready();
     let replaced = agent.replacement();
     tokio::pin!(replaced);
@@ -59,12 +77,33 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
             },
         }
     };
-    let told_at = Instant::now();
+    stop(agent, &mut signals, Instant::now()).await.and(result)
+}
+
+/// Stops the programs, unless somebody asks once more.
+async fn stop(agent: Agent, signals: &mut Signals, told_at: Instant) -> anyhow::Result<()> {
     service::say_stopping();
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
-        () = agent.stop() => result,
+        () = agent.stop() => Ok(()),
         () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+    }
+}
+
+/// Without its metrics an agent is as good as with them, but for those who watch it.
+async fn start_metrics(config: &Config, agent: &Agent) -> Option<AbortOnDropHandle<()>> {
+    let source = MetricsSource {
+        host: config.host.clone(),
+        board: agent.board().clone(),
+        heartbeat: agent.heartbeat().clone(),
+        started_at: Instant::now(),
+    };
+    match MetricsServer::bind(config.metrics?, source).await {
+        Ok(server) => Some(AbortOnDropHandle::new(tokio::spawn(server.run()))),
+        Err(error) => {
+            warn!(address = ?config.metrics, "the agent runs without metrics: cannot listen: {error}");
+            None
+        }
     }
 }
 

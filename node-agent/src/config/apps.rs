@@ -253,6 +253,27 @@ pub(super) fn warnings_of(apps: &BTreeMap<AppName, AppConfig>) -> Vec<String> {
                 "apps.{name}.swap: connections wait while the program changes; leave the key out if two of it can run at once"
             ));
         }
+        if let Some(socket) = shared_probe(app) {
+            warnings.push(format!(
+                "apps.{name}.health: while two programs run, either may answer on the socket {socket:?}, so a new one that cannot serve is noticed only once the old one is gone; have the program say READY=1 (notify = true), or probe an address of its own"
+            ));
+        }
     }
     warnings
+}
+
+/// The held socket on which the app is probed while old and new program both accept there.
+fn shared_probe(app: &AppConfig) -> Option<&str> {
+    let asked = match app.health.probe.as_ref()? {
+        Probe::Http { address, .. } | Probe::Tcp { address } => address,
+        Probe::Command { .. } | Probe::Notify => return None,
+    };
+    let is_asked = |held: &SocketAddress| match held {
+        SocketAddress::Tcp(held) => {
+            held.port() == asked.port() && (held.ip() == asked.ip() || held.ip().is_unspecified())
+        }
+        SocketAddress::Udp(_) | SocketAddress::Unix(_) => false,
+    };
+    let mut sockets = app.sockets.iter().filter(|_| app.swap == Swap::Overlap);
+    sockets.find(|(_, held)| is_asked(held)).map(|(name, _)| name.as_str())
 }

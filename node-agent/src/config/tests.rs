@@ -85,7 +85,7 @@ fn full_file() -> String {
         keep_bytes = "20GiB"
         watch = {{ files = ["/etc/web.conf"], on_change = "reload" }}
         [apps.web.health]
-        http = "http://127.0.0.1:8080/healthz"
+        http = "http://127.0.0.1:8081/healthz"
         interval = "3s"
         timeout = "4s"
         min_healthy_time = "0s"
@@ -132,7 +132,7 @@ fn web_of_full_file() -> AppConfig {
         swap: Swap::Overlap,
         health: Health {
             probe: Some(Probe::Http {
-                address: "127.0.0.1:8080".parse().unwrap(),
+                address: "127.0.0.1:8081".parse().unwrap(),
                 path: "/healthz".into(),
             }),
             interval: Duration::from_secs(3),
@@ -516,12 +516,20 @@ fn what_may_be_a_mistake_is_a_warning() {
     for (flags, part) in [
         (&[("apps.web.swap", "overlap")][..], "holds no sockets"),
         (&[("apps.web.swap", "stop"), ("apps.web.sockets.a", "[::]:80")], "connections wait"),
+        (
+            &[("apps.web.sockets.a", "0.0.0.0:80"), ("apps.web.health.tcp", "127.0.0.1:80")],
+            "either may answer on the socket \"a\"",
+        ),
     ] {
         let warnings = load(None, &ENOUGH, flags).unwrap().warnings;
         assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
     }
-    let sockets = [("apps.web.sockets.a", "[::]:80")];
-    assert!(load(None, &ENOUGH, &sockets).unwrap().warnings.is_empty());
+    for flags in [
+        &[("apps.web.sockets.a", "[::]:80")][..],
+        &[("apps.web.sockets.a", "0.0.0.0:80"), ("apps.web.health.tcp", "127.0.0.1:81")],
+    ] {
+        assert!(load(None, &ENOUGH, flags).unwrap().warnings.is_empty());
+    }
 }
 
 #[test]

@@ -41,12 +41,12 @@ impl From<StoreError> for SyncFault {
 
 /// Makes the directories and files of `entries` under `root` with all their space, so that a full
 /// disk is found before the first byte. What is there with the right kind and size is kept.
-/// Whether anything was made; its name is not durable then.
+/// Names that are made are not durable by that.
 ///
 /// # Errors
 ///
 /// [`StoreError::NoSpace`] or the system's reason. What was made until then stays.
-pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<bool, StoreError> {
+pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<(), StoreError> {
     let is_missing = |path: &str, size: u64| match std::fs::symlink_metadata(root.join(path)) {
         Ok(found) => !found.is_file() || found.len() != size,
         Err(_) => true,
@@ -66,28 +66,25 @@ pub(crate) fn reserve(root: &Path, entries: &[Entry]) -> Result<bool, StoreError
     if available < needed {
         return Err(StoreError::NoSpace { path: root.to_owned(), needed, available });
     }
-    let mut is_anything_new = !missing_files.is_empty();
     for Entry { path, kind } in entries {
         if *kind == EntryKind::Directory {
-            is_anything_new |= make_directory(root, path)?;
+            make_directory(root, path)?;
         }
     }
     for (path, size) in missing_files {
         make_file(root, path, size, needed)?;
     }
-    Ok(is_anything_new)
+    Ok(())
 }
 
-/// Whether it was not there before.
-fn make_directory(root: &Path, path: &str) -> Result<bool, StoreError> {
+fn make_directory(root: &Path, path: &str) -> Result<(), StoreError> {
     let path = root.join(path);
     match std::fs::symlink_metadata(&path) {
-        Ok(found) if found.is_dir() => return Ok(false),
+        Ok(found) if found.is_dir() => return Ok(()),
         Ok(_) => remove_any(&path)?,
         Err(_) => {}
     }
-    disk::create_dir_with(&path, 0o755).map_err(StoreError::write("create", &path, root, 0))?;
-    Ok(true)
+    disk::create_dir_with(&path, 0o755).map_err(StoreError::write("create", &path, root, 0))
 }
 
 /// Makes an empty place of `size` bytes at `path`, instead of what is there.

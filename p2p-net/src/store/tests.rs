@@ -658,3 +658,28 @@ fn distrusted_build_is_made_anew_in_its_place() {
     build.audit().unwrap();
     assert_eq!(names(&rig.store.directory().join("staging")), [""; 0]);
 }
+
+/// Goal: what an unfinished removal leaves is gone after the next start, and what another process
+/// or a running program needs is not.
+#[test]
+fn trees_and_manifests_without_each_other_are_swept() {
+    let rig = Rig::new();
+    let builds = rig.store.directory().join("builds");
+    let (orphan, lone) = (BuildId::of_manifest(b"1"), BuildId::of_manifest(b"2"));
+    std::fs::create_dir(builds.join(orphan.to_string())).unwrap();
+    std::fs::write(builds.join(orphan.to_string()).join("data"), "x").unwrap();
+    std::fs::write(builds.join(format!("{lone}.manifest")), "x").unwrap();
+    std::fs::write(builds.join(format!("{lone}.distrusted")), "x").unwrap();
+    let staged = rig.stage();
+    rig.copy_all(&staged);
+    let build = staged.complete().unwrap().unwrap();
+    BuildStore::open(rig.store.directory()).unwrap();
+    let id = build.id();
+    assert_eq!(names(&builds), [id.to_string(), format!("{id}.manifest")]);
+
+    rig.store.distrust(id).unwrap();
+    BuildStore::open(rig.store.directory()).unwrap();
+    assert_eq!(names(&builds), [id.to_string(), format!("{id}.distrusted")]);
+    rig.store.remove(id).unwrap();
+    assert_empty(&rig.store);
+}
