@@ -404,10 +404,11 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
-        let (Some(hook), Some(stored)) = (self.settings.hooks.of(kind), self.builds.get(&build))
-        else {
-            return;
-        };
+        let Some(hook) = self.settings.hooks.of(kind) else { return };
+        // A build that is damaged may still serve: its host is drained by the commands of the current
+        // one. In the app's own folder a command of a build is not found, which is told.
+        let stored = self.builds.get(&build).or_else(|| self.builds.get(&self.current?));
+        let root = stored.map_or_else(|| self.directory.path(), StoredBuild::root);
         let variables = BTreeMap::from([
             ("SHOAL_APP".to_owned(), self.settings.name.to_string()),
             ("SHOAL_BUILD".to_owned(), build.to_string()),
@@ -416,7 +417,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         ]);
         let order = HookOrder {
             hook: hook.clone(),
-            root: stored.root().to_owned(),
+            root: root.to_owned(),
             variables,
             default_user: self.settings.user.clone(),
         };

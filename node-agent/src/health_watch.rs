@@ -21,6 +21,9 @@ pub(crate) struct HealthWatch {
     /// Time after which a program without a probe counts as ready.
     settle_after: Duration,
     started_at: Instant,
+    /// Since when it is known to be up; `None` for a unit that systemd still restarts. Until then
+    /// whoever answers a probe is another program.
+    up_at: Option<Instant>,
     is_ready: bool,
     /// Since when it has been healthy without a break.
     healthy_since: Option<Instant>,
@@ -54,12 +57,19 @@ impl HealthWatch {
             health,
             settle_after,
             started_at: now,
+            up_at: Some(now),
             is_ready,
             healthy_since: is_ready.then_some(now),
             is_good: false,
             next_check_at: now,
             last_failure: None,
         }
+    }
+
+    /// The same for a program that somebody else starts, and of which nothing is known before
+    /// [`Self::on_ready`].
+    pub(crate) fn not_up_yet(self) -> Self {
+        Self { up_at: None, ..self }
     }
 
     /// Takes over settings that changed while the program runs.
@@ -110,6 +120,7 @@ impl HealthWatch {
             (None, false) if self.health.probe == Some(Probe::Notify) => {
                 "it never said that it is ready (READY=1)".into()
             }
+            (None, false) if self.up_at.is_none() => "systemd did not get it up".into(),
             (None, _) => "it never answered its probe".into(),
         };
         format!("it was not healthy within {deadline}: {why}")
@@ -118,7 +129,7 @@ impl HealthWatch {
     /// The probe that is due now, if it is one to ask.
     pub(crate) fn due_probe(&self, now: Instant) -> Option<&Probe> {
         let probe = self.health.probe.as_ref().filter(|probe| **probe != Probe::Notify)?;
-        (self.next_check_at <= now).then_some(probe)
+        (self.up_at.is_some() && self.next_check_at <= now).then_some(probe)
     }
 
     /// Time for the answer.
@@ -129,9 +140,12 @@ impl HealthWatch {
     /// When something has to be looked at without a reason from outside.
     pub(crate) fn next_due(&self, is_probing: bool) -> Option<Instant> {
         let asks = self.health.probe.as_ref().is_some_and(|probe| *probe != Probe::Notify);
-        let probe_at = (asks && !is_probing).then_some(self.next_check_at);
-        let ready_at = (self.health.probe.is_none() && !self.is_ready)
-            .then_some(self.started_at + self.settle_after);
+        let is_up = self.up_at.is_some();
+        let probe_at = (asks && is_up && !is_probing).then_some(self.next_check_at);
+        let ready_at = self
+            .up_at
+            .filter(|_| self.health.probe.is_none() && !self.is_ready)
+            .map(|up_at| up_at + self.settle_after);
         let good_at = self
             .healthy_since
             .filter(|_| self.is_ready && !self.is_good)
@@ -142,9 +156,12 @@ impl HealthWatch {
 
     /// Time has passed.
     pub(crate) fn on_due(&mut self, now: Instant) {
-        if self.health.probe.is_none() && self.started_at + self.settle_after <= now {
+        if let Some(up_at) = self.up_at
+            && self.health.probe.is_none()
+            && up_at + self.settle_after <= now
+        {
             self.is_ready = true;
-            self.healthy_since.get_or_insert(self.started_at);
+            self.healthy_since.get_or_insert(up_at);
         }
         let is_long = |since: Instant| since + self.health.min_healthy_time <= now;
         if self.is_ready && self.healthy_since.is_some_and(is_long) {
@@ -171,6 +188,7 @@ impl HealthWatch {
 
     /// The program said that it is ready.
     pub(crate) fn on_ready(&mut self, now: Instant) {
+        self.up_at.get_or_insert(now);
         if self.health.probe == Some(Probe::Notify) {
             self.on_healthy(now);
             self.on_due(now);
@@ -260,6 +278,27 @@ mod tests {
         let watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
         assert!(watch.describe_overdue().contains("READY=1"));
         assert_eq!(watch.next_due(false), Some(end));
+    }
+
+    #[test]
+    fn unit_is_not_asked_before_it_is_up() {
+        let start = Instant::now();
+        let up_at = start + seconds(30);
+        for probe in [None, tcp()] {
+            let has_probe = probe.is_some();
+            let mut watch = HealthWatch::new(start, health(probe), seconds(1), false).not_up_yet();
+            watch.on_due(up_at);
+            assert!(watch.due_probe(up_at).is_none(), "another program would answer");
+            assert_eq!(
+                (watch.gate(), watch.next_due(false)),
+                (Gate::Starting, Some(start + seconds(60)))
+            );
+            assert!(watch.describe_overdue().contains("systemd did not get it up"));
+            watch.on_ready(up_at);
+            assert_eq!(watch.due_probe(up_at).is_some(), has_probe);
+            watch.on_due(up_at + seconds(1));
+            assert_eq!(watch.gate() >= Gate::Ready, !has_probe);
+        }
     }
 
     #[test]

@@ -25,6 +25,7 @@ use crate::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::output::{OUTPUT_BYTES_MAX, OutputLog};
 use crate::probe::{Health, Probe};
 use crate::reconcile::{Program, Programs};
+use crate::unit::JOB_TIMEOUT;
 
 /// When the supervisor acts by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -556,12 +557,15 @@ impl<H: Host> Supervisor<H> {
 
     fn health_watch(&self, was_found: bool) -> HealthWatch {
         let settle_after = self.settings.timings.settle_after;
-        let mut health = self.settings.health.clone();
-        if self.settings.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
-            // A unit is up when systemd says so, however long its start takes.
-            health.probe.get_or_insert(Probe::Notify);
-        }
-        HealthWatch::new(Instant::now(), health, settle_after, was_found)
+        let health = self.settings.health.clone();
+        let watch = HealthWatch::new(Instant::now(), health, settle_after, was_found);
+        // A unit is up when systemd says so, however long its restart takes.
+        if self.unit().is_some() && !was_found { watch.not_up_yet() } else { watch }
+    }
+
+    /// The unit that is the app's program, if systemd runs it.
+    fn unit(&self) -> Option<&str> {
+        self.settings.launch.as_ref()?.unit.as_deref()
     }
 
     fn output(&self, place: Place) -> OutputLog {
@@ -607,10 +611,14 @@ impl<H: Host> Supervisor<H> {
             times => format!(", {times} times in a row"),
         };
         let last_line = tail.as_ref().and_then(|tail| tail.lines().next_back());
-        let output = last_line.map_or_else(
-            || format!("it printed nothing to {}", self.app.output_path(Place::Serving).display()),
-            |line| format!("its last output: {line}"),
-        );
+        let output = match (last_line, self.unit()) {
+            (Some(line), _) => format!("its last output: {line}"),
+            (None, Some(unit)) => format!("see journalctl -u {unit}"),
+            (None, None) => {
+                let path = self.app.output_path(Place::Serving);
+                format!("it printed nothing to {}", path.display())
+            }
+        };
         let (how, tail) = (format!("{how}{times}"), tail.unwrap_or_default());
         self.crashes.last = Some(Crash { how, wait, output, tail });
         warn!("{}", self.message().unwrap_or_default());
@@ -646,5 +654,10 @@ impl<P: crate::host::HostProcess> Slot<P> {
 }
 
 fn grace_of(launch: Option<&Launch>) -> Duration {
-    launch.map_or(GRACE_PERIOD_DEFAULT, |launch| launch.grace_period)
+    match launch {
+        // systemd ends it in its own time (`TimeoutStopSec`), and says when it has.
+        Some(Launch { unit: Some(_), .. }) => JOB_TIMEOUT,
+        Some(launch) => launch.grace_period,
+        None => GRACE_PERIOD_DEFAULT,
+    }
 }

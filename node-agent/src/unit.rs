@@ -17,7 +17,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a job: a unit may take `TimeoutStopSec` and `TimeoutStartSec`, a minute and a half each
 /// unless the unit says more.
-const JOB_TIMEOUT: Duration = Duration::from_mins(5);
+pub(crate) const JOB_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Time between two looks at a unit. A look is one question to systemd, which answers from memory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// systemd as this host's bus has it.
 #[derive(Debug)]
@@ -25,6 +28,7 @@ pub struct Systemd {
     bus: Bus,
     call_timeout: Duration,
     job_timeout: Duration,
+    look_interval: Duration,
     /// Kept between calls, and made anew after a failure.
     connection: Mutex<Option<Connection>>,
 }
@@ -169,9 +173,24 @@ impl Systemd {
         Self { job_timeout: limit, call_timeout: self.call_timeout.min(limit), ..self }
     }
 
+    /// The same, with units that are programs of apps looked at this often.
+    #[must_use]
+    pub fn with_look_interval(self, look_interval: Duration) -> Self {
+        Self { look_interval, ..self }
+    }
+
+    pub(crate) const fn look_interval(&self) -> Duration {
+        self.look_interval
+    }
+
     fn new(bus: Bus) -> Self {
-        let connection = Mutex::new(None);
-        Self { bus, call_timeout: CALL_TIMEOUT, job_timeout: JOB_TIMEOUT, connection }
+        Self {
+            bus,
+            call_timeout: CALL_TIMEOUT,
+            job_timeout: JOB_TIMEOUT,
+            look_interval: LOOK_INTERVAL,
+            connection: Mutex::new(None),
+        }
     }
 
     /// Restarts a unit, or starts it if it does not run, and waits until systemd is done: for

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::runtime::Handle;
@@ -22,8 +21,10 @@ use crate::process::ProcessIdentity;
 use crate::runs_from::runs_from;
 use crate::unit::{Systemd, UnitState};
 
-/// Time between two looks at a unit. A look is one question to systemd, which answers from memory.
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// Looks in a row that have to find the unit's main process outside the build before that counts:
+/// systemd tells a process before it has become the program, and an interpreter takes a moment to
+/// open its script.
+const ELSEWHERE_LOOKS: u32 = 3;
 
 /// Looks in a row that may fail before a unit counts as gone: systemd may be restarting itself.
 const FAILED_LOOKS_MAX: u32 = 15;
@@ -63,8 +64,8 @@ impl fmt::Debug for Watcher {
 }
 
 impl UnitProgram {
-    /// Restarts `unit`, whose main process is to run from the build in `root`. Must be called within
-    /// a tokio runtime.
+    /// Restarts `unit`, unless its main process runs from the build in `root` already: systemd may
+    /// have started it again by itself, or at boot. Must be called within a tokio runtime.
     pub(crate) fn start(systemd: Arc<Systemd>, unit: &str, root: &Path) -> Self {
         Self::watching(systemd, unit, root, true)
     }
@@ -125,10 +126,11 @@ impl UnitProgram {
         }
     }
 
-    /// SIGHUP lets the unit reload, any other signal stops it.
+    /// SIGHUP lets the unit reload, any other signal stops it. One that counts as ended is left
+    /// alone: systemd may have started it again, or it may run what somebody else wants.
     pub(crate) fn signal(&self, signal: Signal) {
         let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        if signal != Signal::HUP && stopping.is_some() {
+        if signal != Signal::HUP && (stopping.is_some() || self.has_ended()) {
             return;
         }
         let (systemd, unit) = (self.systemd.clone(), self.unit.clone());
@@ -150,11 +152,14 @@ impl UnitProgram {
     /// Whether the unit may still have processes.
     pub(crate) fn is_alive(&self) -> bool {
         let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_ended = matches!(&*self.view.borrow(), View::Ended(_));
         match &*stopping {
             Some(task) => !task.is_finished(),
-            None => !has_ended,
+            None => !self.has_ended(),
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        matches!(&*self.view.borrow(), View::Ended(_))
     }
 }
 
@@ -168,10 +173,11 @@ impl Watcher {
 
     /// Returns how the unit ended.
     async fn follow(&self, has_to_start: bool) -> Result<String, String> {
-        if has_to_start {
-            self.systemd.restart(&self.unit).await.map_err(causes)?;
+        if has_to_start && !self.is_up().await {
+            let restarted = self.systemd.restart(&self.unit).await;
+            restarted.map_err(|error| format!("was not started: {}", causes(error)))?;
         }
-        let mut failed_looks = 0;
+        let (mut failed_looks, mut elsewhere_looks) = (0, 0);
         let mut restarts = None;
         loop {
             match self.systemd.state(&self.unit).await {
@@ -180,16 +186,30 @@ impl Watcher {
                     if let Some(how) = self.judge(&state, *restarts.get_or_insert(state.restarts)) {
                         return Ok(how);
                     }
+                    match self.main_process_elsewhere(&state) {
+                        Some(pid) if elsewhere_looks == ELSEWHERE_LOOKS => {
+                            return Ok(self.describe_elsewhere(pid));
+                        }
+                        Some(_) => elsewhere_looks += 1,
+                        None => elsewhere_looks = 0,
+                    }
                 }
                 Err(error) => {
                     failed_looks += 1;
                     if failed_looks > FAILED_LOOKS_MAX {
-                        return Err(causes(error));
+                        return Err(format!("is lost: {}", causes(error)));
                     }
                 }
             }
-            sleep(LOOK_INTERVAL).await;
+            sleep(self.systemd.look_interval()).await;
         }
+    }
+
+    /// Whether the unit serves from the build.
+    async fn is_up(&self) -> bool {
+        let Ok(state) = self.systemd.state(&self.unit).await else { return false };
+        let pid = state.main_pid.filter(|_| state.active == "active");
+        pid.is_some_and(|pid| runs_from(pid, &self.root))
     }
 
     /// Shows what is; how the unit ended, if it did.
@@ -198,22 +218,38 @@ impl Watcher {
         if state.restarts > restarts {
             return Some(format!("of unit {unit} ended ({}); systemd restarts it", state.result));
         }
+        // With a long `RestartSec` it stays down for as long as that.
+        if state.sub == "auto-restart" {
+            return Some(format!("of unit {unit} ended ({})", state.result));
+        }
         if matches!(state.active.as_str(), "failed" | "inactive" | "deactivating") {
             return Some(format!("of unit {unit} is {} ({})", state.active, state.result));
         }
         let pid = state.main_pid.filter(|_| state.active == "active")?;
-        if matches!(&*self.view.borrow(), View::Up(identity) if identity.pid == pid) {
+        if self.is_known(pid) || !runs_from(pid, &self.root) {
             return None;
-        }
-        if !runs_from(pid, &self.root) {
-            return Some(format!(
-                "of unit {unit} runs as process {pid}, but not from this build; let its ExecStart= \
-                 point into the app's `current`"
-            ));
         }
         // Gone since it was looked at: the next look tells.
         let identity = ProcessIdentity::of(pid).ok()?;
         self.view.send_replace(View::Up(identity));
         None
+    }
+
+    fn is_known(&self, pid: u32) -> bool {
+        matches!(&*self.view.borrow(), View::Up(identity) if identity.pid == pid)
+    }
+
+    /// The unit's main process, if it is not one of the build.
+    fn main_process_elsewhere(&self, state: &UnitState) -> Option<u32> {
+        let pid = state.main_pid.filter(|_| state.active == "active")?;
+        (!self.is_known(pid)).then_some(pid)
+    }
+
+    fn describe_elsewhere(&self, pid: u32) -> String {
+        format!(
+            "of unit {} runs as process {pid}, but not from this build; let its ExecStart= point \
+             into the app's `current`",
+            self.unit
+        )
     }
 }

@@ -1,195 +1,16 @@
 //! The loop of an app with real builds on disk and real programs; only the network is missing.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{HostPhase, HostStatus, Rollout};
-use node_agent::{
-    AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Hooks,
-    Journal, JournalPhase, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
-    TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles, now_ms,
-};
+use goal_state::{HostPhase, HostStatus};
+use node_agent::{AppOrder, GoalView, Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
-use tempfile::TempDir;
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-use crate::local_source::LocalSource;
-use crate::rig::{launch, program, timings, within};
-
-/// Tokens for whoever asks.
-#[derive(Clone)]
-struct FreeTokens;
-
-struct FreeToken;
-
-impl TokenDesk for FreeTokens {
-    type Hold = FreeToken;
-
-    fn ask(&self, _wish: TokenWish) -> FreeToken {
-        FreeToken
-    }
-}
-
-impl TokenHold for FreeToken {
-    fn state(&self) -> TokenState {
-        TokenState::Held
-    }
-
-    async fn changed(&mut self) {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// One app of one host, whose builds differ only in a file `version`.
-struct Host {
-    folder: TempDir,
-    source: LocalSource,
-    goal: watch::Sender<GoalView>,
-    generation: u64,
-    launch: Option<Launch>,
-    timings: SupervisorTimings,
-}
-
-/// A running loop of the host's app.
-struct Running {
-    board: StatusBoard,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-    orders: mpsc::Sender<AppOrder>,
-}
-
-impl Host {
-    /// A host whose program is `launch`, `None` for an app without one.
-    fn new(launch: Option<Launch>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("app")).unwrap();
-        let goal = watch::Sender::new(GoalView::default());
-        Self { folder, source: LocalSource::new(), goal, generation: 0, launch, timings: timings() }
-    }
-
-    fn with_program() -> Self {
-        Self::new(Some(launch(&["./run"])))
-    }
-
-    fn directory(&self) -> AppDir {
-        AppDir::new(fs::canonicalize(self.folder.path().join("app")).unwrap())
-    }
-
-    /// A build that the source offers, whose program is the shell script `text`.
-    fn build(&self, version: &str, text: &str) -> BuildId {
-        let tree = self.folder.path().join(version);
-        fs::create_dir(&tree).unwrap();
-        fs::write(tree.join("version"), version).unwrap();
-        fs::write(tree.join("run"), format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(tree.join("run"), fs::Permissions::from_mode(0o755)).unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        let store = BuildStore::open(elsewhere.path()).unwrap();
-        let build = publish(&tree, &store, &|_| {}).unwrap().build.id();
-        self.source.add(build, tree);
-        build
-    }
-
-    fn patient_build(&self, version: &str) -> BuildId {
-        self.build(version, "exec sleep 60")
-    }
-
-    fn set_goal(&mut self, build: BuildId) {
-        self.generation += 1;
-        let accepted_at_ms = now_ms();
-        let rollout = Rollout::default();
-        let generation = self.generation;
-        let followed = AcceptedGoal { generation, build, accepted_at_ms, rollout };
-        self.goal.send_replace(GoalView { followed: Some(followed), note: None });
-    }
-
-    fn start(&self, keep_builds: usize) -> Running {
-        self.start_refreshing(keep_builds, Duration::from_secs(10))
-    }
-
-    fn start_refreshing(&self, keep_builds: usize, refresh: Duration) -> Running {
-        let settings = AppSettings {
-            name: "web".parse().unwrap(),
-            host: "h1".into(),
-            labels: BTreeSet::new(),
-            program: program(self.launch.clone(), self.timings),
-            user: None,
-            swap: Swap::Stop,
-            hooks: Hooks::default(),
-            watch: WatchedFiles::default(),
-            hold: false,
-            pin: None,
-            keep_builds,
-            keep_bytes: None,
-            timings: AppTimings {
-                supervisor: self.timings,
-                retry_first: Duration::from_millis(10),
-                retry_max: Duration::from_millis(40),
-                refresh,
-                audit: Duration::from_mins(5),
-            },
-        };
-        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
-        let (orders_sender, orders) = mpsc::channel(8);
-        let parts = AppParts {
-            source: self.source.clone(),
-            host: RealHost::new(BTreeMap::new()),
-            tokens: FreeTokens,
-            goal: self.goal.subscribe(),
-            orders,
-            board: board.clone(),
-            pulse: None,
-            own_agent: None,
-        };
-        let app = App::open(settings, self.directory(), parts).unwrap();
-        let task = tokio::spawn(app.run(stop.clone()));
-        Running { board, stop, task, orders: orders_sender }
-    }
-
-    fn current_version(&self) -> String {
-        fs::read_to_string(self.folder.path().join("app/current/version")).unwrap()
-    }
-
-    fn journal(&self) -> Journal {
-        self.directory().journal().unwrap().unwrap()
-    }
-
-    fn builds_on_disk(&self) -> Vec<BuildId> {
-        let mut builds = BuildStore::open(self.directory().path()).unwrap().list().unwrap();
-        builds.sort_unstable();
-        builds
-    }
-}
-
-impl Running {
-    /// Waits until the status row is as wanted, and returns it.
-    async fn row(&self, is_wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
-        let mut rows = self.board.subscribe();
-        let rows = within(rows.wait_for(|rows| rows.values().any(&is_wanted))).await.unwrap();
-        rows.values().next().unwrap().clone()
-    }
-
-    async fn running(&self, build: BuildId) -> HostStatus {
-        self.row(|row| row.phase == HostPhase::Running && row.current == Some(build)).await
-    }
-
-    async fn stop(self) -> HostStatus {
-        self.stop.cancel();
-        within(self.task).await.unwrap();
-        self.board.subscribe().borrow().values().next().unwrap().clone()
-    }
-
-    /// As with kill -9: nothing of the loop runs any more, and nothing was told to stop.
-    async fn kill(self) {
-        self.task.abort();
-        within(self.task).await.unwrap_err();
-    }
-}
+use crate::app_rig::{Host, process};
+use crate::rig::within;
 
 /// Goal: a build whose program ends is rolled back without anybody's help, told with its last words,
 /// and not tried again until another deploy asks for it.
@@ -244,10 +65,6 @@ async fn pause_outlives_the_agent_and_resume_ends_it() {
     running.orders.send(AppOrder::Resume).await.unwrap();
     running.running(second).await;
     running.stop().await;
-}
-
-fn process(row: &HostStatus) -> ProcessIdentity {
-    ProcessIdentity::of(row.pid.unwrap()).unwrap()
 }
 
 #[tokio::test]
@@ -370,7 +187,7 @@ async fn trouble_of_an_old_goal_is_forgotten_with_it() {
 async fn program_that_keeps_ending_is_a_failure() {
     let mut host = Host::with_program();
     // A busy machine takes longer for the start of a shell than `timings` takes a program for good.
-    host.timings.settle_after = Duration::from_hours(1);
+    host.timings().settle_after = Duration::from_hours(1);
     let bad = host.build("1", "echo no config; exit 4");
     let running = host.start(3);
     host.set_goal(bad);

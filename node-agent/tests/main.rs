@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod app;
+mod app_rig;
+mod app_swaps;
+mod app_units;
 mod binary;
 mod commands;
+mod fake_systemd;
 mod hook;
 mod launch;
 mod local_source;

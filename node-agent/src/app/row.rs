@@ -155,7 +155,9 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
         let is_back = journal.to != target && journal.phase == JournalPhase::Good;
         return match (is_back, journal.phase) {
             (true, _) => HostPhase::RolledBack,
-            (false, JournalPhase::RollingBack) => HostPhase::Switching,
+            (false, JournalPhase::RollingBack) if app.supervisor.last_crash().is_none() => {
+                HostPhase::Switching
+            }
             (false, _) => HostPhase::Failed,
         };
     }

@@ -1,0 +1,335 @@
+//! The loop of one app with real builds on disk and real programs; only the network is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use goal_state::{HostPhase, HostStatus, Rollout};
+use node_agent::{
+    AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation, GoalView,
+    Hooks, Journal, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
+    Systemd, TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles, now_ms,
+};
+use p2p_core::BuildId;
+use p2p_net::{BuildStore, publish};
+use tempfile::TempDir;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::local_source::LocalSource;
+use crate::rig::{PATIENCE, launch, program, timings, within};
+
+/// Tokens in the state that the test says; what is asked and returned is noted in order.
+#[derive(Clone)]
+pub(crate) struct TestTokens {
+    state: watch::Sender<TokenState>,
+    events: Arc<Mutex<Vec<String>>>,
+}
+
+pub(crate) struct TestToken {
+    state: watch::Receiver<TokenState>,
+    events: Arc<Mutex<Vec<String>>>,
+}
+
+impl TestTokens {
+    fn new() -> Self {
+        Self { state: watch::Sender::new(TokenState::Held), events: Arc::default() }
+    }
+
+    /// Whoever asks waits for this reason, until [`Self::grant`].
+    pub(crate) fn withhold(&self, reason: &str) {
+        self.state.send_replace(TokenState::Waiting { reason: reason.into() });
+    }
+
+    pub(crate) fn grant(&self) {
+        self.state.send_replace(TokenState::Held);
+    }
+
+    pub(crate) fn events(&self) -> Vec<String> {
+        self.events.lock().unwrap().clone()
+    }
+}
+
+impl TokenDesk for TestTokens {
+    type Hold = TestToken;
+
+    fn ask(&self, wish: TokenWish) -> TestToken {
+        let event = format!("ask {} of {}", wish.max_unavailable, wish.generation);
+        self.events.lock().unwrap().push(event);
+        TestToken { state: self.state.subscribe(), events: self.events.clone() }
+    }
+}
+
+impl TokenHold for TestToken {
+    fn state(&self) -> TokenState {
+        self.state.borrow().clone()
+    }
+
+    async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for TestToken {
+    fn drop(&mut self) {
+        self.events.lock().unwrap().push("return".into());
+    }
+}
+
+/// One app of one host, whose builds differ only in a file `version` and in their program.
+pub(crate) struct Host {
+    pub(crate) folder: TempDir,
+    pub(crate) source: LocalSource,
+    pub(crate) tokens: TestTokens,
+    pub(crate) goal: watch::Sender<GoalView>,
+    pub(crate) rollout: Rollout,
+    pub(crate) settings: AppSettings,
+    pub(crate) systemd: Option<Arc<Systemd>>,
+    generation: u64,
+}
+
+/// A running loop of the host's app.
+pub(crate) struct Running {
+    board: StatusBoard,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+    pub(crate) orders: mpsc::Sender<AppOrder>,
+}
+
+impl Host {
+    /// A host whose program is `launch`, `None` for an app without one.
+    pub(crate) fn new(launch: Option<Launch>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("app")).unwrap();
+        Self {
+            folder,
+            source: LocalSource::new(),
+            tokens: TestTokens::new(),
+            goal: watch::Sender::new(GoalView::default()),
+            rollout: Rollout::default(),
+            settings: settings(launch),
+            systemd: None,
+            generation: 0,
+        }
+    }
+
+    pub(crate) fn with_program() -> Self {
+        Self::new(Some(launch(&["./run"])))
+    }
+
+    pub(crate) fn directory(&self) -> AppDir {
+        AppDir::new(fs::canonicalize(self.folder.path().join("app")).unwrap())
+    }
+
+    /// A build that the source offers, whose program is the shell script `text`.
+    pub(crate) fn build(&self, version: &str, text: &str) -> BuildId {
+        self.build_of(version, &[("run", text)])
+    }
+
+    pub(crate) fn patient_build(&self, version: &str) -> BuildId {
+        self.build(version, "exec sleep 60")
+    }
+
+    /// A build of the shell scripts `scripts`, by name and text.
+    pub(crate) fn build_of(&self, version: &str, scripts: &[(&str, &str)]) -> BuildId {
+        let tree = self.folder.path().join(version);
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("version"), version).unwrap();
+        for (name, text) in scripts {
+            fs::write(tree.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        let store = BuildStore::open(elsewhere.path()).unwrap();
+        let build = publish(&tree, &store, &|_| {}).unwrap().build.id();
+        self.source.add(build, tree);
+        build
+    }
+
+    /// Makes `build` the goal, to be switched to as [`Self::rollout`] says.
+    pub(crate) fn set_goal(&mut self, build: BuildId) {
+        self.generation += 1;
+        let accepted_at_ms = now_ms();
+        let (generation, rollout) = (self.generation, self.rollout.clone());
+        let followed = AcceptedGoal { generation, build, accepted_at_ms, rollout };
+        self.goal.send_replace(GoalView { followed: Some(followed), note: None });
+    }
+
+    pub(crate) fn start(&self, keep_builds: usize) -> Running {
+        self.start_as(AppSettings { keep_builds, ..self.settings.clone() })
+    }
+
+    pub(crate) fn start_refreshing(&self, keep_builds: usize, refresh: Duration) -> Running {
+        let timings = AppTimings { refresh, ..self.settings.timings };
+        self.start_as(AppSettings { keep_builds, timings, ..self.settings.clone() })
+    }
+
+    fn start_as(&self, settings: AppSettings) -> Running {
+        let (board, stop) = (StatusBoard::default(), CancellationToken::new());
+        let (orders_sender, orders) = mpsc::channel(8);
+        let real = RealHost::new(BTreeMap::new());
+        let parts = AppParts {
+            source: self.source.clone(),
+            host: match &self.systemd {
+                Some(systemd) => real.with_systemd(systemd.clone()),
+                None => real,
+            },
+            tokens: self.tokens.clone(),
+            goal: self.goal.subscribe(),
+            orders,
+            board: board.clone(),
+            pulse: None,
+            own_agent: None,
+        };
+        let app = App::open(settings, self.directory(), parts).unwrap();
+        let task = tokio::spawn(app.run(stop.clone()));
+        Running { board, stop, task, orders: orders_sender }
+    }
+
+    pub(crate) fn current_version(&self) -> String {
+        fs::read_to_string(self.folder.path().join("app/current/version")).unwrap()
+    }
+
+    pub(crate) fn journal(&self) -> Journal {
+        self.directory().journal().unwrap().unwrap()
+    }
+
+    pub(crate) fn builds_on_disk(&self) -> Vec<BuildId> {
+        let mut builds = BuildStore::open(self.directory().path()).unwrap().list().unwrap();
+        builds.sort_unstable();
+        builds
+    }
+
+    /// A file that scripts of builds can append to, and its lines.
+    pub(crate) fn notebook(&self) -> Notebook {
+        Notebook { path: self.folder.path().join("notebook") }
+    }
+}
+
+fn settings(launch: Option<Launch>) -> AppSettings {
+    AppSettings {
+        name: "web".parse().unwrap(),
+        host: "h1".into(),
+        labels: BTreeSet::new(),
+        program: program(launch, timings()),
+        user: None,
+        swap: Swap::Stop,
+        hooks: Hooks::default(),
+        watch: WatchedFiles::default(),
+        hold: false,
+        pin: None,
+        keep_builds: 3,
+        keep_bytes: None,
+        timings: AppTimings {
+            supervisor: timings(),
+            retry_first: Duration::from_millis(10),
+            retry_max: Duration::from_millis(40),
+            refresh: Duration::from_secs(10),
+            audit: Duration::from_mins(5),
+        },
+    }
+}
+
+/// What the timings of the host's program are, to change them before the loop starts.
+impl Host {
+    pub(crate) const fn timings(&mut self) -> &mut SupervisorTimings {
+        &mut self.settings.program.timings
+    }
+}
+
+/// See [`Host::notebook`].
+#[derive(Clone)]
+pub(crate) struct Notebook {
+    path: std::path::PathBuf,
+}
+
+impl Notebook {
+    /// A line of shell that notes `words`.
+    pub(crate) fn note(&self, words: &str) -> String {
+        format!("echo \"{words}\" >> {}", self.path.display())
+    }
+
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.path).unwrap_or_default();
+        text.lines().map(String::from).collect()
+    }
+
+    /// Waits until so many lines are there.
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<String> {
+        let written = async {
+            while self.lines().len() < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(written).await;
+        self.lines()
+    }
+}
+
+impl Running {
+    /// Waits until the status row is as wanted, and returns it.
+    pub(crate) async fn row(&self, is_wanted: impl Fn(&HostStatus) -> bool) -> HostStatus {
+        let mut rows = self.board.subscribe();
+        let shown = async {
+            let rows = rows.wait_for(|rows| rows.values().any(&is_wanted)).await.unwrap();
+            rows.values().next().unwrap().clone()
+        };
+        match tokio::time::timeout(PATIENCE, shown).await {
+            Ok(row) => row,
+            Err(_elapsed) => panic!("it stays like this: {:?}", self.board.subscribe().borrow()),
+        }
+    }
+
+    pub(crate) async fn running(&self, build: BuildId) -> HostStatus {
+        self.row(|row| row.phase == HostPhase::Running && row.current == Some(build)).await
+    }
+
+    /// Waits until the switch to `build` is over.
+    pub(crate) async fn good(&self, build: BuildId) -> HostStatus {
+        let is_good = |row: &HostStatus| {
+            row.phase == HostPhase::Running
+                && row.current == Some(build)
+                && row.elapsed_ms.is_some()
+        };
+        self.row(is_good).await
+    }
+
+    pub(crate) async fn phase(&self, phase: HostPhase) -> HostStatus {
+        self.row(|row| row.phase == phase).await
+    }
+
+    pub(crate) async fn order(&self, order: AppOrder) {
+        self.orders.send(order).await.unwrap();
+    }
+
+    pub(crate) async fn explain(&self) -> Explanation {
+        let (answer, asked) = oneshot::channel();
+        self.order(AppOrder::Explain { answer }).await;
+        within(asked).await.unwrap()
+    }
+
+    pub(crate) async fn stop(self) -> HostStatus {
+        self.stop.cancel();
+        within(self.task).await.unwrap();
+        self.board.subscribe().borrow().values().next().unwrap().clone()
+    }
+
+    /// As with kill -9: nothing of the loop runs any more, and nothing was told to stop.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        within(self.task).await.unwrap_err();
+    }
+}
+
+pub(crate) fn process(row: &HostStatus) -> ProcessIdentity {
+    ProcessIdentity::of(row.pid.unwrap()).unwrap()
+}
+
+pub(crate) fn is_alive(process: &ProcessIdentity) -> bool {
+    process.open().unwrap().is_some()
+}

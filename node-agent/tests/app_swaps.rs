@@ -1,0 +1,417 @@
+//! How programs of an app take each other's place: overlap, hooks, orders to restart, tokens, watched
+//! files; and what the loop answers when it is asked why.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::num::NonZero;
+use std::time::{Duration, Instant};
+
+use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
+use node_agent::{
+    AppOrder, AppSettings, Health, Hook, Hooks, OnChange, Probe, ProcessIdentity, Situation, Swap,
+    WatchedFiles,
+};
+use p2p_core::BuildId;
+
+use crate::app_rig::{Host, Notebook, Running, is_alive, process};
+use crate::rig::{gone, within};
+
+fn hook(exec: &[&str]) -> Option<Hook> {
+    let exec = exec.iter().copied().map(String::from).collect();
+    Some(Hook { exec, user: None, timeout: Duration::from_mins(1) })
+}
+
+/// A program that notes its start, its reloads and its end, with the version that it runs.
+fn talking(notebook: &Notebook, version: &str) -> String {
+    let note = |word: &str| notebook.note(&format!("{word} {version}"));
+    format!(
+        "trap '{}; exit' TERM\ntrap '{}' HUP\n{}\nwhile :; do sleep 60 & wait; done",
+        note("stopped"),
+        note("reloaded"),
+        note("started")
+    )
+}
+
+/// A build whose program talks and whose hook `name`, for each name, notes that it ran.
+fn talking_build(host: &Host, version: &str) -> BuildId {
+    let notebook = host.notebook();
+    let run = talking(&notebook, version);
+    let hook = notebook.note(&format!("$SHOAL_HOOK {version}"));
+    host.build_of(version, &[("run", &run), ("hook", &hook)])
+}
+
+async fn settings(running: &Running, settings: &AppSettings) {
+    running.order(AppOrder::Settings(Box::new(settings.clone()))).await;
+}
+
+async fn start_with(host: &mut Host, first: BuildId) -> (Running, ProcessIdentity) {
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let row = running.good(first).await;
+    let program = process(&row);
+    (running, program)
+}
+
+/// Goal: a candidate that never gets ready is given up and told, and the program that serves notices
+/// nothing of it.
+#[tokio::test]
+async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
+    let mut host = Host::with_program();
+    let notebook = host.notebook();
+    let build = |version: &str, check: &str| {
+        host.build_of(version, &[("run", &talking(&notebook, version)), ("check", check)])
+    };
+    let (first, second) = (build("1", "exit 0"), build("2", "echo no database; exit 1"));
+    host.settings.swap = Swap::Overlap;
+    let exec = vec!["./check".to_owned()];
+    host.settings.program.health = Health {
+        probe: Some(Probe::Command { exec }),
+        interval: Duration::from_millis(20),
+        timeout: Duration::from_secs(20),
+        min_healthy_time: Duration::ZERO,
+        deadline: Duration::from_hours(1),
+        ..Health::default()
+    };
+    let (running, old) = start_with(&mut host, first).await;
+    // Only the build that is never ready is to meet it, however slow the machine is.
+    host.settings.program.health.deadline = Duration::from_millis(500);
+    settings(&running, &host.settings).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    running.row(|row| row.phase == HostPhase::Checking && row.current == Some(second)).await;
+    assert_eq!(running.explain().await.answer().situation, Situation::Checking);
+    let row = running.phase(HostPhase::RolledBack).await;
+    let message = row.message.clone().unwrap();
+    assert!(message.contains("not healthy within 500ms"), "{message}");
+    assert!(message.contains("no database"), "{message}");
+    assert_eq!((row.current, process(&row)), (Some(first), old.clone()));
+    assert_eq!(host.current_version(), "1");
+    let answer = running.explain().await.answer();
+    assert_eq!(answer.situation, Situation::Quarantined);
+    assert!(answer.headline.contains("no database"), "{answer:?}");
+    let lines = notebook.wait_for(3).await;
+    assert_eq!(lines, ["started 1", "started 2", "stopped 2"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn before_switch_that_fails_keeps_everything_as_it_was() {
+    let mut host = Host::with_program();
+    let notebook = host.notebook();
+    let build = |version: &str, before: &str| {
+        host.build_of(version, &[("run", &talking(&notebook, version)), ("before", before)])
+    };
+    let (first, second) = (build("1", "true"), build("2", "echo no compiler here; exit 7"));
+    host.settings.hooks = Hooks { before_switch: hook(&["./before"]), ..Hooks::default() };
+    let (running, old) = start_with(&mut host, first).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.phase(HostPhase::RolledBack).await;
+    let message = row.message.clone().unwrap();
+    for part in ["hook before_switch", "exit code 7", "no compiler here", "another deploy"] {
+        assert!(message.contains(part), "{part} in {message}");
+    }
+    assert_eq!((row.current, row.quarantined, process(&row)), (Some(first), Some(second), old));
+    assert_eq!(host.journal().to, first, "nothing was switched");
+    assert_eq!(notebook.lines(), ["started 1"]);
+    assert_eq!(running.explain().await.answer().situation, Situation::Quarantined);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn after_switch_that_fails_is_rolled_back_and_its_program_never_starts() {
+    let mut host = Host::with_program();
+    let notebook = host.notebook();
+    let build = |version: &str, after: &str| {
+        let back = notebook.note("$SHOAL_HOOK $SHOAL_BUILD");
+        host.build_of(
+            version,
+            &[("run", &talking(&notebook, version)), ("after", after), ("back", &back)],
+        )
+    };
+    let (first, second) = (build("1", "true"), build("2", "echo cache is cold; exit 9"));
+    host.settings.hooks = Hooks {
+        after_switch: hook(&["./after"]),
+        after_rollback: hook(&["./back"]),
+        ..Hooks::default()
+    };
+    let (running, old) = start_with(&mut host, first).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.phase(HostPhase::RolledBack).await;
+    let message = row.message.clone().unwrap();
+    assert!(
+        message.contains("hook after_switch") && message.contains("cache is cold"),
+        "{message}"
+    );
+    assert_eq!((row.current, process(&row)), (Some(first), old));
+    assert_eq!(host.current_version(), "1");
+    let lines = notebook.wait_for(2).await;
+    assert_eq!(lines, ["started 1".to_owned(), format!("after_rollback {first}")]);
+    running.stop().await;
+}
+
+/// Goal: a host is out of its load balancer exactly while its program does not serve.
+#[tokio::test]
+async fn host_is_drained_before_the_stop_and_back_once_the_new_program_is_ready() {
+    let mut host = Host::with_program();
+    let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
+    host.settings.hooks =
+        Hooks { drain: hook(&["./hook"]), undrain: hook(&["./hook"]), ..Hooks::default() };
+    let (running, _) = start_with(&mut host, first).await;
+    // An agent that starts does not know whether an earlier one drained the host.
+    let notebook = host.notebook();
+    assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain 1"]);
+    host.set_goal(second);
+    host.source.permit(1);
+    running.good(second).await;
+    let lines = notebook.wait_for(6).await;
+    assert_eq!(lines[2..], ["drain 1", "stopped 1", "started 2", "undrain 2"]);
+    running.stop().await;
+    assert_eq!(notebook.lines()[6..], ["drain 2", "stopped 2"]);
+}
+
+#[tokio::test]
+async fn drain_that_hangs_is_ended_and_told_and_holds_nothing_up() {
+    let mut host = Host::with_program();
+    let notebook = host.notebook();
+    let build = |version: &str| {
+        let hang = format!("{}\nexec sleep 600", notebook.note("$$"));
+        host.build_of(version, &[("run", "exec sleep 60"), ("drain", &hang)])
+    };
+    let (first, second) = (build("1"), build("2"));
+    let drain = hook(&["./drain"]).map(|hook| Hook { timeout: Duration::from_millis(300), ..hook });
+    host.settings.hooks = Hooks { drain, ..Hooks::default() };
+    let (running, old) = start_with(&mut host, first).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.good(second).await;
+    let message = row.message.unwrap();
+    assert!(message.contains("hook drain") && message.contains("300ms"), "{message}");
+    assert!(!is_alive(&old));
+    let hung = ProcessIdentity::of(notebook.lines()[0].parse().unwrap());
+    assert!(hung.is_err(), "the hook was left behind: {hung:?}");
+    running.kill().await;
+}
+
+/// Goal: a build that somebody damaged while its program serves can be switched away from, drained.
+#[tokio::test]
+async fn host_with_a_damaged_build_is_drained_by_the_next_one() {
+    let mut host = Host::with_program();
+    let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
+    host.settings.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
+    host.settings.timings.audit = Duration::from_millis(10);
+    host.settings.timings.refresh = Duration::from_millis(10);
+    let (running, _) = start_with(&mut host, first).await;
+    let root = host.directory().path().join("builds").join(first.to_string());
+    fs::remove_file(root.join("version")).unwrap();
+    running.row(|row| row.message.as_ref().is_some_and(|text| text.contains("damaged"))).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    running.good(second).await;
+    assert_eq!(host.notebook().lines(), ["started 1", "drain 2", "stopped 1", "started 2"]);
+    running.kill().await;
+}
+
+#[tokio::test]
+async fn hold_and_pin_hold_at_once_and_are_explained() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let (running, old) = start_with(&mut host, first).await;
+    host.settings.hold = true;
+    settings(&running, &host.settings).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.row(|row| row.waiting_for == Some(WaitReason::Hold)).await;
+    assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
+    assert_eq!(running.explain().await.answer().situation, Situation::Held);
+
+    host.settings.hold = false;
+    settings(&running, &host.settings).await;
+    running.good(second).await;
+    assert_eq!(running.explain().await.answer().situation, Situation::AtGoal);
+
+    host.settings.pin = Some(first);
+    settings(&running, &host.settings).await;
+    let row = running.row(|row| row.current == Some(first) && row.pid.is_some()).await;
+    assert_eq!(row.target, Some(first));
+    let row = running.row(|row| row.waiting_for == Some(WaitReason::Pin)).await;
+    assert_eq!((row.phase, row.current), (HostPhase::Waiting, Some(first)));
+    assert_eq!(running.explain().await.answer().situation, Situation::Pinned);
+    host.settings.pin = None;
+    settings(&running, &host.settings).await;
+    running.good(second).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn wave_pause_and_download_are_explained() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    running.phase(HostPhase::NoGoal).await;
+    assert_eq!(running.explain().await.answer().situation, Situation::NoGoal);
+    host.set_goal(first);
+    running.phase(HostPhase::Downloading).await;
+    let explanation = running.explain().await;
+    assert_eq!(explanation.answer().situation, Situation::Downloading);
+    assert_eq!(explanation.download.unwrap().done, 7);
+    host.source.permit(2);
+    running.good(first).await;
+
+    host.rollout = Rollout { percent: 0, ..Rollout::default() };
+    host.set_goal(second);
+    running.row(|row| row.waiting_for == Some(WaitReason::Wave)).await;
+    assert_eq!(running.explain().await.answer().situation, Situation::WaitingForRollout);
+    running.order(AppOrder::Pause { reason: Some("new rack".into()) }).await;
+    running.row(|row| row.waiting_for == Some(WaitReason::Pause)).await;
+    let answer = running.explain().await.answer();
+    assert_eq!(answer.situation, Situation::Paused);
+    assert!(answer.headline.contains("new rack"), "{answer:?}");
+    running.stop().await;
+}
+
+/// Goal: orders to restart reach the program, by the goal or by a person of this host, with the two
+/// programs one after the other or beside each other.
+#[tokio::test]
+async fn orders_to_restart_start_a_new_program_of_the_same_build() {
+    for swap in [Swap::Stop, Swap::Overlap] {
+        let mut host = Host::with_program();
+        let first = talking_build(&host, "1");
+        host.settings.swap = swap;
+        let (running, mut old) = start_with(&mut host, first).await;
+        let notebook = host.notebook();
+        for restart in [true, false] {
+            if restart {
+                host.rollout.restart = 2;
+                host.set_goal(first);
+            } else {
+                running.order(AppOrder::Restart).await;
+            }
+            let is_new = |row: &HostStatus| {
+                row.phase == HostPhase::Running && row.pid.is_some_and(|pid| pid != old.pid)
+            };
+            let row = running.row(is_new).await;
+            gone(&old).await;
+            assert_eq!((row.current, row.restarts), (Some(first), 0));
+            old = process(&row);
+        }
+        let mut expected = vec!["started 1", "stopped 1", "started 1", "stopped 1", "started 1"];
+        if swap == Swap::Overlap {
+            expected = vec!["started 1", "started 1", "stopped 1", "started 1", "stopped 1"];
+        }
+        assert_eq!(notebook.wait_for(5).await, expected);
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn watched_file_that_changes_restarts_or_reloads() {
+    let mut host = Host::with_program();
+    let first = talking_build(&host, "1");
+    let file = host.folder.path().join("web.conf");
+    fs::write(&file, "a = 1").unwrap();
+    host.settings.watch = WatchedFiles { files: vec![file.clone()], on_change: OnChange::Restart };
+    let (running, old) = start_with(&mut host, first).await;
+    fs::write(&file, "a = 2").unwrap();
+    let row = running.row(|row| row.pid.is_some_and(|pid| pid != old.pid)).await;
+    let new = process(&row);
+    let notebook = host.notebook();
+    assert_eq!(notebook.wait_for(3).await, ["started 1", "stopped 1", "started 1"]);
+
+    host.settings.watch.on_change = OnChange::Reload;
+    settings(&running, &host.settings).await;
+    // The order is taken before the file can be noticed.
+    running.explain().await;
+    fs::write(&file, "a = 3").unwrap();
+    assert_eq!(notebook.wait_for(4).await[3..], ["reloaded 1"]);
+    assert!(is_alive(&new));
+    running.stop().await;
+}
+
+/// Goal: without a token nothing of this host goes down, and the token goes back once it serves.
+#[tokio::test]
+async fn token_is_waited_for_and_returned() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    host.rollout.max_unavailable = NonZero::new(2);
+    let (running, old) = start_with(&mut host, first).await;
+    let desk = host.tokens.clone();
+    let returned = |times: usize| {
+        let tokens = desk.clone();
+        within(async move {
+            while tokens.events().iter().filter(|event| *event == "return").count() < times {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    };
+    returned(1).await;
+    assert_eq!(host.tokens.events(), ["ask 2 of 1", "return"]);
+    host.tokens.withhold("2 of 2 are out");
+    host.set_goal(second);
+    host.source.permit(1);
+    let row = running.row(|row| row.waiting_for == Some(WaitReason::Token)).await;
+    assert!(row.message.as_ref().unwrap().contains("2 of 2 are out"), "{row:?}");
+    assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
+    let answer = running.explain().await.answer();
+    assert_eq!(answer.situation, Situation::WaitingForToken);
+    assert_eq!(host.current_version(), "1");
+    host.tokens.grant();
+    let new = process(&running.good(second).await);
+    returned(2).await;
+
+    // A restart takes the program down as well.
+    host.tokens.withhold("2 of 2 are out");
+    running.order(AppOrder::Restart).await;
+    let row = running.row(|row| row.waiting_for == Some(WaitReason::Token)).await;
+    assert_eq!(process(&row), new);
+    host.tokens.grant();
+    running
+        .row(|row| row.phase == HostPhase::Running && row.pid.is_some_and(|pid| pid != new.pid))
+        .await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn builds_are_kept_while_they_fit() {
+    let mut host = Host::with_program();
+    let builds: Vec<_> = ["1", "2", "3", "4"].map(|version| host.patient_build(version)).into();
+    // Room for the current one, the one before and no other.
+    host.settings.keep_bytes = Some(1);
+    let running = host.start(9);
+    for build in &builds {
+        host.set_goal(*build);
+        host.source.permit(1);
+        running.good(*build).await;
+    }
+    let kept: BTreeSet<_> = builds[2..].iter().copied().collect();
+    let is_tidy = async {
+        while host.builds_on_disk().into_iter().collect::<BTreeSet<_>>() != kept {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(is_tidy).await;
+    running.stop().await;
+}
+
+/// Goal: the way back to a build that was kept needs no network and hardly any time.
+#[tokio::test]
+async fn rollback_to_a_kept_build_is_local_and_quick() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let (running, _) = start_with(&mut host, first).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    running.good(second).await;
+    let events = host.source.events();
+    let asked_at = Instant::now();
+    host.set_goal(first);
+    let row = running.row(|row| row.current == Some(first) && row.pid.is_some()).await;
+    // Far above what it takes, so that only waiting for something fails it.
+    assert!(asked_at.elapsed() < Duration::from_secs(5), "{:?}", asked_at.elapsed());
+    assert_eq!(host.current_version(), "1");
+    assert!(is_alive(&process(&row)));
+    assert_eq!(host.source.events(), events, "nothing was fetched");
+    running.stop().await;
+}
