@@ -182,10 +182,17 @@ impl<P: HostProcess> Instance<P> {
             self.probe = Some(AbortOnDropHandle::new(tokio::spawn(check)));
         }
         if self.output_check_at <= now {
-            if let Err(error) = self.output.shorten() {
-                warn!(%error, path = %self.output.path().display(), "cannot shorten the output");
-            }
-            self.output_check_at = now + self.output_check;
+            // A program that fills its log is looked at again soon, any other less often.
+            let wait = match self.output.shorten() {
+                Ok(true) => self.output_check / 8,
+                Ok(false) => self.output_check * 2,
+                Err(error) => {
+                    let path = self.output.path().display();
+                    warn!(%error, %path, "cannot shorten the output");
+                    self.output_check
+                }
+            };
+            self.output_check_at = now + wait;
         }
     }
 

@@ -50,26 +50,25 @@ impl OutputLog {
         Ok((file, offset))
     }
 
-    /// Moves the end of the file aside if it grew too long under a running program.
+    /// Moves the end of the file aside if it grew too long under a running program; whether it did.
     ///
     /// # Errors
     ///
     /// If the system refuses. On a full disk the output is dropped rather than kept.
-    pub fn shorten(&self) -> io::Result<()> {
-        let mut file = match File::options().read(true).write(true).open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+    pub fn shorten(&self) -> io::Result<bool> {
+        match fs::metadata(&self.path) {
+            Ok(found) if found.len() <= self.bytes_max => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
-        };
-        let length = file.metadata()?.len();
-        if length <= self.bytes_max {
-            return Ok(());
         }
-        file.seek(SeekFrom::Start(length - self.bytes_max))?;
+        let mut file = File::options().read(true).write(true).open(&self.path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(self.bytes_max)))?;
         let copied = File::create(self.older())
             .and_then(|mut older| io::copy(&mut (&mut file).take(self.bytes_max), &mut older));
         file.set_len(0)?;
-        copied.map(drop)
+        copied.map(|_| true)
     }
 
     /// The last lines printed at or after `offset` that are not empty; for people, so without
@@ -149,10 +148,10 @@ mod tests {
         let log = OutputLog::new(folder.path().join("output.log"), 4);
         let (mut file, _) = log.open().unwrap();
         file.write_all(b"0123").unwrap();
-        log.shorten().unwrap();
+        assert!(!log.shorten().unwrap());
         assert_eq!(fs::read(log.path()).unwrap(), b"0123");
         file.write_all(b"456").unwrap();
-        log.shorten().unwrap();
+        assert!(log.shorten().unwrap());
         file.write_all(b"789").unwrap();
         assert_eq!(fs::read(log.path()).unwrap(), b"789");
         assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"3456");
