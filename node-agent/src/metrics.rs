@@ -202,9 +202,9 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
         let labels = [("app", row.app.as_str()), ("phase", row.phase.as_str())];
         page.value("shoal_app_phase", &labels, 1);
     }
-    page.family("shoal_app_at_goal", "gauge", "1 if current is the build of the goal.");
+    page.family("shoal_app_at_goal", "gauge", "1 if the build of the goal runs and is good.");
     for row in rows {
-        let is_there = row.target.is_some() && row.target == row.current;
+        let is_there = row.phase == HostPhase::Running;
         page.value("shoal_app_at_goal", &[("app", row.app.as_str())], u64::from(is_there));
     }
     let help = "1 if the goal's build failed here and is not tried again.";

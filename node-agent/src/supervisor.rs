@@ -285,12 +285,18 @@ impl<H: Host> Supervisor<H> {
     /// while all is well.
     pub fn message(&self) -> Option<String> {
         if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
-            let forgets_at = self.settings.timings.settle_after;
-            if self.serving.running().is_some_and(|up| up.up_since.elapsed() >= forgets_at) {
-                return Some(format!("runs again after: {how}; {output}"));
-            }
+            let settle_after = self.settings.timings.settle_after;
             let wait = humantime::format_duration(*wait);
-            return Some(format!("{how}; next start in {wait}; {output}"));
+            return Some(match self.serving.running() {
+                Some(old) if Some(old.record.build) != self.crashes.build => format!(
+                    "the new build does not come up, the one before it serves: {how}; next start \
+                     in {wait}; {output}"
+                ),
+                Some(up) if up.up_since.elapsed() >= settle_after => {
+                    format!("runs again after: {how}; {output}")
+                }
+                _ => format!("{how}; next start in {wait}; {output}"),
+            });
         }
         let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
         let mut failures = instances.filter_map(|instance| {

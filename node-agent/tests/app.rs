@@ -25,6 +25,9 @@ async fn crashing_build_is_rolled_back_and_told() {
     running.running(first).await;
     host.set_goal(bad);
     host.source.permit(1);
+    // As long as it has tries left it is on trial, and nobody has to look.
+    let row = running.row(|row| row.phase != HostPhase::Running && row.restarts > 0).await;
+    assert_ne!(row.phase, HostPhase::Failed, "{row:?}");
     let row = running.row(|row| row.phase == HostPhase::RolledBack).await;
     assert_eq!((row.current, row.quarantined), (Some(first), Some(bad)));
     let message = row.message.unwrap();

@@ -193,11 +193,20 @@ fn phase_of_program<S: BuildSource, H: Host, T: TokenDesk>(
             Some(false) => HostPhase::Failed,
             _ => HostPhase::Running,
         },
+        // It is started again, or the build before it is gone back to, without anybody's help.
+        _ if is_on_trial(journal) => HostPhase::Checking,
         // A program that ends again and again is not on probation, whatever it does just now.
         _ if app.supervisor.last_crash().is_some() => HostPhase::Failed,
         (Some(_), _) | (_, Some(_)) => HostPhase::Checking,
         (None, None) => HostPhase::Switching,
     }
+}
+
+/// Whether the build has starts left and there is another to go back to.
+fn is_on_trial(journal: &Journal) -> bool {
+    journal.phase == JournalPhase::Switching
+        && journal.tries_left > 0
+        && journal.good.iter().any(|build| *build != journal.to)
 }
 
 fn message<S: BuildSource, H: Host, T: TokenDesk>(
