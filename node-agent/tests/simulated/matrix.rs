@@ -136,12 +136,12 @@ fn matrix(swap: Swap) {
     for kind in [Kind::PowerLoss, Kind::Kill, Kind::Error, Kind::Full] {
         let mut failed = vec![];
         for at in (0..count).step_by(step) {
+            eprintln!("{kind:?} {at}");
             let run = || run_with_failure(swap, kind, at);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if outcome.is_err() {
                 println!("==== {swap:?} {kind:?} at operation {at}");
                 failed.push(at);
-                break;
             }
         }
         println!("{kind:?}: {failed:?}");

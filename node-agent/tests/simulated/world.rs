@@ -467,7 +467,7 @@ impl World {
     /// What must be left once the host is at rest and was restarted.
     pub(crate) fn check_leftovers(&self) {
         let listed = self.host.builds_on_disk();
-        if listed.len() > KEEP_BUILDS {
+        if listed.len() > self.host.builds_max() {
             self.fail("more builds are kept than may be");
         }
         let app = self.host.app.path();
@@ -525,7 +525,14 @@ impl Host {
             && journal.generation == generation
             && self.app.current().is_ok_and(|current| current == Some(build))
             && serves
-            && self.builds_on_disk().len() <= KEEP_BUILDS.max(1)
+            && self.builds_on_disk().len() <= self.builds_max()
+    }
+
+    /// Most builds that may be kept: the goal's is beside those that ran well.
+    pub(crate) fn builds_max(&self) -> usize {
+        let goal = self.goal.map(|(_, goal)| self.machine.samples()[goal].id);
+        let current = self.journal().map(|journal| journal.to);
+        KEEP_BUILDS + usize::from(goal != current)
     }
 
     /// Whether `build` failed under the newest goal.
