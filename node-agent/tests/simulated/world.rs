@@ -109,8 +109,6 @@ pub(crate) struct World {
     accepted: u64,
     /// Whether anything was found good and thus must have a journal.
     was_good: bool,
-    /// Set by scripts that change files behind the agent's back.
-    pub(crate) is_tampered: bool,
 }
 
 fn folder() -> TempDir {
@@ -135,7 +133,6 @@ impl World {
             operations: 0,
             accepted: 0,
             was_good: false,
-            is_tampered: false,
         };
         world.watch();
         world
@@ -417,7 +414,7 @@ impl World {
 
     /// What the disk must hold after a crash, before anybody repairs anything.
     fn check_after_crash(&mut self) {
-        if self.is_tampered {
+        if self.host.machine.is_tampered() {
             return;
         }
         let Some(journal) = self.host.journal() else {
@@ -492,7 +489,7 @@ impl World {
         for build in listed {
             let root = app.join("builds").join(build.to_string());
             if let Some(wrong) = self.host.machine.sample(build).find_wrong(&root)
-                && !self.is_tampered
+                && !self.host.machine.is_tampered()
             {
                 self.fail(&format!("a kept build is wrong: {wrong}"));
             }
