@@ -139,8 +139,8 @@ impl HealthWatch {
             .healthy_since
             .filter(|_| self.is_ready && !self.is_good)
             .map(|since| since + self.health.min_healthy_time);
-        let overdue_at = (!self.is_good && !self.was_overdue)
-            .then_some(self.started_at + self.health.deadline);
+        let overdue_at =
+            (!self.is_good && !self.was_overdue).then_some(self.started_at + self.health.deadline);
         [probe_at, ready_at, good_at, overdue_at].into_iter().flatten().min()
     }
 

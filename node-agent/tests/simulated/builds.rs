@@ -6,9 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_core::{
-    BuildId, ChunkIndex, ChunkInfo, Digest, Entry, EntryKind, Manifest, Prng, Seed,
-};
+use p2p_core::{BuildId, ChunkIndex, ChunkInfo, Digest, Entry, EntryKind, Manifest, Prng, Seed};
 
 /// How the program of a build behaves.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

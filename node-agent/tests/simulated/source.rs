@@ -144,11 +144,7 @@ impl TokenDesk for FreeTokens {
 
 impl TokenHold for FreeToken {
     fn state(&self) -> TokenState {
-        if self.is_held {
-            TokenState::Held
-        } else {
-            TokenState::Waiting { reason: "asked".into() }
-        }
+        if self.is_held { TokenState::Held } else { TokenState::Waiting { reason: "asked".into() } }
     }
 
     async fn changed(&mut self) {

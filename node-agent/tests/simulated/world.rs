@@ -363,11 +363,7 @@ impl World {
             name: "web".parse().unwrap(),
             host: "h1".into(),
             labels: BTreeSet::new(),
-            program: ProgramSettings {
-                launch: Some(launch),
-                health,
-                timings: timings.supervisor,
-            },
+            program: ProgramSettings { launch: Some(launch), health, timings: timings.supervisor },
             user: None,
             swap: self.swap,
             hooks: Hooks {
