@@ -164,6 +164,11 @@ impl Machine {
         self.lock().starts
     }
 
+    /// Counts losses of power.
+    pub(crate) fn boot(&self) -> u64 {
+        self.lock().boot
+    }
+
     pub(crate) fn note(&self, text: impl Into<String>) {
         self.lock().note(text.into());
     }
