@@ -28,6 +28,8 @@ pub(crate) struct HealthWatch {
     /// Since when it has been healthy without a break.
     healthy_since: Option<Instant>,
     is_good: bool,
+    /// Whether the end of its time was looked at: that moment is waited for once.
+    was_overdue: bool,
     next_check_at: Instant,
     last_failure: Option<String>,
 }
@@ -61,6 +63,7 @@ impl HealthWatch {
             is_ready,
             healthy_since: is_ready.then_some(now),
             is_good: false,
+            was_overdue: false,
             next_check_at: now,
             last_failure: None,
         }
@@ -150,7 +153,8 @@ impl HealthWatch {
             .healthy_since
             .filter(|_| self.is_ready && !self.is_good)
             .map(|since| since + self.health.min_healthy_time);
-        let overdue_at = (!self.is_good).then_some(self.started_at + self.health.deadline);
+        let overdue_at =
+            (!self.is_good && !self.was_overdue).then_some(self.started_at + self.health.deadline);
         [probe_at, ready_at, good_at, overdue_at].into_iter().flatten().min()
     }
 
@@ -167,6 +171,7 @@ impl HealthWatch {
         if self.is_ready && self.healthy_since.is_some_and(is_long) {
             self.is_good = true;
         }
+        self.was_overdue = self.is_overdue(now);
     }
 
     /// A probe was answered.
@@ -278,6 +283,20 @@ mod tests {
         let watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
         assert!(watch.describe_overdue().contains("READY=1"));
         assert_eq!(watch.next_due(false), Some(end));
+    }
+
+    /// Goal: a program that is past its deadline and runs on, because there is nothing to go back to,
+    /// does not keep the loop awake.
+    #[test]
+    fn deadline_that_has_passed_is_not_waited_for_again() {
+        let start = Instant::now();
+        let end = start + seconds(60);
+        let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
+        watch.on_answer(end, Err("refused".into()));
+        watch.on_due(end);
+        assert!(watch.is_overdue(end));
+        assert_eq!(watch.next_due(true), None);
+        assert_eq!(watch.next_due(false), Some(end + Health::default().interval));
     }
 
     #[test]

@@ -109,8 +109,6 @@ pub(crate) struct World {
     accepted: u64,
     /// Whether anything was found good and thus must have a journal.
     was_good: bool,
-    /// Set by scripts that change files behind the agent's back.
-    pub(crate) is_tampered: bool,
 }
 
 fn folder() -> TempDir {
@@ -135,7 +133,6 @@ impl World {
             operations: 0,
             accepted: 0,
             was_good: false,
-            is_tampered: false,
         };
         world.watch();
         world
@@ -413,7 +410,7 @@ impl World {
 
     /// What the disk must hold after a crash, before anybody repairs anything.
     fn check_after_crash(&mut self) {
-        if self.is_tampered {
+        if self.host.machine.is_tampered() {
             return;
         }
         let Some(journal) = self.host.journal() else {
@@ -463,7 +460,7 @@ impl World {
     /// What must be left once the host is at rest and was restarted.
     pub(crate) fn check_leftovers(&self) {
         let listed = self.host.builds_on_disk();
-        if listed.len() > KEEP_BUILDS {
+        if listed.len() > self.host.builds_max() {
             self.fail("more builds are kept than may be");
         }
         let app = self.host.app.path();
@@ -488,7 +485,7 @@ impl World {
         for build in listed {
             let root = app.join("builds").join(build.to_string());
             if let Some(wrong) = self.host.machine.sample(build).find_wrong(&root)
-                && !self.is_tampered
+                && !self.host.machine.is_tampered()
             {
                 self.fail(&format!("a kept build is wrong: {wrong}"));
             }
@@ -521,7 +518,14 @@ impl Host {
             && journal.generation == generation
             && self.app.current().is_ok_and(|current| current == Some(build))
             && serves
-            && self.builds_on_disk().len() <= KEEP_BUILDS.max(1)
+            && self.builds_on_disk().len() <= self.builds_max()
+    }
+
+    /// Most builds that may be kept: the goal's is beside those that ran well.
+    pub(crate) fn builds_max(&self) -> usize {
+        let goal = self.goal.map(|(_, goal)| self.machine.samples()[goal].id);
+        let current = self.journal().map(|journal| journal.to);
+        KEEP_BUILDS + usize::from(goal != current)
     }
 
     /// Whether `build` failed under the newest goal.
