@@ -136,6 +136,7 @@ enum Wake {
     Refresh,
 }
 
+#[expect(clippy::multiple_inherent_impl, reason = "`upkeep` has the rest")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     /// Reads what an earlier agent left of the app in `directory`, and takes over its programs.
     ///
