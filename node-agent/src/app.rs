@@ -25,6 +25,7 @@ use crate::goals::AcceptedGoal;
 use crate::hook::HookOrder;
 use crate::hook_runner::HookRunner;
 use crate::host::Host;
+use crate::metrics::AppCounts;
 use crate::own_agent::OwnAgent;
 use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
 use crate::service::Pulse;
@@ -39,9 +40,11 @@ mod facts;
 mod recover;
 mod row;
 mod step_error;
+mod upkeep;
 
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
+use upkeep::audit_end;
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,22 +110,13 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     refresh_at: Instant,
     audit_at: Instant,
     stall: Stall,
-    counters: Counters,
-}
-
-/// What happened since the agent started.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counters {
-    /// Switches that began.
-    pub switches: u64,
-    /// Builds that were rolled back.
-    pub rollbacks: u64,
 }
 
 #[derive(Debug)]
 struct ActiveDownload<D> {
     build: BuildId,
     download: D,
+    started_at: Instant,
 }
 
 /// What wakes the loop.
@@ -142,6 +136,7 @@ enum Wake {
     Refresh,
 }
 
+#[expect(clippy::multiple_inherent_impl, reason = "`upkeep` has the rest")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     /// Reads what an earlier agent left of the app in `directory`, and takes over its programs.
     ///
@@ -194,7 +189,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
             stall: Stall::default(),
-            counters: Counters::default(),
             settings,
             directory,
             store,
@@ -282,7 +276,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn carry_out(&mut self, step: Step) -> Result<(), StepError> {
         match step {
             Step::Rest => {}
-            Step::CancelDownload => self.download = None,
+            Step::CancelDownload => drop(self.take_download()),
             Step::Download { build } => self.start_download(build),
             Step::AskToken => self.ask_token(),
             Step::ReturnToken => self.token = None,
@@ -384,7 +378,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn ask_token(&mut self) {
-        self.board.counts().update(&self.settings.name, |counts| counts.token_waits += 1);
+        self.count(|counts| counts.token_waits += 1);
         self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
     }
 
@@ -395,12 +389,24 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn start_download(&mut self, build: BuildId) {
         info!(build = build.short(), "downloading");
         // Dropped first, so that the node is never asked for two downloads of the app at once.
-        self.download = None;
+        drop(self.take_download());
         self.progress = (Some(build), Progress::default());
         self.progress_since = Instant::now();
         self.staged.insert(build);
         let download = self.source.fetch(build, &self.store);
-        self.download = Some(ActiveDownload { build, download });
+        self.download = Some(ActiveDownload { build, download, started_at: Instant::now() });
+    }
+
+    /// The download that runs, which is over now, well or not.
+    fn take_download(&mut self) -> Option<ActiveDownload<S::Download>> {
+        let active = self.download.take()?;
+        self.count(|counts| counts.download_time += active.started_at.elapsed());
+        Some(active)
+    }
+
+    /// Counts something for the metrics.
+    fn count(&self, change: impl FnOnce(&mut AppCounts)) {
+        self.board.counts().update(&self.settings.name, change);
     }
 
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
@@ -453,8 +459,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
         self.supervisor.forget_failure();
         self.hooks.on_switch_begun();
-        self.counters.switches += 1;
-        self.board.counts().update(&self.settings.name, |counts| counts.switches += 1);
+        self.count(|counts| counts.switches += 1);
         self.point_to(build)
     }
 
@@ -519,8 +524,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
         self.hooks.on_switch_over();
         self.supervisor.forget_failure();
-        self.counters.rollbacks += 1;
-        self.board.counts().update(&self.settings.name, |counts| counts.rollbacks += 1);
+        self.count(|counts| counts.rollbacks += 1);
         self.point_to(build)
     }
 
@@ -587,7 +591,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         match wake {
             Wake::Progress(Some(progress)) => self.on_progress(progress),
             Wake::Progress(None) => self.on_download_ended().await,
-            Wake::Program(wake) => self.supervisor.on_wake(wake),
+            Wake::Program(wake) => self.on_program(wake),
             Wake::Hook(result) => self.on_hook_ended(result),
             Wake::Removed(result) => self.on_removed(result),
             Wake::Audited(build, damage) => self.on_audited(build, damage),
@@ -600,6 +604,15 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
             Wake::Refresh => self.on_refresh(),
             Wake::Token | Wake::Stop => {}
+        }
+    }
+
+    fn on_program(&mut self, wake: supervisor::Wake) {
+        let before = self.supervisor.crash_count();
+        self.supervisor.on_wake(wake);
+        let crashes = u64::from(self.supervisor.crash_count() - before);
+        if crashes > 0 {
+            self.count(|counts| counts.restarts += crashes);
         }
     }
 
@@ -650,7 +663,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn on_hook_ended(&mut self, result: Result<(), String>) {
         if result.is_err() {
-            self.board.counts().update(&self.settings.name, |counts| counts.hook_failures += 1);
+            self.count(|counts| counts.hook_failures += 1);
         }
         match self.hooks.on_ended(result) {
             Some(HookKind::Drain) => {
@@ -690,85 +703,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    fn on_refresh(&mut self) {
-        let now = Instant::now();
-        self.observe_own_agent();
-        self.refresh_at = now + self.settings.timings.refresh;
-        self.keep_current();
-        self.tell_stall();
-        if self.audit_at <= now && self.audit.is_none() {
-            self.audit_at = now + self.settings.timings.audit;
-            self.start_audit();
-        }
-    }
-
-    /// Repairs `current` after a person removed or changed it: programs and people look there.
-    fn keep_current(&mut self) {
-        let Some(stored) = self.current.and_then(|build| self.builds.get(&build)) else { return };
-        if self.directory.current().is_ok_and(|found| found == self.current) {
-            return;
-        }
-        let path = self.directory.path().join("current");
-        match self.directory.set_current(stored.root()) {
-            Ok(()) => warn!("{} was changed by somebody else; set it again", path.display()),
-            Err(error) => self.disk_trouble.note((), &causes(error)),
-        }
-    }
-
-    fn start_audit(&mut self) {
-        let Some((build, stored)) =
-            self.current.and_then(|build| Some((build, self.builds.get(&build)?.clone())))
-        else {
-            return;
-        };
-        let audit = tokio::task::spawn_blocking(move || stored.audit().err().map(causes));
-        self.audit = Some((build, audit));
-    }
-
-    /// Looks over a build that is about to be switched to; `false`: it counts as missing from now on.
-    fn check_before_use(&mut self, build: BuildId) -> Result<bool, StepError> {
-        let Err(damage) = self.builds[&build].audit() else { return Ok(true) };
-        if self.removal.is_some() {
-            // One at a time; it is not switched to meanwhile.
-            return Err(StepError::Damaged { build, source: Box::new(damage) });
-        }
-        self.set_aside(build, &causes(damage));
-        Ok(false)
-    }
-
-    fn on_audited(&mut self, build: BuildId, damage: Option<String>) {
-        self.audit = None;
-        // During a removal it is left for the next audit to find again.
-        let is_here = self.builds.contains_key(&build) && self.removal.is_none();
-        if let Some(damage) = damage.filter(|_| is_here) {
-            self.set_aside(build, &damage);
-        }
-    }
-
-    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
-    /// asks for it. Its program runs on, and is replaced once the files are right.
-    fn set_aside(&mut self, build: BuildId, damage: &str) {
-        let message = format!("build {} is damaged on this host: {damage}", build.short());
-        warn!("{message}; it is not used until it is fetched again");
-        self.damage = Some((build, message));
-        self.staged.insert(build);
-        let store = self.store.clone();
-        self.start_leaving(build, move || store.distrust(build));
-    }
-
-    /// Logs a download that hangs once, not with every look.
-    fn tell_stall(&mut self) {
-        let progress = &self.progress.1;
-        let look = self.download.as_ref().and_then(|active| {
-            Some((active.build, progress.bytes_done, progress.waiting_for.clone()?))
-        });
-        if self.stall.is_new(look)
-            && let Some((build, bytes_done, reason)) = self.stall.seen()
-        {
-            warn!(build = build.short(), bytes_done, "the download waits: {reason}");
-        }
-    }
-
     fn on_goal_changed(&mut self) {
         let wanted = self.wanted().map(|wanted| wanted.build);
         if self.download_trouble.last().is_some_and(|last| Some(*last) != wanted) {
@@ -777,7 +711,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     async fn on_download_ended(&mut self) {
-        let Some(ActiveDownload { build, download }) = self.download.take() else { return };
+        let Some(ActiveDownload { build, download, .. }) = self.take_download() else { return };
         match download.finish().await {
             Ok(stored) => {
                 info!(build = build.short(), "downloaded and verified");
@@ -832,18 +766,6 @@ async fn token_change<T: TokenHold>(token: &mut Option<T>) {
     match token {
         Some(token) => token.changed().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn audit_end(
-    audit: &mut Option<(BuildId, JoinHandle<Option<String>>)>,
-) -> (BuildId, Option<String>) {
-    let Some((build, audit)) = audit else { return std::future::pending().await };
-    let build = *build;
-    match audit.await {
-        Ok(damage) => (build, damage),
-        // The next audit will tell.
-        Err(_ended) => (build, None),
     }
 }
 

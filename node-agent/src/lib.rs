@@ -54,7 +54,7 @@ mod user;
 mod watch_files;
 
 pub use agent::Agent;
-pub use app::{App, Counters, OpenAppError};
+pub use app::{App, OpenAppError};
 pub use app_dir::{
     AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
 };

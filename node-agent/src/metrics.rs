@@ -210,7 +210,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
     let help = "1 if the goal's build failed here and is not tried again.";
     page.family("shoal_app_quarantined", "gauge", help);
     for row in rows {
-        let is_quarantined = row.phase == HostPhase::RolledBack;
+        let is_quarantined = row.quarantined.is_some();
         page.value(
             "shoal_app_quarantined",
             &[("app", row.app.as_str())],

@@ -160,6 +160,11 @@ impl Host {
         self.goal.send_replace(GoalView { followed: Some(followed), note: None });
     }
 
+    /// When the supervisor acts, to be changed before the loop starts.
+    pub(crate) const fn timings(&mut self) -> &mut SupervisorTimings {
+        &mut self.settings.program.timings
+    }
+
     pub(crate) fn start(&self, keep_builds: usize) -> Running {
         self.start_as(AppSettings { keep_builds, ..self.settings.clone() })
     }
@@ -235,13 +240,6 @@ fn settings(launch: Option<Launch>) -> AppSettings {
     }
 }
 
-/// What the timings of the host's program are, to change them before the loop starts.
-impl Host {
-    pub(crate) const fn timings(&mut self) -> &mut SupervisorTimings {
-        &mut self.settings.program.timings
-    }
-}
-
 /// See [`Host::notebook`].
 #[derive(Clone)]
 pub(crate) struct Notebook {
@@ -279,10 +277,8 @@ impl Running {
             let rows = rows.wait_for(|rows| rows.values().any(&is_wanted)).await.unwrap();
             rows.values().next().unwrap().clone()
         };
-        match tokio::time::timeout(PATIENCE, shown).await {
-            Ok(row) => row,
-            Err(_elapsed) => panic!("it stays like this: {:?}", self.board.subscribe().borrow()),
-        }
+        let row = tokio::time::timeout(PATIENCE, shown).await;
+        row.unwrap_or_else(|_| panic!("it stays like this: {:?}", self.board.subscribe().borrow()))
     }
 
     pub(crate) async fn running(&self, build: BuildId) -> HostStatus {

@@ -192,7 +192,7 @@ async fn drain_that_hangs_is_ended_and_told_and_holds_nothing_up() {
     assert!(!is_alive(&old));
     let hung = ProcessIdentity::of(notebook.lines()[0].parse().unwrap());
     assert!(hung.is_err(), "the hook was left behind: {hung:?}");
-    running.kill().await;
+    running.stop().await;
 }
 
 /// Goal: a build that somebody damaged while its program serves can be switched away from, drained.
@@ -210,8 +210,11 @@ async fn host_with_a_damaged_build_is_drained_by_the_next_one() {
     host.set_goal(second);
     host.source.permit(1);
     running.good(second).await;
-    assert_eq!(host.notebook().lines(), ["started 1", "drain 2", "stopped 1", "started 2"]);
-    running.kill().await;
+    assert_eq!(
+        host.notebook().wait_for(4).await,
+        ["started 1", "drain 2", "stopped 1", "started 2"]
+    );
+    running.stop().await;
 }
 
 #[tokio::test]

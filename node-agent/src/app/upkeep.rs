@@ -1,0 +1,110 @@
+//! What the loop of an app looks after without a reason from outside: `current`, the files of the
+//! builds, downloads that hang.
+//!
+//! Invariant: what somebody changed by hand is put right or taken for missing and told; the program
+//! that runs is not stopped for it.
+
+use p2p_core::BuildId;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::step_error::StepError;
+use super::{App, causes};
+use crate::host::Host;
+use crate::source::BuildSource;
+use crate::tokens::TokenDesk;
+
+impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
+    pub(super) fn on_refresh(&mut self) {
+        let now = Instant::now();
+        self.observe_own_agent();
+        self.refresh_at = now + self.settings.timings.refresh;
+        self.keep_current();
+        self.tell_stall();
+        if self.audit_at <= now && self.audit.is_none() {
+            self.audit_at = now + self.settings.timings.audit;
+            self.start_audit();
+        }
+    }
+
+    /// Repairs `current` after a person removed or changed it: programs and people look there.
+    pub(super) fn keep_current(&mut self) {
+        let Some(stored) = self.current.and_then(|build| self.builds.get(&build)) else { return };
+        if self.directory.current().is_ok_and(|found| found == self.current) {
+            return;
+        }
+        let path = self.directory.path().join("current");
+        match self.directory.set_current(stored.root()) {
+            Ok(()) => warn!("{} was changed by somebody else; set it again", path.display()),
+            Err(error) => self.disk_trouble.note((), &causes(error)),
+        }
+    }
+
+    pub(super) fn start_audit(&mut self) {
+        let Some((build, stored)) =
+            self.current.and_then(|build| Some((build, self.builds.get(&build)?.clone())))
+        else {
+            return;
+        };
+        let audit = tokio::task::spawn_blocking(move || stored.audit().err().map(causes));
+        self.audit = Some((build, audit));
+    }
+
+    /// Looks over a build that is about to be switched to; `false`: it counts as missing from now on.
+    pub(super) fn check_before_use(&mut self, build: BuildId) -> Result<bool, StepError> {
+        let Err(damage) = self.builds[&build].audit() else { return Ok(true) };
+        if self.removal.is_some() {
+            // One at a time; it is not switched to meanwhile.
+            return Err(StepError::Damaged { build, source: Box::new(damage) });
+        }
+        self.set_aside(build, &causes(damage));
+        Ok(false)
+    }
+
+    pub(super) fn on_audited(&mut self, build: BuildId, damage: Option<String>) {
+        self.audit = None;
+        // During a removal it is left for the next audit to find again.
+        let is_here = self.builds.contains_key(&build) && self.removal.is_none();
+        if let Some(damage) = damage.filter(|_| is_here) {
+            self.set_aside(build, &damage);
+        }
+    }
+
+    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
+    /// asks for it. Its program runs on, and is replaced once the files are right.
+    pub(super) fn set_aside(&mut self, build: BuildId, damage: &str) {
+        let message = format!("build {} is damaged on this host: {damage}", build.short());
+        warn!("{message}; it is not used until it is fetched again");
+        self.damage = Some((build, message));
+        self.staged.insert(build);
+        let store = self.store.clone();
+        self.start_leaving(build, move || store.distrust(build));
+    }
+
+    /// Logs a download that hangs once, not with every look.
+    pub(super) fn tell_stall(&mut self) {
+        let progress = &self.progress.1;
+        let look = self.download.as_ref().and_then(|active| {
+            Some((active.build, progress.bytes_done, progress.waiting_for.clone()?))
+        });
+        if self.stall.is_new(look)
+            && let Some((build, bytes_done, reason)) = self.stall.seen()
+        {
+            warn!(build = build.short(), bytes_done, "the download waits: {reason}");
+        }
+    }
+}
+
+/// Waits for the look over a build's files; what was found, if anything.
+pub(super) async fn audit_end(
+    audit: &mut Option<(BuildId, JoinHandle<Option<String>>)>,
+) -> (BuildId, Option<String>) {
+    let Some((build, audit)) = audit else { return std::future::pending().await };
+    let build = *build;
+    match audit.await {
+        Ok(damage) => (build, damage),
+        // The next audit will tell.
+        Err(_ended) => (build, None),
+    }
+}
