@@ -24,10 +24,10 @@ pub(crate) struct HealthWatch {
     /// Since when it is known to be up; `None` for a unit that systemd still restarts. Until then
     /// whoever answers a probe is another program.
     up_at: Option<Instant>,
-    is_ready: bool,
+    /// How far it got; it never goes back.
+    gate: Gate,
     /// Since when it has been healthy without a break.
     healthy_since: Option<Instant>,
-    is_good: bool,
     /// Whether the end of its time was looked at: that moment is waited for once.
     was_overdue: bool,
     next_check_at: Instant,
@@ -54,15 +54,14 @@ impl HealthWatch {
         settle_after: Duration,
         was_found: bool,
     ) -> Self {
-        let is_ready = was_found;
+        let gate = if was_found { Gate::Ready } else { Gate::Starting };
         Self {
             health,
             settle_after,
             started_at: now,
             up_at: Some(now),
-            is_ready,
-            healthy_since: is_ready.then_some(now),
-            is_good: false,
+            gate,
+            healthy_since: was_found.then_some(now),
             was_overdue: false,
             next_check_at: now,
             last_failure: None,
@@ -81,11 +80,7 @@ impl HealthWatch {
     }
 
     pub(crate) fn gate(&self) -> Gate {
-        match (self.is_good, self.is_ready) {
-            (true, _) => Gate::Good,
-            (false, true) => Gate::Ready,
-            (false, false) => Gate::Starting,
-        }
+        self.gate
     }
 
     /// Whether the last probe went well; `None` if there is none or it was not asked yet.
@@ -98,7 +93,7 @@ impl HealthWatch {
     pub(crate) fn check(&self, now: Instant) -> Option<Check> {
         let since = |moment: Instant| now.saturating_duration_since(moment);
         let deadline = self.started_at + self.health.deadline;
-        (!self.is_good).then(|| Check {
+        (self.gate < Gate::Good).then(|| Check {
             healthy_for: self.healthy_since.map_or(Duration::ZERO, since),
             deadline_in: deadline.saturating_duration_since(now),
             last_failure: self.last_failure.clone(),
@@ -112,13 +107,13 @@ impl HealthWatch {
 
     /// Whether the program was not good within its deadline.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        !self.is_good && self.started_at + self.health.deadline <= now
+        self.gate < Gate::Good && self.started_at + self.health.deadline <= now
     }
 
     /// What an overdue program has to be told to people as.
     pub(crate) fn describe_overdue(&self) -> String {
         let deadline = humantime::format_duration(self.health.deadline);
-        let why = match (&self.last_failure, self.is_ready) {
+        let why = match (&self.last_failure, self.gate >= Gate::Ready) {
             (Some(failure), _) => failure.clone(),
             (None, false) if self.health.probe == Some(Probe::Notify) => {
                 "it never said that it is ready (READY=1)".into()
@@ -147,14 +142,14 @@ impl HealthWatch {
         let probe_at = (asks && is_up && !is_probing).then_some(self.next_check_at);
         let ready_at = self
             .up_at
-            .filter(|_| self.health.probe.is_none() && !self.is_ready)
+            .filter(|_| self.health.probe.is_none() && self.gate < Gate::Ready)
             .map(|up_at| up_at + self.settle_after);
         let good_at = self
             .healthy_since
-            .filter(|_| self.is_ready && !self.is_good)
+            .filter(|_| self.gate >= Gate::Ready && self.gate < Gate::Good)
             .map(|since| since + self.health.min_healthy_time);
-        let overdue_at =
-            (!self.is_good && !self.was_overdue).then_some(self.started_at + self.health.deadline);
+        let overdue_at = (self.gate < Gate::Good && !self.was_overdue)
+            .then_some(self.started_at + self.health.deadline);
         [probe_at, ready_at, good_at, overdue_at].into_iter().flatten().min()
     }
 
@@ -164,12 +159,12 @@ impl HealthWatch {
             && self.health.probe.is_none()
             && up_at + self.settle_after <= now
         {
-            self.is_ready = true;
+            self.gate = self.gate.max(Gate::Ready);
             self.healthy_since.get_or_insert(up_at);
         }
         let is_long = |since: Instant| since + self.health.min_healthy_time <= now;
-        if self.is_ready && self.healthy_since.is_some_and(is_long) {
-            self.is_good = true;
+        if self.gate >= Gate::Ready && self.healthy_since.is_some_and(is_long) {
+            self.gate = Gate::Good;
         }
         self.was_overdue = self.is_overdue(now);
     }
@@ -178,7 +173,7 @@ impl HealthWatch {
     pub(crate) fn on_answer(&mut self, now: Instant, answer: Result<(), String>) {
         let interval = self.health.interval;
         self.next_check_at =
-            now + if self.is_good { interval.max(CALM_INTERVAL_MIN) } else { interval };
+            now + if self.gate == Gate::Good { interval.max(CALM_INTERVAL_MIN) } else { interval };
         match answer {
             Ok(()) => self.on_healthy(now),
             Err(reason) => {
@@ -201,7 +196,7 @@ impl HealthWatch {
     }
 
     fn on_healthy(&mut self, now: Instant) {
-        self.is_ready = true;
+        self.gate = self.gate.max(Gate::Ready);
         self.healthy_since.get_or_insert(now);
         self.last_failure = None;
     }
