@@ -16,6 +16,7 @@ use p2p_core::BuildId;
 use crate::app_rig::{Host, Notebook, Running, is_alive, process};
 use crate::rig::{gone, within};
 
+#[expect(clippy::unnecessary_wraps, reason = "as it is in the settings")]
 fn hook(exec: &[&str]) -> Option<Hook> {
     let exec = exec.iter().copied().map(String::from).collect();
     Some(Hook { exec, user: None, timeout: Duration::from_mins(1) })
