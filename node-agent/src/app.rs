@@ -405,7 +405,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
         let (Some(hook), Some(stored)) = (self.settings.hooks.of(kind), self.builds.get(&build))
         else {
-            return;
+            // The build that serves was damaged: its hook has nothing to run from, and must not be
+            // asked for again and again.
+            return self.hooks.skip(kind, build);
         };
         let variables = BTreeMap::from([
             ("SHOAL_APP".to_owned(), self.settings.name.to_string()),
@@ -538,6 +540,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_removal(&mut self, build: BuildId) {
+        // Somebody may have turned it to what is removed.
+        self.keep_current();
         info!(build = build.short(), "removing");
         let store = self.store.clone();
         self.start_leaving(build, move || store.remove(build));
