@@ -188,7 +188,7 @@ impl World {
                 End::TooLate => self.fail("nothing changes any more"),
                 End::NotOpened => {
                     failures += 1;
-                    if failures > 20 {
+                    if failures > 100 {
                         self.fail("the app cannot be opened");
                     }
                 }
