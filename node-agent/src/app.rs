@@ -410,7 +410,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
-        let Some(hook) = self.settings.hooks.of(kind) else { return };
+        let Some(hook) = self.settings.hooks.of(kind) else { return self.hooks.skip(kind, build) };
         // A build that is damaged may still serve: its host is drained by the commands of the current
         // one. In the app's own folder a command of a build is not found, which is told.
         let stored = self.builds.get(&build).or_else(|| self.builds.get(&self.current?));
@@ -546,6 +546,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_removal(&mut self, build: BuildId) {
+        // Somebody may have turned it to what is removed.
+        self.keep_current();
         info!(build = build.short(), "removing");
         let store = self.store.clone();
         self.start_leaving(build, move || store.remove(build));

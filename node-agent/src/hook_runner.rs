@@ -96,6 +96,16 @@ impl HookRunner {
         self.running = Some(RunningHook { kind, build, task });
     }
 
+    /// The hook cannot be run; it counts as run.
+    pub(crate) fn skip(&mut self, kind: HookKind, build: BuildId) {
+        warn!(
+            hook = kind.name(),
+            build = build.short(),
+            "hook skipped: it is not configured any more"
+        );
+        self.done.insert((kind, build));
+    }
+
     /// Ends the hook that runs; it counts as never run.
     pub(crate) fn cancel(&mut self) {
         if let Some(running) = self.running.take() {

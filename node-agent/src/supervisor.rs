@@ -402,8 +402,10 @@ impl<H: Host> Supervisor<H> {
             pid = instance.pid(),
             "the new program serves"
         );
-        self.write_record(Place::Serving, &instance.record);
-        self.remove_record(Place::Candidate);
+        // Without its new record the old one is all that leads the next agent to it.
+        if self.write_record(Place::Serving, &instance.record) {
+            self.remove_record(Place::Candidate);
+        }
         let path = self.app.output_path(Place::Serving);
         match instance.output.become_current(&path) {
             Ok(()) => instance.output = OutputLog::new(path, OUTPUT_BYTES_MAX),
@@ -578,11 +580,14 @@ impl<H: Host> Supervisor<H> {
         OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
     }
 
-    fn write_record(&self, place: Place, record: &RunningRecord) {
-        if let Err(error) = self.app.write_running(place, record) {
-            let error = &error as &dyn std::error::Error;
+    /// Whether it is on disk.
+    fn write_record(&self, place: Place, record: &RunningRecord) -> bool {
+        let written = self.app.write_running(place, record);
+        if let Err(error) = &written {
+            let error = error as &dyn std::error::Error;
             warn!(error, "the program runs, but the next agent will not find it");
         }
+        written.is_ok()
     }
 
     fn remove_record(&self, place: Place) {

@@ -188,7 +188,7 @@ impl World {
                 End::TooLate => self.fail("nothing changes any more"),
                 End::NotOpened => {
                     failures += 1;
-                    if failures > 20 {
+                    if failures > 100 {
                         self.fail("the app cannot be opened");
                     }
                 }
@@ -515,7 +515,7 @@ impl Host {
         };
         journal.phase == JournalPhase::Good
             && journal.to == build
-            && journal.generation == generation
+            && (journal.generation == generation || self.has_quarantined_goal())
             && self.app.current().is_ok_and(|current| current == Some(build))
             && serves
             && self.builds_on_disk().len() <= self.builds_max()
@@ -526,6 +526,10 @@ impl Host {
         let goal = self.goal.map(|(_, goal)| self.machine.samples()[goal].id);
         let current = self.journal().map(|journal| journal.to);
         KEEP_BUILDS + usize::from(goal != current)
+    }
+
+    fn has_quarantined_goal(&self) -> bool {
+        self.goal.is_some_and(|(_, goal)| self.has_quarantined(self.machine.samples()[goal].id))
     }
 
     /// Whether `build` failed under the newest goal.
