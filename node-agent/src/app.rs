@@ -269,6 +269,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
             if let Err(error) = self.carry_out(step) {
                 self.disk_trouble.note((), &causes(error));
+                self.look_again();
             }
         }
     }

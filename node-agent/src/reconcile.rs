@@ -391,8 +391,7 @@ impl Brain<'_> {
         }
         let journal = self.actual.journal.as_ref();
         if let Some(journal) = journal.filter(|journal| journal.phase == JournalPhase::Switching) {
-            let has_failed =
-                self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal);
+            let has_failed = self.has_failed(journal);
             let is_lost = !self.is_complete(journal.to) && self.target() != Some(journal.to);
             if (has_failed || is_lost)
                 && let Some(build) = self.way_back(Some(journal.to))
@@ -403,6 +402,21 @@ impl Brain<'_> {
         // A hook failed before anything was switched.
         let failed = self.actual.failed?;
         (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+    }
+
+    fn has_failed(&self, journal: &Journal) -> bool {
+        self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal)
+    }
+
+    /// The build whose program should run: that of `current`, unless the way back has been decided
+    /// and the disk does not take it down yet. A program that works does not wait for the disk.
+    fn to_run(&self) -> Option<BuildId> {
+        let way_back = self.begun().and_then(|journal| match journal.phase {
+            JournalPhase::Switching if self.has_failed(journal) => self.way_back(Some(journal.to)),
+            JournalPhase::RollingBack => Some(journal.to).filter(|to| self.is_complete(*to)),
+            JournalPhase::Switching | JournalPhase::Good => None,
+        });
+        way_back.or(self.actual.current)
     }
 
     /// Whether the program of the new build was started as often as it may be, and does not run.
@@ -464,7 +478,7 @@ impl Brain<'_> {
         }
         // Without a current build (removed by hand) the program is all there is: it stays until
         // there is something to replace it.
-        let current = self.actual.current?;
+        let current = self.to_run()?;
         let is_right = |program| matches!(program, Program::Running { build, is_fresh: true, .. } if build == current);
         if is_right(serving) {
             return stop_unneeded(candidate).or_else(|| self.pick_undrain_step(serving));
@@ -628,8 +642,23 @@ impl Brain<'_> {
         }
     }
 
+    /// The build that has to be here besides the goal's, and may have been damaged: the one that was
+    /// settled on, or the one to go back to from a build that failed.
+    fn refuge(&self) -> Option<BuildId> {
+        let journal = self.actual.journal.as_ref()?;
+        match journal.phase {
+            JournalPhase::Good => Some(journal.to),
+            JournalPhase::Switching if self.has_failed(journal) => {
+                let lost = self.way_back(Some(journal.to)).is_none();
+                journal.good.iter().copied().find(|build| lost && *build != journal.to)
+            }
+            JournalPhase::Switching | JournalPhase::RollingBack => None,
+        }
+    }
+
     fn pick_download_step(&self) -> Option<Step> {
-        let missing = self.target().filter(|build| !self.is_complete(*build));
+        let is_missing = |build: &BuildId| !self.is_complete(*build);
+        let missing = self.target().filter(is_missing).or_else(|| self.refuge().filter(is_missing));
         match (self.actual.download, missing) {
             (Transfer::Active { build }, missing) if missing == Some(build) => None,
             (Transfer::Resting { build }, Some(missing)) if build == missing => None,
@@ -677,7 +706,7 @@ impl Brain<'_> {
         let goal = self.wanted.map(|wanted| wanted.build);
         let previous = self.way_back(actual.current);
         let mut kept: BTreeSet<BuildId> =
-            runs.chain(actual.current).chain(goal).chain(previous).collect();
+            runs.chain(actual.current).chain([journal.to]).chain(goal).chain(previous).collect();
         let size_of = |build: &BuildId| actual.complete.get(build).copied().unwrap_or(0);
         let mut bytes: u64 = kept.iter().map(size_of).sum();
         let mut count =

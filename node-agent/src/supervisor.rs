@@ -8,6 +8,7 @@
 //! [`Supervisor::next_wake`] only waits, [`Supervisor::on_wake`] and the orders change the state and
 //! never wait.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -83,6 +84,8 @@ pub struct Supervisor<H: Host> {
     stale_before: Option<Instant>,
     overdue: Option<(BuildId, String)>,
     starts: u64,
+    /// Places whose program is not noted on disk yet.
+    unrecorded: BTreeSet<Place>,
 }
 
 /// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
@@ -158,6 +161,7 @@ impl<H: Host> Supervisor<H> {
             stale_before: None,
             overdue: None,
             starts: 0,
+            unrecorded: BTreeSet::new(),
         };
         for place in Place::ALL {
             match app.running(place) {
@@ -389,7 +393,7 @@ impl<H: Host> Supervisor<H> {
         self.stop(Place::Serving);
         let old = std::mem::replace(&mut self.serving, Slot::Idle);
         // Announced in its new place before it loses the old one. A record that could not be
-        // written is told and costs the next agent a look at `/proc`.
+        // written is told, and written as soon as the disk takes it.
         if let Slot::Alive { instance, .. } = &old {
             assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
             self.write_record(Place::Leaving, &instance.record);
@@ -441,6 +445,7 @@ impl<H: Host> Supervisor<H> {
             Turn::Stays => self.look_after(place, instance, restart_after, grace),
             Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
             Turn::Gone => {
+                self.unrecorded.remove(&place);
                 self.remove_record(place);
                 let build = instance.record.build;
                 slot = match *restart_after {
@@ -459,6 +464,7 @@ impl<H: Host> Supervisor<H> {
         restart_after: &mut Option<Duration>,
         grace: Duration,
     ) {
+        self.retry_record(place, &instance.record);
         if instance.is_ending() {
             return;
         }
@@ -580,14 +586,28 @@ impl<H: Host> Supervisor<H> {
         OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
     }
 
-    /// Whether it is on disk.
-    fn write_record(&self, place: Place, record: &RunningRecord) -> bool {
+    /// Notes on disk what is in `place`; whether that went well. If not, it is tried again.
+    fn write_record(&mut self, place: Place, record: &RunningRecord) -> bool {
         let written = self.app.write_running(place, record);
-        if let Err(error) = &written {
-            let error = error as &dyn std::error::Error;
-            warn!(error, "the program runs, but the next agent will not find it");
+        match &written {
+            Ok(()) => {
+                self.unrecorded.remove(&place);
+            }
+            Err(error) if self.unrecorded.insert(place) => {
+                let error = error as &dyn std::error::Error;
+                warn!(error, "the program runs, but a next agent would not find it; trying again");
+            }
+            Err(_) => {}
         }
         written.is_ok()
+    }
+
+    /// A disk that was full may take the record now.
+    fn retry_record(&mut self, place: Place, record: &RunningRecord) {
+        let has_moved = place == Place::Serving && matches!(self.candidate, Slot::Idle);
+        if self.unrecorded.contains(&place) && self.write_record(place, record) && has_moved {
+            self.remove_record(Place::Candidate);
+        }
     }
 
     fn remove_record(&self, place: Place) {

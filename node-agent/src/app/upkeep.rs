@@ -28,6 +28,19 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
+    /// A write that failed at its last sync has changed the file nevertheless. What is there holds, as
+    /// it would for the next agent; the next write that succeeds makes it durable.
+    pub(super) fn look_again(&mut self) {
+        if let Ok(Some(journal)) = self.directory.journal() {
+            self.journal = Some(journal);
+        }
+        if let Ok(Some(current)) = self.directory.current()
+            && self.builds.contains_key(&current)
+        {
+            self.current = Some(current);
+        }
+    }
+
     /// Repairs `current` after a person removed or changed it: programs and people look there.
     pub(super) fn keep_current(&mut self) {
         let Some(stored) = self.current.and_then(|build| self.builds.get(&build)) else { return };

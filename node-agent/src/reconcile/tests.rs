@@ -246,19 +246,55 @@ fn failures_lead_back_to_the_build_that_ran_well() {
             ("not healthy in time", wanted(2, 2), unhealthy, back),
             ("the goal store is down", None, crashed(), back),
             (
-                "the disk has to rest first",
+                "the disk rests: what works runs meanwhile",
                 wanted(2, 2),
                 Actual { is_disk_resting: true, ..crashed() },
-                Step::Rest,
+                Step::Start { build: build(1) },
             ),
             (
-                "nothing to go back to: keep trying",
+                "what ran well is gone: keep trying meanwhile",
                 wanted(2, 2),
                 nothing_good,
                 Step::Start { build: build(2) },
             ),
             ("the new build is damaged and not wanted any more", None, damaged, back),
         ],
+    );
+}
+
+/// Goal: a disk that takes nothing down keeps no host from running what works.
+/// Method: the build failed, and neither the journal nor `current` could be changed.
+#[test]
+fn program_that_works_does_not_wait_for_the_disk() {
+    let stuck = |programs| Actual {
+        failed: Some(build(2)),
+        is_disk_resting: true,
+        ..with(switched(), programs)
+    };
+    let start = Step::Start { build: build(1) };
+    let noted = Actual { current: Some(build(2)), is_disk_resting: true, ..going_back() };
+    check(
+        &policy(),
+        vec![
+            ("bad one runs", wanted(2, 2), stuck(serving(up(2, Gate::Starting))), Step::Stop),
+            ("it is gone", wanted(2, 2), stuck(serving(Program::Stopped)), start),
+            ("the one before runs", wanted(2, 2), stuck(serving(up(1, Gate::Good))), Step::Rest),
+            (
+                "noted, `current` is not turned yet",
+                wanted(2, 2),
+                with(noted, serving(Program::Stopped)),
+                start,
+            ),
+        ],
+    );
+    check(
+        &overlap(),
+        vec![(
+            "the candidate is not started again",
+            wanted(2, 2),
+            stuck(serving(up(1, Gate::Good))),
+            Step::Rest,
+        )],
     );
 }
 
@@ -475,6 +511,8 @@ fn damage_by_hand_follows_the_table() {
     let gone = Actual { complete: BTreeMap::new(), current: None, ..at_rest() };
     let gone_and_stopped =
         Actual { complete: builds(&[1]), current: None, journal: good(2, &[2, 1]), ..empty() };
+    let mut kept = Actual { complete: builds(&[2]), current: None, ..at_rest() };
+    kept.journal = kept.journal.map(|journal| Journal { failed: failure(2, 2), ..journal });
     let repoint = Step::Repoint { build: build(1) };
     let back = Step::RollBack { build: build(1) };
     let download = Step::Download { build: build(1) };
@@ -484,6 +522,7 @@ fn damage_by_hand_follows_the_table() {
             ("`current` was removed", wanted(1, 1), lost, repoint),
             ("`current` was turned", wanted(1, 1), turned, repoint),
             ("build removed: keep what runs", wanted(1, 1), gone, download),
+            ("what was gone back to is damaged: fetch it again", wanted(2, 2), kept, download),
             ("build removed, nothing runs: what ran before", wanted(2, 2), gone_and_stopped, back),
         ],
     );

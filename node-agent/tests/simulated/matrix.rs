@@ -165,13 +165,11 @@ fn rotation() -> usize {
 }
 
 #[test]
-#[ignore = "finds faults that are not mended yet: docs/agent-tests.md"]
 fn overlapping_swaps_survive_every_failure_at_every_operation() {
     matrix(Swap::Overlap);
 }
 
 #[test]
-#[ignore = "finds faults that are not mended yet: docs/agent-tests.md"]
 fn stopping_swaps_survive_every_failure_at_every_operation() {
     matrix(Swap::Stop);
 }
