@@ -30,11 +30,6 @@ impl Behaviour {
     pub(crate) const fn is_good(self) -> bool {
         matches!(self, Self::Good | Self::IgnoresTerm | Self::StartsSlowly(_))
     }
-
-    /// Whether it fails before it could take the place of another program.
-    pub(crate) const fn never_serves(self) -> bool {
-        matches!(self, Self::Crashes | Self::NeverReady | Self::Answers500)
-    }
 }
 
 /// A small build: chunks span files and files span chunks.

@@ -25,10 +25,10 @@ use super::builds::{Behaviour, Sample};
 /// How long a program takes to end after SIGTERM.
 const END_TIME: Duration = Duration::from_millis(50);
 
-/// 2026 by the machine's clock.
 /// Well past the time after which an agent tries again to note a program.
 const RECORD_RETRY: Duration = Duration::from_secs(30);
 
+/// 2026 by the machine's clock.
 const EPOCH_MS: u64 = 1_780_000_000_000;
 
 /// The machine. Cheap to clone; all clones are of one machine.
@@ -188,13 +188,13 @@ impl Machine {
     }
 
     pub(crate) fn note(&self, text: impl Into<String>) {
-        self.lock().note(text.into());
+        self.lock().note(&text.into());
     }
 
     pub(crate) fn fault(&self, text: impl Into<String>) {
         let mut state = self.lock();
         let text = text.into();
-        state.note(format!("FAULT {text}"));
+        state.note(&format!("FAULT {text}"));
         state.faults.push(text);
     }
 
@@ -280,7 +280,7 @@ impl State {
         self.processes.iter().filter(runs).cloned().collect()
     }
 
-    fn note(&mut self, text: String) {
+    fn note(&mut self, text: &str) {
         let line = format!("{:>9.3} {text}", self.now().as_secs_f64());
         self.log.push(line);
     }
@@ -369,7 +369,7 @@ impl Host for SimulatedHost {
             changed: Arc::default(),
         }));
         state.processes.push(Arc::clone(&process));
-        state.note(format!("start of build {index} ({behaviour:?}) as {pid}"));
+        state.note(&format!("start of build {index} ({behaviour:?}) as {pid}"));
         drop(state);
         Ok(SimulatedProcess::new(&self.0, &process))
     }
@@ -431,7 +431,7 @@ impl Host for SimulatedHost {
         let fails_in = state.hook_fails_in;
         let fails = fails_in.is_some_and(|fails_in| state.prng.below(fails_in) == 0);
         let name = order.variables["SHOAL_HOOK"].clone();
-        state.note(format!("hook {name} {}", if fails { "fails" } else { "runs" }));
+        state.note(&format!("hook {name} {}", if fails { "fails" } else { "runs" }));
         drop(state);
         async move {
             sleep(Duration::from_millis(700)).await;
@@ -473,7 +473,7 @@ impl HostProcess for SimulatedProcess {
         }
         let now = state.now();
         let mut process = self.process.lock().unwrap();
-        state.note(format!("{signal:?} to {}", process.identity.pid));
+        state.note(&format!("{signal:?} to {}", process.identity.pid));
         if signal == Signal::TERM {
             process.was_told_to_stop = true;
         }

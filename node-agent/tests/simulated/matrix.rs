@@ -1,6 +1,6 @@
 //! One story, failing at each of its durable operations in each way.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use disk::Operation;
 use node_agent::Swap;
@@ -9,12 +9,6 @@ use rustix::io::Errno;
 use super::builds::{Behaviour, Sample};
 use super::machine::Machine;
 use super::world::{Fate, Script, Turn, View, World};
-
-/// All points instead of a sample of them.
-const FULL_VARIABLE: &str = "SHOAL_AGENT_MATRIX";
-
-/// One point in so many is looked at otherwise.
-const STEP: usize = 4;
 
 /// How long a full disk stays full.
 const FULL_TIME: Duration = Duration::from_secs(45);
@@ -136,32 +130,21 @@ fn run_with_failure(swap: Swap, kind: Kind, at: usize) {
 
 fn matrix(swap: Swap) {
     let count = count_operations(swap);
-    let step = if std::env::var_os(FULL_VARIABLE).is_some() { 1 } else { STEP };
-    // Another part of the points with each run.
-    let offset = rotation() % step;
-    println!("{count} operations, every {step}th from {offset} on");
     for kind in [Kind::PowerLoss, Kind::Kill, Kind::Error, Kind::Full] {
         let mut failed = vec![];
-        for at in (offset..count).step_by(step) {
+        for at in 0..count {
             let run = || run_with_failure(swap, kind, at);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if outcome.is_err() {
-                println!("==== {swap:?} {kind:?} at operation {at}");
                 failed.push(at);
             }
         }
         assert!(
             failed.is_empty(),
-            "{swap:?} {kind:?} at operations {failed:?}; all of them: {FULL_VARIABLE}=1 cargo \
-             nextest run -p node-agent simulated::matrix"
+            "{swap:?} {kind:?} at operations {failed:?}; to repeat it: cargo nextest run -p \
+             node-agent simulated::matrix"
         );
     }
-}
-
-/// A number that is another one with each run.
-fn rotation() -> usize {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.subsec_nanos() as usize)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use disk::{Operation, Verdict, Watching};
-use goal_state::{Goal, HostStatus, Rollout};
+use goal_state::{Goal, Rollout};
 use node_agent::{
     AcceptedGoals, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Health,
     Hook, Hooks, Journal, JournalPhase, Launch, Probe, ProgramSettings, StatusBoard, Swap,
@@ -79,7 +79,6 @@ pub(crate) enum Turn {
 /// What a script sees.
 pub(crate) struct View<'a> {
     pub(crate) world: &'a Host,
-    pub(crate) row: Option<HostStatus>,
     /// Time since the script saw anything change.
     pub(crate) waited: Duration,
 }
@@ -145,11 +144,6 @@ impl World {
     /// Operations so far.
     pub(crate) fn operations(&self) -> usize {
         self.operations + self.watching.as_ref().map_or(0, Watching::count)
-    }
-
-    /// What was done to the disk since the last loss of power.
-    pub(crate) fn record(&self) -> disk::simulated::Record {
-        self.watching.as_ref().expect("it is always watched").record()
     }
 
     fn watch(&mut self) {
@@ -247,16 +241,7 @@ impl World {
         let goal = watch::Sender::new(GoalView { followed: goals.of(&name), note: None });
         let (orders, orders_received) = mpsc::channel(8);
         let board = StatusBoard::default();
-        let parts = AppParts {
-            source: SimulatedSource(machine.clone()),
-            host: super::machine::SimulatedHost(machine.clone()),
-            tokens: FreeTokens,
-            goal: goal.subscribe(),
-            orders: orders_received,
-            board: board.clone(),
-            pulse: None,
-            own_agent: None,
-        };
+        let parts = parts(&machine, &goal, orders_received, &board);
         let app = match App::open(self.settings(), self.host.app.clone(), parts) {
             Ok(app) => app,
             Err(error) => {
@@ -284,9 +269,8 @@ impl World {
             }
             self.offer(&mut goals, &goal);
             self.check_now();
-            let row = rows.borrow().values().next().cloned();
             waited += LOOK;
-            match script.look(&View { world: &self.host, row, waited }) {
+            match script.look(&View { world: &self.host, waited }) {
                 Turn::Wait => {}
                 Turn::Done => return End::Done,
                 Turn::Kill => return End::Killed,
@@ -564,5 +548,23 @@ pub(crate) fn shown(operation: &Operation) -> String {
             format!("Write {} {offset}+{}", path.display(), bytes.len())
         }
         other => format!("{other:?}"),
+    }
+}
+
+fn parts(
+    machine: &Machine,
+    goal: &watch::Sender<GoalView>,
+    orders: mpsc::Receiver<AppOrder>,
+    board: &StatusBoard,
+) -> AppParts<SimulatedSource, super::machine::SimulatedHost, FreeTokens> {
+    AppParts {
+        source: SimulatedSource(machine.clone()),
+        host: super::machine::SimulatedHost(machine.clone()),
+        tokens: FreeTokens,
+        goal: goal.subscribe(),
+        orders,
+        board: board.clone(),
+        pulse: None,
+        own_agent: None,
     }
 }
