@@ -698,9 +698,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    /// Asked for once: the process is about to be replaced.
     fn restart_agent(&mut self) {
-        if let Some(agent) = self.own_agent.take() {
+        if let Some(agent) = &mut self.own_agent {
             info!("the agent of the new build takes over");
             agent.order_restart();
         }

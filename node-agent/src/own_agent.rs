@@ -28,6 +28,7 @@ pub struct OwnAgent {
     started_at: Instant,
     probation: Probation,
     is_good: bool,
+    is_replaced: bool,
 }
 
 impl OwnAgent {
@@ -41,6 +42,7 @@ impl OwnAgent {
             started_at: Instant::now(),
             probation: Probation::new(health.min_healthy_time),
             is_good: false,
+            is_replaced: false,
         }
     }
 
@@ -54,7 +56,7 @@ impl OwnAgent {
         AgentView {
             runs: self.runs,
             is_good: self.is_good,
-            may_restart: self.started_at.elapsed() >= RESTART_INTERVAL_MIN,
+            may_restart: !self.is_replaced && self.started_at.elapsed() >= RESTART_INTERVAL_MIN,
         }
     }
 
@@ -63,8 +65,28 @@ impl OwnAgent {
         !self.is_good && self.started_at.elapsed() >= health.deadline
     }
 
-    /// Lets the agent be replaced.
-    pub(crate) fn order_restart(&self) {
+    /// Lets the agent be replaced, once. Until that happens it stays the agent that it is.
+    pub(crate) fn order_restart(&mut self) {
+        self.is_replaced = true;
         self.restart.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: between the order and the replacement this process does not pass for the new agent.
+    /// Method: what the brain is shown before and after the order.
+    #[tokio::test(start_paused = true)]
+    async fn agent_that_is_to_be_replaced_stays_what_it_is() {
+        let restart = Arc::new(Notify::new());
+        let mut agent = OwnAgent::new(&Health::default(), Heartbeat::default(), restart.clone());
+        tokio::time::advance(RESTART_INTERVAL_MIN).await;
+        let before = agent.view();
+        assert!(before.may_restart);
+        agent.order_restart();
+        assert_eq!(agent.view(), AgentView { may_restart: false, ..before });
+        restart.notified().await;
     }
 }
