@@ -1,8 +1,8 @@
 //! The small HTTP service that `shoal demo` deploys: it says which version of itself runs.
 //!
 //! A program as agents like it: takes its listening socket from the agent (or opens one itself),
-//! says when it is ready, and on SIGTERM stops without losing a request ([`http`]). On request it is
-//! one of the programs that agents have to live with ([`behaviour`]). What it says is read once at
+//! says when it is ready, and on SIGTERM stops without losing a request (`http`). On request it is
+//! one of the programs that agents have to live with (`behaviour`). What it says is read once at
 //! the start, so that a running service keeps telling the version it was started as, even after its
 //! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
 

@@ -67,7 +67,7 @@ pub struct Launch {
 impl Launch {
     /// The command that runs `build` from `root`, and the program's path for messages.
     ///
-    /// With sockets it goes through a shell, see [`sockets::program_with_sockets`]. It is to be
+    /// With sockets it goes through a shell, see `sockets::program_with_sockets`. It is to be
     /// started by [`Self::spawn`].
     ///
     /// # Panics

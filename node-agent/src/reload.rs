@@ -21,7 +21,7 @@ pub struct Reload {
     /// Settings that hold from now on, each as `KEY = VALUE (was VALUE)`.
     pub applied: Vec<String>,
     /// The apps of the running agent with new settings, as they are from now on: of the new
-    /// configuration only what [`adopt`] takes over.
+    /// configuration only what `adopt` takes over.
     pub apps: BTreeMap<AppName, AppConfig>,
     /// Keys that differ from what the agent runs with until it is restarted.
     pub pending: Vec<String>,

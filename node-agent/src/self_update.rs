@@ -7,7 +7,7 @@
 //! host. The stub may be years older than the builds: it reads of the journal what it needs and
 //! keeps the rest, and finds its app in a configuration that it does not understand.
 //!
-//! [`decide`] is pure. Everything here happens before the runtime and its threads start.
+//! `decide` is pure. Everything here happens before the runtime and its threads start.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -188,7 +188,7 @@ impl HeldSockets {
 
     /// Lets `command` start with the sockets as descriptors 3 and up, in the order of their names,
     /// and tells it by `LISTEN_FDS` and `LISTEN_FDNAMES`; `LISTEN_PID` is the business of
-    /// [`program_with_sockets`]. The command holds copies of the sockets until it is dropped.
+    /// `program_with_sockets`. The command holds copies of the sockets until it is dropped.
     ///
     /// # Errors
     ///
