@@ -161,7 +161,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let paused = recover_paused(&directory)?;
         let timings = settings.timings;
         let supervisor = Supervisor::recover(&directory, parts.host, settings.program.clone());
-        let trouble = || Trouble::new(timings.retry_first, timings.retry_max);
         let current = current.filter(|build| builds.contains_key(build));
         Ok(Self {
             supervisor,
@@ -179,7 +178,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             is_drained: settings.hooks.undrain.is_some(),
             token: None,
             download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
-            disk_trouble: trouble(),
+            disk_trouble: Trouble::new(timings.retry_first, timings.retry_max),
             download: None,
             removal: None,
             damage,

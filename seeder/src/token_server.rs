@@ -4,11 +4,12 @@
 //! nothing new is granted; hosts that finish, roll back or give back need nothing from here. What is
 //! decided is in [`crate::tokens`].
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use disk::Durability;
 use goal_state::{TOKEN_TOPIC, TokenAnswer, TokenRequest, granting_seeder};
 use p2p_core::NodeId;
 use p2p_net::{Ask, Node};
@@ -153,12 +154,7 @@ impl TokenServer {
 
 /// Replaces a file by another that is durable, name and bytes, when this returns.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("json.tmp");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    disk::replace_file(path, &disk::scratch_beside(path, ".new"), bytes, Durability::Synced)
 }
 
 #[cfg(test)]

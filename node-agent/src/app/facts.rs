@@ -69,7 +69,6 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             }
         }),
         last_error: last_error.or_else(|| app.supervisor.message()),
-        disk_short_bytes: None,
         next_try_in_ms: next_try.map(milliseconds),
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
