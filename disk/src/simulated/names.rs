@@ -169,7 +169,8 @@ impl Disk {
             Operation::Rename { from, to } => {
                 let inode = self.find(from);
                 match to {
-                    Some(to) if to == from => {}
+                    // Two names of one file: rename(2) does nothing, both stay.
+                    Some(to) if self.look_up(to) == Some(inode) => {}
                     Some(to) => {
                         self.change([(from.as_path(), None), (to.as_path(), Some(inode))], None);
                     }

@@ -122,6 +122,18 @@ fn rename_between_directories_is_one_change_made_durable_by_either() {
 }
 
 #[test]
+fn rename_between_two_names_of_one_file_leaves_both() {
+    let (record, folder) = recorded(|root| {
+        drop(write(&root.join("a"), b"x"));
+        hard_link(&root.join("a"), &root.join("b")).unwrap();
+        rename(&root.join("b"), &root.join("a")).unwrap();
+    });
+    let there = Tree::read(folder.path()).unwrap();
+    assert_eq!(there.nodes.len(), 2, "what the system does");
+    assert_eq!(record.disk_after(record.operations.len()).current(), there);
+}
+
+#[test]
 fn synced_directory_without_its_own_name_may_be_lost() {
     let (record, _) = recorded(|root| {
         create_dir_all(&root.join("a/b")).unwrap();
