@@ -393,7 +393,7 @@ mod tests {
 
     fn sizes() -> impl Strategy<Value = ChunkSizes> {
         // Down to the least sizes that the algorithm takes, and those of the format.
-        let small = (32_usize..8 << 10, 7_u32..18, 0_usize..99).prop_map(|(min, bits, more)| {
+        let small = (32_usize..8 << 10, 8_u32..18, 0_usize..99).prop_map(|(min, bits, more)| {
             let average = (2 * min).max(1 << bits) + 2 * more;
             ChunkSizes { min: 2 * min, average, max: (2 * average).max(1024) + 2 * more }
         });
