@@ -37,11 +37,13 @@ use crate::trouble::{Stall, Trouble};
 use crate::watch_files::{FileWatch, OnChange};
 
 mod facts;
+mod itself;
 mod recover;
 mod row;
 mod step_error;
 mod upkeep;
 
+use itself::own_agent_change;
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
 use upkeep::audit_end;
@@ -133,6 +135,7 @@ enum Wake {
     Removed(Result<(), StepError>),
     Audited(BuildId, Option<String>),
     Retry,
+    OwnAgent,
     Refresh,
 }
 
@@ -217,6 +220,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             if let Some(pulse) = &self.pulse {
                 pulse.beat();
             }
+            self.observe_own_agent();
             self.take_steps();
             let row = row::row(&self);
             self.board.show(row);
@@ -585,6 +589,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             () = self.disk_trouble.next_try() => Wake::Retry,
             () = self.download_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
+            () = own_agent_change(self.own_agent.as_ref(), &self.settings) => Wake::OwnAgent,
             () = sleep_until(self.refresh_at) => Wake::Refresh,
         }
     }
@@ -605,7 +610,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 self.download_trouble.on_due();
             }
             Wake::Refresh => self.on_refresh(),
-            Wake::Token | Wake::Stop => {}
+            Wake::Token | Wake::OwnAgent | Wake::Stop => {}
         }
     }
 
@@ -677,30 +682,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 self.hooks.forget(HookKind::Drain);
             }
             _ => {}
-        }
-    }
-
-    fn observe_own_agent(&mut self) {
-        let knows_goal = self.goal.borrow().note.is_none();
-        let Some(agent) = &mut self.own_agent else { return };
-        agent.observe(knows_goal);
-        let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
-        let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
-        if let Some(build) = tried.filter(|build| agent.view().runs == Some(*build))
-            && agent.is_overdue(&self.settings.program.health)
-        {
-            let deadline = humantime::format_duration(self.settings.program.health.deadline);
-            let reason = format!(
-                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
-            );
-            self.hooks.fail(build, reason);
-        }
-    }
-
-    fn restart_agent(&mut self) {
-        if let Some(agent) = &mut self.own_agent {
-            info!("the agent of the new build takes over");
-            agent.order_restart();
         }
     }
 

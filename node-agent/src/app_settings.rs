@@ -126,6 +126,8 @@ pub struct AppParts<S, H, T> {
 pub struct GoalView {
     /// The goal followed; `None` if none was ever accepted.
     pub followed: Option<AcceptedGoal>,
+    /// Whether the goal store has answered since the agent started.
+    pub has_answered: bool,
     /// What is wrong with the goal store or with what it offers, for people.
     pub note: Option<String>,
 }

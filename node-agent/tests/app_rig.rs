@@ -157,7 +157,7 @@ impl Host {
         let accepted_at_ms = now_ms();
         let (generation, rollout) = (self.generation, self.rollout.clone());
         let followed = AcceptedGoal { generation, build, accepted_at_ms, rollout };
-        self.goal.send_replace(GoalView { followed: Some(followed), note: None });
+        self.goal.send_replace(GoalView { followed: Some(followed), has_answered: true, note: None });
     }
 
     /// When the supervisor acts, to be changed before the loop starts.
