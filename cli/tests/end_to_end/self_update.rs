@@ -175,8 +175,9 @@ fn agent_replaces_itself_and_goes_back_from_bad_builds_under_load() {
         assert!(reason.contains("ended or hung each time"), "{reason}");
     }
     assert_eq!(unit.starts.get(), 5, "each bad agent has two tries");
-    let reason = unit.deploy_bad(&publish_script(&host, "text", "no program\n"), &good);
-    assert!(reason.contains("cannot be started") && reason.contains("format"), "{reason}");
+    let foreign = publish_script(&host, "foreign", "#!/not/on/this/machine\n");
+    let reason = unit.deploy_bad(&foreign, &good);
+    assert!(reason.contains("cannot be started: No such file"), "{reason}");
     let none = publish(&host, "none", |root| fs::write(root.join("README"), "").unwrap());
     let reason = unit.deploy_bad(&none, &good);
     assert!(reason.contains("no program shoal-agent"), "{reason}");
