@@ -46,6 +46,9 @@ const ORDERS_MAX: usize = 16;
 /// Time for the node to say goodbye. Its peers notice a silent end too, only later.
 const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
+/// Time for the loops to end for another agent. One that hangs is left behind with this process.
+const LET_GO_MAX: Duration = Duration::from_secs(5);
+
 /// A running agent. Stop it with [`Agent::stop`]: dropped, it leaves its programs running.
 #[derive(Debug)]
 pub struct Agent {
@@ -211,6 +214,19 @@ impl Agent {
             Some(Ok(())) | None => {
                 anyhow::anyhow!("an app's loop ended; this is a bug of the agent")
             }
+        }
+    }
+
+    /// Ends the loops where they are, for the agent that takes the place of this one: no hook runs on
+    /// that it would start again beside. Programs run on.
+    pub async fn let_go(&mut self) {
+        for order in self.orders.values() {
+            // A loop that takes no order is not waited for long.
+            drop(order.try_send(AppOrder::LetGo));
+        }
+        let ended = async { while self.apps.join_next().await.is_some() {} };
+        if timeout(LET_GO_MAX, ended).await.is_err() {
+            warn!("an app's loop does not end; it is left behind");
         }
     }
 

@@ -209,7 +209,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         &self.settings.name
     }
 
-    /// Follows the goal until `stop`, then stops the programs and returns when they are gone.
+    /// Follows the goal until `stop`, then stops the programs and returns when they are gone; or until
+    /// it is told to let go of them.
     ///
     /// Blocks its thread for the length of a file sync now and then.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -226,6 +227,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
+                Wake::Order(AppOrder::LetGo) => return self.hooks.leave().await,
                 wake => self.on_wake(wake).await,
             }
         }
@@ -646,6 +648,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Resume => self.set_paused(None),
             AppOrder::Restart => self.supervisor.make_stale(),
             AppOrder::Reload => self.supervisor.reload(),
+            // The loop ends instead.
+            AppOrder::LetGo => {}
             // An asker who is gone does not miss the answer.
             AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
         }

@@ -93,6 +93,9 @@ pub enum AppOrder {
     Restart,
     /// The program is told to read its configuration again.
     Reload,
+    /// The loop ends where it is, and with it the hook that runs. Programs run on, for the agent that
+    /// takes the place of this one.
+    LetGo,
     /// Tell what is known of the app.
     Explain {
         /// For the answer.

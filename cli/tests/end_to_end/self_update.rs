@@ -165,7 +165,11 @@ fn agent_replaces_itself_and_goes_back_from_bad_builds_under_load() {
     let [first, good] = ["1", "2"].map(|name| publish_real(&host, name));
     for build in [&first, &good] {
         unit.deploy_good(build);
-        assert_eq!((unit.process(), unit.starts.get()), (process, 1), "it was not replaced in place");
+        assert_eq!(
+            (unit.process(), unit.starts.get()),
+            (process, 1),
+            "it was not replaced in place"
+        );
     }
 
     let crash = publish_script(&host, "crash", "#!/bin/sh\nexit 3\n");
