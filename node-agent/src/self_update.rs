@@ -37,6 +37,10 @@ const BUILD_VARIABLE: &str = "SHOAL_STUB_BUILD";
 /// Says where that stub is.
 const STUB_VARIABLE: &str = "SHOAL_STUB";
 
+/// Has the arguments of that stub, as JSON: what a build makes of them (a script that adds some) must
+/// not reach the agents after it. Missing if they are not text.
+const ARGUMENTS_VARIABLE: &str = "SHOAL_STUB_ARGUMENTS";
+
 /// Where the agent is in a build; the first that is there.
 const PROGRAMS: [&str; 2] = ["shoal-agent", "bin/shoal-agent"];
 
@@ -228,11 +232,13 @@ impl AgentApp {
         let (Some(program), Ok(stub)) = (self.program(build), own_path()) else {
             return io::ErrorKind::NotFound.into();
         };
-        Command::new(program)
-            .args(arguments)
-            .env(BUILD_VARIABLE, build.to_string())
-            .env(STUB_VARIABLE, stub)
-            .exec()
+        let mut command = Command::new(program);
+        command.args(arguments).env(BUILD_VARIABLE, build.to_string()).env(STUB_VARIABLE, stub);
+        let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
+        if let Some(text) = words.and_then(|words| serde_json::to_string(&words).ok()) {
+            command.env(ARGUMENTS_VARIABLE, text);
+        }
+        command.exec()
     }
 }
 
@@ -245,7 +251,7 @@ pub fn running_build() -> Option<BuildId> {
 /// process keeps its id, and its programs run on. Call it with the journal written and `current`
 /// switched; only returns if it fails.
 pub fn restart_in_place() -> io::Error {
-    let arguments = std::env::args_os().skip(1);
+    let arguments = arguments_of_stub().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let stub = match std::env::var_os(STUB_VARIABLE) {
         Some(stub) => PathBuf::from(stub),
         None => match own_path() {
@@ -258,7 +264,15 @@ pub fn restart_in_place() -> io::Error {
     if running_build().is_some() && stub.file_name().is_some_and(|name| name == "shoal") {
         command.arg("agent");
     }
-    command.args(arguments).env_remove(BUILD_VARIABLE).env_remove(STUB_VARIABLE).exec()
+    for name in [BUILD_VARIABLE, STUB_VARIABLE, ARGUMENTS_VARIABLE] {
+        command.env_remove(name);
+    }
+    command.args(arguments).exec()
+}
+
+fn arguments_of_stub() -> Option<Vec<OsString>> {
+    let words: Vec<String> = serde_json::from_str(&std::env::var(ARGUMENTS_VARIABLE).ok()?).ok()?;
+    Some(words.into_iter().map(OsString::from).collect())
 }
 
 /// The path of this binary, also once another one was installed over it.
