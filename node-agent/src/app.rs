@@ -227,7 +227,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
-                Wake::Order(AppOrder::LetGo) => return self.hooks.leave().await,
+                Wake::Order(AppOrder::LetGo) => return self.let_go().await,
                 wake => self.on_wake(wake).await,
             }
         }

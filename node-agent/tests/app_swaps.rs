@@ -54,10 +54,12 @@ async fn start_with(host: &mut Host, first: BuildId) -> (Running, ProcessIdentit
     (running, program)
 }
 
-/// Goal: an agent that is replaced leaves the program to the next one, and no hook: that runs again.
+/// Goal: an agent that is replaced leaves program and token to the next one, and no hook: that runs
+/// again.
 #[tokio::test]
 async fn hook_ends_with_a_loop_that_lets_go_and_runs_again_with_the_next() {
     let mut host = Host::with_program();
+    host.rollout.max_unavailable = NonZero::new(2);
     let notebook = host.notebook();
     let first = talking_build(&host, "1");
     let waits =
@@ -74,6 +76,7 @@ async fn hook_ends_with_a_loop_that_lets_go_and_runs_again_with_the_next() {
     running.let_go().await;
     gone(&hook).await;
     assert!(is_alive(&program));
+    assert_eq!(host.tokens.events().last().unwrap(), "ask 2 of 2", "the token was returned");
 
     let running = host.start(3);
     let lines = notebook.wait_for(3).await;

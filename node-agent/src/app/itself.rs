@@ -3,6 +3,8 @@
 //! Invariant: the loop wakes when time alone changes what the brain is shown of the agent, and not
 //! before. What else changes it (the goal store's answer, other loops) is seen with the next wake.
 
+use std::mem::ManuallyDrop;
+
 use tokio::time::sleep_until;
 use tracing::info;
 
@@ -34,6 +36,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             );
             self.hooks.fail(build, reason);
         }
+    }
+
+    /// Ends the loop for the agent that takes the place of this one.
+    pub(super) async fn let_go(mut self) {
+        // Not given back: what it is for is not over, and the next agent asks for the same host.
+        let _kept = ManuallyDrop::new(self.token.take());
+        self.hooks.leave().await;
     }
 
     pub(super) fn restart_agent(&mut self) {
