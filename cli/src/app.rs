@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{bench, demo, deploy, fetch, output, plan, publish, status, verify};
 
+/// The name under which the executable is an agent, as builds of agents have it.
+const AGENT: &str = "shoal-agent";
+
 /// The command's name in what it says.
 pub(crate) const PROGRAM: &str = "shoal";
 
@@ -88,6 +91,9 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => command_line::fail(demo_service::PROGRAM, &error),
         };
+    }
+    if program == Some(OsStr::new(AGENT)) {
+        return node_agent::cli::main(AGENT, arguments.into_iter().skip(1));
     }
     if let Err(error) = demo::end_with_parent() {
         return command_line::fail(PROGRAM, &error);

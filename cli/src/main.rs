@@ -2,7 +2,8 @@
 //!
 //! One executable with three faces: the command itself, the daemons behind `shoal seeder` and
 //! `shoal agent`, and, under the name `demo-service`, the service that `shoal demo` deploys. The
-//! demo thus needs nothing but this one file. Everything is in the modules.
+//! demo thus needs nothing but this one file. A build of agents may hold it as `shoal-agent`.
+//! Everything is in the modules.
 
 mod app;
 mod bars;

@@ -14,5 +14,6 @@ mod programs;
 mod refusals;
 mod reloads;
 mod reuse;
+mod self_update;
 mod swaps;
 mod waves;

@@ -271,6 +271,12 @@ impl Daemon {
         })
     }
 
+    /// Whether it has not ended by itself.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.has_ended |= self.child.try_wait().unwrap().is_some();
+        !self.has_ended
+    }
+
     /// Fails the test if it has ended by itself.
     pub(crate) fn check_running(&mut self) {
         let status = self.child.try_wait().unwrap();
@@ -349,6 +355,11 @@ fn agent() -> Command {
     let mut command = Command::new(path);
     remove_settings(&mut command);
     command
+}
+
+/// A file that is an agent under the name `shoal-agent`.
+pub(crate) fn agent_binary() -> PathBuf {
+    std::env::var_os("SHOAL_TEST_AGENT").map_or(env!("CARGO_BIN_EXE_shoal").into(), PathBuf::from)
 }
 
 /// Keeps settings in the environment away from `command`.

@@ -46,6 +46,9 @@ const ORDERS_MAX: usize = 16;
 /// Time for the node to say goodbye. Its peers notice a silent end too, only later.
 const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
+/// Time for the loops to end for another agent. One that hangs is left behind with this process.
+const LET_GO_MAX: Duration = Duration::from_secs(5);
+
 /// A running agent. Stop it with [`Agent::stop`]: dropped, it leaves its programs running.
 #[derive(Debug)]
 pub struct Agent {
@@ -214,6 +217,19 @@ impl Agent {
         }
     }
 
+    /// Ends the loops where they are, for the agent that takes the place of this one: no hook runs on
+    /// that it would start again beside. Programs run on.
+    pub async fn let_go(&mut self) {
+        for order in self.orders.values() {
+            // A loop that takes no order is not waited for long.
+            drop(order.try_send(AppOrder::LetGo));
+        }
+        let ended = async { while self.apps.join_next().await.is_some() {} };
+        if timeout(LET_GO_MAX, ended).await.is_err() {
+            warn!("an app's loop does not end; it is left behind");
+        }
+    }
+
     /// Stops the programs within their grace periods, reports that, and closes the node.
     pub async fn stop(mut self) {
         self.goals.abort();
@@ -297,10 +313,9 @@ impl Opening<'_> {
                 orders: receiver,
                 board: self.board.clone(),
                 pulse: Some(self.heartbeat.register(name.as_str())),
-                own_agent: app.is_agent.then(|| {
-                    let (heartbeat, restart) = (self.heartbeat.clone(), self.restart.clone());
-                    OwnAgent::new(&app.health, heartbeat, restart)
-                }),
+                own_agent: app
+                    .is_agent
+                    .then(|| OwnAgent::new(self.heartbeat.clone(), self.restart.clone())),
             };
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
@@ -396,7 +411,7 @@ impl GoalFollower {
     /// The goal of `app`, which begins with what was accepted before the agent started: a host does
     /// not need the goal store to run what it ran.
     fn subscribe(&mut self, app: &AppName) -> watch::Receiver<GoalView> {
-        let view = GoalView { followed: self.accepted.of(app), note: None };
+        let view = GoalView { followed: self.accepted.of(app), ..GoalView::default() };
         self.apps.entry(app.clone()).or_insert_with(|| watch::Sender::new(view)).subscribe()
     }
 
@@ -413,6 +428,7 @@ impl GoalFollower {
     fn on_update(&mut self, update: GoalUpdate) {
         let GoalUpdate { app, goal } = update;
         self.unstored.remove(&app);
+        self.note_answer(&app, goal.is_ok());
         let note = match goal {
             Ok(Some(goal)) => return self.offer(goal),
             Ok(None) => self.accepted.of(&app).map(|followed| {
@@ -450,10 +466,17 @@ impl GoalFollower {
         self.publish(&app, note);
     }
 
+    fn note_answer(&self, app: &AppName, is_answer: bool) {
+        let Some(sender) = self.apps.get(app) else { return };
+        sender.send_if_modified(|shown| {
+            is_answer && !std::mem::replace(&mut shown.has_answered, true)
+        });
+    }
+
     fn publish(&self, app: &AppName, note: Option<String>) {
         let Some(sender) = self.apps.get(app) else { return };
-        let view = GoalView { followed: self.accepted.of(app), note };
         sender.send_if_modified(|shown| {
+            let view = GoalView { followed: self.accepted.of(app), note, ..shown.clone() };
             if *shown == view {
                 return false;
             }
@@ -512,8 +535,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut follower = follower(folder.path());
         let goal = follower.subscribe(&app());
+        follower.on_update(update(Err("connection refused".into())));
+        assert!(!goal.borrow().has_answered);
         follower.on_update(update(Ok(None)));
-        assert_eq!(*goal.borrow(), GoalView::default(), "no goal yet is no trouble");
+        let answered = GoalView { has_answered: true, ..GoalView::default() };
+        assert_eq!(*goal.borrow(), answered, "no goal yet is no trouble");
         follower.on_update(update(Ok(Some((3, 1)))));
         let followed = goal.borrow().followed.clone();
         for (trouble, expected) in [

@@ -39,11 +39,13 @@ use crate::trouble::{Stall, Trouble};
 use crate::watch_files::{FileWatch, OnChange};
 
 mod facts;
+mod itself;
 mod recover;
 mod row;
 mod step_error;
 mod upkeep;
 
+use itself::own_agent_change;
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
 use upkeep::audit_end;
@@ -133,6 +135,7 @@ enum Wake {
     Removed(Result<(), StepError>),
     Audited(BuildId, Option<String>),
     Retry,
+    OwnAgent,
     Refresh,
 }
 
@@ -205,7 +208,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         &self.settings.name
     }
 
-    /// Follows the goal until `stop`, then stops the programs and returns when they are gone.
+    /// Follows the goal until `stop`, then stops the programs and returns when they are gone; or until
+    /// it is told to let go of them.
     ///
     /// Blocks its thread for the length of a file sync now and then.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -216,11 +220,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             if let Some(pulse) = &self.pulse {
                 pulse.beat();
             }
+            self.observe_own_agent();
             self.take_steps();
             let row = row::row(&self);
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
+                Wake::Order(AppOrder::LetGo) => return self.let_go().await,
                 wake => self.on_wake(wake).await,
             }
         }
@@ -587,6 +593,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             () = self.disk_trouble.next_try() => Wake::Retry,
             () = self.download_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
+            () = own_agent_change(self.own_agent.as_ref(), &self.settings) => Wake::OwnAgent,
             () = sleep_until(self.refresh_at) => Wake::Refresh,
         }
     }
@@ -607,7 +614,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 self.download_trouble.on_due();
             }
             Wake::Refresh => self.on_refresh(),
-            Wake::Token | Wake::Stop => {}
+            Wake::Token | Wake::OwnAgent | Wake::Stop => {}
         }
     }
 
@@ -643,6 +650,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Resume => self.set_paused(None),
             AppOrder::Restart => self.supervisor.make_stale(),
             AppOrder::Reload => self.supervisor.reload(),
+            // The loop ends instead.
+            AppOrder::LetGo => {}
             // An asker who is gone does not miss the answer.
             AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
         }
@@ -670,30 +679,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.count(|counts| counts.hook_failures += 1);
         }
         self.hooks.on_ended(result);
-    }
-
-    fn observe_own_agent(&mut self) {
-        let knows_goal = self.goal.borrow().note.is_none();
-        let Some(agent) = &mut self.own_agent else { return };
-        agent.observe(knows_goal);
-        let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
-        let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
-        if let Some(build) = tried.filter(|build| agent.view().runs == Some(*build))
-            && agent.is_overdue(&self.settings.program.health)
-        {
-            let deadline = humantime::format_duration(self.settings.program.health.deadline);
-            let reason = format!(
-                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
-            );
-            self.hooks.fail(build, reason);
-        }
-    }
-
-    fn restart_agent(&mut self) {
-        if let Some(agent) = &mut self.own_agent {
-            info!("the agent of the new build takes over");
-            agent.order_restart();
-        }
     }
 
     fn on_goal_changed(&mut self) {

@@ -93,6 +93,9 @@ pub enum AppOrder {
     Restart,
     /// The program is told to read its configuration again.
     Reload,
+    /// The loop ends where it is, and with it the hook that runs. Programs run on, for the agent that
+    /// takes the place of this one.
+    LetGo,
     /// Tell what is known of the app.
     Explain {
         /// For the answer.
@@ -126,6 +129,8 @@ pub struct AppParts<S, H, T> {
 pub struct GoalView {
     /// The goal followed; `None` if none was ever accepted.
     pub followed: Option<AcceptedGoal>,
+    /// Whether the goal store has answered since the agent started.
+    pub has_answered: bool,
     /// What is wrong with the goal store or with what it offers, for people.
     pub note: Option<String>,
 }

@@ -119,6 +119,18 @@ impl HookRunner {
         }
     }
 
+    /// Ends the hook that runs and waits until it is gone: the agent that follows runs it again.
+    pub(crate) async fn leave(&mut self) {
+        let Some(RunningHook { kind, mut task, .. }) = self.running.take() else { return };
+        warn!(
+            hook = kind.name(),
+            "hook ended: the agent is replaced, and the next one runs it again"
+        );
+        task.abort();
+        // Its end, whichever it is.
+        drop((&mut task).await);
+    }
+
     /// Takes something else for a failure of `build` that decides about it.
     pub(crate) fn fail(&mut self, build: BuildId, reason: String) {
         self.failed.get_or_insert((build, reason));

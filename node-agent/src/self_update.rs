@@ -17,7 +17,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use command_line::StateLock;
 use p2p_core::BuildId;
@@ -38,8 +37,15 @@ const BUILD_VARIABLE: &str = "SHOAL_STUB_BUILD";
 /// Says where that stub is.
 const STUB_VARIABLE: &str = "SHOAL_STUB";
 
+/// Has the arguments of that stub, as JSON: what a build makes of them (a script that adds some) must
+/// not reach the agents after it. Missing if they are not text.
+const ARGUMENTS_VARIABLE: &str = "SHOAL_STUB_ARGUMENTS";
+
 /// Where the agent is in a build; the first that is there.
 const PROGRAMS: [&str; 2] = ["shoal-agent", "bin/shoal-agent"];
+
+/// Why a build failed whose agent was started; more is not known to those who come after it.
+const ENDED_OR_HUNG: &str = "the agent of this build ended or hung each time before it was well for long enough; look at its log (journalctl -u shoal-agent)";
 
 /// Most decisions of one start: each lowers what is left to try.
 const DECISIONS_MAX: usize = 8;
@@ -162,6 +168,7 @@ impl AgentApp {
         }
         // Another agent that runs has its own word on the journal; the start fails later, and says so.
         let Ok(_lock) = StateLock::take(&self.state) else { return Ok(()) };
+        let mut last_error = None;
         for _ in 0..DECISIONS_MAX {
             let facts = self.facts();
             let step = decide(&facts);
@@ -180,6 +187,7 @@ impl AgentApp {
                     journal.write(&self.directory())?;
                     let error = self.exec(build, arguments);
                     warn!(build = build.short(), %error, "cannot start the new agent");
+                    last_error = Some(error);
                 }
                 Step::Repoint { build } => self.point_to(build)?,
                 Step::RollBack { failed, build } => {
@@ -189,8 +197,7 @@ impl AgentApp {
                         to = build.short(),
                         "the new agent did not come up, rolling back"
                     );
-                    let since = find::since_of(&self.state, &self.name, failed);
-                    journal.set_failed(failed, since, now_ms());
+                    self.note_failure(journal, failed, last_error.as_ref());
                     journal.set_rolling_back(build);
                     journal.write(&self.directory())?;
                     self.point_to(build)?;
@@ -201,8 +208,7 @@ impl AgentApp {
                         build = failed.short(),
                         "the new agent did not come up, and there is none before it; this one runs"
                     );
-                    let since = find::since_of(&self.state, &self.name, failed);
-                    journal.set_failed(failed, since, now_ms());
+                    self.note_failure(journal, failed, last_error.as_ref());
                     journal.write(&self.directory())?;
                 }
             }
@@ -210,16 +216,29 @@ impl AgentApp {
         Ok(())
     }
 
+    /// Notes why `build` is not used; `error` if its agent could not even be started.
+    fn note_failure(&self, journal: &mut StubJournal, build: BuildId, error: Option<&io::Error>) {
+        let since = find::since_of(&self.state, &self.name, build);
+        let reason = match (self.program(build), error) {
+            (None, _) => format!("the build has no program {}", PROGRAMS.join(" or ")),
+            (Some(_), Some(error)) => format!("the agent of this build cannot be started: {error}"),
+            (Some(_), None) => ENDED_OR_HUNG.into(),
+        };
+        journal.set_failed(build, since, &reason, now_ms());
+    }
+
     /// Only returns if that fails.
     fn exec(&self, build: BuildId, arguments: &[OsString]) -> io::Error {
         let (Some(program), Ok(stub)) = (self.program(build), own_path()) else {
             return io::ErrorKind::NotFound.into();
         };
-        Command::new(program)
-            .args(arguments)
-            .env(BUILD_VARIABLE, build.to_string())
-            .env(STUB_VARIABLE, stub)
-            .exec()
+        let mut command = Command::new(program);
+        command.args(arguments).env(BUILD_VARIABLE, build.to_string()).env(STUB_VARIABLE, stub);
+        let words: Option<Vec<&str>> = arguments.iter().map(|word| word.to_str()).collect();
+        if let Some(text) = words.and_then(|words| serde_json::to_string(&words).ok()) {
+            command.env(ARGUMENTS_VARIABLE, text);
+        }
+        command.exec()
     }
 }
 
@@ -232,7 +251,7 @@ pub fn running_build() -> Option<BuildId> {
 /// process keeps its id, and its programs run on. Call it with the journal written and `current`
 /// switched; only returns if it fails.
 pub fn restart_in_place() -> io::Error {
-    let arguments = std::env::args_os().skip(1);
+    let arguments = arguments_of_stub().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let stub = match std::env::var_os(STUB_VARIABLE) {
         Some(stub) => PathBuf::from(stub),
         None => match own_path() {
@@ -245,7 +264,15 @@ pub fn restart_in_place() -> io::Error {
     if running_build().is_some() && stub.file_name().is_some_and(|name| name == "shoal") {
         command.arg("agent");
     }
-    command.args(arguments).env_remove(BUILD_VARIABLE).env_remove(STUB_VARIABLE).exec()
+    for name in [BUILD_VARIABLE, STUB_VARIABLE, ARGUMENTS_VARIABLE] {
+        command.env_remove(name);
+    }
+    command.args(arguments).exec()
+}
+
+fn arguments_of_stub() -> Option<Vec<OsString>> {
+    let words: Vec<String> = serde_json::from_str(&std::env::var(ARGUMENTS_VARIABLE).ok()?).ok()?;
+    Some(words.into_iter().map(OsString::from).collect())
 }
 
 /// The path of this binary, also once another one was installed over it.
@@ -257,31 +284,6 @@ fn own_path() -> io::Result<PathBuf> {
 
 fn build_of(target: &Path) -> Option<BuildId> {
     target.components().find_map(|part| part.as_os_str().to_str()?.parse().ok())
-}
-
-/// How long a new agent has been well. It has proved itself once all of its loops reported in and
-/// the goal store answered, without a break for the least time.
-#[derive(Clone, Debug)]
-pub struct Probation {
-    least: Duration,
-    well_since: Option<Instant>,
-}
-
-impl Probation {
-    /// A new agent that has to be well for `least`.
-    pub const fn new(least: Duration) -> Self {
-        Self { least, well_since: None }
-    }
-
-    /// Notes how it is at `now`; whether it has proved itself.
-    pub fn observe(&mut self, now: Instant, is_well: bool) -> bool {
-        if !is_well {
-            self.well_since = None;
-            return false;
-        }
-        let since = *self.well_since.get_or_insert(now);
-        now.saturating_duration_since(since) >= self.least
-    }
 }
 
 #[cfg(test)]

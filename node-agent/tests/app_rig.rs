@@ -157,7 +157,11 @@ impl Host {
         let accepted_at_ms = now_ms();
         let (generation, rollout) = (self.generation, self.rollout.clone());
         let followed = AcceptedGoal { generation, build, accepted_at_ms, rollout };
-        self.goal.send_replace(GoalView { followed: Some(followed), note: None });
+        self.goal.send_replace(GoalView {
+            followed: Some(followed),
+            has_answered: true,
+            note: None,
+        });
     }
 
     /// When the supervisor acts, to be changed before the loop starts.
@@ -313,6 +317,12 @@ impl Running {
         self.stop.cancel();
         within(self.task).await.unwrap();
         self.board.subscribe().borrow().values().next().unwrap().clone()
+    }
+
+    /// As for an agent that takes the place of this one.
+    pub(crate) async fn let_go(self) {
+        self.order(AppOrder::LetGo).await;
+        within(self.task).await.unwrap();
     }
 
     /// As with kill -9: nothing of the loop runs any more, and nothing was told to stop.

@@ -54,6 +54,44 @@ async fn start_with(host: &mut Host, first: BuildId) -> (Running, ProcessIdentit
     (running, program)
 }
 
+/// Goal: an agent that is replaced leaves program and token to the next one, and no hook: that runs
+/// again.
+#[tokio::test]
+async fn hook_ends_with_a_loop_that_lets_go_and_runs_again_with_the_next() {
+    let mut host = Host::with_program();
+    host.rollout.max_unavailable = NonZero::new(2);
+    let notebook = host.notebook();
+    let first = talking_build(&host, "1");
+    let waits =
+        format!("{}; while [ ! -e ../../go ]; do sleep 0.02; done", notebook.note("hook $$"));
+    let run = talking(&notebook, "2");
+    let second = host.build_of("2", &[("run", &run), ("hook", &waits)]);
+    let (running, program) = start_with(&mut host, first).await;
+    settings_with_hook(&mut host, &running).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    let lines = notebook.wait_for(2).await;
+    let pid = lines[1].strip_prefix("hook ").unwrap().parse().unwrap();
+    let hook = ProcessIdentity::of(pid).unwrap();
+    running.let_go().await;
+    gone(&hook).await;
+    assert!(is_alive(&program));
+    assert_eq!(host.tokens.events().last().unwrap(), "ask 2 of 2", "the token was returned");
+
+    let running = host.start(3);
+    let lines = notebook.wait_for(3).await;
+    assert!(lines[2].starts_with("hook ") && lines[2] != lines[1], "{lines:?}");
+    fs::write(host.directory().path().join("go"), "").unwrap();
+    running.good(second).await;
+    assert!(!is_alive(&program));
+    running.stop().await;
+}
+
+async fn settings_with_hook(host: &mut Host, running: &Running) {
+    host.settings.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
+    settings(running, &host.settings).await;
+}
+
 /// Goal: a candidate that never gets ready is given up and told, and the program that serves notices
 /// nothing of it.
 #[tokio::test]

@@ -34,13 +34,13 @@ min_healthy_time = "300ms"
 "#;
 
 /// A load that goes on until it is told to stop.
-struct Load {
+pub(super) struct Load {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<Report>,
 }
 
 impl Load {
-    fn start(port: u16, rate: u32) -> Self {
+    pub(super) fn start(port: u16, rate: u32) -> Self {
         let plan = Plan {
             address: SocketAddr::from(([127, 0, 0, 1], port)),
             path: "/version".into(),
@@ -61,7 +61,7 @@ impl Load {
         Self { stop, thread }
     }
 
-    fn end(self) -> Report {
+    pub(super) fn end(self) -> Report {
         self.stop.send(()).unwrap();
         self.thread.join().unwrap()
     }

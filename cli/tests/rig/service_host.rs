@@ -72,13 +72,22 @@ impl ServiceHost {
 
     /// As [`Self::start_agent`], as the command that `wrapper` runs.
     pub(crate) fn start_agent_within(&mut self, wrapper: &[&str]) {
+        // The old one first: two agents do not share a directory.
+        self.agent = None;
+        self.agent = Some(self.spawn_agent_within(wrapper));
+    }
+
+    /// An agent that is the test's own to look after; no other may run.
+    pub(crate) fn spawn_agent(&self) -> Daemon {
+        self.spawn_agent_within(&[])
+    }
+
+    fn spawn_agent_within(&self, wrapper: &[&str]) -> Daemon {
         let (goal, config) = (self.rig.goal(), self.rig.text("agent.toml"));
         let more = ["--seeder", &self.seeder_address, "--config", &config];
         let command = self.rig.agent_command(&goal, HOST, &more);
-        // The old one first: two agents do not share a directory.
-        self.agent = None;
         let log = self.rig.path(&format!("{HOST}.log"));
-        self.agent = Some(Daemon::start(HOST, within(wrapper, command), log));
+        Daemon::start(HOST, within(wrapper, command), log)
     }
 
     /// The agent that was started last.

@@ -17,7 +17,7 @@ use crate::tokens::{TokenDesk, TokenHold as _, TokenState};
 
 /// The app's row now.
 pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostStatus {
-    let GoalView { followed, note } = app.goal.borrow().clone();
+    let GoalView { followed, note, .. } = app.goal.borrow().clone();
     let target = app.wanted().map(|wanted| wanted.build);
     let is_good = |journal: &&Journal| {
         journal.phase == JournalPhase::Good

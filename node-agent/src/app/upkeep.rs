@@ -18,7 +18,6 @@ use crate::tokens::TokenDesk;
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn on_refresh(&mut self) {
         let now = Instant::now();
-        self.observe_own_agent();
         self.refresh_at = now + self.settings.timings.refresh;
         self.keep_current();
         self.tell_stall();

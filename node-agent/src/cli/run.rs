@@ -61,6 +61,7 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
     let result = loop {
         tokio::select! {
             () = &mut replaced => {
+                agent.let_go().await;
                 // Everything that matters is on disk, and programs belong to whoever finds them.
                 let error = self_update::restart_in_place();
                 break Err(anyhow::Error::new(error).context("cannot start the new agent"));

@@ -16,19 +16,11 @@ use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 11] = [
-    "APP",
-    "APP_DIR",
-    "BOOTSTRAP",
-    "BOOTSTRAP_URL",
-    "BUILD",
-    "CONFIG",
-    "HOOK",
-    "LOG",
-    "LOG_LEVEL",
-    "STUB",
-    "STUB_BUILD",
-];
+const OTHER_VARIABLES: [&str; 9] =
+    ["APP", "APP_DIR", "BOOTSTRAP", "BOOTSTRAP_URL", "BUILD", "CONFIG", "HOOK", "LOG", "LOG_LEVEL"];
+
+/// Begins the names of what a stub hands to the agent that it starts; a newer stub may hand over more.
+const STUB_VARIABLE_PREFIX: &str = "STUB";
 
 /// Where the settings come from.
 #[derive(Clone, Debug, Default)]
@@ -273,7 +265,7 @@ impl Layers {
             known_key(&parts, &origin).map_err(|error| as_variable(error, &path))?;
         } else if schema::check_path(&parts).is_err() {
             // Not an error: other programs of the family may have variables of their own.
-            if !OTHER_VARIABLES.contains(&rest) {
+            if !OTHER_VARIABLES.contains(&rest) && !rest.starts_with(STUB_VARIABLE_PREFIX) {
                 let hint = super::suggestion_text(schema::ROOT.suggestion(&parts.join("__")));
                 self.warnings.push(format!("{name} is not a setting of the agent{hint}"));
             }

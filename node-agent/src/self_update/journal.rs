@@ -72,11 +72,17 @@ impl StubJournal {
         self.set_tries_left(0);
     }
 
-    /// Notes that `build`, which the deploy of generation `since` asked for, failed at `at_ms`.
-    pub(super) fn set_failed(&mut self, build: BuildId, since: Option<u64>, at_ms: u64) {
+    /// Notes that `build`, which the deploy of generation `since` asked for, failed at `at_ms` for
+    /// `reason`.
+    pub(super) fn set_failed(
+        &mut self,
+        build: BuildId,
+        since: Option<u64>,
+        reason: &str,
+        at_ms: u64,
+    ) {
         let generation = self.fields.get("generation").and_then(Value::as_u64);
         let since = since.or(generation).unwrap_or_default();
-        let reason = "the agent of this build ended or hung each time before it was well for long enough; look at its log (journalctl -u shoal-agent)";
         self.fields.insert(
             "failed".into(),
             json!({ "build": build.to_string(), "since": since, "reason": reason, "output": "", "at_ms": at_ms }),

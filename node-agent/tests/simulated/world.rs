@@ -238,7 +238,8 @@ impl World {
         if goals.of(&name).map_or(0, |goal| goal.generation) < self.accepted {
             self.fail("an accepted goal is lost");
         }
-        let goal = watch::Sender::new(GoalView { followed: goals.of(&name), note: None });
+        let goal =
+            watch::Sender::new(GoalView { followed: goals.of(&name), ..GoalView::default() });
         let (orders, orders_received) = mpsc::channel(8);
         let board = StatusBoard::default();
         let parts = parts(&machine, &goal, orders_received, &board);
@@ -316,7 +317,11 @@ impl World {
         };
         if let Ok(accepted) = goals.accept(&offered, self.host.machine.now_ms()) {
             self.accepted = accepted.generation;
-            goal.send_replace(GoalView { followed: Some(accepted), note: None });
+            goal.send_replace(GoalView {
+                followed: Some(accepted),
+                has_answered: true,
+                note: None,
+            });
         }
     }
 

@@ -1,0 +1,62 @@
+//! The loop of the app that is the agent: how this process is, and its replacement.
+//!
+//! Invariant: the loop wakes when time alone changes what the brain is shown of the agent, and not
+//! before. What else changes it (the goal store's answer, other loops) is seen with the next wake.
+
+use std::mem::ManuallyDrop;
+
+use tokio::time::sleep_until;
+use tracing::info;
+
+use super::App;
+use crate::app_dir::{Journal, JournalPhase};
+use crate::app_settings::AppSettings;
+use crate::host::Host;
+use crate::own_agent::OwnAgent;
+use crate::source::BuildSource;
+use crate::tokens::TokenDesk;
+
+impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
+    pub(super) fn observe_own_agent(&mut self) {
+        let Some(agent) = &mut self.own_agent else { return };
+        let knows_goal = {
+            let goal = self.goal.borrow();
+            goal.has_answered && goal.note.is_none()
+        };
+        let health = &self.settings.program.health;
+        agent.observe(knows_goal, health);
+        let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
+        let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
+        if let Some(build) = tried.filter(|build| agent.runs() == Some(*build))
+            && agent.is_overdue(health)
+        {
+            let deadline = humantime::format_duration(health.deadline);
+            let reason = format!(
+                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
+            );
+            self.hooks.fail(build, reason);
+        }
+    }
+
+    /// Ends the loop for the agent that takes the place of this one.
+    pub(super) async fn let_go(mut self) {
+        // Not given back: what it is for is not over, and the next agent asks for the same host.
+        let _kept = ManuallyDrop::new(self.token.take());
+        self.hooks.leave().await;
+    }
+
+    pub(super) fn restart_agent(&mut self) {
+        if let Some(agent) = &mut self.own_agent {
+            info!("the agent of the new build takes over");
+            agent.order_restart();
+        }
+    }
+}
+
+/// Waits until time changes what is known of the agent, if this is its app. Cancel safe.
+pub(super) async fn own_agent_change(agent: Option<&OwnAgent>, settings: &AppSettings) {
+    match agent.and_then(|agent| agent.next_change(&settings.program.health)) {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
