@@ -71,7 +71,7 @@ impl Instance {
         let (mut command, _) = launch.command(rig::build(1), Path::new("/"), &app);
         command.process_group(0);
         held.attach(&mut command).unwrap();
-        let child = launch.spawn(&mut command).unwrap();
+        let child = launch.spawn(&mut command, |_| ()).unwrap();
         let identity = ProcessIdentity::of(child.id()).unwrap();
         Self { child, identity }
     }

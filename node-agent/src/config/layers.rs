@@ -16,7 +16,7 @@ use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 11] = [
+const OTHER_VARIABLES: [&str; 13] = [
     "APP",
     "APP_DIR",
     "BOOTSTRAP",
@@ -24,8 +24,10 @@ const OTHER_VARIABLES: [&str; 11] = [
     "BUILD",
     "CONFIG",
     "HOOK",
+    "INSTANCE",
     "LOG",
     "LOG_LEVEL",
+    "MARK",
     "STUB",
     "STUB_BUILD",
 ];
