@@ -230,7 +230,7 @@ fn switches_that_overlap_follow_the_table() {
 #[test]
 fn programs_that_may_not_meet_do_not() {
     let settled = Actual { journal: good(1, &[1]), ..with(switched(), serving(Program::Stopped)) };
-    let settled = Actual { current: Some(build(1)), ..settled };
+    let settled = Actual { current: Some(build(1)), complete: builds(&[1]), ..settled };
     let leaving = |program| Programs { is_leaving: true, ..serving(program) };
     let start = Step::Start { build: build(1) };
     let rests = with(settled.clone(), leaving(resting(2)));
