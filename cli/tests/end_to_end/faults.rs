@@ -185,7 +185,8 @@ fn program_that_a_read_only_disk_knows_nothing_of_is_taken_over() {
     host.agent().kill();
     let inside = unrecorded.as_raw_nonzero().to_string();
     let nsenter = mounts_of(&inside, unshare);
-    succeed_in(&nsenter, &["umount", &state]);
+    // Its program has its feet on it, so it cannot be unmounted.
+    succeed_in(&nsenter, &["mount", "-o", "remount,bind,rw", &state]);
 
     host.start_agent_within(&nsenter);
     wait_for("the program is taken over", || (recorded(&host)? == unrecorded).then_some(()));
