@@ -10,6 +10,7 @@ mod deploys;
 mod faults;
 mod fetching;
 mod kills;
+mod metrics;
 mod programs;
 mod refusals;
 mod reloads;

@@ -26,6 +26,7 @@ use crate::control::ControlServer;
 use crate::control_desk::{AppOrders, ControlDesk};
 use crate::goals::{AcceptError, AcceptedGoals};
 use crate::launch::Launch;
+use crate::mark::MarkKey;
 use crate::own_agent::OwnAgent;
 use crate::probe::ProbeCaller;
 use crate::real_host::RealHost;
@@ -293,6 +294,9 @@ impl Opening<'_> {
         let (mut opened, mut orders) = (vec![], AppOrders::new());
         let Config { host, group, seeders, .. } = self.config;
         let tokens = SeederTokens::new(self.node.clone(), host.clone(), group.clone(), seeders);
+        let key = self.state.key_path();
+        let mark_key = MarkKey::of_file(&key)
+            .with_context(|| format!("cannot read {} again", key.display()))?;
         for (name, app) in &self.config.apps {
             let settings = settings_of(self.config, name, app);
             let directory = self.state.app(name)?;
@@ -300,14 +304,16 @@ impl Opening<'_> {
             let limits = self.limits[name].clone();
             let parts = AppParts {
                 source: LimitedNode { node: self.node.clone(), limits },
-                host: RealHost::new(app.sockets.clone()).with_probe_caller(ProbeCaller {
-                    user: app.user.clone(),
-                    variables: [
-                        ("SHOAL_APP".into(), name.to_string()),
-                        ("SHOAL_HOST".into(), self.config.host.clone()),
-                    ]
-                    .into(),
-                }),
+                host: RealHost::new(app.sockets.clone()).with_mark_key(mark_key).with_probe_caller(
+                    ProbeCaller {
+                        user: app.user.clone(),
+                        variables: [
+                            ("SHOAL_APP".into(), name.to_string()),
+                            ("SHOAL_HOST".into(), self.config.host.clone()),
+                        ]
+                        .into(),
+                    },
+                ),
                 tokens: tokens.clone(),
                 goal: follower.subscribe(name),
                 orders: receiver,

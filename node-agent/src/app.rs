@@ -703,8 +703,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 }
             }
             Err(error) => {
+                let short = error.disk_short_bytes();
                 let reason = format!("cannot download build {}: {}", build.short(), causes(error));
-                self.download_trouble.note(build, &reason);
+                self.download_trouble.note_short(build, &reason, short);
             }
         }
     }

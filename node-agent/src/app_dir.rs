@@ -156,7 +156,8 @@ pub struct RunningRecord {
 }
 
 /// The places that a program of an app can have.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Place {
     /// It serves.
     Serving,

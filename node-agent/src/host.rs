@@ -12,10 +12,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use p2p_core::BuildId;
 use rustix::process::Signal;
 
-use crate::app_dir::{AppDir, RunningRecord};
+use crate::app_dir::{AppDir, Place, RunningRecord};
 use crate::hook::HookOrder;
 use crate::launch::Launch;
 use crate::probe::Probe;
@@ -49,6 +48,14 @@ pub trait Host: fmt::Debug + Send + 'static {
         root: &Path,
     ) -> io::Result<Option<Self::Process>>;
 
+    /// The programs of the app that run and were started by an agent of its directory, whether there
+    /// is a record of them or not. Units of systemd are not among them.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>>;
+
     /// Asks a program whether it is healthy; `Err` says why not.
     fn check(
         &self,
@@ -71,16 +78,39 @@ pub struct StartOrder<'a> {
     pub app: &'a AppDir,
     /// What the operator configured.
     pub launch: &'a Launch,
-    /// The build, whose files are in `root`.
-    pub build: BuildId,
-    /// See `build`.
+    /// For which place.
+    pub place: Place,
+    /// What is known of the start; the files of its build are in `root`.
+    pub record: &'a RunningRecord,
+    /// See `record`.
     pub root: &'a Path,
-    /// Tells this start from every other one of the app.
-    pub instance: &'a str,
     /// Whether the program is to say when it is ready.
     pub says_ready: bool,
     /// Where the program prints; `None`: nowhere.
     pub output: Option<File>,
+}
+
+/// A program that runs and that there may be no record of.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Stray {
+    /// The place that it was started for. It may have another by now.
+    pub place: Place,
+    /// As it was when the program was started, with the process.
+    pub record: RunningRecord,
+}
+
+impl Stray {
+    /// Greater for what was started later.
+    pub(crate) fn age(&self) -> Option<Age> {
+        self.record.process.as_ref().map(age_of)
+    }
+}
+
+/// When a process was started: ticks since the machine booted, and the process id.
+pub(crate) type Age = (u64, u32);
+
+pub(crate) fn age_of(process: &ProcessIdentity) -> Age {
+    (process.start_ticks, process.pid)
 }
 
 /// A program that was started or found.

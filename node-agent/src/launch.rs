@@ -103,16 +103,25 @@ impl Launch {
     }
 
     /// Starts a command of [`Self::command`] as the configured user, with `HOME`, `USER` and
-    /// `LOGNAME` of that user unless the operator set them.
+    /// `LOGNAME` of that user unless the operator set them. `finish` has the last word, right before
+    /// the process is made.
     ///
     /// # Errors
     ///
     /// If there is no such user, or the system refuses.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        let Some(name) = &self.user else { return command.spawn() };
+    pub fn spawn(
+        &self,
+        command: &mut Command,
+        finish: impl FnOnce(&mut Command),
+    ) -> io::Result<Child> {
+        let Some(name) = &self.user else {
+            finish(command);
+            return command.spawn();
+        };
         let user = User::find(name).map_err(io::Error::other)?;
         user.set_variables(command);
         command.envs(&self.environment);
+        finish(command);
         user.spawn(command).map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => {
                 let advice =

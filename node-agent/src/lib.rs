@@ -29,6 +29,7 @@ mod host;
 mod init;
 mod instance;
 mod launch;
+mod mark;
 mod metrics;
 mod notify;
 mod output;
@@ -78,9 +79,10 @@ pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
     HookOutput, Hooks, run as run_hook,
 };
-pub use host::{Host, HostProcess, Notice, StartOrder};
+pub use host::{Host, HostProcess, Notice, StartOrder, Stray};
 pub use init::{InitError, InitValues};
 pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use mark::MarkKey;
 pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
 pub use output::{OUTPUT_BYTES_MAX, OutputLog};

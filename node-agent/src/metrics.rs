@@ -179,7 +179,11 @@ fn health(heartbeat: &Heartbeat) -> (StatusCode, String) {
 
 fn render(source: &MetricsSource) -> String {
     let rows: Vec<HostStatus> = source.board.subscribe().borrow().values().cloned().collect();
-    let counts = source.board.counts().read();
+    let mut counts = source.board.counts().read();
+    // A counter that appears with its first event has no rise that an alert could see.
+    for row in &rows {
+        counts.entry(row.app.clone()).or_default();
+    }
     let mut page = Page::default();
     page.family("shoal_agent_info", "gauge", "Always 1; tells host and version of the agent.");
     let version = env!("CARGO_PKG_VERSION");

@@ -26,10 +26,11 @@ pub struct ProcessIdentity {
 
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Stat {
-    is_zombie: bool,
-    group: u32,
-    start_ticks: u64,
+pub(crate) struct Stat {
+    pub(crate) is_zombie: bool,
+    pub(crate) group: u32,
+    pub(crate) session: u32,
+    pub(crate) start_ticks: u64,
 }
 
 impl ProcessIdentity {
@@ -40,7 +41,16 @@ impl ProcessIdentity {
     /// If there is none, or `/proc` cannot be read.
     pub fn of(pid: u32) -> io::Result<Self> {
         let stat = read_stat(pid)?.ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { pid, start_ticks: stat.start_ticks, boot: boot_id()? })
+        Self::with_start(pid, stat.start_ticks)
+    }
+
+    /// The process with `pid` that this machine has started at `start_ticks` since it booted last.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` cannot be read.
+    pub(crate) fn with_start(pid: u32, start_ticks: u64) -> io::Result<Self> {
+        Ok(Self { pid, start_ticks, boot: boot_id()? })
     }
 
     /// A handle on the process if it still runs. The handle never comes to mean another process.
@@ -175,7 +185,7 @@ pub fn find_by_environment(variable: &str, value: &str) -> io::Result<Option<Pro
             continue;
         };
         if found.as_ref().is_none_or(|other| stat.start_ticks < other.start_ticks) {
-            found = Some(ProcessIdentity { pid, start_ticks: stat.start_ticks, boot: boot_id()? });
+            found = Some(ProcessIdentity::with_start(pid, stat.start_ticks)?);
         }
     }
     Ok(found)
@@ -191,7 +201,7 @@ pub(crate) fn all_pids() -> io::Result<Vec<u32>> {
     Ok(names.filter_map(|name| name.to_str()?.parse().ok()).collect())
 }
 
-fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
+pub(crate) fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
     let gone = |error: &io::Error| {
         // A process that ends while its file is read makes the read fail with ESRCH.
         error.kind() == io::ErrorKind::NotFound
@@ -213,8 +223,9 @@ fn parse_stat(text: &str) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     let group = fields.nth(1)?.parse().ok()?;
-    let start_ticks = fields.nth(16)?.parse().ok()?;
-    Some(Stat { is_zombie: matches!(state, "Z" | "X"), group, start_ticks })
+    let session = fields.next()?.parse().ok()?;
+    let start_ticks = fields.nth(15)?.parse().ok()?;
+    Some(Stat { is_zombie: matches!(state, "Z" | "X"), group, session, start_ticks })
 }
 
 #[cfg(test)]
@@ -226,7 +237,8 @@ mod tests {
         let rest = "S 1 77 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
         for name in ["sh", "a b", "a) S 1 (b"] {
             let stat = parse_stat(&format!("12 ({name}) {rest}")).unwrap();
-            assert_eq!(stat, Stat { is_zombie: false, group: 77, start_ticks: 4242 }, "{name}");
+            let expected = Stat { is_zombie: false, group: 77, session: 3, start_ticks: 4242 };
+            assert_eq!(stat, expected, "{name}");
         }
         assert!(parse_stat("12 (sh) Z 1 77 3").is_none());
         assert!(parse_stat("").is_none());

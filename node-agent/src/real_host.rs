@@ -20,8 +20,9 @@ use tokio::io::unix::AsyncFd;
 use crate::app::causes;
 use crate::app_dir::{AppDir, RunningRecord};
 use crate::hook::{self, HookOrder};
-use crate::host::{Host, HostProcess, Notice, StartOrder};
+use crate::host::{Host, HostProcess, Notice, StartOrder, Stray};
 use crate::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
+use crate::mark::{self, MarkKey};
 use crate::notify::NotifySocket;
 use crate::probe::{self, Probe, ProbeCaller};
 use crate::process::{self, ProcessIdentity};
@@ -39,6 +40,7 @@ pub struct RealHost {
     systemd: Arc<Systemd>,
     /// As whom commands ask whether a program is healthy: the programs of a build are not the agent's.
     caller: ProbeCaller,
+    mark_key: MarkKey,
 }
 
 /// A program of this machine.
@@ -89,7 +91,8 @@ impl RealHost {
     /// The machine for an app that listens on `sockets`.
     pub fn new(sockets: BTreeMap<String, SocketAddress>) -> Self {
         let systemd = Arc::new(Systemd::of_host());
-        Self { sockets_wanted: sockets, sockets: None, systemd, caller: ProbeCaller::agent() }
+        let (caller, mark_key) = (ProbeCaller::agent(), MarkKey::of_secret(&[]));
+        Self { sockets_wanted: sockets, sockets: None, systemd, caller, mark_key }
     }
 
     /// The same with another systemd than the host's.
@@ -104,6 +107,12 @@ impl RealHost {
         Self { caller, ..self }
     }
 
+    /// The same, with programs that only agents who have `key` take for theirs.
+    #[must_use]
+    pub fn with_mark_key(self, key: MarkKey) -> Self {
+        Self { mark_key: key, ..self }
+    }
+
     fn held_sockets(&mut self) -> Result<&HeldSockets, SocketsError> {
         let held = match self.sockets.take() {
             Some(held) => held,
@@ -113,8 +122,9 @@ impl RealHost {
     }
 
     fn spawn(&mut self, order: StartOrder<'_>) -> Result<RealProcess, StartError> {
-        let StartOrder { app, launch, build, root, instance, says_ready, output } = order;
-        let (mut command, program) = launch.command(build, root, app);
+        let StartOrder { app, launch, place, record, root, says_ready, output } = order;
+        let instance = &record.instance;
+        let (mut command, program) = launch.command(record.build, root, app);
         command.env(INSTANCE_VARIABLE, instance).stdin(Stdio::null()).process_group(0);
         match output {
             Some(file) => {
@@ -132,7 +142,12 @@ impl RealHost {
             notify.attach(&mut command);
         }
         self.held_sockets()?.attach(&mut command)?;
-        let spawned = launch.spawn(&mut command);
+        let key = self.mark_key;
+        let spawned = launch.spawn(&mut command, |command| {
+            if let Err(error) = mark::attach(command, app, (place, record), key) {
+                tracing::warn!(%error, "the program is found again only by its record");
+            }
+        });
         let mut child = spawned.map_err(|source| StartError::Spawn { program, source })?;
         let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
             let handle = identity.open()?;
@@ -211,6 +226,10 @@ impl Host for RealHost {
         }
         let process = RealProcess { identity, handle: watch(handle)?, child: None, notify };
         Ok(Some(RealProgram { kind: ProgramKind::Process(Box::new(process)) }))
+    }
+
+    fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>> {
+        mark::find(app, self.mark_key)
     }
 
     fn check(

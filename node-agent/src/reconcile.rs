@@ -521,6 +521,12 @@ impl Brain<'_> {
                 HookNeed::Nothing => Some(Step::Stop),
             },
             Program::Resting { build } if build == current => None,
+            // Two that may not run at a time would meet.
+            Program::Stopped | Program::Resting { .. }
+                if is_leaving && self.policy.swap == Swap::Stop =>
+            {
+                None
+            }
             Program::Stopped | Program::Resting { .. } => Some(Step::Start { build: current }),
             Program::Ending => None,
         }

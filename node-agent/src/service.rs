@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use goal_state::HostStatus;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
+
+use crate::status::StatusBoard;
 
 /// A loop that did not report in for this long hangs. Loops report several times a minute.
 pub const OVERDUE_AFTER: Duration = Duration::from_mins(1);
@@ -103,9 +106,29 @@ pub fn say_stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// One line for `systemctl status`.
-pub fn say_status(line: &str) {
-    say(&[NotifyState::Status(line)]);
+/// Keeps the line of `systemctl status` true. Does not end; dropped, it stops.
+pub async fn tell_status(board: StatusBoard) {
+    let mut rows = board.subscribe();
+    let mut told = String::new();
+    loop {
+        let line = status_line(rows.borrow_and_update().values());
+        if line != told {
+            say(&[NotifyState::Status(&line)]);
+            told = line;
+        }
+        if rows.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What each app does, by name, and what it runs.
+fn status_line<'a>(rows: impl Iterator<Item = &'a HostStatus>) -> String {
+    let apps = rows.map(|row| match row.current {
+        Some(build) => format!("{}: {} (build {})", row.app, row.phase, build.short()),
+        None => format!("{}: {}", row.app, row.phase),
+    });
+    apps.collect::<Vec<_>>().join("; ")
 }
 
 fn say(states: &[NotifyState<'_>]) {
@@ -116,6 +139,9 @@ fn say(states: &[NotifyState<'_>]) {
 
 #[cfg(test)]
 mod tests {
+    use goal_state::HostPhase;
+    use p2p_core::BuildId;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -135,7 +161,12 @@ mod tests {
     }
 
     #[test]
-    fn without_a_service_manager_nothing_is_said() {
-        say_status("running");
+    fn line_names_each_app_with_what_it_does() {
+        let row = |app: &str| HostStatus::new("h1", app.parse().unwrap());
+        let build = BuildId::of_manifest(b"");
+        let web = HostStatus { phase: HostPhase::Running, current: Some(build), ..row("web") };
+        let expected = format!("models: no-goal; web: running (build {})", build.short());
+        assert_eq!(status_line([row("models"), web].iter()), expected);
+        assert_eq!(status_line([].iter()), "");
     }
 }

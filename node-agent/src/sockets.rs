@@ -53,13 +53,7 @@ const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 /// Dropping it closes the agent's copies only.
 #[derive(Debug, Default)]
 pub struct HeldSockets {
-    sockets: BTreeMap<String, Held>,
-}
-
-#[derive(Debug)]
-struct Held {
-    wanted: SocketAddress,
-    socket: Socket,
+    sockets: BTreeMap<String, Socket>,
 }
 
 /// Why the sockets of an app cannot be had.
@@ -122,26 +116,8 @@ impl HeldSockets {
         wanted: &BTreeMap<String, SocketAddress>,
         running: Option<&ProcessIdentity>,
     ) -> Result<Self, SocketsError> {
-        Self::default().reopen(wanted, running)
-    }
-
-    /// The sockets of a changed configuration: those at addresses that stay are kept, the rest is
-    /// opened as [`Self::open`] does. The value itself keeps what it holds.
-    ///
-    /// # Errors
-    ///
-    /// As of [`Self::open`].
-    pub fn reopen(
-        &self,
-        wanted: &BTreeMap<String, SocketAddress>,
-        running: Option<&ProcessIdentity>,
-    ) -> Result<Self, SocketsError> {
         let mut foreign = Foreign::default();
-        let is_missing =
-            |address: &SocketAddress| self.sockets.values().all(|held| held.wanted != *address);
-        if let Some(running) = running
-            && wanted.values().any(is_missing)
-        {
+        if let Some(running) = running.filter(|_| !wanted.is_empty()) {
             foreign.collect(running);
         }
         let mut sockets = BTreeMap::new();
@@ -149,31 +125,18 @@ impl HeldSockets {
             if !is_name(name) {
                 return Err(SocketsError::Name { name: name.clone() });
             }
-            let kept = self.sockets.values().find(|held| held.wanted == *address);
-            let socket = match kept {
-                Some(held) => held
-                    .socket
-                    .try_clone()
-                    .map_err(|source| SocketsError::Duplicate { name: name.clone(), source })?,
-                None => match foreign.take(address) {
-                    Some(socket) => socket,
-                    None => listen(address).map_err(|source| SocketsError::Listen {
-                        name: name.clone(),
-                        address: address.clone(),
-                        advice: advice(address, &source, foreign.refusal.as_ref()),
-                        source,
-                    })?,
-                },
+            let socket = match foreign.take(address) {
+                Some(socket) => socket,
+                None => listen(address).map_err(|source| SocketsError::Listen {
+                    name: name.clone(),
+                    address: address.clone(),
+                    advice: advice(address, &source, foreign.refusal.as_ref()),
+                    source,
+                })?,
             };
-            sockets.insert(name.clone(), Held { wanted: address.clone(), socket });
+            sockets.insert(name.clone(), socket);
         }
         Ok(Self { sockets })
-    }
-
-    /// Whether these are the sockets of this configuration.
-    pub fn is_same_as(&self, wanted: &BTreeMap<String, SocketAddress>) -> bool {
-        let own = self.sockets.iter().map(|(name, held)| (name, &held.wanted));
-        own.eq(wanted.iter())
     }
 
     /// Whether there is nothing to hand over.
@@ -183,7 +146,7 @@ impl HeldSockets {
 
     /// Where the socket `name` listens, with the port that the system chose if port 0 was wanted.
     pub fn address(&self, name: &str) -> Option<SocketAddress> {
-        self.sockets.get(name).and_then(|held| address_of(&held.socket))
+        self.sockets.get(name).and_then(address_of)
     }
 
     /// Lets `command` start with the sockets as descriptors 3 and up, in the order of their names,
@@ -198,8 +161,8 @@ impl HeldSockets {
             return Ok(());
         }
         let mut mappings = vec![];
-        for (child_fd, (name, held)) in (LISTEN_FDS_START..).zip(&self.sockets) {
-            let copied = held.socket.as_fd().try_clone_to_owned();
+        for (child_fd, (name, socket)) in (LISTEN_FDS_START..).zip(&self.sockets) {
+            let copied = socket.as_fd().try_clone_to_owned();
             let parent_fd =
                 copied.map_err(|source| SocketsError::Duplicate { name: name.clone(), source })?;
             mappings.push(FdMapping { parent_fd, child_fd });

@@ -2,8 +2,9 @@
 //! the one that was replaced and is ending. Starts again what ends by itself, and takes over what
 //! an agent that died left running.
 //!
-//! Invariant: a program is announced on disk before it is started, so the next agent finds every
-//! program whenever this one dies; and a candidate never disturbs the program that serves. What the
+//! Invariant: a program is announced on disk before it is started, and bears a mark for the case that
+//! the disk refuses (`strays`), so the next agent finds every program whenever this one dies; and a
+//! candidate never disturbs the program that serves. What the
 //! supervisor does not do: choose a build. It is driven by the app's loop:
 //! [`Supervisor::next_wake`] only waits, [`Supervisor::on_wake`] and the orders change the state and
 //! never wait.
@@ -27,6 +28,8 @@ use crate::output::{OUTPUT_BYTES_MAX, OutputLog};
 use crate::probe::{Health, Probe};
 use crate::reconcile::{Program, Programs};
 use crate::unit::JOB_TIMEOUT;
+
+mod strays;
 
 /// When the supervisor acts by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -172,6 +175,7 @@ impl<H: Host> Supervisor<H> {
                 }
             }
         }
+        supervisor.take_over_strays();
         if let Slot::Alive { instance, .. } = &mut supervisor.leaving {
             let grace = grace_of(supervisor.settings.launch.as_ref());
             instance.stop(grace);
@@ -556,9 +560,9 @@ impl<H: Host> Supervisor<H> {
         let process = self.host.start(StartOrder {
             app: &self.app,
             launch: &launch,
-            build,
+            place,
+            record: &record,
             root,
-            instance: &record.instance,
             says_ready: self.settings.health.probe == Some(Probe::Notify),
             output: file,
         })?;
@@ -595,7 +599,7 @@ impl<H: Host> Supervisor<H> {
             }
             Err(error) if self.unrecorded.insert(place) => {
                 let error = error as &dyn std::error::Error;
-                warn!(error, "the program runs, but a next agent would not find it; trying again");
+                warn!(error, "the program runs, but there is no record of it; trying again");
             }
             Err(_) => {}
         }

@@ -21,6 +21,8 @@ pub(crate) struct Trouble<T> {
 struct Failure<T> {
     what: T,
     message: String,
+    /// Bytes that the disk lacks, if that is why.
+    disk_short_bytes: Option<u64>,
     /// When to try again; `None` once that moment has come.
     rests_until: Option<Instant>,
 }
@@ -32,10 +34,16 @@ impl<T> Trouble<T> {
     }
 
     pub(crate) fn note(&mut self, what: T, reason: &str) {
+        self.note_short(what, reason, None);
+    }
+
+    /// The same if the disk lacks `disk_short_bytes`.
+    pub(crate) fn note_short(&mut self, what: T, reason: &str, disk_short_bytes: Option<u64>) {
         let wait = self.backoff.after_failure();
         let message = format!("{reason}; next try in {}", humantime::format_duration(wait));
         warn!("{message}");
-        self.last = Some(Failure { what, message, rests_until: Some(Instant::now() + wait) });
+        let rests_until = Some(Instant::now() + wait);
+        self.last = Some(Failure { what, message, disk_short_bytes, rests_until });
     }
 
     pub(crate) fn clear(&mut self) {
@@ -50,6 +58,11 @@ impl<T> Trouble<T> {
 
     pub(crate) fn message(&self) -> Option<&str> {
         self.last.as_ref().map(|failure| failure.message.as_str())
+    }
+
+    /// Bytes that the disk lacked at the last failure.
+    pub(crate) fn disk_short_bytes(&self) -> Option<u64> {
+        self.last.as_ref()?.disk_short_bytes
     }
 
     /// What failed too recently to be tried again.

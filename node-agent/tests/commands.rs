@@ -239,6 +239,7 @@ fn service_manager_is_told_how_the_agent_is() {
         .unwrap();
     let pid = rustix::process::Pid::from_child(&agent);
     expect(&manager, "READY=1");
+    expect(&manager, "STATUS=web: no-goal");
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     expect(&manager, "RELOADING=1");
     expect(&manager, "READY=1");

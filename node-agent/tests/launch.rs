@@ -10,7 +10,7 @@ use crate::rig;
 fn output(launch: &Launch) -> String {
     let app = AppDir::new("/nonexistent".into());
     let (mut command, _) = launch.command(rig::build(1), Path::new("/"), &app);
-    let child = launch.spawn(command.stdout(Stdio::piped())).unwrap();
+    let child = launch.spawn(command.stdout(Stdio::piped()), |_| ()).unwrap();
     String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
 }
 
@@ -36,6 +36,6 @@ fn program_of_a_user_who_is_not_there_is_not_started() {
     let launch = Launch { user: Some("nobody-has-this-name".into()), ..rig::launch(&["true"]) };
     let app = AppDir::new("/nonexistent".into());
     let (mut command, _) = launch.command(rig::build(1), Path::new("/"), &app);
-    let error = launch.spawn(&mut command).unwrap_err();
+    let error = launch.spawn(&mut command, |_| ()).unwrap_err();
     assert!(error.to_string().contains("there is no user \"nobody-has-this-name\""), "{error}");
 }

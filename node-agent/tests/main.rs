@@ -18,6 +18,7 @@ mod runs_from;
 mod self_update;
 mod simulated;
 mod sockets;
+mod strays;
 mod supervisor;
 mod tokens;
 mod unit;

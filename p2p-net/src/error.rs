@@ -51,6 +51,22 @@ pub enum FetchError {
     Cancelled,
 }
 
+impl FetchError {
+    /// Bytes that have to be freed before another try can succeed; `None` if the disk is not full.
+    pub fn disk_short_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Store(error) => match **error {
+                // The last bytes of a disk may be kept for root, or for the quota of others.
+                StoreError::NoSpace { needed, available, .. } => {
+                    Some(needed.saturating_sub(available).max(1))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// Why a status report did not reach a seeder.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]

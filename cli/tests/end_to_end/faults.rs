@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::rig::service_host::{HOST, ServiceHost};
 use crate::rig::{Published, flip_byte, note, processes_of, succeed, version_at, wait_for};
@@ -144,18 +144,9 @@ fn read_only_disk_is_told_and_survived() {
     host.deploy_and_wait(&good, "good");
     let before = service(&host);
     let inside = before.as_raw_nonzero().to_string();
-    let mut nsenter = vec!["nsenter", "--mount", "--target", &inside];
-    if unshare.contains(&"--user") {
-        nsenter.extend(["--user", "--preserve-credentials"]);
-    }
+    let nsenter = mounts_of(&inside, unshare);
     let state = host.rig.text(HOST);
-    let mount = |arguments: &[&str]| {
-        let output = run(&[&nsenter, arguments].concat());
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-    };
-
-    mount(&["mount", "--bind", &state, &state]);
-    mount(&["mount", "-o", "remount,bind,ro", &state]);
+    make_read_only(&nsenter, &state);
     host.rig.deploy(&next);
     let row = host.rig.wait_for_row("the disk's state is told", HOST, |row| {
         row.row.message.as_ref().is_some_and(|text| text.contains("Read-only file system"))
@@ -169,9 +160,75 @@ fn read_only_disk_is_told_and_survived() {
     assert!(log.contains("Read-only file system") && log.contains("--state"), "{log}");
     assert_eq!(service(&host), before);
 
-    mount(&["umount", &state]);
+    succeed_in(&nsenter, &["umount", &state]);
     host.start_agent_within(&nsenter);
     host.wait_until_answering(&next, "next");
+}
+
+/// Goal: a program that was started while the disk took nothing down is not lost when the agent is
+/// killed before the disk is well: the next agent takes it over as it is.
+/// Method: as above; the program is killed on the read-only disk, so that the agent starts another.
+#[test]
+fn program_that_a_read_only_disk_knows_nothing_of_is_taken_over() {
+    let Some(unshare) = mount_namespace() else {
+        note("left out: this machine allows no mount namespaces");
+        return;
+    };
+    let mut host = ServiceHost::new(SETTINGS);
+    let good = host.publish("good", "", 100_000);
+    host.start_agent_within(unshare);
+    host.deploy_and_wait(&good, "good");
+    let inside = service(&host).as_raw_nonzero().to_string();
+    let state = host.rig.text(HOST);
+    make_read_only(&mounts_of(&inside, unshare), &state);
+    let unrecorded = start_anew(&host);
+    host.agent().kill();
+    let inside = unrecorded.as_raw_nonzero().to_string();
+    let nsenter = mounts_of(&inside, unshare);
+    // Its program has its feet on it, so it cannot be unmounted.
+    succeed_in(&nsenter, &["mount", "-o", "remount,bind,rw", &state]);
+
+    host.start_agent_within(&nsenter);
+    wait_for("the program is taken over", || (recorded(&host)? == unrecorded).then_some(()));
+    host.wait_until_answering(&good, "good");
+    assert_eq!(service(&host), unrecorded);
+}
+
+/// Goal: as above, if another build is the goal by then: the program without a record is ended in
+/// good order, and the new one has the port.
+/// Method: a directory that is in the way of the record stands for a disk that refuses it.
+#[test]
+fn program_without_a_record_gives_way_to_the_next_build() {
+    let (mut host, _) = host_with_good();
+    let next = host.publish("next", "", DATA_BYTES);
+    let in_the_way = host.app().join(".running.json.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let unrecorded = start_anew(&host);
+    host.agent().kill();
+    host.rig.deploy(&next);
+    fs::remove_dir(in_the_way).unwrap();
+
+    host.start_agent();
+    host.wait_until_answering(&next, "next");
+    assert_ne!(service(&host), unrecorded);
+    host.rig.check_current(HOST, &next);
+}
+
+/// Kills the program, and waits for the one that the agent starts in its place.
+fn start_anew(host: &ServiceHost) -> Pid {
+    let before = service(host);
+    rustix::process::kill_process(before, Signal::KILL).unwrap();
+    wait_for("the program is started again", || {
+        let [now] = processes_of(&host.rig.path("bin/demo-service"))[..] else { return None };
+        (now != before && version_at(host.port).as_deref() == Some("good")).then_some(now)
+    })
+}
+
+/// The process that the app's record names.
+fn recorded(host: &ServiceHost) -> Option<Pid> {
+    let record = node_agent::AppDir::new(host.app()).running(node_agent::Place::Serving);
+    let process = record.unwrap()?.process?;
+    Pid::from_raw(i32::try_from(process.pid).unwrap())
 }
 
 /// The command that gives another one mounts of its own, if the system allows that.
@@ -180,6 +237,25 @@ fn mount_namespace() -> Option<&'static [&'static str]> {
         [&["unshare", "--mount"], &["unshare", "--user", "--map-root-user", "--mount"]];
     let allows = |way: &&&[&str]| run(&[way, &["true"][..]].concat()).status.success();
     ways.iter().find(allows).copied()
+}
+
+/// The command that gives another one the mounts of process `inside`.
+fn mounts_of<'a>(inside: &'a str, unshare: &[&str]) -> Vec<&'a str> {
+    let mut nsenter = vec!["nsenter", "--mount", "--target", inside];
+    if unshare.contains(&"--user") {
+        nsenter.extend(["--user", "--preserve-credentials"]);
+    }
+    nsenter
+}
+
+fn make_read_only(nsenter: &[&str], directory: &str) {
+    succeed_in(nsenter, &["mount", "--bind", directory, directory]);
+    succeed_in(nsenter, &["mount", "-o", "remount,bind,ro", directory]);
+}
+
+fn succeed_in(nsenter: &[&str], command: &[&str]) {
+    let output = run(&[nsenter, command].concat());
+    assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
 fn run(command: &[&str]) -> Output {

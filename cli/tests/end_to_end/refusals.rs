@@ -271,7 +271,8 @@ fn full_disk_of_a_host_is_reported_and_recovered_from() {
     fs::create_dir(&state).unwrap();
     let fill = format!("head -c 30M /dev/zero >'{}/filler';", state.display());
     let Some(mut command) = on_small_disk(&state, 40, &fill) else { return };
-    command.args(["agent", "--seeder", &address]);
+    let control = rig.text("control.sock");
+    command.args(["agent", "--seeder", &address, "--set", &format!("control={control}")]);
     command.args(rig.agent_arguments(&rig.goal(), "host", "127.0.0.1:0"));
     let agent = Daemon::start("host", command, rig.path("host.log"));
     rig.deploy(&small);
@@ -283,6 +284,14 @@ fn full_disk_of_a_host_is_reported_and_recovered_from() {
     });
     let message = row.row.message.unwrap();
     assert!(message.contains("not enough space") && message.contains("next try"), "{message}");
+    let (said, short) = wait_for("`explain` says how much is missing", || {
+        let explain = ["agent", "explain", "web", "--json", "--control", &control];
+        let said: serde_json::Value = parse(&succeed(&explain));
+        let short = said["facts"]["disk_short_bytes"].as_u64()?;
+        Some((said, short))
+    });
+    assert!((1..large.bytes).contains(&short), "{said}");
+    assert_eq!(said["answer"]["situation"], "disk-full", "{said}");
     assert_eq!(row.row.current.map(|build| build.to_string()).as_ref(), Some(&small.id));
 
     let pid = agent.process().as_raw_nonzero();

@@ -69,6 +69,10 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             }
         }),
         last_error: last_error.or_else(|| app.supervisor.message()),
+        // A download that runs may find room by now.
+        disk_short_bytes: (app.download.is_none())
+            .then(|| app.download_trouble.disk_short_bytes())
+            .flatten(),
         next_try_in_ms: next_try.map(milliseconds),
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,

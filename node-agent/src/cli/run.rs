@@ -54,6 +54,8 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
     };
     let feeding = service::feed_watchdog(agent.heartbeat().clone());
     let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
+    let telling = service::tell_status(agent.board().clone());
+    let _status = AbortOnDropHandle::new(tokio::spawn(telling));
     let _metrics = start_metrics(&config, &agent).await;
     service::say_ready();
     let replaced = agent.replacement();

@@ -16,8 +16,19 @@ use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
 /// agent hands to the programs it runs, of which this agent may be one.
-const OTHER_VARIABLES: [&str; 9] =
-    ["APP", "APP_DIR", "BOOTSTRAP", "BOOTSTRAP_URL", "BUILD", "CONFIG", "HOOK", "LOG", "LOG_LEVEL"];
+const OTHER_VARIABLES: [&str; 11] = [
+    "APP",
+    "APP_DIR",
+    "BOOTSTRAP",
+    "BOOTSTRAP_URL",
+    "BUILD",
+    "CONFIG",
+    "HOOK",
+    "INSTANCE",
+    "LOG",
+    "LOG_LEVEL",
+    "MARK",
+];
 
 /// Begins the names of what a stub hands to the agent that it starts; a newer stub may hand over more.
 const STUB_VARIABLE_PREFIX: &str = "STUB";

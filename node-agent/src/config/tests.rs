@@ -230,6 +230,8 @@ fn variables_are_enough() {
         ("SHOAL_APPS__WEB__WATCH__FILES", "/etc/a,/etc/b"),
         ("PATH", "/bin"),
         ("SHOAL_APP_DIR", "of the agent that runs this one"),
+        ("SHOAL_INSTANCE", "of the agent that runs this one"),
+        ("SHOAL_MARK", "of the agent that runs this one"),
     ];
     let loaded = load(None, &[&ENOUGH[..], &more].concat(), &[]).unwrap();
     let config = &loaded.config;

@@ -227,6 +227,26 @@ fn switches_that_overlap_follow_the_table() {
 }
 
 #[test]
+fn programs_that_may_not_meet_do_not() {
+    let settled = Actual { journal: good(1, &[1]), ..with(switched(), serving(Program::Stopped)) };
+    let settled = Actual { current: Some(build(1)), complete: builds(&[1]), ..settled };
+    let leaving = |program| Programs { is_leaving: true, ..serving(program) };
+    let start = Step::Start { build: build(1) };
+    let rests = with(settled.clone(), leaving(resting(2)));
+    let last = with(settled.clone(), leaving(Program::Stopped));
+    let alone = vec![("nothing is left of others", wanted(1, 1), settled.clone(), start)];
+    check(&policy(), alone);
+    let cases = |step| {
+        vec![
+            ("one is leaving", wanted(1, 1), last.clone(), step),
+            ("one is leaving, another crashed", wanted(1, 1), rests.clone(), step),
+        ]
+    };
+    check(&policy(), cases(Step::Rest));
+    check(&overlap(), cases(start));
+}
+
+#[test]
 fn failures_lead_back_to_the_build_that_ran_well() {
     let back = Step::RollBack { build: build(1) };
     let last = |programs| Actual { journal: out_of_tries(2, 1, 2), programs, ..switched() };

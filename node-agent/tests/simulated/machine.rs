@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use node_agent::{
-    AppDir, Host, HostProcess, Notice, Probe, ProcessIdentity, RunningRecord, StartOrder, Swap,
+    AppDir, Host, HostProcess, Notice, Place, Probe, ProcessIdentity, RunningRecord, StartOrder,
+    Stray, Swap,
 };
 use p2p_core::{BuildId, Prng, Seed};
 use rustix::process::Signal;
@@ -24,9 +25,6 @@ use super::builds::{Behaviour, Sample};
 
 /// How long a program takes to end after SIGTERM.
 const END_TIME: Duration = Duration::from_millis(50);
-
-/// Well past the time after which an agent tries again to note a program.
-const RECORD_RETRY: Duration = Duration::from_secs(30);
 
 /// 2026 by the machine's clock.
 const EPOCH_MS: u64 = 1_780_000_000_000;
@@ -59,7 +57,6 @@ struct State {
     damaged: BTreeSet<BuildId>,
     is_tampered: bool,
     log: Vec<String>,
-    lacks_record_until: Duration,
 }
 
 /// One program.
@@ -67,7 +64,8 @@ pub(crate) struct Process {
     pub(crate) identity: ProcessIdentity,
     pub(crate) build: BuildId,
     pub(crate) behaviour: Behaviour,
-    instance: String,
+    place: Place,
+    record: RunningRecord,
     root: PathBuf,
     started_at: Duration,
     pub(crate) was_told_to_stop: bool,
@@ -83,7 +81,6 @@ impl Machine {
             starts: 0,
             processes: vec![],
             time_base: Duration::ZERO,
-            lacks_record_until: Duration::ZERO,
             runtime_began: None,
             clock_error: 0,
             is_agent_up: false,
@@ -150,19 +147,6 @@ impl Machine {
 
     pub(crate) fn now_ms(&self) -> u64 {
         self.lock().now_ms()
-    }
-
-    /// The disk did not take the record of a program.
-    pub(crate) fn set_lacks_record(&self) {
-        let mut state = self.lock();
-        let until = state.now() + RECORD_RETRY;
-        state.lacks_record_until = until;
-    }
-
-    /// Whether a program may run of which the disk knows nothing.
-    pub(crate) fn lacks_record(&self) -> bool {
-        let state = self.lock();
-        state.now() < state.lacks_record_until
     }
 
     pub(crate) fn jump_clock(&self, milliseconds: i64) {
@@ -337,7 +321,8 @@ impl Host for SimulatedHost {
         if !self.0.lock().is_agent_up {
             return Err("the agent is gone".into());
         }
-        let StartOrder { app, build, root, instance, .. } = order;
+        let StartOrder { app, place, record, root, .. } = order;
+        let build = record.build;
         self.0.check_start(app, build, root);
         if !root.join("run").is_file() {
             return Err("there is no program".into());
@@ -361,7 +346,8 @@ impl Host for SimulatedHost {
             identity,
             build,
             behaviour,
-            instance: instance.into(),
+            place,
+            record: record.clone(),
             root: root.into(),
             started_at: now,
             was_told_to_stop: false,
@@ -384,11 +370,21 @@ impl Host for SimulatedHost {
             let process = process.lock().unwrap();
             match &record.process {
                 Some(identity) => process.identity == *identity,
-                None => !record.instance.is_empty() && process.instance == record.instance,
+                None => !record.instance.is_empty() && process.record.instance == record.instance,
             }
         };
         let alive = self.0.alive();
         Ok(alive.iter().find(is_it).map(|process| SimulatedProcess::new(&self.0, process)))
+    }
+
+    fn find_all(&mut self, _app: &AppDir) -> io::Result<Vec<Stray>> {
+        let stray = |process: &Arc<Mutex<Process>>| {
+            let process = process.lock().unwrap();
+            let identity = Some(process.identity.clone());
+            let record = RunningRecord { process: identity, ..process.record.clone() };
+            Stray { place: process.place, record }
+        };
+        Ok(self.0.alive().iter().map(stray).collect())
     }
 
     fn check(

@@ -13,6 +13,9 @@ use super::world::{Fate, Script, Turn, View, World};
 /// How long a full disk stays full.
 const FULL_TIME: Duration = Duration::from_secs(45);
 
+/// When an agent is killed on it: after programs have been started that it took no record of.
+const KILL_AFTER: Duration = Duration::from_secs(12);
+
 /// A kind of failure.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
@@ -20,6 +23,8 @@ enum Kind {
     Kill,
     Error,
     Full,
+    /// And the agent is killed meanwhile.
+    FullAndKill,
 }
 
 /// Goals one after the other, each once the host is at rest with the one before, or back from it.
@@ -98,14 +103,18 @@ fn run_with_failure(swap: Swap, kind: Kind, at: usize) {
     let mut world = world(swap);
     let machine = world.host.machine.clone();
     let mut is_over = false;
-    let mut full_since = None;
+    let (mut full_since, mut was_killed) = (None, false);
     world.set_fates(Box::new(move |number: usize, operation: &Operation| {
         if number < at || is_over {
             return Fate::Pass;
         }
-        if kind == Kind::Full {
+        if matches!(kind, Kind::Full | Kind::FullAndKill) {
             let since = *full_since.get_or_insert_with(|| machine.now());
             is_over = machine.now() >= since + FULL_TIME;
+            if kind == Kind::FullAndKill && !was_killed && machine.now() >= since + KILL_AFTER {
+                was_killed = true;
+                return Fate::Kill;
+            }
             return if !is_over && operation.takes_space() {
                 Fate::Fail(Errno::NOSPC)
             } else {
@@ -130,7 +139,7 @@ fn run_with_failure(swap: Swap, kind: Kind, at: usize) {
 
 fn matrix(swap: Swap) {
     let count = count_operations(swap);
-    for kind in [Kind::PowerLoss, Kind::Kill, Kind::Error, Kind::Full] {
+    for kind in [Kind::PowerLoss, Kind::Kill, Kind::Error, Kind::Full, Kind::FullAndKill] {
         let mut failed = vec![];
         for at in 0..count {
             let run = || run_with_failure(swap, kind, at);

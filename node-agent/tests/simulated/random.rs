@@ -37,16 +37,6 @@ struct Troubles {
     is_over: bool,
 }
 
-/// Files that lead the next agent to the programs of this one.
-const RECORDS: [&str; 6] = [
-    "running.json",
-    ".running.json.new",
-    "candidate.json",
-    ".candidate.json.new",
-    "leaving.json",
-    ".leaving.json.new",
-];
-
 impl Troubles {
     fn trouble(&mut self, view: &View<'_>) -> Turn {
         let host = view.world;
@@ -55,7 +45,7 @@ impl Troubles {
         }
         match self.prng.below(200) {
             0..=5 => Turn::Goal(self.prng.index_below(5)),
-            6 if !host.machine.lacks_record() => Turn::Kill,
+            6 => Turn::Kill,
             7 => Turn::LosePower,
             8 => Turn::Order(AppOrder::Pause { reason: None }),
             9..=11 => Turn::Order(AppOrder::Resume),
@@ -160,25 +150,14 @@ fn fates(prng: &mut Prng, machine: Machine) -> Fates {
             return Fate::Pass;
         }
         if prng.below(crash_in) == 0 {
-            let may_kill = !machine.lacks_record() && prng.below(2) == 0;
-            return if may_kill { Fate::Kill } else { Fate::PowerLoss };
+            return if prng.below(2) == 0 { Fate::Kill } else { Fate::PowerLoss };
         }
-        // An agent that is killed while the disk does not take the record of a program leaves that
-        // program to nobody: a limit that docs/agent-tests.md tells.
-        let is_record = RECORDS.iter().any(|name| operation.path().ends_with(name));
         if (full_from..full_until).contains(&now) && operation.takes_space() {
-            if is_record {
-                machine.set_lacks_record();
-            }
             return Fate::Fail(Errno::NOSPC);
         }
         match (error_in, operation) {
             (Some(error_in), _) if prng.below(error_in) != 0 => Fate::Pass,
             (None, _) => Fate::Pass,
-            _ if is_record => {
-                machine.set_lacks_record();
-                Fate::Fail(Errno::IO)
-            }
             (_, Operation::Write { bytes, .. }) => Fate::Tear(prng.index_below(bytes.len() + 1)),
             _ => Fate::Fail(Errno::IO),
         }
