@@ -116,6 +116,10 @@ impl OutputLog {
     ///
     /// If the system refuses.
     pub fn become_current(&self, path: &Path) -> io::Result<()> {
+        if self.path == path {
+            // An agent that died has moved it.
+            return Ok(());
+        }
         let older = path.with_added_extension("1");
         match fs::rename(path, older) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -212,5 +216,7 @@ mod tests {
         file.write_all(b"er").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"newer");
         assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"old");
+        OutputLog::new(path.clone(), 10).become_current(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer", "it has that place already");
     }
 }

@@ -415,6 +415,10 @@ impl<H: Host> Supervisor<H> {
     ///
     /// If there is no candidate, or a program is leaving already.
     pub fn promote(&mut self) {
+        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
+        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
+        // Before the records: an agent that finds a candidate can tell whether its output has moved.
+        instance.output.become_current(&self.app.output_path(Place::Serving));
         self.stop(Place::Serving);
         let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
         // Announced in its new place before it loses the old one. A record that could not be
@@ -425,8 +429,6 @@ impl<H: Host> Supervisor<H> {
             self.write_record(Place::Leaving, &instance.record);
             self.leaving = old;
         }
-        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
-        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
         info!(
             build = instance.record.build.short(),
             pid = instance.pid(),
@@ -436,7 +438,6 @@ impl<H: Host> Supervisor<H> {
         if self.write_record(Place::Serving, &instance.record) {
             self.remove_record(Place::Candidate);
         }
-        instance.output.become_current(&self.app.output_path(Place::Serving));
         self.serving = new;
     }
 
@@ -554,7 +555,8 @@ impl<H: Host> Supervisor<H> {
                 self.write_record(place, &record);
                 let health = self.health_watch(true);
                 let interval = self.settings.timings.output_check;
-                let mut output = OutputWatch::found(self.output(place), interval, Instant::now());
+                let log = self.found_output(place);
+                let mut output = OutputWatch::found(log, interval, Instant::now());
                 if place == Place::Leaving {
                     output.stop();
                 }
@@ -627,6 +629,14 @@ impl<H: Host> Supervisor<H> {
 
     fn output(&self, place: Place) -> OutputLog {
         OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
+    }
+
+    /// As above, for a program that an earlier agent started.
+    fn found_output(&self, place: Place) -> OutputLog {
+        let log = self.output(place);
+        // That agent died between the move of the output and the record of the new place.
+        let has_moved = place == Place::Candidate && !log.path().exists();
+        if has_moved { self.output(Place::Serving) } else { log }
     }
 
     /// Notes on disk what is in `place`; whether that went well. If not, it is tried again.

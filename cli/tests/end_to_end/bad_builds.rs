@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Instant;
 
 use goal_state::HostPhase;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use crate::rig::service_host::{HOST, ServiceHost};
 use crate::rig::{HostRow, Published, note, processes_of, setting, wait_for};
@@ -211,7 +211,7 @@ fn good_program_that_prints_too_much_serves_on_and_is_told() {
     let loud = host.publish("loud", "chatty=2ms", 100_000);
     let before = host.deploy_and_wait(&loud, "loud").row;
     host.configure(&(settings() + "max_output_rate = \"100B\"\n"));
-    host.agent().signal(Signal::HUP);
+    kill_process(host.agent().process(), Signal::HUP).unwrap();
     let after = host.rig.wait_for_row("the status tells", HOST, |row| {
         row.row.message.as_ref().is_some_and(|message| message.contains("max_output_rate"))
     });
