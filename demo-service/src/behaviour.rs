@@ -40,6 +40,8 @@ pub enum Behaviour {
     IgnoreTerm,
     /// `fill-log`: prints lines as fast as it can.
     FillLog,
+    /// `chatty=TIME`: prints a line every so often, as a program at debug level does.
+    Chatty(Duration),
     /// `leak-child`: starts a process that it never ends, and that ignores SIGTERM.
     LeakChild,
 }
@@ -53,7 +55,7 @@ pub struct Behaviours(BTreeSet<Behaviour>);
 #[error(
     "{word:?} is no behaviour; known are crash-at-start, crash-after=TIME, slow-start=TIME, \
          never-ready, hang-health, unhealthy, answer-500, slow-answers=TIME, ignore-term, fill-log, \
-         leak-child"
+         chatty=TIME, leak-child"
 )]
 pub struct BehaviourError {
     word: String,
@@ -99,6 +101,13 @@ impl Behaviours {
         })
     }
 
+    pub(crate) fn chatty(&self) -> Option<Duration> {
+        self.time(|behaviour| match behaviour {
+            Behaviour::Chatty(time) => Some(time),
+            _ => None,
+        })
+    }
+
     fn time(&self, pick: impl Fn(Behaviour) -> Option<Duration>) -> Option<Duration> {
         self.0.iter().copied().find_map(pick)
     }
@@ -123,6 +132,7 @@ impl FromStr for Behaviour {
                 "crash-after" => Ok(Self::CrashAfter(time)),
                 "slow-start" => Ok(Self::SlowStart(time)),
                 "slow-answers" => Ok(Self::SlowAnswers(time)),
+                "chatty" => Ok(Self::Chatty(time)),
                 _ => Err(wrong()),
             };
         }
@@ -156,7 +166,11 @@ mod tests {
         assert_eq!(some.crash_after(), Some(Duration::from_secs(5)));
         assert!(some.has(Behaviour::Answer500) && some.has(Behaviour::IgnoreTerm));
         assert_eq!((some.slow_start(), some.slow_answers()), (None, None));
-        for wrong in ["crash-after", "crash-after=soon", "unhealthy=1s", "explode"] {
+        assert_eq!(
+            "chatty=2ms".parse::<Behaviours>().unwrap().chatty(),
+            Some(Duration::from_millis(2))
+        );
+        for wrong in ["chatty", "crash-after", "crash-after=soon", "unhealthy=1s", "explode"] {
             let error = wrong.parse::<Behaviours>().unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("crash-at-start"), "{error}");
         }

@@ -121,7 +121,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         let address = listening.socket.local_addr().context("cannot tell the address")?;
         writeln!(io::stdout(), "listening on {address}").context("cannot print the address")?;
         if behaviours.has(Behaviour::FillLog) {
-            std::thread::spawn(fill_log);
+            std::thread::spawn(|| print_lines(Duration::ZERO));
+        }
+        if let Some(time) = behaviours.chatty() {
+            std::thread::spawn(move || print_lines(time));
         }
         if !behaviours.has(Behaviour::HangHealth) {
             say(&[NotifyState::Ready]);
@@ -179,12 +182,15 @@ fn begin(behaviours: &Behaviours) -> anyhow::Result<Option<Child>> {
     child.map(Some).context("cannot start the process to leak")
 }
 
-/// Line by line, as a program that logs an error in a loop does.
-fn fill_log() {
+/// Line by line with a pause after each; without one as a program that logs an error in a loop.
+fn print_lines(pause: Duration) {
     let mut number = 0_u64;
     let mut output = io::stdout();
     while writeln!(output, "error {number}: cannot reach the database, trying again").is_ok() {
         number += 1;
+        if !pause.is_zero() {
+            std::thread::sleep(pause);
+        }
     }
 }
 

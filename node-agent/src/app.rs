@@ -40,6 +40,7 @@ use crate::watch_files::{FileWatch, OnChange};
 
 mod facts;
 mod itself;
+mod programs;
 mod recover;
 mod row;
 mod step_error;
@@ -315,7 +316,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Some(TokenState::Held) => Token::Held,
         };
         let size = |stored: &StoredBuild| stored.manifest().build_size();
-        let overdue = self.supervisor.overdue().map(|(build, _)| build);
+        let failed = self.supervisor.failed().map(|(build, _)| build);
         Actual {
             complete: self.builds.iter().map(|(build, stored)| (*build, size(stored))).collect(),
             staged: self.staged.clone(),
@@ -323,7 +324,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             journal: self.journal.clone(),
             programs: self.supervisor.programs(),
             agent: self.own_agent.as_ref().map(OwnAgent::view),
-            failed: self.hooks.failed().map(|(build, _)| build).or(overdue),
+            failed: self.hooks.failed().map(|(build, _)| build).or(failed),
             hooks: self.hooks.view(),
             token,
             download,
@@ -488,7 +489,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     /// What is known of the failure of `build`.
     fn failure(&self, build: BuildId) -> FailedBuild {
-        let reason = match (self.hooks.failed(), self.supervisor.overdue()) {
+        let reason = match (self.hooks.failed(), self.supervisor.failed()) {
             (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
             (None, None) => self.supervisor.last_crash().map_or_else(
                 || "the agent or the machine stopped whenever it was started".into(),
@@ -615,15 +616,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
             Wake::Refresh => self.on_refresh(),
             Wake::Token | Wake::OwnAgent | Wake::Stop => {}
-        }
-    }
-
-    fn on_program(&mut self, wake: supervisor::Wake) {
-        let before = self.supervisor.crash_count();
-        self.supervisor.on_wake(wake);
-        let crashes = u64::from(self.supervisor.crash_count() - before);
-        if crashes > 0 {
-            self.count(|counts| counts.restarts += crashes);
         }
     }
 

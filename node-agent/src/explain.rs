@@ -54,6 +54,10 @@ pub struct Explanation {
     pub next_try_in_ms: Option<u64>,
     /// The program that serves.
     pub program: Option<ProgramFacts>,
+    /// What somebody should look at although it keeps the host off nothing, such as a program that
+    /// prints too much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// The goal of an app.
@@ -192,6 +196,9 @@ pub struct Answer {
     /// Last lines of the output of a build that failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// What somebody should look at, whether the host is at its goal or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 impl Explanation {
@@ -216,6 +223,7 @@ impl Explanation {
             disk_short_bytes: None,
             next_try_in_ms: None,
             program: None,
+            warning: None,
         }
     }
 
@@ -226,7 +234,8 @@ impl Explanation {
         let quarantine =
             self.quarantine.as_ref().filter(|failed| Some(failed.build) == self.target());
         let output = quarantine.map_or_else(String::new, |failed| failed.output.clone());
-        Answer { situation, headline: self.headline(&reasons), reasons, output }
+        let (headline, warning) = (self.headline(&reasons), self.warning.clone());
+        Answer { situation, headline, reasons, output, warning }
     }
 
     /// The build that this host is to run.
@@ -438,6 +447,9 @@ impl fmt::Display for Answer {
             let lead = if index == 0 { "why" } else { "and" };
             writeln!(f, "  {lead}:  {}", reason.text)?;
             writeln!(f, "  next: {}", reason.next_step)?;
+        }
+        if let Some(warning) = &self.warning {
+            writeln!(f, "  note: {warning}")?;
         }
         if !self.output.is_empty() {
             writeln!(f, "  last lines of its output:")?;

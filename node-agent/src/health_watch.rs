@@ -1,12 +1,15 @@
-//! How far one running program is trusted: its probes and the times that follow from them.
+//! How far one running program is trusted: its probes, its output, and the times that follow from
+//! them.
 //!
-//! Owns when the next probe is due and what its answers mean. It is told the time and does no IO;
+//! Owns when the next probe is due and what its answers mean. A program that prints too much fails
+//! while it is judged; later that is only told, because it serves. It is told the time and does no IO;
 //! `instance` asks the probes.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::flood::{Flood, FloodWatch};
 use crate::probe::{Health, Probe};
 use crate::reconcile::Gate;
 
@@ -32,6 +35,7 @@ pub(crate) struct HealthWatch {
     was_overdue: bool,
     next_check_at: Instant,
     last_failure: Option<String>,
+    output: FloodWatch,
 }
 
 /// Where a program that is not good yet stands.
@@ -65,6 +69,7 @@ impl HealthWatch {
             was_overdue: false,
             next_check_at: now,
             last_failure: None,
+            output: FloodWatch::new(now),
         }
     }
 
@@ -105,13 +110,32 @@ impl HealthWatch {
         self.last_failure.as_deref()
     }
 
+    /// Why the program has failed its health gate, for people; `None` while it has not.
+    pub(crate) fn failure(&self, now: Instant) -> Option<String> {
+        if self.gate == Gate::Good {
+            return None;
+        }
+        let flood = self.flood().map(|flood| format!("it {flood}"));
+        flood.or_else(|| self.is_overdue(now).then(|| self.describe_overdue()))
+    }
+
+    /// The flood of output that goes on, if there is one.
+    pub(crate) const fn flood(&self) -> Option<&Flood> {
+        self.output.flood()
+    }
+
+    /// The program has printed `written` bytes in all, since it was started or found.
+    pub(crate) fn on_output(&mut self, now: Instant, written: u64) {
+        self.output.on_look(now, written, self.health.max_output_rate);
+    }
+
     /// Whether the program was not good within its deadline.
-    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+    fn is_overdue(&self, now: Instant) -> bool {
         self.gate < Gate::Good && self.started_at + self.health.deadline <= now
     }
 
     /// What an overdue program has to be told to people as.
-    pub(crate) fn describe_overdue(&self) -> String {
+    fn describe_overdue(&self) -> String {
         let deadline = humantime::format_duration(self.health.deadline);
         let why = match (&self.last_failure, self.gate >= Gate::Ready) {
             (Some(failure), _) => failure.clone(),
@@ -292,6 +316,51 @@ mod tests {
         assert!(watch.is_overdue(end));
         assert_eq!(watch.next_due(true), None);
         assert_eq!(watch.next_due(false), Some(end + Health::default().interval));
+    }
+
+    #[test]
+    fn flood_of_output_is_a_failure_only_while_the_program_is_judged() {
+        let start = Instant::now();
+        let rate = p2p_core::ByteRate::new(100);
+        let cases = [
+            // (looks at second, bytes in all), the limit, whether it fails then
+            (vec![(2, 900), (6, 1_000), (9, 1_000)], rate, false),
+            (vec![(2, 1_001)], rate, true),
+            (vec![(2, 500), (9, 1_100)], rate, true),
+            (vec![(2, 1_000_000)], None, false),
+            (vec![(9, 900), (11, 9_000)], rate, false),
+        ];
+        for (looks, max_output_rate, expected) in cases {
+            let health = Health { max_output_rate, ..health(None) };
+            let mut watch = HealthWatch::new(start, health, seconds(1), false);
+            for (second, written) in &looks {
+                let now = start + seconds(*second);
+                if *second > 10 {
+                    watch.on_due(start + seconds(10));
+                }
+                watch.on_output(now, *written);
+                watch.on_due(now);
+            }
+            let end = start + seconds(looks.last().unwrap().0);
+            let failure = watch.failure(end);
+            assert_eq!(failure.is_some(), expected, "{looks:?}: {failure:?}");
+            assert!(failure.is_none_or(|why| why.starts_with("it wrote 1")), "{looks:?}");
+            assert_eq!(watch.flood().is_some(), expected || end > start + seconds(10));
+        }
+    }
+
+    /// Goal: the verdict on its output comes first; nobody has to wait for the deadline.
+    #[test]
+    fn flood_is_the_reason_also_of_a_program_that_is_overdue() {
+        let start = Instant::now();
+        let max_output_rate = p2p_core::ByteRate::new(100);
+        let health = Health { max_output_rate, ..health(tcp()) };
+        let mut watch = HealthWatch::new(start, health, seconds(1), false);
+        watch.on_answer(start + seconds(60), Err("refused".into()));
+        assert!(watch.failure(start + seconds(60)).unwrap().ends_with("refused"));
+        watch.on_output(start + seconds(60), 1);
+        watch.on_output(start + seconds(61), 2_000);
+        assert!(watch.failure(start + seconds(61)).unwrap().contains("wrote 1.9 KiB of output"));
     }
 
     #[test]

@@ -194,10 +194,11 @@ impl InitValues {
                 "{ http = \"0.0.0.0:8080\" }",
             ),
             line(
-                "How the agent asks the program whether it is well. A new build that is not is rolled back.",
+                "How the agent asks the program whether it is well, and what it may print per second while its \
+                 build is new. A build that is not well, or floods its log, is rolled back.",
                 "health",
                 None,
-                "{ http = \"http://127.0.0.1:8080/healthz\" }",
+                "{ http = \"http://127.0.0.1:8080/healthz\", max_output_rate = \"16MiB\" }",
             ),
         ]
         .concat()

@@ -16,7 +16,8 @@ use tracing::warn;
 use crate::app_dir::RunningRecord;
 use crate::health_watch::HealthWatch;
 use crate::host::{Host, HostProcess, Notice};
-use crate::output::OutputLog;
+use crate::output_watch::OutputWatch;
+use crate::reconcile::Gate;
 
 /// How often a group that was told to stop is looked at after its leader is gone. There is no event
 /// for the end of a group, and a pass over `/proc` costs about a millisecond.
@@ -34,11 +35,7 @@ pub(crate) struct Instance<P> {
     pub(crate) root: PathBuf,
     pub(crate) up_since: Instant,
     pub(crate) health: HealthWatch,
-    pub(crate) output: OutputLog,
-    /// Where in the output file this program's begins.
-    pub(crate) output_offset: u64,
-    output_check: Duration,
-    output_check_at: Instant,
+    pub(crate) output: OutputWatch,
     probe: Option<AbortOnDropHandle<Result<(), String>>>,
     end: Option<End>,
 }
@@ -76,20 +73,15 @@ impl<P: HostProcess> Instance<P> {
         (process, record): (P, RunningRecord),
         root: &Path,
         health: HealthWatch,
-        (output, output_offset): (OutputLog, u64),
-        output_check: Duration,
+        output: OutputWatch,
     ) -> Self {
-        let now = Instant::now();
         Self {
             process,
             record,
             root: root.into(),
-            up_since: now,
+            up_since: Instant::now(),
             health,
             output,
-            output_offset,
-            output_check,
-            output_check_at: now + output_check,
             probe: None,
             end: None,
         }
@@ -114,16 +106,16 @@ impl<P: HostProcess> Instance<P> {
         tokio::select! {
             notice = self.process.next_notice(), if !is_leader_gone => InstanceWake::Notice(notice),
             answer = answer(&mut self.probe) => InstanceWake::Answer(answer),
-            () = sleep_until(due) => InstanceWake::Due,
+            () = moment(due) => InstanceWake::Due,
         }
     }
 
-    fn next_due(&self) -> Instant {
-        if let Some(end) = &self.end {
-            return end.group_check_at.unwrap_or(end.deadline).min(end.deadline);
-        }
-        let health_at = self.health.next_due(self.probe.is_some());
-        health_at.map_or(self.output_check_at, |at| at.min(self.output_check_at))
+    fn next_due(&self) -> Option<Instant> {
+        let own = match &self.end {
+            Some(end) => Some(end.group_check_at.unwrap_or(end.deadline).min(end.deadline)),
+            None => self.health.next_due(self.probe.is_some()),
+        };
+        [own, self.output.next_due()].into_iter().flatten().min()
     }
 
     /// Deals with what [`Self::next_wake`] waited for.
@@ -133,12 +125,20 @@ impl<P: HostProcess> Instance<P> {
         host: &H,
         grace: Duration,
     ) -> Turn {
+        let now = Instant::now();
+        // First, because a program that prints too much must not be called good by what follows.
+        let is_judged = self.end.is_none() && self.health.gate() < Gate::Good;
+        let has_ended = matches!(wake, InstanceWake::Notice(Notice::Ended));
+        if is_judged || has_ended || self.output.is_due(now) {
+            self.output.look(now);
+            self.health.on_output(now, self.output.written());
+        }
         match wake {
             InstanceWake::Notice(Notice::Ended) => return self.on_leader_ended(grace),
-            InstanceWake::Notice(Notice::Ready) => self.health.on_ready(Instant::now()),
+            InstanceWake::Notice(Notice::Ready) => self.health.on_ready(now),
             InstanceWake::Answer(answer) => {
                 self.probe = None;
-                self.health.on_answer(Instant::now(), answer);
+                self.health.on_answer(now, answer);
             }
             InstanceWake::Due if self.end.is_some() => return self.on_ending_due(),
             InstanceWake::Due => self.on_running_due(host),
@@ -181,19 +181,6 @@ impl<P: HostProcess> Instance<P> {
             let check = host.check(probe, &self.root, self.health.timeout());
             self.probe = Some(AbortOnDropHandle::new(tokio::spawn(check)));
         }
-        if self.output_check_at <= now {
-            // A program that fills its log is looked at again soon, any other less often.
-            let wait = match self.output.shorten() {
-                Ok(true) => self.output_check / 8,
-                Ok(false) => self.output_check * 2,
-                Err(error) => {
-                    let path = self.output.path().display();
-                    warn!(%error, %path, "cannot shorten the output");
-                    self.output_check
-                }
-            };
-            self.output_check_at = now + wait;
-        }
     }
 
     fn on_ending_due(&mut self) -> Turn {
@@ -223,6 +210,13 @@ impl<P: HostProcess> Instance<P> {
             self.signal(Signal::KILL);
         }
         Turn::Stays
+    }
+}
+
+async fn moment(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

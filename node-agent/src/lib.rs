@@ -21,6 +21,7 @@ mod control_desk;
 mod doctor;
 pub mod durable;
 mod explain;
+mod flood;
 mod goals;
 mod health_watch;
 mod hook;
@@ -33,6 +34,7 @@ mod mark;
 mod metrics;
 mod notify;
 mod output;
+mod output_watch;
 mod own_agent;
 mod probe;
 mod process;
@@ -73,6 +75,7 @@ pub use explain::{
     Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
     Reason, Situation,
 };
+pub use flood::OUTPUT_WINDOW;
 pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 pub use health_watch::Check;
 pub use hook::{
@@ -85,7 +88,7 @@ pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
 pub use mark::MarkKey;
 pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
 pub use notify::{NotifyMessage, NotifySocket};
-pub use output::{OUTPUT_BYTES_MAX, OutputLog};
+pub use output::{Look, OUTPUT_BYTES_MAX, OutputLog};
 pub use own_agent::OwnAgent;
 pub use probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
@@ -98,7 +101,7 @@ pub use sockets::{HeldSockets, SocketAddress, SocketsError};
 pub use source::{BuildSource, LimitedNode, RunningDownload};
 pub use state::StateDir;
 pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
-pub use supervisor::{ProgramSettings, Supervisor, SupervisorTimings, Wake};
+pub use supervisor::{OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, Wake};
 pub use tokens::{
     LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
 };

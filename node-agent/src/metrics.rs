@@ -55,6 +55,10 @@ pub struct AppCounts {
     pub hook_failures: u64,
     /// Waits for a token.
     pub token_waits: u64,
+    /// Bytes that its programs printed, as far as was seen.
+    pub output_bytes: u64,
+    /// How often one of its programs began to print more than it may.
+    pub output_floods: u64,
     /// Time spent downloading.
     pub download_time: Duration,
 }
@@ -253,7 +257,7 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
 }
 
 fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
-    let numbers: [Family<AppCounts>; 5] = [
+    let numbers: [Family<AppCounts>; 7] = [
         ("shoal_app_switches_total", "Switches that began.", |counts| counts.switches),
         ("shoal_app_rollbacks_total", "Builds that were rolled back.", |counts| counts.rollbacks),
         ("shoal_app_restarts_total", "Starts after the program ended by itself.", |counts| {
@@ -261,6 +265,12 @@ fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
         }),
         ("shoal_app_hook_failures_total", "Hooks that failed.", |counts| counts.hook_failures),
         ("shoal_app_token_waits_total", "Waits for a token.", |counts| counts.token_waits),
+        ("shoal_app_output_bytes_total", "Bytes that its programs printed.", |counts| {
+            counts.output_bytes
+        }),
+        ("shoal_app_output_floods_total", "Times that output went above its limit.", |counts| {
+            counts.output_floods
+        }),
     ];
     for (name, help, read) in numbers {
         page.family(name, "counter", help);
@@ -335,6 +345,7 @@ mod tests {
                 ..HostStatus::new("h1", app.clone())
             });
             board.counts().update(&app, |counts| counts.rollbacks += 2);
+            board.counts().update(&app, |counts| counts.output_bytes += 3 << 40);
             board
                 .counts()
                 .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
@@ -393,6 +404,8 @@ mod tests {
             ("shoal_app_from_peers_bytes{app=\"web\"}", 9.0),
             ("shoal_app_rollbacks_total{app=\"web\"}", 2.0),
             ("shoal_app_switches_total{app=\"web\"}", 0.0),
+            ("shoal_app_output_bytes_total{app=\"web\"}", 3_298_534_883_328.0),
+            ("shoal_app_output_floods_total{app=\"web\"}", 0.0),
             ("shoal_app_download_seconds_total{app=\"models\"}", 1.25),
             ("shoal_app_quarantined{app=\"web\"}", 0.0),
         ] {

@@ -22,6 +22,18 @@ const TAIL_LINES_MAX: usize = 10;
 /// Characters of a line that a message shows.
 const LINE_CHARS_MAX: usize = 200;
 
+/// What a look at the output found.
+#[derive(Debug)]
+pub struct Look {
+    /// Bytes in the file, before it was cut.
+    pub length: u64,
+    /// Whether it was cut: it is empty now.
+    pub is_cut: bool,
+    /// Why the end of what was cut was not kept, if it was not: a full disk, most likely. It is cut
+    /// all the same.
+    pub lost: Option<io::Error>,
+}
+
 /// The output files of one app.
 #[derive(Clone, Debug)]
 pub struct OutputLog {
@@ -50,16 +62,24 @@ impl OutputLog {
         Ok((file, offset))
     }
 
-    /// Moves the end of the file aside if it grew too long under a running program; whether it did.
+    /// How long the file is; 0 if it is not there.
+    pub fn length(&self) -> u64 {
+        fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
+    /// Looks how long the file is, and moves its end aside if it grew too long under a running
+    /// program. `None` if there is no file.
     ///
     /// # Errors
     ///
-    /// If the system refuses. On a full disk the output is dropped rather than kept.
-    pub fn shorten(&self) -> io::Result<bool> {
+    /// If the system refuses; the file is then as it was.
+    pub fn look(&self) -> io::Result<Option<Look>> {
         match fs::metadata(&self.path) {
-            Ok(found) if found.len() <= self.bytes_max => return Ok(false),
+            Ok(found) if found.len() <= self.bytes_max => {
+                return Ok(Some(Look { length: found.len(), is_cut: false, lost: None }));
+            }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         }
         let mut file = File::options().read(true).write(true).open(&self.path)?;
@@ -67,8 +87,10 @@ impl OutputLog {
         file.seek(SeekFrom::Start(length.saturating_sub(self.bytes_max)))?;
         let copied = File::create(self.older())
             .and_then(|mut older| io::copy(&mut (&mut file).take(self.bytes_max), &mut older));
+        // As late as possible, so that little goes uncounted.
+        let length = file.metadata()?.len();
         file.set_len(0)?;
-        copied.map(|_| true)
+        Ok(Some(Look { length, is_cut: true, lost: copied.err() }))
     }
 
     /// The last lines printed at or after `offset` that are not empty; for people, so without
@@ -94,6 +116,10 @@ impl OutputLog {
     ///
     /// If the system refuses.
     pub fn become_current(&self, path: &Path) -> io::Result<()> {
+        if self.path == path {
+            // An agent that died has moved it.
+            return Ok(());
+        }
         let older = path.with_added_extension("1");
         match fs::rename(path, older) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -146,12 +172,14 @@ mod tests {
     fn running_program_goes_on_writing_into_the_shortened_file() {
         let folder = tempfile::tempdir().unwrap();
         let log = OutputLog::new(folder.path().join("output.log"), 4);
+        assert!(log.look().unwrap().is_none());
         let (mut file, _) = log.open().unwrap();
         file.write_all(b"0123").unwrap();
-        assert!(!log.shorten().unwrap());
+        assert!(!log.look().unwrap().unwrap().is_cut);
         assert_eq!(fs::read(log.path()).unwrap(), b"0123");
         file.write_all(b"456").unwrap();
-        assert!(log.shorten().unwrap());
+        let look = log.look().unwrap().unwrap();
+        assert!(look.is_cut && look.length == 7, "{look:?}");
         file.write_all(b"789").unwrap();
         assert_eq!(fs::read(log.path()).unwrap(), b"789");
         assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"3456");
@@ -188,5 +216,7 @@ mod tests {
         file.write_all(b"er").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"newer");
         assert_eq!(fs::read(folder.path().join("output.log.1")).unwrap(), b"old");
+        OutputLog::new(path.clone(), 10).become_current(&path).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"newer", "it has that place already");
     }
 }

@@ -14,6 +14,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
+use p2p_core::ByteRate;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -59,7 +60,17 @@ pub struct Health {
     pub deadline: Duration,
     /// How often a build is started before it is rolled back because its program ended.
     pub tries: NonZero<u32>,
+    /// Most bytes per second that a new program may print, on average over
+    /// [`OUTPUT_WINDOW`](crate::OUTPUT_WINDOW); above it the build is rolled back. A build that is
+    /// good already is only told to print too much. `None`: no limit.
+    pub max_output_rate: Option<ByteRate>,
 }
+
+/// See [`Health::max_output_rate`]. An access log of many tens of thousands of lines a second is
+/// below it, and so is whatever else somebody could want to read; half of it would be near what
+/// a busy proxy prints. A compiled program that does nothing but print the same error is above it, on
+/// a machine that has other work, too; it might not be above twice as much.
+const MAX_OUTPUT_RATE_DEFAULT: ByteRate = ByteRate::new(16 << 20).expect("it is not zero");
 
 impl Default for Health {
     /// What an app has whose operator says nothing.
@@ -71,6 +82,7 @@ impl Default for Health {
             min_healthy_time: Duration::from_secs(10),
             deadline: Duration::from_mins(2),
             tries: NonZero::new(3).expect("it is not zero"),
+            max_output_rate: Some(MAX_OUTPUT_RATE_DEFAULT),
         }
     }
 }

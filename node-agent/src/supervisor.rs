@@ -25,8 +25,9 @@ use crate::host::{Host, HostProcess as _, StartOrder};
 use crate::instance::{Instance, InstanceWake, Turn};
 use crate::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::output::{OUTPUT_BYTES_MAX, OutputLog};
+use crate::output_watch::OutputWatch;
 use crate::probe::{Health, Probe};
-use crate::reconcile::{Program, Programs};
+use crate::reconcile::{Gate, Program, Programs};
 use crate::unit::JOB_TIMEOUT;
 
 mod strays;
@@ -42,7 +43,8 @@ pub struct SupervisorTimings {
     pub restart_max: Duration,
     /// How long a program has to be up for its earlier ends to be forgotten.
     pub forget_after: Duration,
-    /// How often the length of the output is looked at.
+    /// How often the output is looked at, about: more often while much is printed, half as often
+    /// while nothing is.
     pub output_check: Duration,
 }
 
@@ -85,10 +87,20 @@ pub struct Supervisor<H: Host> {
     restart: u64,
     /// Programs that were started before it are not fresh.
     stale_before: Option<Instant>,
-    overdue: Option<(BuildId, String)>,
+    failed: Option<(BuildId, String)>,
+    output: OutputCounts,
     starts: u64,
     /// Places whose program is not noted on disk yet.
     unrecorded: BTreeSet<Place>,
+}
+
+/// What programs printed since the agent started, as far as was seen.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OutputCounts {
+    /// Bytes.
+    pub bytes: u64,
+    /// How often one began to print more than it may.
+    pub floods: u64,
 }
 
 /// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
@@ -162,7 +174,8 @@ impl<H: Host> Supervisor<H> {
             },
             restart: 0,
             stale_before: None,
-            overdue: None,
+            failed: None,
+            output: OutputCounts::default(),
             starts: 0,
             unrecorded: BTreeSet::new(),
         };
@@ -217,9 +230,10 @@ impl<H: Host> Supervisor<H> {
             && self.stale_before.is_none_or(|moment| instance.up_since >= moment)
     }
 
-    /// The build that was not healthy in time, and why, until [`Self::forget_failure`].
-    pub fn overdue(&self) -> Option<(BuildId, &str)> {
-        self.overdue.as_ref().map(|(build, why)| (*build, why.as_str()))
+    /// The build that was not healthy in time or printed too much while it was judged, and why,
+    /// until [`Self::forget_failure`].
+    pub fn failed(&self) -> Option<(BuildId, &str)> {
+        self.failed.as_ref().map(|(build, why)| (*build, why.as_str()))
     }
 
     /// How the program ended last, for the record of a failed build.
@@ -233,7 +247,7 @@ impl<H: Host> Supervisor<H> {
             .into_iter()
             .find_map(|slot| match slot {
                 Slot::Alive { instance, .. } if instance.record.build == build => {
-                    instance.output.tail(instance.output_offset)
+                    instance.output.tail()
                 }
                 _ => None,
             })
@@ -243,7 +257,7 @@ impl<H: Host> Supervisor<H> {
 
     /// A build was given up: what is known of its failure is in the journal.
     pub fn forget_failure(&mut self) {
-        self.overdue = None;
+        self.failed = None;
         self.forget_crashes();
     }
 
@@ -267,6 +281,17 @@ impl<H: Host> Supervisor<H> {
     /// Ends that nobody asked for since the agent started.
     pub const fn crash_count(&self) -> u32 {
         self.crashes.total
+    }
+
+    /// What programs printed.
+    pub const fn output_counts(&self) -> OutputCounts {
+        self.output
+    }
+
+    /// That the serving program prints too much, for people; `None` if it does not.
+    pub fn flood(&self) -> Option<String> {
+        let flood = self.serving.running()?.health.flood()?;
+        Some(format!("the program {flood}"))
     }
 
     /// Whether the serving program answered its last probe well; `None` without a probe.
@@ -394,17 +419,20 @@ impl<H: Host> Supervisor<H> {
     ///
     /// If there is no candidate, or a program is leaving already.
     pub fn promote(&mut self) {
+        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
+        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
+        // Before the records: an agent that finds a candidate can tell whether its output has moved.
+        instance.output.become_current(&self.app.output_path(Place::Serving));
         self.stop(Place::Serving);
-        let old = std::mem::replace(&mut self.serving, Slot::Idle);
+        let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
         // Announced in its new place before it loses the old one. A record that could not be
         // written is told, and written as soon as the disk takes it.
-        if let Slot::Alive { instance, .. } = &old {
+        if let Slot::Alive { instance, .. } = &mut old {
+            instance.output.stop();
             assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
             self.write_record(Place::Leaving, &instance.record);
             self.leaving = old;
         }
-        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
-        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
         info!(
             build = instance.record.build.short(),
             pid = instance.pid(),
@@ -413,11 +441,6 @@ impl<H: Host> Supervisor<H> {
         // Without its new record the old one is all that leads the next agent to it.
         if self.write_record(Place::Serving, &instance.record) {
             self.remove_record(Place::Candidate);
-        }
-        let path = self.app.output_path(Place::Serving);
-        match instance.output.become_current(&path) {
-            Ok(()) => instance.output = OutputLog::new(path, OUTPUT_BYTES_MAX),
-            Err(error) => warn!(%error, "the program goes on printing into another file"),
         }
         self.serving = new;
     }
@@ -445,7 +468,10 @@ impl<H: Host> Supervisor<H> {
         let grace = grace_of(self.settings.launch.as_ref());
         let mut slot = std::mem::replace(self.slot_mut(place), Slot::Idle);
         let Slot::Alive { instance, restart_after } = &mut slot else { return };
-        match instance.on_wake(what, &self.host, grace) {
+        let was_flooding = instance.health.flood().is_some();
+        let turn = instance.on_wake(what, &self.host, grace);
+        self.note_output(instance, was_flooding);
+        match turn {
             Turn::Stays => self.look_after(place, instance, restart_after, grace),
             Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
             Turn::Gone => {
@@ -476,20 +502,34 @@ impl<H: Host> Supervisor<H> {
         if self.crashes.in_a_row > 0 && is_old {
             self.forget_crashes();
         }
-        if !instance.health.is_overdue(Instant::now()) {
-            return;
-        }
-        let why = instance.health.describe_overdue();
+        let Some(why) = instance.health.failure(Instant::now()) else { return };
         let build = instance.record.build;
         if place == Place::Candidate {
             // The program that serves is not disturbed, and another try is made later.
-            let tail = instance.output.tail(instance.output_offset);
+            let tail = instance.output.tail();
             *restart_after = Some(self.note_crash(&why, tail));
             instance.stop(grace);
         }
-        if self.overdue.is_none() {
+        if self.failed.is_none() {
             warn!(build = build.short(), "{why}");
-            self.overdue = Some((build, why));
+            self.failed = Some((build, why));
+        }
+    }
+
+    /// Counts what a program printed, and tells once that it prints too much.
+    fn note_output(&mut self, instance: &mut Instance<H::Process>, was_flooding: bool) {
+        self.output.bytes += instance.output.take_news();
+        let build = instance.record.build.short();
+        match instance.health.flood() {
+            Some(flood) if !was_flooding => {
+                self.output.floods += 1;
+                // While it is judged, that is the reason why it fails.
+                if instance.health.gate() == Gate::Good {
+                    warn!(build, pid = instance.pid(), "the program {flood}");
+                }
+            }
+            None if was_flooding => info!(build, "the program does not print too much any more"),
+            _ => {}
         }
     }
 
@@ -498,7 +538,7 @@ impl<H: Host> Supervisor<H> {
             self.forget_crashes();
         }
         let how = format!("the program {}", instance.process.describe_end());
-        self.note_crash(&how, instance.output.tail(instance.output_offset))
+        self.note_crash(&how, instance.output.tail())
     }
 
     fn adopt(&mut self, place: Place, record: RunningRecord) {
@@ -518,9 +558,13 @@ impl<H: Host> Supervisor<H> {
                 let record = RunningRecord { process: process.identity().cloned(), ..record };
                 self.write_record(place, &record);
                 let health = self.health_watch(true);
-                let output = (self.output(place), 0);
-                let check = self.settings.timings.output_check;
-                let instance = Instance::new((process, record), &root, health, output, check);
+                let interval = self.settings.timings.output_check;
+                let log = self.found_output(place);
+                let mut output = OutputWatch::found(log, interval, Instant::now());
+                if place == Place::Leaving {
+                    output.stop();
+                }
+                let instance = Instance::new((process, record), &root, health, output);
                 *self.slot_mut(place) =
                     Slot::Alive { instance: Box::new(instance), restart_after: None };
             }
@@ -569,8 +613,9 @@ impl<H: Host> Supervisor<H> {
         let record = RunningRecord { process: process.identity().cloned(), ..record };
         self.write_record(place, &record);
         let health = self.health_watch(false);
-        let check = self.settings.timings.output_check;
-        Ok(Instance::new((process, record), root, health, (output, offset), check))
+        let interval = self.settings.timings.output_check;
+        let output = OutputWatch::new(output, offset, interval, Instant::now());
+        Ok(Instance::new((process, record), root, health, output))
     }
 
     fn health_watch(&self, was_found: bool) -> HealthWatch {
@@ -588,6 +633,14 @@ impl<H: Host> Supervisor<H> {
 
     fn output(&self, place: Place) -> OutputLog {
         OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
+    }
+
+    /// As above, for a program that an earlier agent started.
+    fn found_output(&self, place: Place) -> OutputLog {
+        let log = self.output(place);
+        // That agent died between the move of the output and the record of the new place.
+        let has_moved = place == Place::Candidate && !log.path().exists();
+        if has_moved { self.output(Place::Serving) } else { log }
     }
 
     /// Notes on disk what is in `place`; whether that went well. If not, it is tried again.

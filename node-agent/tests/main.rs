@@ -12,6 +12,7 @@ mod hook;
 mod launch;
 mod local_source;
 mod notify;
+mod output;
 mod probe;
 mod rig;
 mod runs_from;

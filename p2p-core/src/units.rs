@@ -12,8 +12,11 @@ pub struct ByteRate(NonZero<u64>);
 
 impl ByteRate {
     /// A rate of `bytes_per_second`; `None` for zero.
-    pub fn new(bytes_per_second: u64) -> Option<Self> {
-        NonZero::new(bytes_per_second).map(Self)
+    pub const fn new(bytes_per_second: u64) -> Option<Self> {
+        match NonZero::new(bytes_per_second) {
+            Some(rate) => Some(Self(rate)),
+            None => None,
+        }
     }
 
     /// Bytes per second.

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Instant;
 
 use goal_state::HostPhase;
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 use crate::rig::service_host::{HOST, ServiceHost};
 use crate::rig::{HostRow, Published, note, processes_of, setting, wait_for};
@@ -172,6 +172,53 @@ fn build_that_fills_its_log_is_bounded_and_rolled_back() {
     assert!(last.contains("cannot reach the database"), "{last:?}");
     assert!(most < OUTPUT_BYTES_MAX, "its output took {most} bytes of the disk");
     note(&format!("fill-log: its output took at most {} MB", most / 1_000_000));
+}
+
+/// What a build may print here in ten seconds: as little as a test on a busy machine needs, and far
+/// more than the chatty one prints.
+const QUIET: &str = "max_output_rate = \"100KiB\"\n";
+
+/// Goal: a build that answers well and does nothing else wrong is rolled back for its output alone.
+#[test]
+fn build_that_only_fills_its_log_is_rolled_back() {
+    let settings = settings() + QUIET;
+    let (host, good) = host_with(&settings);
+    let row = check_rolled_back(&host, &good, "fill-log").row;
+    let message = row.message.unwrap_or_default();
+    for part in ["it wrote ", " of output in ", "limit 1000.0 KiB in 10 s", "max_output_rate"] {
+        assert!(message.contains(part), "{part:?} is missing: {message}");
+    }
+    let last = row.last_output.unwrap_or_default();
+    assert!(last.contains("cannot reach the database"), "{last:?}");
+}
+
+/// Goal: a build that prints as a program at debug level does is no bad build.
+#[test]
+fn chatty_build_is_good() {
+    let (host, _) = host_with(&(settings() + QUIET));
+    let chatty = host.publish("chatty", "chatty=2ms", 100_000);
+    let row = host.deploy_and_wait(&chatty, "chatty").row;
+    assert_eq!((row.quarantined, row.message), (None, None));
+    let output = fs::read_to_string(host.app().join("output.log")).unwrap();
+    assert!(output.lines().count() > 10, "it did not print much:\n{output}");
+}
+
+/// Goal: a program that floods its log once it is good serves on, and the status says so.
+/// Method: the limit is lowered under a program that prints as before.
+#[test]
+fn good_program_that_prints_too_much_serves_on_and_is_told() {
+    let (mut host, _) = host_with(&settings());
+    let loud = host.publish("loud", "chatty=2ms", 100_000);
+    let before = host.deploy_and_wait(&loud, "loud").row;
+    host.configure(&(settings() + "max_output_rate = \"100B\"\n"));
+    kill_process(host.agent().process(), Signal::HUP).unwrap();
+    let after = host.rig.wait_for_row("the status tells", HOST, |row| {
+        row.row.message.as_ref().is_some_and(|message| message.contains("max_output_rate"))
+    });
+    let row = after.row;
+    assert_eq!((row.phase, row.pid), (HostPhase::Running, before.pid), "{row:?}");
+    assert!(row.message.unwrap().starts_with("the program wrote "));
+    host.wait_for_version("loud");
 }
 
 /// Goal: a bad build that starts beside the good one never takes the service away.

@@ -79,6 +79,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
             restarts: app.supervisor.crash_count(),
         }),
+        warning: app.supervisor.flood(),
         ..Explanation::new(settings.host.clone(), settings.name.clone(), row.updated_at_ms)
     }
 }

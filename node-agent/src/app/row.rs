@@ -241,6 +241,7 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
         }),
     );
     parts.extend(app.supervisor.message());
+    parts.extend(app.supervisor.flood());
     parts.extend(app.hooks.note().map(String::from));
     if app.download.is_some() {
         parts.extend(progress.waiting_for.clone());

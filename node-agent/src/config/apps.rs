@@ -154,6 +154,9 @@ fn health_of(keys: AppKeys<'_>) -> Result<Health, ConfigError> {
             .unwrap_or(default.min_healthy_time),
         deadline: duration("deadline", default.deadline)?,
         tries: keys.value("health.tries", values::tries)?.unwrap_or(default.tries),
+        max_output_rate: keys
+            .value("health.max_output_rate", values::byte_rate_or_none)?
+            .unwrap_or(default.max_output_rate),
     })
 }
 
@@ -190,6 +193,7 @@ fn check_kind(keys: AppKeys<'_>, app: &AppConfig) -> Result<(), ConfigError> {
         return Err(keys.complaint("health.notify", needs_exec));
     }
     keys.refuse("working_directory", needs_exec)?;
+    keys.refuse("health.max_output_rate", needs_exec)?;
     if app.swap == Swap::Overlap {
         return Err(keys.complaint("swap", needs_exec));
     }

@@ -72,6 +72,7 @@ const HEALTH: &[(&str, Node)] = &[
     ("deadline", Value),
     ("http", Value),
     ("interval", Value),
+    ("max_output_rate", Value),
     ("min_healthy_time", Value),
     ("notify", Value),
     ("tcp", Value),

@@ -116,7 +116,10 @@ impl Loaded {
         let time = duration_text(health.min_healthy_time);
         self.line(f, &key("min_healthy_time"), Some(&time))?;
         self.line(f, &key("deadline"), Some(&duration_text(health.deadline)))?;
-        self.line(f, &key("tries"), Some(&health.tries))
+        self.line(f, &key("tries"), Some(&health.tries))?;
+        // Refused for an app whose output the agent does not see.
+        let rate = health.max_output_rate.map_or_else(|| values::UNLIMITED.into(), rate_text);
+        self.line(f, &key("max_output_rate"), app.exec.as_ref().map(|_| &rate))
     }
 
     fn hook(

@@ -91,6 +91,7 @@ fn full_file() -> String {
         min_healthy_time = "0s"
         deadline = "1m"
         tries = 7
+        max_output_rate = "1MiB"
         [apps.web.hooks]
         before_switch = {{ exec = ["./install"], user = "root", timeout = "30s" }}
         drain = {{ exec = "./drain now" }}
@@ -140,6 +141,7 @@ fn web_of_full_file() -> AppConfig {
             min_healthy_time: Duration::ZERO,
             deadline: Duration::from_mins(1),
             tries: NonZero::new(7).unwrap(),
+            max_output_rate: ByteRate::new(1 << 20),
         },
         hooks: Hooks {
             before_switch: Some(Hook {
@@ -457,6 +459,28 @@ fn values_of_new_kinds_that_do_not_fit_are_named() {
             "shoal.toml:1: apps.web.health.tcp: \"a\" is not an address",
         ),
         ("apps.web.health.interval = \"0s\"", "shoal.toml:1: apps.web.health.interval: expected"),
+        (
+            "apps.web.health.max_output_rate = \"16\u{b5}B\"",
+            "shoal.toml:1: apps.web.health.max_output_rate: ",
+        ),
+        (
+            "apps.web.health.max_output_rate = 0",
+            "shoal.toml:1: apps.web.health.max_output_rate: 0 is not a number of bytes per second \
+             above 0; write \"unlimited\" for no limit",
+        ),
+        (
+            "apps.web.health.max_output_rate = \"never\"",
+            "shoal.toml:1: apps.web.health.max_output_rate: ",
+        ),
+        (
+            "apps.web.health.max_output_rate = true",
+            "shoal.toml:1: apps.web.health.max_output_rate: expected",
+        ),
+        (
+            "apps.web.health.max_output_rat = \"1MB\"",
+            "shoal.toml:1: unknown key \"max_output_rat\" in apps.web.health; did you mean \
+             \"max_output_rate\"?",
+        ),
         ("apps.web.hooks.drain = 1", "shoal.toml:1: \"drain\" has to be a table"),
         (
             "apps.web.hooks.drian = 1",
@@ -483,6 +507,10 @@ fn keys_that_exclude_each_other_are_named() {
         ),
         ("apps.x.swap = \"overlap\"", "shoal.toml:1: apps.x.swap: the agent does that"),
         ("apps.x.health.notify = true", "shoal.toml:1: apps.x.health.notify: the agent does that"),
+        (
+            "[apps.x]\nsystemd = \"x.service\"\nhealth.max_output_rate = \"1MB\"",
+            "shoal.toml:3: apps.x.health.max_output_rate: the agent does that",
+        ),
         ("apps.x.working_directory = \"a\"", "shoal.toml:1: apps.x.working_directory: the agent"),
         ("apps.x.watch.files = [\"/a\"]", "shoal.toml:1: apps.x.watch.files: there is no program"),
         (
@@ -511,6 +539,21 @@ fn keys_that_exclude_each_other_are_named() {
         ),
     ];
     check_mistakes(&cases);
+}
+
+#[test]
+fn output_has_a_limit_that_can_be_another_or_none() {
+    let rate = |flags: &[(&str, &str)]| {
+        let loaded = load(None, &ENOUGH, flags).unwrap();
+        loaded.config.apps.values().next().unwrap().health.max_output_rate
+    };
+    let key = "apps.web.health.max_output_rate";
+    assert_eq!(rate(&[]), Health::default().max_output_rate);
+    assert_eq!(rate(&[(key, "8Mbit/s")]), ByteRate::new(1_000_000));
+    assert_eq!(rate(&[(key, "2048")]), ByteRate::new(2_048));
+    assert_eq!(rate(&[(key, "unlimited")]), None);
+    let shown = load(None, &ENOUGH, &[(key, "unlimited")]).unwrap().to_string();
+    assert!(shown.contains("max_output_rate = \"unlimited\""), "{shown}");
 }
 
 #[test]

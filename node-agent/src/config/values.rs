@@ -291,6 +291,25 @@ pub(super) fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
     }
 }
 
+/// The word for no limit where leaving a key out means the default.
+pub(super) const UNLIMITED: &str = "unlimited";
+
+/// A rate, or `unlimited`.
+pub(super) fn byte_rate_or_none(raw: &Raw) -> Result<Option<ByteRate>, String> {
+    if let Raw::Toml(Value::Integer(bytes)) = raw {
+        let rate = u64::try_from(*bytes).ok().and_then(ByteRate::new);
+        return rate.map(Some).ok_or_else(|| {
+            format!("{bytes} is not a number of bytes per second above 0; write \"{UNLIMITED}\" for no limit")
+        });
+    }
+    let text = text(raw)?;
+    if text.trim() == UNLIMITED {
+        return Ok(None);
+    }
+    let rate = text.parse::<ByteRate>();
+    rate.map(Some).map_err(|error| format!("{error}; \"{UNLIMITED}\" is for no limit"))
+}
+
 /// One of the words that `T` knows.
 pub(super) fn word<T: FromStr<Err: Display>>(raw: &Raw) -> Result<T, String> {
     text(raw)?.parse().map_err(|error| format!("{error}"))

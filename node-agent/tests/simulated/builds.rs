@@ -20,6 +20,8 @@ pub(crate) enum Behaviour {
     NeverReady,
     /// It answers its probe, but not well.
     Answers500,
+    /// It answers well, and prints without end.
+    Floods,
     /// It serves well, and has to be killed.
     IgnoresTerm,
     /// It serves well after a while.

@@ -26,6 +26,9 @@ use super::builds::{Behaviour, Sample};
 /// How long a program takes to end after SIGTERM.
 const END_TIME: Duration = Duration::from_millis(50);
 
+/// What a program that floods its log prints between two probes.
+pub(crate) const FLOOD_BYTES: u64 = 1 << 20;
+
 /// 2026 by the machine's clock.
 const EPOCH_MS: u64 = 1_780_000_000_000;
 
@@ -71,6 +74,7 @@ pub(crate) struct Process {
     pub(crate) was_told_to_stop: bool,
     ends_at: Option<Duration>,
     changed: Arc<Notify>,
+    output: Option<fs::File>,
 }
 
 impl Machine {
@@ -275,6 +279,15 @@ impl Process {
         self.ends_at.is_none_or(|end| now < end)
     }
 
+    /// What one that floods its log has printed since it was asked last. Without a file the agent
+    /// cannot see it, nor does it harm.
+    fn print(&self) {
+        if let (Behaviour::Floods, Some(output)) = (self.behaviour, &self.output) {
+            let length = output.metadata().unwrap().len();
+            output.set_len(length + FLOOD_BYTES).unwrap();
+        }
+    }
+
     fn end_at(&mut self, moment: Duration) {
         self.ends_at = Some(self.ends_at.map_or(moment, |end| end.min(moment)));
         self.changed.notify_waiters();
@@ -321,7 +334,7 @@ impl Host for SimulatedHost {
         if !self.0.lock().is_agent_up {
             return Err("the agent is gone".into());
         }
-        let StartOrder { app, place, record, root, .. } = order;
+        let StartOrder { app, place, record, root, output, .. } = order;
         let build = record.build;
         self.0.check_start(app, build, root);
         if !root.join("run").is_file() {
@@ -353,6 +366,7 @@ impl Host for SimulatedHost {
             was_told_to_stop: false,
             ends_at,
             changed: Arc::default(),
+            output,
         }));
         state.processes.push(Arc::clone(&process));
         state.note(&format!("start of build {index} ({behaviour:?}) as {pid}"));
@@ -398,6 +412,7 @@ impl Host for SimulatedHost {
         let asked = alive.iter().rev().find(|process| process.lock().unwrap().root == root);
         let answer = asked.map(|process| {
             let process = process.lock().unwrap();
+            process.print();
             (process.behaviour, now.saturating_sub(process.started_at))
         });
         async move {

@@ -77,30 +77,34 @@ impl Script for Story {
     }
 }
 
-fn machine(swap: Swap) -> Machine {
-    let bad = match swap {
+/// How the bad build of the story fails.
+const fn usual(swap: Swap) -> Behaviour {
+    match swap {
         Swap::Overlap => Behaviour::Answers500,
         Swap::Stop => Behaviour::CrashesAfter(Duration::from_secs(3)),
-    };
+    }
+}
+
+fn machine(swap: Swap, bad: Behaviour) -> Machine {
     let behaviours = [Behaviour::Good, Behaviour::IgnoresTerm, bad, Behaviour::Good];
     let samples = (0..).zip(behaviours).map(|(number, it)| Sample::new(number, it)).collect();
     Machine::new(samples, swap, 1)
 }
 
-fn world(swap: Swap) -> World {
-    World::new(machine(swap), swap, swap == Swap::Stop)
+fn world(swap: Swap, bad: Behaviour) -> World {
+    World::new(machine(swap, bad), swap, swap == Swap::Stop)
 }
 
 /// The operations of the story when nothing fails.
-fn count_operations(swap: Swap) -> usize {
-    let mut world = world(swap);
+fn count_operations(swap: Swap, bad: Behaviour) -> usize {
+    let mut world = world(swap, bad);
     world.run(&mut Story::new(), &mut || 0);
     world.check_leftovers();
     world.operations()
 }
 
-fn run_with_failure(swap: Swap, kind: Kind, at: usize) {
-    let mut world = world(swap);
+fn run_with_failure((swap, bad): (Swap, Behaviour), kind: Kind, at: usize) {
+    let mut world = world(swap, bad);
     let machine = world.host.machine.clone();
     let mut is_over = false;
     let (mut full_since, mut was_killed) = (None, false);
@@ -138,11 +142,11 @@ fn run_with_failure(swap: Swap, kind: Kind, at: usize) {
 }
 
 fn matrix(swap: Swap) {
-    let count = count_operations(swap);
+    let count = count_operations(swap, usual(swap));
     for kind in [Kind::PowerLoss, Kind::Kill, Kind::Error, Kind::Full, Kind::FullAndKill] {
         let mut failed = vec![];
         for at in 0..count {
-            let run = || run_with_failure(swap, kind, at);
+            let run = || run_with_failure((swap, usual(swap)), kind, at);
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             if outcome.is_err() {
                 failed.push(at);
@@ -164,4 +168,17 @@ fn overlapping_swaps_survive_every_failure_at_every_operation() {
 #[test]
 fn stopping_swaps_survive_every_failure_at_every_operation() {
     matrix(Swap::Stop);
+}
+
+/// Goal: a build that answers well and fills its log is rolled back, also by an agent that only found
+/// its program running.
+/// Method: the story with such a build, and a kill at some of its operations.
+#[test]
+fn build_that_floods_its_log_is_rolled_back_whatever_agent_sees_it() {
+    for swap in [Swap::Overlap, Swap::Stop] {
+        let count = count_operations(swap, Behaviour::Floods);
+        for at in (0..count).step_by(7) {
+            run_with_failure((swap, Behaviour::Floods), Kind::Kill, at);
+        }
+    }
 }

@@ -166,13 +166,14 @@ fn fates(prng: &mut Prng, machine: Machine) -> Fates {
 
 fn behaviour(prng: &mut Prng) -> Behaviour {
     let some_time = Duration::from_secs(1 + prng.below(8));
-    match prng.below(12) {
+    match prng.below(13) {
         0 => Behaviour::Crashes,
         1 => Behaviour::CrashesAfter(some_time),
         2 => Behaviour::NeverReady,
         3 => Behaviour::Answers500,
         4 => Behaviour::IgnoresTerm,
         5 => Behaviour::StartsSlowly(some_time),
+        6 => Behaviour::Floods,
         _ => Behaviour::Good,
     }
 }

@@ -11,17 +11,17 @@ use disk::{Operation, Verdict, Watching};
 use goal_state::{Goal, Rollout};
 use node_agent::{
     AcceptedGoals, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Health,
-    Hook, Hooks, Journal, JournalPhase, Launch, Probe, ProgramSettings, StatusBoard, Swap,
-    WatchedFiles,
+    Hook, Hooks, Journal, JournalPhase, Launch, OUTPUT_WINDOW, Probe, ProgramSettings, StatusBoard,
+    Swap, WatchedFiles,
 };
-use p2p_core::BuildId;
+use p2p_core::{BuildId, ByteRate};
 use rustix::io::Errno;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::Machine;
+use super::machine::{FLOOD_BYTES, Machine};
 use super::source::{FreeTokens, SimulatedSource};
 
 /// How often the world looks at the host.
@@ -331,6 +331,8 @@ impl World {
             probe: Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() }),
             min_healthy_time: Duration::from_secs(5),
             deadline: Duration::from_secs(30),
+            // Reached after a few probes.
+            max_output_rate: ByteRate::new(FLOOD_BYTES * 3 / OUTPUT_WINDOW.as_secs()),
             ..Health::default()
         };
         let launch = Launch {
