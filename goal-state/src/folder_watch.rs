@@ -32,7 +32,7 @@ impl FolderWatch {
     /// Watches nothing yet; `None` if the system has no watch to give. Must be called within a runtime.
     pub(crate) fn new() -> Option<Self> {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
-        let events = AsyncFd::new(inotify::init(flags).ok()?).ok()?;
+        let events = AsyncFd::register(inotify::init(flags).ok()?).ok()?;
         Some(Self { events })
     }
 
@@ -72,12 +72,7 @@ impl FolderWatch {
             return std::future::pending().await;
         };
         let mut buffer = [0; EVENTS_BYTES];
-        loop {
-            match rustix::io::read(&self.events, &mut buffer) {
-                Ok(1..) | Err(Errno::INTR) => {}
-                Ok(_) | Err(_) => break,
-            }
-        }
+        while let Ok(1..) | Err(Errno::INTR) = rustix::io::read(&self.events, &mut buffer) {}
         ready.clear_ready();
     }
 }
