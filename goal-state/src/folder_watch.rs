@@ -11,6 +11,7 @@ use std::path::Path;
 
 use rustix::fs::{inotify, statfs};
 use rustix::io::Errno;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// File systems that only this machine's kernel writes: ext, XFS, Btrfs, tmpfs, F2FS, ZFS and
@@ -32,7 +33,13 @@ impl FolderWatch {
     /// Watches nothing yet; `None` if the system has no watch to give. Must be called within a runtime.
     pub(crate) fn new() -> Option<Self> {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
-        let events = AsyncFd::register(inotify::init(flags).ok()?).ok()?;
+        let events = inotify::init(flags).ok()?;
+        #[expect(
+            deprecated,
+            reason = "unsound only for types that lie about their descriptor, which OwnedFd does \
+                      not; the replacement is an unsafe function"
+        )]
+        let events = AsyncFd::with_interest(events, Interest::READABLE).ok()?;
         Some(Self { events })
     }
 
