@@ -141,7 +141,7 @@ mod tests {
     use p2p_core::BuildId;
 
     use super::*;
-    use crate::{GoalStore, RolloutChange};
+    use crate::GoalStore;
 
     #[test]
     fn looks_are_frequent_while_goals_change() {
