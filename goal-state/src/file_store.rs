@@ -49,8 +49,13 @@ impl FileStore {
         }
     }
 
+    /// The directory of the goals.
+    pub(crate) fn goals_path(&self) -> PathBuf {
+        self.directory.join("goals")
+    }
+
     pub(crate) fn goal_path(&self, app: &AppName) -> PathBuf {
-        self.directory.join("goals").join(format!("{app}.json"))
+        self.goals_path().join(format!("{app}.json"))
     }
 
     /// The goal of `app`, without leaving the thread.
@@ -88,7 +93,7 @@ impl FileStore {
     fn read_goals(&self) -> Result<GoalList, GoalStoreError> {
         self.check_directory()?;
         let mut list = GoalList::default();
-        for path in json_files(&self.directory.join("goals"))? {
+        for path in json_files(&self.goals_path())? {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             match AppName::try_from(name) {
                 Ok(app) => {
@@ -111,7 +116,7 @@ impl FileStore {
     ) -> Result<Goal, GoalStoreError> {
         match &change {
             GoalChange::Deploy { .. } => {
-                let goals = self.directory.join("goals");
+                let goals = self.goals_path();
                 blocking(move || document_file::create_directories(&goals)).await?;
             }
             // Nothing to change where there is nothing; and nothing is created.

@@ -16,6 +16,7 @@ mod etcd_store;
 mod etcd_watch;
 mod file_store;
 mod file_watch;
+mod folder_watch;
 mod goal;
 mod pacing;
 mod rollout;

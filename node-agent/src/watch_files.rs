@@ -130,8 +130,9 @@ impl FileWatch {
         F: FnOnce(Handler) -> notify::Result<RecommendedWatcher>,
     {
         let (sender, events) = mpsc::channel(1);
-        let watcher = make(Handler { sender: sender.clone() });
-        let watcher = watcher.inspect_err(warn_of_polling).ok();
+        // A watcher is a thread and one of the few that the system gives a user.
+        let watcher = (!files.is_empty()).then(|| make(Handler { sender: sender.clone() }));
+        let watcher = watcher.and_then(|made| made.inspect_err(warn_of_polling).ok());
         let files = files.iter().map(|path| File { path: path.clone(), seen: None, content: None });
         let mut watch = Self {
             timings,
@@ -159,6 +160,9 @@ impl FileWatch {
     ///
     /// No change is lost if the future is dropped.
     pub async fn changed(&mut self) -> PathBuf {
+        if self.files.is_empty() {
+            return std::future::pending().await;
+        }
         loop {
             if let Some(path) = self.changed.pop_front() {
                 return path;
@@ -329,6 +333,21 @@ mod tests {
         fs::write(&path, "three").unwrap();
         let minute = tokio::time::timeout(Duration::from_mins(1), watch.changed());
         assert!(minute.await.is_err(), "the content is the same");
+    }
+
+    /// Goal: an app without such files costs neither a thread nor a wake.
+    /// Method: no watcher may be asked for; no timer may exist, or the paused clock would go on.
+    #[tokio::test(start_paused = true)]
+    async fn no_files_need_no_watch() {
+        let refuse = |_| panic!("a watcher for nothing");
+        let mut watch = FileWatch::start_by(&[], WatchTimings::fleet(), refuse);
+        let start = Instant::now();
+        tokio::select! {
+            biased;
+            path = watch.changed() => panic!("{}", path.display()),
+            () = tokio::time::sleep(Duration::from_hours(1)) => {}
+        }
+        assert_eq!(start.elapsed(), Duration::from_hours(1));
     }
 
     #[test]

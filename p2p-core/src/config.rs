@@ -87,6 +87,10 @@ pub struct SwarmConfig {
     pub announce_retry_max: Duration,
     /// Longest wait between announces while neighbours are short.
     pub announce_hungry: Duration,
+    /// An announce that is due within this time goes along with one of another build, once half of its
+    /// wait is over. Half of the shortest interval that trackers give, so that of the builds of a host
+    /// any two come together within one interval; of long intervals nothing is cut off.
+    pub announce_along: Duration,
     /// Wait between two exchanges with neighbours while no tracker answers.
     pub exchange_interval: Duration,
     /// A seeder gives a chunk out again at the earliest after this time...
@@ -137,6 +141,7 @@ impl SwarmConfig {
             announce_retry_min: Duration::from_millis(500),
             announce_retry_max: Duration::from_secs(10),
             announce_hungry: Duration::from_secs(1),
+            announce_along: Duration::from_millis(2_500),
             exchange_interval: Duration::from_secs(5),
             reserve_min: Duration::from_secs(2),
             reserve_factor: 16,

@@ -92,6 +92,12 @@ pub enum Event {
         /// The tracker.
         tracker: NodeId,
     },
+    /// This node asks a tracker on behalf of another build, just now. An announce that is due soon goes
+    /// along: what wakes two machines for one costs little more for several. Drivers may leave it out.
+    TrackerAsked {
+        /// The tracker.
+        tracker: NodeId,
+    },
     /// A neighbour answered an exchange; empty if it failed.
     ContactsLearned {
         /// Nodes that take part, by its account.

@@ -163,6 +163,7 @@ impl Swarm {
             Event::AnnounceFailed { tracker } => {
                 self.members.note_failure(now, tracker, &self.config, &mut self.prng);
             }
+            Event::TrackerAsked { tracker } => self.on_tracker_asked(tracker),
             Event::ContactsLearned { contacts } => {
                 for contact in contacts {
                     self.members.learn(contact, &self.config);
@@ -239,6 +240,13 @@ impl Swarm {
         }
         if is_due(self.exchange_due()) {
             self.exchange();
+        }
+    }
+
+    fn on_tracker_asked(&mut self, tracker: NodeId) {
+        let is_hungry = self.is_hungry();
+        if self.members.begin_announce_along(self.now, tracker, is_hungry, &self.config) {
+            self.announce(tracker, false);
         }
     }
 

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use p2p_core::wire::{Announce, Message, RequestId};
+use p2p_core::wire::{Message, RequestId};
 use p2p_core::{
     Action, BuildId, ChunkIndex, Contact, Event, Holdings, Instant, NodeId, PeerRole, Seed, Swarm,
     SwarmConfig, SwarmParams, TrackerTable,
@@ -43,6 +43,7 @@ use self::shared::Shared;
 pub(crate) use self::wake::{AskOrder, Command, HubSender, Wake, Watches, channel};
 use self::wake::{Fetch, OnDisk};
 
+mod announces;
 mod clock;
 mod copy;
 mod links;
@@ -206,9 +207,14 @@ impl Hub {
             let Some(swarm) = self.members.get_mut(&build).and_then(|m| m.swarm.as_mut()) else {
                 continue;
             };
+            // One that went along takes nobody along.
+            let goes_along = matches!(event, Event::TrackerAsked { .. });
             swarm.handle_event(now, event);
             let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
             self.alarms.set(build, swarm.next_deadline().map(|deadline| deadline.at));
+            if !goes_along {
+                self.take_along(&actions);
+            }
             for action in actions {
                 self.carry_out(build, action);
             }
@@ -781,17 +787,6 @@ impl Hub {
             let Upload { peer, request, .. } = upload;
             let ended = Event::ServeEnded { peer, request, is_delivered: false };
             self.pending.push_back((build, ended));
-        }
-    }
-
-    /// Announces to this node's own tracker, or to another's.
-    fn announce(&mut self, tracker: NodeId, announce: Announce) {
-        if tracker != self.contact.node {
-            self.questions.announce(tracker, announce);
-        } else if let Some(table) = &mut self.tracker {
-            let answer = table.answer(self.clock.now(), &announce);
-            let event = Event::AnnounceAnswered { tracker, answer: Box::new(answer) };
-            self.pending.push_back((announce.build, event));
         }
     }
 }

@@ -78,7 +78,7 @@ impl Settings {
 }
 
 fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), SettingError> {
-    let durations: [(&str, &mut Duration); 12] = [
+    let durations: [(&str, &mut Duration); 13] = [
         ("offer_interval_max", &mut config.offer_interval_max),
         ("offer_interval_min", &mut config.offer_interval_min),
         ("claim_time_min", &mut config.claim_time_min),
@@ -89,6 +89,7 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         ("announce_retry_min", &mut config.announce_retry_min),
         ("announce_retry_max", &mut config.announce_retry_max),
         ("announce_hungry", &mut config.announce_hungry),
+        ("announce_along", &mut config.announce_along),
         ("exchange_interval", &mut config.exchange_interval),
         ("reserve_min", &mut config.reserve_min),
     ];

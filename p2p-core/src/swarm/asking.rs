@@ -48,7 +48,10 @@ pub(super) const fn is_routine(event: &Event) -> bool {
                 | Message::Claim { .. }
                 | Message::Disclaim { .. }
         ),
-        Event::FetchAdvanced { .. } | Event::ServeEnded { .. } | Event::ChunkHashed { .. } => true,
+        Event::FetchAdvanced { .. }
+        | Event::ServeEnded { .. }
+        | Event::ChunkHashed { .. }
+        | Event::TrackerAsked { .. } => true,
         Event::Started
         | Event::PeerConnected { .. }
         | Event::DialFailed { .. }

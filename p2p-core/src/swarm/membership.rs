@@ -311,6 +311,18 @@ impl Membership {
         self.trackers.begin(now, is_hungry, config)
     }
 
+    /// Whether to announce to `tracker` now because the node asks it something anyway; the answer is
+    /// awaited from here on.
+    pub(super) fn begin_announce_along(
+        &mut self,
+        now: Instant,
+        tracker: NodeId,
+        is_hungry: bool,
+        config: &SwarmConfig,
+    ) -> bool {
+        self.trackers.begin_along(now, tracker, is_hungry, config)
+    }
+
     /// The trackers to say farewell to.
     pub(super) fn trackers(&self) -> Vec<NodeId> {
         self.trackers.all()

@@ -17,6 +17,7 @@ pub(super) const fn leaves_timers_alone(event: &Event) -> bool {
     let moves_timers = matches!(
         event,
         Event::ChunkHashed { .. }
+            | Event::TrackerAsked { .. }
             | Event::MessageReceived {
                 message: Message::Join { .. }
                     | Message::Busy { .. }

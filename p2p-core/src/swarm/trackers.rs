@@ -59,6 +59,23 @@ impl Trackers {
         self.lines.iter_mut().find(is_due).map(|line| line.begin(now))
     }
 
+    /// Whether to announce to `tracker` now, somewhat early, because the node asks it something
+    /// anyway; its answer is awaited from here on. A tracker that failed gets its rest.
+    pub(super) fn begin_along(
+        &mut self,
+        now: Instant,
+        tracker: NodeId,
+        is_hungry: bool,
+        config: &SwarmConfig,
+    ) -> bool {
+        let is_meant = |line: &&mut Line| {
+            line.trackers[line.next] == tracker
+                && line.failures == 0
+                && line.is_due_soon(now, is_hungry, config)
+        };
+        self.lines.iter_mut().find(is_meant).map(|line| line.begin(now)).is_some()
+    }
+
     /// The trackers to say farewell to: those that were told of us last.
     pub(super) fn all(&self) -> Vec<NodeId> {
         self.lines.iter().map(|line| line.trackers[line.next]).collect()
@@ -134,6 +151,15 @@ impl Line {
         Some(hungry_at.map_or(self.announce_at, |at| at.min(self.announce_at)))
     }
 
+    /// Whether the next announce is due within `announce_along`, and nearer than the last one.
+    fn is_due_soon(&self, now: Instant, is_hungry: bool, config: &SwarmConfig) -> bool {
+        let (Some(due), Some(last)) = (self.due(is_hungry, config), self.announced_at) else {
+            return false;
+        };
+        let ahead = due.max(now).since(now);
+        ahead <= config.announce_along && ahead <= now.since(last)
+    }
+
     fn begin(&mut self, now: Instant) -> NodeId {
         self.is_announcing = true;
         self.announced_at = Some(now);
@@ -189,6 +215,50 @@ mod tests {
         trackers.begin(now, false, &config);
         trackers.note_answer(now, node(1), 60_000, &mut prng);
         assert!(!trackers.are_failing() && !trackers.are_silent());
+    }
+
+    /// Goal: an announce goes along with that of another build if it is due soon, and only then.
+    /// Method: an interval of a minute, so that the longest time ahead counts, and one of two seconds,
+    /// of which it is the half; asked at moments of which each row says what is to come of them.
+    #[test]
+    fn announce_goes_along_when_it_is_due_soon() {
+        let config = SwarmConfig::host();
+        let at = |ms| Instant::from_start(Duration::from_millis(ms));
+        let rows = [
+            (60_000, 30_000, false),
+            (60_000, 51_000, false),
+            // At most a tenth later than the interval, at least a tenth earlier.
+            (60_000, 65_000, true),
+            (2_000, 800, false),
+            (2_000, 1_150, true),
+        ];
+        for (interval_ms, asked_ms, goes) in rows {
+            let mut prng = Prng::from_seed(Seed::from_u64(1));
+            let mut trackers = Trackers::new(at(0), vec![node(1)], PeerRole::Host);
+            assert!(!trackers.begin_along(at(0), node(1), false, &config), "before the first");
+            trackers.begin(at(0), false, &config);
+            assert!(
+                !trackers.begin_along(at(1), node(1), false, &config),
+                "while one is under way"
+            );
+            trackers.note_answer(at(0), node(1), interval_ms, &mut prng);
+            assert!(!trackers.begin_along(at(asked_ms), node(2), false, &config), "of another");
+            let went = trackers.begin_along(at(asked_ms), node(1), false, &config);
+            assert_eq!(went, goes, "{asked_ms} of {interval_ms}");
+            let is_awaited = trackers.due(false, &config).is_none();
+            assert_eq!(is_awaited, goes, "its answer is awaited");
+        }
+    }
+
+    #[test]
+    fn tracker_that_failed_is_left_alone_when_others_ask_it() {
+        let config = SwarmConfig::host();
+        let mut prng = Prng::from_seed(Seed::from_u64(1));
+        let mut trackers = Trackers::new(Instant::ZERO, vec![node(1)], PeerRole::Host);
+        trackers.begin(Instant::ZERO, false, &config);
+        trackers.note_failure(Instant::ZERO, node(1), &config, &mut prng);
+        let just_before = Instant::from_start(Duration::from_millis(400));
+        assert!(!trackers.begin_along(just_before, node(1), false, &config));
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl Alarms {
         self.by_time.first().map(|(at, _)| *at)
     }
 
+    /// The swarms whose moments come first, at most so many.
+    pub(super) fn next_builds(&self, count_max: usize) -> impl Iterator<Item = BuildId> {
+        self.by_time.iter().take(count_max).map(|(_, build)| *build)
+    }
+
     /// Takes the swarms whose moment has come.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<BuildId> {
         let due: Vec<BuildId> =
@@ -71,6 +76,7 @@ mod tests {
         alarms.set(two, Some(at(3)));
         alarms.set(one, Some(at(7)));
         assert_eq!(alarms.earliest(), Some(at(3)));
+        assert!(alarms.next_builds(1).eq([two]) && alarms.next_builds(3).eq([two, one]));
         assert_eq!(alarms.take_due(at(6)), [two]);
         assert_eq!(alarms.take_due(at(7)), [one]);
         assert_eq!(alarms.earliest(), None);

@@ -70,6 +70,7 @@ impl Fleet {
             | Event::MalformedReceived { .. }
             | Event::ChunksLost { .. }
             | Event::LocalCopy(_)
+            | Event::TrackerAsked { .. }
             | Event::Leaving => return,
         };
         self.observe(node, kind, peer, chunk);
