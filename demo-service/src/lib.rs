@@ -183,6 +183,10 @@ fn begin(behaviours: &Behaviours) -> anyhow::Result<Option<Child>> {
 }
 
 /// Line by line with a pause after each; without one as a program that logs an error in a loop.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause is for the pace, there is nothing to wait for"
+)]
 fn print_lines(pause: Duration) {
     let mut number = 0_u64;
     let mut output = io::stdout();

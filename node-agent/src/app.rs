@@ -603,7 +603,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         match wake {
             Wake::Progress(Some(progress)) => self.on_progress(progress),
             Wake::Progress(None) => self.on_download_ended().await,
-            Wake::Program(wake) => self.on_program(wake),
+            Wake::Program(wake) => programs::on_program(self, wake),
             Wake::Hook(result) => self.on_hook_ended(result),
             Wake::Removed(result) => self.on_removed(result),
             Wake::Audited(build, damage) => self.on_audited(build, damage),

@@ -112,8 +112,11 @@ mod tests {
         ByteRate::new(100 * KIB)
     }
 
-    /// Looks at these times in milliseconds, at which so many KiB were printed in all.
-    fn looks(times: &[(u64, u64)]) -> FloodWatch {
+    /// Times in milliseconds, and how many KiB were printed in all by then.
+    type Looks<'a> = &'a [(u64, u64)];
+
+    /// Looks at these times.
+    fn looks(times: Looks<'_>) -> FloodWatch {
         let start = Instant::now();
         let mut watch = FloodWatch::new(start);
         for (milliseconds, kib) in times.iter().copied() {
@@ -125,7 +128,7 @@ mod tests {
 
     #[test]
     fn only_more_than_the_limit_within_the_window_is_a_flood() {
-        let cases: [(&str, &[(u64, u64)], bool); 10] = [
+        let cases: [(&str, Looks, bool); 10] = [
             ("nothing", &[(2_000, 0), (6_000, 0)], false),
             ("a burst up to the limit", &[(1_000, 1_000)], false),
             ("one more byte would do", &[(1_000, 1_001)], true),

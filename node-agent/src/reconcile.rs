@@ -45,7 +45,8 @@ pub struct Actual {
     pub programs: Programs,
     /// What is known of this agent if the app is the agent itself, `None` for any other app.
     pub agent: Option<AgentView>,
-    /// The build whose hook failed or that was not healthy in time; `None` if there is none.
+    /// The build whose hook failed, that was not healthy in time, or that printed too much while it
+    /// was judged; `None` if there is none.
     pub failed: Option<BuildId>,
     /// What is known of hooks.
     pub hooks: HookView,

@@ -8,19 +8,20 @@ use crate::source::BuildSource;
 use crate::supervisor;
 use crate::tokens::TokenDesk;
 
-impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
-    pub(super) fn on_program(&mut self, wake: supervisor::Wake) {
-        let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
-        self.supervisor.on_wake(wake);
-        let crashes = u64::from(self.supervisor.crash_count() - crashes);
-        let now = self.supervisor.output_counts();
-        let (bytes, floods) = (now.bytes - output.bytes, now.floods - output.floods);
-        if crashes + bytes > 0 {
-            self.count(|counts| {
-                counts.restarts += crashes;
-                counts.output_bytes += bytes;
-                counts.output_floods += floods;
-            });
-        }
+pub(super) fn on_program<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &mut App<S, H, T>,
+    wake: supervisor::Wake,
+) {
+    let (crashes, output) = (app.supervisor.crash_count(), app.supervisor.output_counts());
+    app.supervisor.on_wake(wake);
+    let crashes = u64::from(app.supervisor.crash_count() - crashes);
+    let now = app.supervisor.output_counts();
+    let (bytes, floods) = (now.bytes - output.bytes, now.floods - output.floods);
+    if crashes + bytes > 0 {
+        app.count(|counts| {
+            counts.restarts += crashes;
+            counts.output_bytes += bytes;
+            counts.output_floods += floods;
+        });
     }
 }

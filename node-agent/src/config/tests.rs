@@ -459,28 +459,6 @@ fn values_of_new_kinds_that_do_not_fit_are_named() {
             "shoal.toml:1: apps.web.health.tcp: \"a\" is not an address",
         ),
         ("apps.web.health.interval = \"0s\"", "shoal.toml:1: apps.web.health.interval: expected"),
-        (
-            "apps.web.health.max_output_rate = \"16\u{b5}B\"",
-            "shoal.toml:1: apps.web.health.max_output_rate: ",
-        ),
-        (
-            "apps.web.health.max_output_rate = 0",
-            "shoal.toml:1: apps.web.health.max_output_rate: 0 is not a number of bytes per second \
-             above 0; write \"unlimited\" for no limit",
-        ),
-        (
-            "apps.web.health.max_output_rate = \"never\"",
-            "shoal.toml:1: apps.web.health.max_output_rate: ",
-        ),
-        (
-            "apps.web.health.max_output_rate = true",
-            "shoal.toml:1: apps.web.health.max_output_rate: expected",
-        ),
-        (
-            "apps.web.health.max_output_rat = \"1MB\"",
-            "shoal.toml:1: unknown key \"max_output_rat\" in apps.web.health; did you mean \
-             \"max_output_rate\"?",
-        ),
         ("apps.web.hooks.drain = 1", "shoal.toml:1: \"drain\" has to be a table"),
         (
             "apps.web.hooks.drian = 1",
@@ -536,6 +514,35 @@ fn keys_that_exclude_each_other_are_named() {
         (
             "[apps.web.sockets]\na = \"[::]:80\"\nb = \"[::]:80\"",
             "shoal.toml:3: apps.web.sockets.b: apps.web.sockets.a has this address already",
+        ),
+    ];
+    check_mistakes(&cases);
+}
+
+#[test]
+fn limits_of_output_that_do_not_fit_are_named() {
+    let cases = [
+        (
+            "apps.web.health.max_output_rate = \"16\u{b5}B\"",
+            "shoal.toml:1: apps.web.health.max_output_rate: ",
+        ),
+        (
+            "apps.web.health.max_output_rate = 0",
+            "shoal.toml:1: apps.web.health.max_output_rate: 0 is not a number of bytes per second \
+             above 0; write \"unlimited\" for no limit",
+        ),
+        (
+            "apps.web.health.max_output_rate = \"never\"",
+            "shoal.toml:1: apps.web.health.max_output_rate: ",
+        ),
+        (
+            "apps.web.health.max_output_rate = true",
+            "shoal.toml:1: apps.web.health.max_output_rate: expected",
+        ),
+        (
+            "apps.web.health.max_output_rat = \"1MB\"",
+            "shoal.toml:1: unknown key \"max_output_rat\" in apps.web.health; did you mean \
+             \"max_output_rate\"?",
         ),
     ];
     check_mistakes(&cases);
