@@ -27,7 +27,9 @@ use crate::hook_runner::HookRunner;
 use crate::host::Host;
 use crate::metrics::AppCounts;
 use crate::own_agent::OwnAgent;
-use crate::reconcile::{self, Actual, HookKind, Leave, Policy, Step, Token, Transfer, Wanted};
+use crate::reconcile::{
+    self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
+};
 use crate::service::Pulse;
 use crate::source::{BuildSource, RunningDownload};
 use crate::status::StatusBoard;
@@ -89,8 +91,6 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     files: FileWatch,
     supervisor: Supervisor<H>,
     hooks: HookRunner,
-    /// Whether the host may be out of its load balancer. An agent that starts does not know.
-    is_drained: bool,
     token: Option<T::Hold>,
     builds: BTreeMap<BuildId, StoredBuild>,
     staged: BTreeSet<BuildId>,
@@ -175,7 +175,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             own_agent: parts.own_agent,
             files: FileWatch::start(&settings.watch.files),
             hooks: HookRunner::default(),
-            is_drained: settings.hooks.undrain.is_some(),
             token: None,
             download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
             disk_trouble: Trouble::new(timings.retry_first, timings.retry_max),
@@ -237,7 +236,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             return self.show_stopped();
         }
         if let Some(build) = self.current
-            && !self.is_drained
+            && self.hooks.view().drained != Drained::Yes
             && self.settings.hooks.drain.is_some()
         {
             self.start_hook(HookKind::Drain, build);
@@ -320,7 +319,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             agent: self.own_agent.as_ref().map(OwnAgent::view),
             failed: self.hooks.failed().map(|(build, _)| build).or(overdue),
             hooks: self.hooks.view(),
-            is_drained: self.is_drained,
             token,
             download,
             removing: self.removal.as_ref().map(|(build, _)| *build),
@@ -443,6 +441,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 // Nothing serves perhaps; a program that runs is worth more than the count.
                 warn!("the count of tries was not stored: {}", causes(error));
             }
+        }
+        if self.settings.hooks.undrain.is_none() {
+            // Where nothing brings the host back, its program does.
+            self.hooks.on_drain_over();
         }
         self.supervisor.start(place, build, self.builds[&build].root());
     }
@@ -667,17 +669,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         if result.is_err() {
             self.count(|counts| counts.hook_failures += 1);
         }
-        match self.hooks.on_ended(result) {
-            Some(HookKind::Drain) => {
-                self.is_drained = true;
-                self.hooks.forget(HookKind::Undrain);
-            }
-            Some(HookKind::Undrain) => {
-                self.is_drained = false;
-                self.hooks.forget(HookKind::Drain);
-            }
-            _ => {}
-        }
+        self.hooks.on_ended(result);
     }
 
     fn observe_own_agent(&mut self) {

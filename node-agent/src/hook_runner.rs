@@ -11,13 +11,14 @@ use tracing::{info, warn};
 
 use crate::hook::{Hook, HookOrder, Hooks};
 use crate::host::Host;
-use crate::reconcile::{HookKind, HookView};
+use crate::reconcile::{Drained, HookKind, HookView};
 
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(crate) struct HookRunner {
     running: Option<RunningHook>,
     done: BTreeSet<(HookKind, BuildId)>,
+    drained: Drained,
     failed: Option<(BuildId, String)>,
     /// A failure that changes nothing but has to be told, until the next switch.
     note: Option<String>,
@@ -71,7 +72,7 @@ impl Hooks {
 impl HookRunner {
     pub(crate) fn view(&self) -> HookView {
         let running = self.running.as_ref().map(|running| (running.kind, running.build));
-        HookView { running, done: self.done.clone() }
+        HookView { running, done: self.done.clone(), drained: self.drained }
     }
 
     /// The build whose hook failed, and how, until [`Self::on_switch_over`].
@@ -92,6 +93,11 @@ impl HookRunner {
         order: HookOrder,
     ) {
         info!(hook = kind.name(), build = build.short(), "running a hook");
+        match kind {
+            HookKind::Drain => self.may_be_drained(HookKind::Undrain),
+            HookKind::Undrain => self.may_be_drained(HookKind::Drain),
+            HookKind::BeforeSwitch | HookKind::AfterSwitch | HookKind::AfterRollback => {}
+        }
         let task = AbortOnDropHandle::new(tokio::spawn(host.run_hook(order)));
         self.running = Some(RunningHook { kind, build, task });
     }
@@ -128,10 +134,15 @@ impl HookRunner {
         }
     }
 
-    /// Takes in the end of the hook that ran; returns which it was.
-    pub(crate) fn on_ended(&mut self, result: Result<(), String>) -> Option<HookKind> {
-        let RunningHook { kind, build, .. } = self.running.take()?;
+    /// Takes in the end of the hook that ran.
+    pub(crate) fn on_ended(&mut self, result: Result<(), String>) {
+        let Some(RunningHook { kind, build, .. }) = self.running.take() else { return };
         self.done.insert((kind, build));
+        match kind {
+            HookKind::Drain => self.drained = Drained::Yes,
+            HookKind::Undrain => self.drained = Drained::No,
+            HookKind::BeforeSwitch | HookKind::AfterSwitch | HookKind::AfterRollback => {}
+        }
         if let Err(reason) = result {
             let reason = format!("hook {}: {reason}", kind.name());
             warn!(build = build.short(), "{reason}");
@@ -141,12 +152,23 @@ impl HookRunner {
                 self.note = Some(reason);
             }
         }
-        Some(kind)
     }
 
     /// Forgets that hooks of `kind` have run: they are due again.
-    pub(crate) fn forget(&mut self, kind: HookKind) {
+    fn forget(&mut self, kind: HookKind) {
         self.done.retain(|(done, _)| *done != kind);
+    }
+
+    /// The host may be back in its load balancer without a hook.
+    pub(crate) fn on_drain_over(&mut self) {
+        self.may_be_drained(HookKind::Drain);
+    }
+
+    /// A hook begins, or something else, that takes the host out of its load balancer or back: from
+    /// now on, even if it is ended early, the `opposite` one is due again.
+    fn may_be_drained(&mut self, opposite: HookKind) {
+        self.drained = Drained::Unknown;
+        self.forget(opposite);
     }
 
     /// A switch is over, well or not.

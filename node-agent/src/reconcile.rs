@@ -49,8 +49,6 @@ pub struct Actual {
     pub failed: Option<BuildId>,
     /// What is known of hooks.
     pub hooks: HookView,
-    /// Whether the host may have been taken out of its load balancer.
-    pub is_drained: bool,
     /// The token for this host to be down.
     pub token: Token,
     /// The download of the app.
@@ -125,6 +123,20 @@ pub struct HookView {
     pub running: Option<(HookKind, BuildId)>,
     /// Hooks that have run for the switch under way, whether well or not.
     pub done: BTreeSet<(HookKind, BuildId)>,
+    /// Whether the host is out of its load balancer.
+    pub drained: Drained,
+}
+
+/// Whether a host is out of its load balancer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Drained {
+    /// It is in.
+    No,
+    /// An agent that starts does not know, nor does one whose hook has begun and not ended.
+    #[default]
+    Unknown,
+    /// It is out.
+    Yes,
 }
 
 /// The token for this host to be down.
@@ -564,7 +576,7 @@ impl Brain<'_> {
     }
 
     fn drain_need(&self, build: BuildId) -> HookNeed {
-        if self.actual.is_drained {
+        if self.actual.hooks.drained == Drained::Yes {
             HookNeed::Nothing
         } else {
             self.hook_need(HookKind::Drain, build)
@@ -573,7 +585,7 @@ impl Brain<'_> {
 
     fn pick_undrain_step(&self, serving: Program) -> Option<Step> {
         let Program::Running { build, gate, .. } = serving else { return None };
-        if !self.actual.is_drained || gate < Gate::Ready {
+        if self.actual.hooks.drained == Drained::No || gate < Gate::Ready {
             return None;
         }
         match self.hook_need(HookKind::Undrain, build) {

@@ -173,6 +173,65 @@ async fn host_is_drained_before_the_stop_and_back_once_the_new_program_is_ready(
     assert_eq!(notebook.lines()[6..], ["drain 2", "stopped 2"]);
 }
 
+/// Goal: where the program itself brings the host back, each program is drained before its stop.
+#[tokio::test]
+async fn program_is_drained_again_where_no_command_undrains() {
+    let mut host = Host::with_program();
+    let build = talking_build(&host, "1");
+    host.settings.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
+    let (running, _) = start_with(&mut host, build).await;
+    let notebook = host.notebook();
+    for lines in [4, 7] {
+        running.order(AppOrder::Restart).await;
+        let lines = notebook.wait_for(lines).await;
+        assert_eq!(lines[lines.len() - 3..], ["drain 1", "stopped 1", "started 1"]);
+    }
+    running.stop().await;
+    assert_eq!(notebook.lines()[7..], ["drain 1", "stopped 1"]);
+}
+
+/// Goal: a host that is perhaps in its load balancer is drained: by the time that a hook is ended
+/// before its end, what it is there for may be done.
+#[tokio::test]
+async fn host_that_is_stopped_while_it_is_undrained_is_drained() {
+    let mut host = Host::with_program();
+    let notebook = host.notebook();
+    let (run, drain) = (talking(&notebook, "1"), notebook.note("drain"));
+    let undrain = format!("{}\nexec sleep 600", notebook.note("undrain"));
+    let build = host.build_of("1", &[("run", &run), ("drain", &drain), ("undrain", &undrain)]);
+    host.settings.hooks =
+        Hooks { drain: hook(&["./drain"]), undrain: hook(&["./undrain"]), ..Hooks::default() };
+    let (running, _) = start_with(&mut host, build).await;
+    assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain"]);
+    running.stop().await;
+    assert_eq!(notebook.lines()[2..], ["drain", "stopped 1"]);
+}
+
+/// Goal: an agent that starts drains a host that an earlier agent has brought back.
+#[tokio::test]
+async fn new_agent_drains_the_program_that_it_takes_over() {
+    let mut host = Host::with_program();
+    let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
+    host.settings.hooks =
+        Hooks { drain: hook(&["./hook"]), undrain: hook(&["./hook"]), ..Hooks::default() };
+    let (running, _) = start_with(&mut host, first).await;
+    let notebook = host.notebook();
+    assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain 1"]);
+    host.settings.hold = true;
+    settings(&running, &host.settings).await;
+    host.set_goal(second);
+    host.source.permit(1);
+    running.row(|row| row.waiting_for == Some(WaitReason::Hold)).await;
+    running.kill().await;
+    host.settings.hold = false;
+    let running = host.start(3);
+    running.good(second).await;
+    let lines = notebook.wait_for(6).await;
+    let stopped = lines.iter().position(|line| line == "stopped 1").unwrap();
+    assert_eq!(lines[stopped - 1], "drain 1", "{lines:?}");
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn drain_that_hangs_is_ended_and_told_and_holds_nothing_up() {
     let mut host = Host::with_program();

@@ -42,7 +42,6 @@ fn empty() -> Actual {
         agent: None,
         failed: None,
         hooks: HookView::default(),
-        is_drained: false,
         token: Token::None,
         download: Transfer::Idle,
         removing: None,
@@ -458,13 +457,16 @@ fn hooks_follow_the_table() {
         Actual { hooks, ..actual }
     };
     let done = |kind, seed, actual: Actual| {
-        let hooks = HookView { running: None, done: [(kind, build(seed))].into() };
+        let hooks = HookView { done: [(kind, build(seed))].into(), ..actual.hooks };
         Actual { hooks, ..actual }
     };
     let failed = |actual: Actual| Actual { failed: Some(build(2)), ..actual };
-    let drained = |actual: Actual| Actual { is_drained: true, ..actual };
-    let fresh = |gate| drained(with(switched(), serving(up(2, gate))));
-    let back = with(going_back(), serving(up(1, Gate::Ready)));
+    let drained = |drained, actual: Actual| {
+        let hooks = HookView { drained, ..actual.hooks.clone() };
+        Actual { hooks, ..actual }
+    };
+    let fresh = |is_out, gate| drained(is_out, with(switched(), serving(up(2, gate))));
+    let back = drained(Drained::No, with(going_back(), serving(up(1, Gate::Ready))));
     let (switch, fail) = (Step::Switch { build: build(2) }, Step::Quarantine { failed: build(2) });
     let roll_back = Step::RollBack { build: build(1) };
     let after = || done(AfterSwitch, 2, switched());
@@ -479,10 +481,14 @@ fn hooks_follow_the_table() {
             ("after", wanted(2, 2), switched(), run(AfterSwitch, 2)),
             ("after runs", wanted(2, 2), running(AfterSwitch, 2, switched()), Step::Rest),
             ("after failed", wanted(2, 2), failed(after()), roll_back),
-            ("drain", wanted(2, 2), after(), run(Drain, 1)),
-            ("drained", wanted(2, 2), drained(after()), Step::Stop),
-            ("not ready yet", wanted(2, 2), fresh(Gate::Starting), Step::Rest),
-            ("undrain", wanted(2, 2), fresh(Gate::Ready), run(Undrain, 2)),
+            ("drain", wanted(2, 2), drained(Drained::No, after()), run(Drain, 1)),
+            ("perhaps drained", wanted(2, 2), after(), run(Drain, 1)),
+            ("undrain runs", wanted(2, 2), running(Undrain, 1, after()), Step::Rest),
+            ("drained", wanted(2, 2), drained(Drained::Yes, after()), Step::Stop),
+            ("not ready yet", wanted(2, 2), fresh(Drained::Yes, Gate::Starting), Step::Rest),
+            ("undrain", wanted(2, 2), fresh(Drained::Yes, Gate::Ready), run(Undrain, 2)),
+            ("perhaps", wanted(2, 2), fresh(Drained::Unknown, Gate::Ready), run(Undrain, 2)),
+            ("never drained", wanted(2, 2), fresh(Drained::No, Gate::Ready), Step::Rest),
             ("went back", wanted(2, 2), back.clone(), run(AfterRollback, 1)),
             ("went back, hook done", wanted(2, 2), done(AfterRollback, 1, back), Step::Rest),
         ],
