@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(look(&mut agent, true, &health).await, Some(1));
         assert!(agent.view().is_good);
 
-        let (patient, mut agent) = (Health { ..health.clone() }, own_agent());
+        let (patient, mut agent) = (health.clone(), own_agent());
         agent.observe(true, &patient);
         tokio::time::advance(Duration::from_secs(2)).await;
         let short = Health { min_healthy_time: Duration::from_secs(1), ..health };
