@@ -544,7 +544,9 @@ mod tests {
 
         async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
             if self.rest.is_empty() {
-                self.end.take().map(|end| end.send(()));
+                if let Some(end) = self.end.take() {
+                    end.send(()).unwrap();
+                }
                 return Ok(None);
             }
             let later = self.rest.split_off(self.rest.len().min(SEGMENT_BYTES as usize));
@@ -571,13 +573,12 @@ mod tests {
             buffers: Buffers::new(crate::budget::BufferBudget::MIN),
         };
         let key = (node, build, Some(request));
-        let limits = || SharedLimits::default();
         receiving.expectations.add(
             key,
             Expected {
                 what: ExpectedBytes::Chunk(staged.clone()),
                 counters: Arc::default(),
-                limits: TransferLimits::new(limits(), limits()),
+                limits: TransferLimits::new(SharedLimits::default(), SharedLimits::default()),
                 is_from_seeder: true,
                 cancel: CancellationToken::new(),
                 room: None,
@@ -592,6 +593,8 @@ mod tests {
         let meanwhile = async {
             came.await.unwrap();
             receiving.expectations.cancel(&key);
+            // The transfer has its turn with the cancellation alone.
+            tokio::task::yield_now().await;
             drop(gate);
         };
         tokio::join!(receive(node, rx, &receiving), meanwhile);
