@@ -577,7 +577,6 @@ impl Swarm {
             let has = |have: &&ChunkSet| chunk.get() < have.capacity() && have.contains(chunk);
             if !others.iter().any(has) {
                 ledger.note_failed(chunk);
-                self.is_readiness_news = true;
             }
         }
     }
