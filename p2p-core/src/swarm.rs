@@ -297,7 +297,7 @@ impl Swarm {
             Message::NoManifest => self.on_manifest_arrived(peer, ManifestOutcome::Missing),
             Message::Ready => {
                 if let Some(entry) = self.peers.get_mut(peer) {
-                    entry.is_ready = true;
+                    entry.note_ready(self.now);
                     self.look_at(peer);
                 }
             }
@@ -448,8 +448,8 @@ impl Swarm {
 
     fn on_fetch_failed(&mut self, id: RequestId) {
         if let Some(request) = self.give_up_request(id) {
-            // Not asked again at once: whatever broke needs a moment.
-            self.peers.note_busy(self.now, request.peer, Duration::from_millis(250));
+            // Not asked again at once.
+            self.peers.note_failed(self.now, request.peer, Duration::from_millis(250));
         }
     }
 
@@ -564,6 +564,7 @@ impl Swarm {
             self.actions.push_back(Action::CancelServe { peer: node, request });
             if let Some(ledger) = &mut self.ledger {
                 ledger.note_failed(upload.chunk);
+                self.is_readiness_news = true;
             }
         }
         self.take_back_chunks_of(node);

@@ -191,11 +191,15 @@ pub(crate) fn lone_host(holdings: Holdings) -> Swarm {
 }
 
 fn lone_host_with(config: SwarmConfig, holdings: Holdings) -> Swarm {
+    lone_node(PeerRole::Host, config, holdings)
+}
+
+fn lone_node(role: PeerRole, config: SwarmConfig, holdings: Holdings) -> Swarm {
     let fleet = Fleet::new(10, 0);
     let params = SwarmParams {
         config: config.into(),
         build: fleet.build,
-        contact: contact(1, PeerRole::Host),
+        contact: contact(1, role),
         trackers: vec![node(0)],
         remembered: Vec::new(),
         seed: Seed::from_u64(1),
@@ -239,6 +243,14 @@ fn bans_in(actions: &[Action]) -> Vec<PeerFault> {
         _ => None,
     };
     actions.iter().filter_map(fault).collect()
+}
+
+fn fetches_in(actions: &[Action]) -> Vec<RequestId> {
+    let request = |action: &Action| match action {
+        Action::Fetch { request, .. } => Some(*request),
+        _ => None,
+    };
+    actions.iter().filter_map(request).collect()
 }
 
 fn sent_to(actions: &[Action], wanted: &Message) -> Vec<p2p_core::NodeId> {
@@ -318,6 +330,63 @@ fn ready_neighbours_are_asked_past_the_usual_number() {
         }
         assert_eq!(swarm.request_count(), 10);
     }
+}
+
+/// Goal: a seeder that has something again is asked at once by those whom it put off, but a seeder
+/// that breaks off what it sends gets its moment.
+/// Method: a host with one request at the seeder, which ends in either way; then the seeder is ready.
+#[test]
+fn ready_seeder_is_asked_again_before_its_time_unless_it_failed() {
+    let busy = |request| Message::Busy { request, retry_after_ms: 1_000 };
+    for (has_failed, expected) in [(false, 1), (true, 0)] {
+        let mut swarm = host_with_nothing();
+        give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(2) });
+        let actions =
+            give(&mut swarm, Instant::ZERO, join(2, PeerRole::Seeder, &ChunkSet::full(10)));
+        for request in fetches_in(&actions) {
+            let ended =
+                if has_failed { Event::FetchFailed { request } } else { says(2, busy(request)) };
+            give(&mut swarm, Instant::ZERO, ended);
+        }
+        assert_eq!(swarm.request_count(), 0, "it was told to wait");
+        give(&mut swarm, Instant::ZERO, says(2, Message::Ready));
+        assert_eq!(swarm.request_count(), expected, "it failed: {has_failed}");
+    }
+}
+
+/// Goal: a busy host stays left alone: it may be one that offers what it does not have.
+#[test]
+fn ready_host_is_left_alone_for_the_time_it_asked_for() {
+    let mut swarm = host_with_nothing();
+    give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(2) });
+    let joined = join(2, PeerRole::Host, &ChunkSet::full(10));
+    for request in fetches_in(&give(&mut swarm, Instant::ZERO, joined)) {
+        let busy = Message::Busy { request, retry_after_ms: 1_000 };
+        give(&mut swarm, Instant::ZERO, says(2, busy));
+    }
+    give(&mut swarm, Instant::ZERO, says(2, Message::Ready));
+    assert_eq!(swarm.request_count(), 0);
+}
+
+/// Goal: what a seeder was sending to a neighbour that is gone, it offers to the others at once.
+/// Method: ten neighbours get a chunk each, the eleventh is put off; then one of the ten is lost.
+#[test]
+fn seeder_says_so_when_a_chunk_did_not_reach_its_neighbour() {
+    let layout = Fleet::new(10, 0).layout.clone();
+    let holdings = Holdings::Chunks { layout, have: ChunkSet::full(10) };
+    let mut seeder = lone_node(PeerRole::Seeder, SwarmConfig::seeder(), holdings);
+    let mut answer = Vec::new();
+    for from in 2..13 {
+        give(&mut seeder, Instant::ZERO, Event::PeerConnected { peer: node(from) });
+        give(&mut seeder, Instant::ZERO, join(from, PeerRole::Host, &ChunkSet::empty(10)));
+        let request = Message::Request { request: RequestId(1), chunk: 0 };
+        answer = give(&mut seeder, Instant::ZERO, says(from, request));
+    }
+    let is_refusal =
+        |action: &Action| matches!(action, Action::Send { message: Message::Busy { .. }, .. });
+    assert!(answer.iter().any(is_refusal), "{answer:?}");
+    let actions = give(&mut seeder, Instant::ZERO, Event::PeerLost { peer: node(2) });
+    assert!(!sent_to(&actions, &Message::Ready).is_empty(), "{actions:?}");
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(super) struct Peer {
     pub(super) requests: u16,
     /// It is not asked before this moment: it said that it is busy.
     pub(super) busy_until: Instant,
+    /// It set that moment itself, with `Busy`.
+    asked_for_patience: bool,
     /// How often in a row it was busy, each counted when it was asked again.
     busy_streak: u8,
     /// Requests in a row that it did not answer with a single byte.
@@ -86,6 +88,7 @@ impl Peer {
             offers_sent: 0,
             requests: 0,
             busy_until: now,
+            asked_for_patience: false,
             busy_streak: 0,
             silences: 0,
             service: None,
@@ -142,6 +145,16 @@ impl Peer {
             let doubled = wait.saturating_mul(1 << self.busy_streak.min(BUSY_DOUBLINGS_MAX));
             self.busy_until = now.after(doubled.min(BUSY_WAIT_MAX));
             self.busy_streak = self.busy_streak.saturating_add(1);
+        }
+    }
+
+    /// It says that it has nothing to send. That ends the patience that a seeder asked for: it kept
+    /// back what was on its way to others, and a part of that may never have come there, so that
+    /// nobody but the seeder has it.
+    pub(super) fn note_ready(&mut self, now: Instant) {
+        self.is_ready = true;
+        if self.is_seeder() && self.asked_for_patience {
+            self.busy_until = self.busy_until.min(now);
         }
     }
 
@@ -435,8 +448,18 @@ impl PeerTable {
 
     /// A neighbour has no place for a request and asks for patience.
     pub(super) fn note_busy(&mut self, now: Instant, node: NodeId, wait: Duration) {
+        self.put_off(now, node, wait, true);
+    }
+
+    /// A neighbour could not answer a request: it gets a moment for whatever broke.
+    pub(super) fn note_failed(&mut self, now: Instant, node: NodeId, wait: Duration) {
+        self.put_off(now, node, wait, false);
+    }
+
+    fn put_off(&mut self, now: Instant, node: NodeId, wait: Duration, asked_for_patience: bool) {
         if let Some(place) = self.place_of(node) {
             self.peers[place].note_busy(now, wait);
+            self.peers[place].asked_for_patience = asked_for_patience;
             let until = self.peers[place].busy_until;
             self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
         }

@@ -4,7 +4,7 @@
 //! not read at all: each transfer must match an entry of the [`Expectations`].
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -135,11 +135,12 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
     // If there is none it was cancelled on its way, or never asked for: dropping it refuses it.
     let Some(expected) = expectations.get(&key) else { return };
     let cancel = expected.cancel.clone();
+    let is_whole = AtomicBool::new(false);
     let received = async {
         match (kind, expected.what.clone()) {
             (TransferKind::Chunk { request, chunk }, ExpectedBytes::Chunk(staged)) => {
                 let transfer = ChunkTransfer { build, node, request, chunk, staged, expected };
-                receive_chunk(transfer, &mut rx, receiving).await
+                receive_chunk(transfer, &mut rx, receiving, &is_whole).await
             }
             (TransferKind::Manifest, ExpectedBytes::Manifest(store)) => {
                 receive_manifest((build, node), store, &mut rx, receiving).await
@@ -148,14 +149,25 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
             _ => None,
         }
     };
+    // The sender was told that a whole chunk came. It may be another one than was asked for, of which
+    // the sender then believes that it is here, and that it need not give it to anybody else: so it
+    // is kept, although nobody waits for the one that was asked for any more.
+    let cancelled = async {
+        cancel.cancelled().await;
+        if is_whole.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
-        () = cancel.cancelled() => {}
+        // What has come is taken before anything is thrown away.
+        biased;
         event = received => {
             expectations.remove(&key);
             if let Some(event) = event {
                 events.send(event).await;
             }
         }
+        () = cancelled => {}
     }
 }
 
@@ -172,6 +184,7 @@ async fn receive_chunk(
     transfer: ChunkTransfer,
     rx: &mut impl TransferRx,
     receiving: &Receiving,
+    is_whole: &AtomicBool,
 ) -> Option<DataEvent> {
     let events = &receiving.events;
     let ChunkTransfer { build, node, request, chunk, staged, expected } = transfer;
@@ -194,6 +207,7 @@ async fn receive_chunk(
         read = read => read,
         () = keep_telling(events, advanced) => return None,
     };
+    is_whole.store(matches!(read, Read::Whole { .. }), Ordering::Relaxed);
     let verdict = match read {
         Read::Whole { segments, size, digest } if size == limit && digest == info.digest => {
             let room = expected.room;
@@ -476,7 +490,11 @@ async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Opti
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::oneshot;
+
+    use super::super::limiter::SharedLimits;
     use super::*;
+    use crate::store::testing::Rig;
 
     /// Sends its bytes one segment for each.
     struct DribblingRx {
@@ -511,5 +529,85 @@ mod tests {
         let mut rx = DribblingRx { bytes: bytes.clone().into_iter() };
         let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, None).await;
         assert!(matches!(read, Read::TooLong));
+    }
+    /// A chunk that comes at once, and notes when its end was taken.
+    struct WholeRx {
+        header: TransferHeader,
+        rest: Vec<u8>,
+        end: Option<oneshot::Sender<()>>,
+    }
+
+    impl TransferRx for WholeRx {
+        async fn header(&mut self) -> Result<[u8; TransferHeader::BYTES], Lost> {
+            Ok(self.header.encode())
+        }
+
+        async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
+            if self.rest.is_empty() {
+                if let Some(end) = self.end.take() {
+                    end.send(()).unwrap();
+                }
+                return Ok(None);
+            }
+            let later = self.rest.split_off(self.rest.len().min(SEGMENT_BYTES as usize));
+            let mut segment = buffers.segment_to_fill();
+            segment.extend_from_slice(&std::mem::replace(&mut self.rest, later));
+            Ok(Some(segment))
+        }
+    }
+
+    /// Goal: a chunk whose sender was told that it came is kept, also if it is cancelled before it is
+    /// on disk: a seeder that sends another one than was asked for gives it to nobody else for a while.
+    /// Method: the build's writer is held until the transfer is cancelled.
+    #[tokio::test]
+    async fn chunk_that_came_is_kept_although_it_is_cancelled() {
+        let rig = Rig::new();
+        let staged = rig.stage();
+        let (build, node, request) =
+            (rig.published.id(), NodeId::from_bytes([1; 32]), RequestId(1));
+        let chunk = rig.manifest().layout().index(0).unwrap();
+        let (events, mut inbox) = super::super::event::channel();
+        let receiving = Receiving {
+            events,
+            expectations: Arc::default(),
+            buffers: Buffers::new(crate::budget::BufferBudget::MIN),
+        };
+        let key = (node, build, Some(request));
+        receiving.expectations.add(
+            key,
+            Expected {
+                what: ExpectedBytes::Chunk(staged.clone()),
+                counters: Arc::default(),
+                limits: TransferLimits::new(SharedLimits::default(), SharedLimits::default()),
+                is_from_seeder: true,
+                cancel: CancellationToken::new(),
+                room: None,
+            },
+        );
+        let gate = staged.writing().acquire_owned().await.unwrap();
+        let (end, came) = oneshot::channel();
+        let header =
+            TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
+        let rest = rig.published.read_chunk(chunk).unwrap().to_vec();
+        let rx = WholeRx { header, rest, end: Some(end) };
+        let meanwhile = async {
+            came.await.unwrap();
+            receiving.expectations.cancel(&key);
+            // The transfer has its turn with the cancellation alone.
+            tokio::task::yield_now().await;
+            drop(gate);
+        };
+        tokio::join!(receive(node, rx, &receiving), meanwhile);
+
+        let event = inbox.try_recv().unwrap();
+        let is_kept = matches!(
+            event,
+            DataEvent::Transferred {
+                event: Event::ChunkHashed { verdict: Verdict::Matches, .. },
+                ..
+            }
+        );
+        assert!(is_kept, "{event:?}");
+        assert!(staged.have().contains(chunk));
     }
 }
