@@ -110,6 +110,11 @@ impl OutputLog {
         (!shown.is_empty()).then(|| shown.join("\n"))
     }
 
+    /// The last lines of what was cut, as [`Self::tail`] gives them.
+    pub fn older_tail(&self) -> Option<String> {
+        Self::new(self.older(), self.bytes_max).tail(0)
+    }
+
     /// Takes the place of the output at `path`, which is kept as the older one.
     ///
     /// # Errors

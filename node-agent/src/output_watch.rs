@@ -22,6 +22,8 @@ pub(crate) struct OutputWatch {
     /// Length of the file up to which it was counted.
     counted: u64,
     written: u64,
+    /// Whether the file was cut here while this program printed into it.
+    was_cut: bool,
     /// How much of `written` was taken by [`Self::take_news`].
     told: u64,
     interval: Duration,
@@ -37,7 +39,8 @@ impl OutputWatch {
         // A program that fills its log does so from the start.
         let wait = interval / 8;
         let next_at = Some(now + wait);
-        Self { log, offset, counted: offset, written: 0, told: 0, interval, wait, next_at }
+        let (counted, written, told, was_cut) = (offset, 0, 0, false);
+        Self { log, offset, counted, written, was_cut, told, interval, wait, next_at }
     }
 
     /// As above, for a program that was found running: what it has printed so far is its own, but
@@ -95,6 +98,7 @@ impl OutputWatch {
         let known = if length < self.counted { 0 } else { self.counted };
         self.written += length - known;
         self.counted = if is_cut { 0 } else { length };
+        self.was_cut |= is_cut;
         if is_cut || known == 0 {
             self.offset = 0;
         }
@@ -107,7 +111,9 @@ impl OutputWatch {
 
     /// The last lines of this program, for people; `None` if it printed nothing.
     pub(crate) fn tail(&self) -> Option<String> {
-        self.log.tail(self.offset)
+        // Right after a cut the file is empty, and the last lines are in what was cut.
+        let cut = || self.was_cut.then(|| self.log.older_tail()).flatten();
+        self.log.tail(self.offset).or_else(cut)
     }
 
     /// The program serves from now on: its output takes the place of the output at `path`.
@@ -168,6 +174,7 @@ mod tests {
         // Past what is kept: cut.
         assert_eq!(print(&mut watch, 60), 100);
         assert_eq!(fs::metadata(rig.log.path()).unwrap().len(), 0);
+        assert!(watch.tail().unwrap().ends_with('x'), "the last lines are in what was cut");
         assert_eq!(print(&mut watch, 1_000), 1_100);
         assert_eq!(print(&mut watch, 7), 1_107);
         assert_eq!(watch.tail().unwrap(), "xxxxxxx");
