@@ -34,8 +34,18 @@ pub struct OwnAgent {
     well_since: Option<Instant>,
     /// Whether it was well for long enough, once.
     is_good: bool,
-    may_restart: bool,
-    is_replaced: bool,
+    replacement: Replacement,
+}
+
+/// How far this process is with making room for another agent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Replacement {
+    /// The last restart was just now.
+    TooEarly,
+    /// It may be asked for.
+    Possible,
+    /// It was asked for, once and for all.
+    Begun,
 }
 
 impl OwnAgent {
@@ -51,15 +61,16 @@ impl OwnAgent {
             observed_at: now,
             well_since: None,
             is_good: false,
-            may_restart: false,
-            is_replaced: false,
+            replacement: Replacement::TooEarly,
         }
     }
 
     /// Notes how the agent is now; `knows_goal` if the goal store answered.
     pub(crate) fn observe(&mut self, knows_goal: bool, health: &Health) {
         self.observed_at = Instant::now();
-        self.may_restart |= self.is_past(self.restart_at(health));
+        if self.replacement == Replacement::TooEarly && self.is_past(self.restart_at(health)) {
+            self.replacement = Replacement::Possible;
+        }
         if !knows_goal || !self.heartbeat.overdue().is_empty() {
             self.well_since = None;
             return;
@@ -90,7 +101,8 @@ impl OwnAgent {
     pub(crate) fn next_change(&self, health: &Health) -> Option<Instant> {
         let verdicts = [self.good_at(health), self.overdue_at(health)];
         let verdicts = verdicts.into_iter().filter(|_| !self.is_good);
-        let all = verdicts.chain([self.restart_at(health).filter(|_| !self.may_restart)]);
+        let is_early = self.replacement == Replacement::TooEarly;
+        let all = verdicts.chain([self.restart_at(health).filter(|_| is_early)]);
         all.flatten().filter(|at| *at > self.observed_at).min()
     }
 
@@ -103,7 +115,7 @@ impl OwnAgent {
         AgentView {
             runs: self.runs,
             is_good: self.is_good,
-            may_restart: self.may_restart && !self.is_replaced,
+            may_restart: matches!(self.replacement, Replacement::Possible),
         }
     }
 
@@ -114,7 +126,7 @@ impl OwnAgent {
 
     /// Lets the agent be replaced, once. Until that happens it stays the agent that it is.
     pub(crate) fn order_restart(&mut self) {
-        self.is_replaced = true;
+        self.replacement = Replacement::Begun;
         self.restart.notify_one();
     }
 }

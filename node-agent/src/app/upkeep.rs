@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::source::BuildSource;
 use crate::tokens::TokenDesk;
 
+#[expect(clippy::multiple_inherent_impl, reason = "`app` has the rest")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn on_refresh(&mut self) {
         let now = Instant::now();
