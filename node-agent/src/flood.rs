@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn only_more_than_the_limit_within_the_window_is_a_flood() {
-        let cases: [(&str, Looks, bool); 10] = [
+        let cases: [(&str, Looks<'_>, bool); 10] = [
             ("nothing", &[(2_000, 0), (6_000, 0)], false),
             ("a burst up to the limit", &[(1_000, 1_000)], false),
             ("one more byte would do", &[(1_000, 1_001)], true),
