@@ -191,17 +191,23 @@ async fn after_switch_that_fails_is_rolled_back_and_its_program_never_starts() {
     running.stop().await;
 }
 
-/// Goal: a host is out of its load balancer exactly while its program does not serve.
-#[tokio::test]
-async fn host_is_drained_before_the_stop_and_back_once_the_new_program_is_ready() {
+/// A host with a load balancer, which is in it with a first build; and a second build.
+async fn start_balanced() -> (Host, Running, BuildId) {
     let mut host = Host::with_program();
     let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
     host.settings.hooks =
         Hooks { drain: hook(&["./hook"]), undrain: hook(&["./hook"]), ..Hooks::default() };
     let (running, _) = start_with(&mut host, first).await;
     // An agent that starts does not know whether an earlier one drained the host.
+    assert_eq!(host.notebook().wait_for(2).await, ["started 1", "undrain 1"]);
+    (host, running, second)
+}
+
+/// Goal: a host is out of its load balancer exactly while its program does not serve.
+#[tokio::test]
+async fn host_is_drained_before_the_stop_and_back_once_the_new_program_is_ready() {
+    let (mut host, running, second) = start_balanced().await;
     let notebook = host.notebook();
-    assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain 1"]);
     host.set_goal(second);
     host.source.permit(1);
     running.good(second).await;
@@ -248,13 +254,8 @@ async fn host_that_is_stopped_while_it_is_undrained_is_drained() {
 /// Goal: an agent that starts drains a host that an earlier agent has brought back.
 #[tokio::test]
 async fn new_agent_drains_the_program_that_it_takes_over() {
-    let mut host = Host::with_program();
-    let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
-    host.settings.hooks =
-        Hooks { drain: hook(&["./hook"]), undrain: hook(&["./hook"]), ..Hooks::default() };
-    let (running, _) = start_with(&mut host, first).await;
+    let (mut host, running, second) = start_balanced().await;
     let notebook = host.notebook();
-    assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain 1"]);
     host.settings.hold = true;
     settings(&running, &host.settings).await;
     host.set_goal(second);

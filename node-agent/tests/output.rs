@@ -8,7 +8,7 @@ use node_agent::reconcile::{Gate, Program};
 use node_agent::{Health, ProgramSettings, RealHost, Supervisor};
 use p2p_core::ByteRate;
 
-use crate::rig::{Rig, build, drive, is_stopped, launch, timings, within};
+use crate::rig::{Rig, build, drive, drive_until, launch, stop, timings, within};
 
 /// What a program may print here in ten seconds.
 const LIMIT: u64 = 100 * 1024;
@@ -23,21 +23,6 @@ fn supervisor(rig: &Rig, min_healthy_time: Duration) -> Supervisor<RealHost> {
     let launch = Some(launch(&["./run"]));
     let settings = ProgramSettings { launch, health, timings: timings() };
     Supervisor::recover(&rig.app, RealHost::new(BTreeMap::new()), settings)
-}
-
-async fn drive_until(
-    supervisor: &mut Supervisor<RealHost>,
-    is_wanted: impl Fn(&Supervisor<RealHost>) -> bool,
-) {
-    while !is_wanted(supervisor) {
-        let wake = within(supervisor.next_wake()).await;
-        supervisor.on_wake(wake);
-    }
-}
-
-async fn stop(mut supervisor: Supervisor<RealHost>) {
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use node_agent::reconcile::{Gate, Program};
 use node_agent::{
-    AppDir, Health, Launch, ProcessIdentity, ProgramSettings, RealHost, Supervisor,
+    AppDir, Health, Launch, Place, ProcessIdentity, ProgramSettings, RealHost, Supervisor,
     SupervisorTimings,
 };
 use p2p_core::BuildId;
@@ -139,10 +139,24 @@ pub(crate) async fn drive(
     supervisor: &mut Supervisor<RealHost>,
     is_wanted: impl Fn(Program) -> bool,
 ) {
-    while !is_wanted(supervisor.programs().serving) {
+    drive_until(supervisor, |supervisor| is_wanted(supervisor.programs().serving)).await;
+}
+
+/// Drives `supervisor` until it is as wanted itself.
+pub(crate) async fn drive_until(
+    supervisor: &mut Supervisor<RealHost>,
+    is_wanted: impl Fn(&Supervisor<RealHost>) -> bool,
+) {
+    while !is_wanted(supervisor) {
         let wake = within(supervisor.next_wake()).await;
         supervisor.on_wake(wake);
     }
+}
+
+/// Stops the program that serves, to its end.
+pub(crate) async fn stop(mut supervisor: Supervisor<RealHost>) {
+    supervisor.stop(Place::Serving);
+    drive(&mut supervisor, is_stopped).await;
 }
 
 pub(crate) fn is_settled(program: Program) -> bool {

@@ -9,7 +9,8 @@ use node_agent::reconcile::{Gate, Program};
 use node_agent::{Launch, MarkKey, ProcessIdentity, RealHost, Supervisor};
 
 use crate::rig::{
-    Ear, Rig, build, drive, gone, is_settled, is_stopped, launch, program, recover, timings, within,
+    Ear, Rig, build, drive, gone, is_settled, is_stopped, launch, program, recover, stop, timings,
+    within,
 };
 
 /// A program that an agent started and left behind, and that no record tells of.
@@ -20,11 +21,6 @@ async fn leave_behind(rig: &Rig, ear: &mut Ear) -> ProcessIdentity {
     drop(agent);
     rig.app.remove_running(Serving).unwrap();
     process
-}
-
-async fn stop(mut agent: Supervisor<RealHost>) {
-    agent.stop(Serving);
-    drive(&mut agent, is_stopped).await;
 }
 
 #[tokio::test]

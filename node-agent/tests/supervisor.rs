@@ -11,7 +11,8 @@ use node_agent::{Launch, ProcessIdentity, RealHost, RunningRecord, Supervisor, S
 use rustix::process::Signal;
 
 use crate::rig::{
-    Rig, build, drive, gone, is_resting, is_settled, is_stopped, launch, recover, timings, within,
+    Rig, build, drive, gone, is_resting, is_settled, is_stopped, launch, recover, stop, timings,
+    within,
 };
 
 fn supervisor(rig: &Rig, exec: &[&str]) -> Supervisor<RealHost> {
@@ -54,8 +55,7 @@ async fn working_directory_is_relative_to_the_build() {
     let mut supervisor = recover(&rig, launch, timings());
     supervisor.start(Serving, build(1), &rig.root);
     assert_eq!(ear.line().await, rig.root.join("data").display().to_string());
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
 }
 
 #[tokio::test]
@@ -70,8 +70,7 @@ async fn program_that_ignores_sigterm_is_killed_with_its_children() {
     let mut supervisor = supervisor(&rig, &["./run"]);
     supervisor.start(Serving, build(1), &rig.root);
     let processes = [ear.process().await, ear.process().await];
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
     for process in &processes {
         assert!(process.open().unwrap().is_none(), "{process:?} survived");
     }
@@ -86,8 +85,7 @@ async fn child_that_outlives_an_obedient_program_is_killed_after_the_grace_perio
     let mut supervisor = supervisor(&rig, &["./run"]);
     supervisor.start(Serving, build(1), &rig.root);
     let child = ear.process().await;
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
     assert!(child.open().unwrap().is_none(), "the child survived");
 }
 
@@ -153,8 +151,7 @@ async fn program_that_runs_again_is_told_as_that() {
         supervisor.message().unwrap(),
         "runs again after: the program ended with exit code 3; its last output: oops"
     );
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
 }
 
 #[tokio::test]
@@ -200,8 +197,7 @@ async fn program_runs_even_if_the_disk_takes_neither_record_nor_output() {
     supervisor.start(Serving, build(1), &rig.root);
     ear.line().await;
     drive(&mut supervisor, is_settled).await;
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
 }
 
 #[tokio::test]
@@ -220,8 +216,7 @@ async fn long_output_of_a_running_program_is_shortened() {
     }
     let kept = fs::metadata(rig.app.path().join("output.log.1")).unwrap().len();
     assert_eq!(kept, node_agent::OUTPUT_BYTES_MAX);
-    supervisor.stop(Serving);
-    drive(&mut supervisor, is_stopped).await;
+    stop(supervisor).await;
 }
 
 #[tokio::test]

@@ -11,18 +11,9 @@ use std::path::{Path, PathBuf};
 use goal_state::HostPhase;
 use rustix::process::{Pid, Signal};
 
-use super::swaps::Load;
+use super::swaps::{Load, SETTINGS};
 use crate::rig::service_host::{HOST, ServiceHost};
 use crate::rig::{Daemon, HostRow, Published, agent_binary, note, parse, succeed, wait_for_status};
-
-/// The program serves on sockets that the agent holds, and says when it is ready.
-const WEB: &str = r#"
-sockets = { http = "127.0.0.1:PORT" }
-[apps.web.health]
-notify = true
-interval = "100ms"
-min_healthy_time = "300ms"
-"#;
 
 /// Time for an agent that is never well. Good ones have more, however busy the machine.
 const SHORT_DEADLINE: &str = "1s";
@@ -33,7 +24,7 @@ const RATE: u32 = 200;
 
 fn settings(deadline: &str) -> String {
     format!(
-        "{WEB}[apps.agent]\nis_agent = true\n[apps.agent.health]\nmin_healthy_time = \"300ms\"\n\
+        "{SETTINGS}[apps.agent]\nis_agent = true\n[apps.agent.health]\nmin_healthy_time = \"300ms\"\n\
          deadline = \"{deadline}\"\ntries = 2\n"
     )
 }

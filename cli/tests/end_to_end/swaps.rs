@@ -24,7 +24,7 @@ const SERVICE_TIME: Duration = Duration::from_millis(300);
 
 /// The program says itself when it is ready: a request would be answered by whichever instance takes
 /// it.
-const SETTINGS: &str = r#"
+pub(super) const SETTINGS: &str = r#"
 keep_builds = 2
 sockets = { http = "127.0.0.1:PORT" }
 [apps.web.health]
