@@ -63,12 +63,11 @@ impl FloodWatch {
         let limit = limit.get().saturating_mul(OUTPUT_WINDOW.as_secs());
         let (since, before) = self.samples[0];
         let (bytes, time) = (written.saturating_sub(before), now.saturating_duration_since(since));
-        // It is over only well below the limit: one that prints just as much as it may is not told
-        // again and again.
-        let is_over = |most: u64| bytes > most;
         match &self.flood {
-            None if !is_over(limit) => {}
-            Some(_) if !is_over(limit / 2) => self.flood = None,
+            None if bytes <= limit => {}
+            // It ends only well below the limit: one that prints just as much as it may is not told
+            // again and again.
+            Some(_) if bytes <= limit / 2 => self.flood = None,
             // What people read does not change with every look.
             Some(known) if known.limit == limit && now < known.noted_at + OUTPUT_WINDOW => {}
             _ => self.flood = Some(Flood { bytes, time, limit, noted_at: now }),
