@@ -1,4 +1,4 @@
-"""The ways to bring one file from one process to another that `benches/pair` compares.
+"""The ways to bring one file from one process to another that `benches/pair.py` compares.
 
 Each is a class with `name`, `note`, a `why_not()` that is None if it can run here, and `go(scene)`, which
 transfers `scene.source` once and returns a `Pair`. Servers are started, and have looked at their
@@ -300,7 +300,7 @@ class Libtorrent:
     def go(self, scene):
         out = scene.fresh("out")
         port = free_port()
-        peer = [SYSTEM_PYTHON, HERE / "libtorrent-peer"]
+        peer = [SYSTEM_PYTHON, HERE / "libtorrent-peer.py"]
         server = Server([*peer, "seed", scene.torrent, scene.source.parent, port], scene.folder, "libtorrent-seed")
         try:
             server.first_line()
@@ -322,7 +322,7 @@ class Curl:
     def go(self, scene):
         out = scene.fresh("out")
         port = free_port()
-        server = Server([sys.executable, HERE / "file-server", scene.source.parent, port], scene.folder, "file-server")
+        server = Server([sys.executable, HERE / "file-server.py", scene.source.parent, port], scene.folder, "file-server")
         try:
             wait_for_port(port, server)
             client = Process(["curl", "--silent", "--show-error", "--fail", "--output", out / "file",

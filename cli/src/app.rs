@@ -12,7 +12,10 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
-use crate::{bench, demo, deploy, fetch, output, plan, publish, status, verify};
+use crate::publish::plan;
+use crate::publish::verify;
+use crate::rollout::deploy;
+use crate::{bench, demo, fetch, output, publish, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
 const AGENT: &str = "shoal-agent";

@@ -11,7 +11,8 @@ use p2p_net::{PeerOutcome, PeerRate, SeederAddress, SocketBuffers};
 use serde::Serialize;
 
 use crate::app::Outcome;
-use crate::{human, output};
+use crate::output;
+use crate::output::human;
 
 mod cpu;
 mod disk;

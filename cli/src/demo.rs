@@ -17,10 +17,11 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::app::Outcome;
-use crate::deploy::block_on;
+use crate::output;
+use crate::output::human;
+use crate::rollout::deploy::block_on;
 use crate::signals::StopSignals;
-use crate::status_table::Layout;
-use crate::{human, output};
+use crate::status::table::Layout;
 
 mod ask;
 mod children;

@@ -19,9 +19,11 @@ use p2p_net::{
 use serde::Serialize;
 
 use crate::app::Outcome;
-use crate::deploy::block_on;
+use crate::output;
+use crate::output::bars;
+use crate::output::human;
+use crate::rollout::deploy::block_on;
 use crate::signals::StopSignals;
-use crate::{bars, human, output};
 
 mod patience;
 mod phase_times;

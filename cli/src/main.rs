@@ -6,24 +6,15 @@
 //! Everything is in the modules.
 
 mod app;
-mod bars;
 mod bench;
 mod clock;
 mod demo;
-mod deploy;
 mod fetch;
-mod history;
-mod human;
 mod output;
-mod plan;
 mod publish;
 mod rollout;
-mod rollout_args;
-mod rollout_view;
 mod signals;
 mod status;
-mod status_table;
-mod verify;
 
 use std::process::ExitCode;
 

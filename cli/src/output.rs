@@ -8,6 +8,9 @@ use anyhow::Context as _;
 pub(crate) use command_line::note;
 use serde::Serialize;
 
+pub(crate) mod bars;
+pub(crate) mod human;
+
 /// Prints a result.
 ///
 /// # Errors

@@ -10,7 +10,14 @@ use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
 
 use crate::app::Outcome;
-use crate::{bars, clock, history, human, output};
+use crate::output::bars;
+use crate::output::human;
+use crate::publish::history;
+use crate::{clock, output};
+
+pub(crate) mod history;
+pub(crate) mod plan;
+pub(crate) mod verify;
 
 /// Arguments of `shoal publish`.
 #[derive(Debug, clap::Args)]

@@ -7,6 +7,10 @@ use std::collections::BTreeMap;
 
 use goal_state::{Goal, HostPhase, HostStatus, WaitReason};
 
+pub(crate) mod args;
+pub(crate) mod deploy;
+pub(crate) mod view;
+
 /// Age at which a report no longer tells what the host does now. Hosts report every few seconds;
 /// half would flicker with a busy goal store.
 pub(crate) const STALE_AFTER_MS: u64 = 30_000;

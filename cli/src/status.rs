@@ -7,9 +7,11 @@ use anyhow::Context as _;
 use goal_state::{AppName, GoalList, GoalStore, HostStatus};
 
 use crate::app::{self, Outcome};
-use crate::deploy::{GoalArgs, block_on, read_statuses};
-use crate::status_table::{self, Layout};
+use crate::rollout::deploy::{GoalArgs, block_on, read_statuses};
+use crate::status::table::{self, Layout};
 use crate::{clock, output};
+
+pub(crate) mod table;
 
 /// Time between two screens of `--watch`.
 const REFRESH: Duration = Duration::from_secs(1);
@@ -113,7 +115,7 @@ impl Snapshot {
     }
 
     fn text(&self, layout: Layout) -> String {
-        status_table::render(self.now_ms, &self.goals, &self.rows, layout)
+        table::render(self.now_ms, &self.goals, &self.rows, layout)
     }
 
     /// The text with all that is wrong, for when nothing else can be said beside it.
@@ -126,7 +128,7 @@ impl Snapshot {
 fn show(args: &Args, layout: Layout, snapshot: &Snapshot) -> anyhow::Result<()> {
     if args.json {
         let Snapshot { goals, rows, now_ms } = snapshot;
-        return output::json(&status_table::document(*now_ms, goals, rows));
+        return output::json(&table::document(*now_ms, goals, rows));
     }
     match layout {
         Layout::Table { .. } if args.watch => draw(&snapshot.screen(layout)),

@@ -9,37 +9,25 @@
 //! document that is damaged is reported and never overwritten. What a goal or a status means for a
 //! host is not decided here.
 
-mod app_name;
-mod document_file;
-mod error;
-mod etcd_store;
-mod etcd_watch;
-mod file_store;
-mod file_watch;
-mod folder_watch;
-mod goal;
-mod pacing;
-mod rollout;
-mod status;
+mod documents;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-mod token;
-mod url;
-mod watch;
 
-pub use app_name::{AppName, AppNameError};
-pub use error::{FileAction, GoalStoreError};
-pub use goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
-pub use rollout::{Label, LabelError, NotYet, ROLLOUT_LABELS_MAX, Rollout, RolloutChange};
-pub use status::{
+pub use documents::app_name::{AppName, AppNameError};
+pub use documents::goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
+pub use documents::rollout::{
+    Label, LabelError, NotYet, ROLLOUT_LABELS_MAX, Rollout, RolloutChange,
+};
+pub use documents::status::{
     HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason, WriterNameError,
     check_writer_name, last_output,
 };
-pub use store::{DamagedGoal, GoalList, GoalStore};
-pub use token::{
+pub use documents::token::{
     LEASE_MAX, LEASE_MIN, TOKEN_BYTES_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError,
     TokenRequest, granting_seeder,
 };
-pub use url::{GoalUrl, GoalUrlError};
-pub use watch::{GoalUpdate, GoalWatch};
+pub use store::error::{FileAction, GoalStoreError};
+pub use store::url::{GoalUrl, GoalUrlError};
+pub use store::watch::{GoalUpdate, GoalWatch};
+pub use store::{DamagedGoal, GoalList, GoalStore};

@@ -5,12 +5,24 @@
 
 use p2p_core::BuildId;
 
-use crate::etcd_store::EtcdStore;
-use crate::file_store::FileStore;
-use crate::pacing::now_ms;
-use crate::status::check_writer_name;
-use crate::watch::GoalWatch;
-use crate::{AppName, Goal, GoalStoreError, GoalUrl, HostStatus, RolloutChange, STATUS_ROWS_MAX};
+use crate::documents::app_name::AppName;
+use crate::documents::goal::Goal;
+use crate::documents::rollout::RolloutChange;
+use crate::documents::status::check_writer_name;
+use crate::documents::status::{HostStatus, STATUS_ROWS_MAX};
+use crate::store::error::GoalStoreError;
+use crate::store::etcd::EtcdStore;
+use crate::store::files::FileStore;
+use crate::store::pacing::now_ms;
+use crate::store::url::GoalUrl;
+use crate::store::watch::GoalWatch;
+
+pub(crate) mod error;
+pub(crate) mod etcd;
+pub(crate) mod files;
+pub(crate) mod pacing;
+pub(crate) mod url;
+pub(crate) mod watch;
 
 /// A goal store. Cheap to clone. Connects when first used, so that a store that is down at the
 /// start of a daemon is an error of the call, not of the daemon.

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::GoalUrl;
+use crate::store::url::GoalUrl;
 
 /// How long a server may take until it answers. A second is usual; machines that run tests are
 /// busy.

@@ -19,24 +19,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, info, info_span, warn};
 
+use crate::agent::reload::Reload;
 use crate::app::App;
-use crate::app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 use crate::config::{AppConfig, Config};
 use crate::control::ControlServer;
-use crate::control_desk::{AppOrders, ControlDesk};
-use crate::goals::{AcceptError, AcceptedGoals};
-use crate::launch::Launch;
-use crate::mark::MarkKey;
-use crate::own_agent::OwnAgent;
-use crate::probe::ProbeCaller;
-use crate::real_host::RealHost;
-use crate::reload::Reload;
-use crate::service::Heartbeat;
-use crate::source::LimitedNode;
+use crate::control::desk::{AppOrders, ControlDesk};
+use crate::fleet::source::LimitedNode;
+use crate::fleet::tokens::SeederTokens;
+use crate::host::launch::Launch;
+use crate::host::mark::MarkKey;
+use crate::host::probe::ProbeCaller;
+use crate::host::real::RealHost;
+use crate::programs::supervisor::ProgramSettings;
+use crate::report::service::Heartbeat;
+use crate::report::status::{Reporter, StatusBoard, StatusSink, now_ms};
+use crate::self_update::own_agent::OwnAgent;
 use crate::state::StateDir;
-use crate::status::{Reporter, StatusBoard, StatusSink, now_ms};
-use crate::supervisor::ProgramSettings;
-use crate::tokens::SeederTokens;
+use crate::state::goals::{AcceptError, AcceptedGoals};
+
+pub(crate) mod reload;
 
 /// Wait before a goal that could not be stored is tried again.
 const GOAL_RETRY: Duration = Duration::from_secs(5);

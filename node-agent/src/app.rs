@@ -17,33 +17,35 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
-use crate::app_settings::{AppOrder, AppParts, AppSettings, GoalView};
-use crate::durable::{ReadError, WriteError};
-use crate::explain::Paused;
-use crate::goals::AcceptedGoal;
-use crate::hook::HookOrder;
-use crate::hook_runner::HookRunner;
-use crate::host::Host;
-use crate::metrics::AppCounts;
-use crate::own_agent::OwnAgent;
-use crate::reconcile::{
+use crate::app::settings::{AppOrder, AppParts, AppSettings, GoalView};
+use crate::app::trouble::{Stall, Trouble};
+use crate::brain::explain::Paused;
+use crate::brain::reconcile::{
     self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
 };
-use crate::service::Pulse;
-use crate::source::{BuildSource, RunningDownload};
-use crate::status::StatusBoard;
-use crate::supervisor::{self, Supervisor};
-use crate::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
-use crate::trouble::{Stall, Trouble};
-use crate::watch_files::{FileWatch, OnChange};
+use crate::fleet::source::{BuildSource, RunningDownload};
+use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
+use crate::host::Host;
+use crate::host::hook::HookOrder;
+use crate::host::watch_files::{FileWatch, OnChange};
+use crate::programs::hook_runner::HookRunner;
+use crate::programs::supervisor::{self, Supervisor};
+use crate::report::metrics::AppCounts;
+use crate::report::service::Pulse;
+use crate::report::status::StatusBoard;
+use crate::self_update::own_agent::OwnAgent;
+use crate::state::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
+use crate::state::durable::{ReadError, WriteError};
+use crate::state::goals::AcceptedGoal;
 
 mod facts;
 mod itself;
 mod programs;
 mod recover;
 mod row;
+pub(crate) mod settings;
 mod step_error;
+pub(crate) mod trouble;
 mod upkeep;
 
 use itself::own_agent_change;

@@ -14,12 +14,14 @@ use clap::{Parser, Subcommand};
 use command_line::{EXIT_USAGE, LogFormat};
 use tracing_subscriber::EnvFilter;
 
+use crate::cli::doctor::{self, Verdict};
+use crate::cli::init::{InitError, InitValues};
 use crate::config::ConfigError;
-use crate::doctor::{self, Verdict};
-use crate::init::{InitError, InitValues};
 use crate::self_update;
 
 mod ask;
+pub(crate) mod doctor;
+pub(crate) mod init;
 mod run;
 mod settings;
 

@@ -19,13 +19,14 @@ use goal_state::{AppName, GoalUrl, Label};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
-use crate::hook::Hooks;
-use crate::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
-use crate::probe::Health;
-use crate::sockets::SocketAddress;
-use crate::watch_files::WatchedFiles;
+use crate::host::hook::Hooks;
+use crate::host::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
+use crate::host::probe::Health;
+use crate::host::sockets::SocketAddress;
+use crate::host::watch_files::WatchedFiles;
 
 mod apps;
+pub(crate) mod bootstrap;
 mod layers;
 mod schema;
 mod show;

@@ -20,9 +20,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::explain::{Explanation, Paused};
+use crate::brain::explain::{Explanation, Paused};
 
 mod client;
+pub(crate) mod desk;
 
 pub use client::{AskError, ControlClient};
 

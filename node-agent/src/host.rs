@@ -3,7 +3,7 @@
 //!
 //! They exist so that the loop can run on a simulated machine. Files go through the crate `disk`,
 //! which can be watched and stopped; time goes through tokio, whose clock can be paused. This file
-//! decides nothing; [`crate::real_host`] is the one implementation outside tests.
+//! decides nothing; [`crate::host::real`] is the one implementation outside tests.
 
 use std::fmt;
 use std::fs::File;
@@ -14,11 +14,24 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::app_dir::{AppDir, Place, RunningRecord};
-use crate::hook::HookOrder;
-use crate::launch::Launch;
-use crate::probe::Probe;
+use crate::host::hook::HookOrder;
+use crate::host::launch::Launch;
+use crate::host::probe::Probe;
 use crate::process::ProcessIdentity;
+use crate::state::app_dir::{AppDir, Place, RunningRecord};
+
+pub(crate) mod hook;
+pub(crate) mod launch;
+pub(crate) mod mark;
+pub(crate) mod notify;
+pub(crate) mod probe;
+pub(crate) mod real;
+pub(crate) mod runs_from;
+pub(crate) mod sockets;
+pub(crate) mod unit;
+pub(crate) mod unit_program;
+pub(crate) mod user;
+pub(crate) mod watch_files;
 
 /// The machine, as one app uses it.
 pub trait Host: fmt::Debug + Send + 'static {

@@ -10,59 +10,31 @@
 
 mod agent;
 mod app;
-mod app_dir;
-mod app_settings;
 mod backoff;
-mod bootstrap;
+mod brain;
 pub mod cli;
 mod config;
 mod control;
-mod control_desk;
-mod doctor;
-pub mod durable;
-mod explain;
-mod flood;
-mod goals;
-mod health_watch;
-mod hook;
-mod hook_runner;
+mod fleet;
 mod host;
-mod init;
-mod instance;
-mod launch;
-mod mark;
-mod metrics;
-mod notify;
-mod output;
-mod output_watch;
-mod own_agent;
-mod probe;
 mod process;
-mod real_host;
-pub mod reconcile;
-mod reload;
-mod runs_from;
+mod programs;
+mod report;
 pub mod self_update;
-pub mod service;
-mod sockets;
-mod source;
 mod state;
-mod status;
-mod supervisor;
-mod tokens;
-mod trouble;
-mod unit;
-mod unit_program;
-mod user;
-mod watch_files;
 
 pub use agent::Agent;
+pub use agent::reload::Reload;
+pub use app::settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use app::{App, OpenAppError};
-pub use app_dir::{
-    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
+pub use brain::explain::{
+    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
+    Reason, Situation,
 };
-pub use app_settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
-pub use bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
+pub use brain::reconcile;
+pub use cli::doctor::{Finding, Verdict, examine};
+pub use cli::init::{InitError, InitValues};
+pub use config::bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
     AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
 };
@@ -70,41 +42,41 @@ pub use control::{
     AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
     Refusal, Request, Response,
 };
-pub use doctor::{Finding, Verdict, examine};
-pub use explain::{
-    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
-    Reason, Situation,
+pub use fleet::source::{BuildSource, LimitedNode, RunningDownload};
+pub use fleet::tokens::{
+    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
 };
-pub use flood::OUTPUT_WINDOW;
-pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
-pub use health_watch::Check;
-pub use hook::{
+pub use host::hook::{
     HOOK_OUTPUT_BYTES_MAX, HOOK_TIMEOUT_DEFAULT, Hook, HookFailure, HookFailureCause, HookOrder,
     HookOutput, Hooks, run as run_hook,
 };
-pub use host::{Host, HostProcess, Notice, StartOrder, Stray};
-pub use init::{InitError, InitValues};
-pub use launch::{GRACE_PERIOD_DEFAULT, Launch};
-pub use mark::MarkKey;
-pub use metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
-pub use notify::{NotifyMessage, NotifySocket};
-pub use output::{Look, OUTPUT_BYTES_MAX, OutputLog};
-pub use own_agent::OwnAgent;
-pub use probe::{
+pub use host::launch::{GRACE_PERIOD_DEFAULT, Launch};
+pub use host::mark::MarkKey;
+pub use host::notify::{NotifyMessage, NotifySocket};
+pub use host::probe::{
     Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
 };
+pub use host::real::{RealHost, RealProgram};
+pub use host::runs_from::{RunsFrom, runs_from, why_runs_from};
+pub use host::sockets::{HeldSockets, SocketAddress, SocketsError};
+pub use host::unit::{Systemd, UnitError, UnitOrder, UnitState};
+pub use host::user::{User, UserError};
+pub use host::watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};
+pub use host::{Host, HostProcess, Notice, StartOrder, Stray};
 pub use process::{ProcessIdentity, find_by_environment};
-pub use real_host::{RealHost, RealProgram};
-pub use reload::Reload;
-pub use runs_from::{RunsFrom, runs_from, why_runs_from};
-pub use sockets::{HeldSockets, SocketAddress, SocketsError};
-pub use source::{BuildSource, LimitedNode, RunningDownload};
-pub use state::StateDir;
-pub use status::{Reporter, StatusBoard, StatusSink, now_ms};
-pub use supervisor::{OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, Wake};
-pub use tokens::{
-    LEASE_DEFAULT, SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish,
+pub use programs::flood::OUTPUT_WINDOW;
+pub use programs::health_watch::Check;
+pub use programs::output::{Look, OUTPUT_BYTES_MAX, OutputLog};
+pub use programs::supervisor::{
+    OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, Wake,
 };
-pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
-pub use user::{User, UserError};
-pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};
+pub use report::metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
+pub use report::service;
+pub use report::status::{Reporter, StatusBoard, StatusSink, now_ms};
+pub use self_update::own_agent::OwnAgent;
+pub use state::StateDir;
+pub use state::app_dir::{
+    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
+};
+pub use state::durable;
+pub use state::goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};

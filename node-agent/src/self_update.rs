@@ -22,11 +22,12 @@ use command_line::StateLock;
 use p2p_core::BuildId;
 use tracing::{info, warn};
 
-use crate::durable;
-use crate::status::now_ms;
+use crate::report::status::now_ms;
+use crate::state::durable;
 
 mod find;
 mod journal;
+pub(crate) mod own_agent;
 
 pub(crate) use find::find_agent_app;
 use journal::StubJournal;

@@ -15,7 +15,11 @@ use std::path::{Path, PathBuf};
 use command_line::{StateLock, StateLockError};
 use goal_state::AppName;
 
-use crate::app_dir::AppDir;
+use crate::state::app_dir::AppDir;
+
+pub(crate) mod app_dir;
+pub mod durable;
+pub(crate) mod goals;
 
 /// A state directory that this process holds locked.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! after each download, one number of KiB a line.
 //!
 //! Owns no rule: it does what an agent does with one build after the other, through the same handle.
-//! Run by `benches/memory`, which says what the figures mean.
+//! Run by `benches/memory.py`, which says what the figures mean.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints its measurement")]
 
 use std::error::Error;

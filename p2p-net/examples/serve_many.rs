@@ -1,7 +1,7 @@
 //! Many hosts in one process that serve one build from one store, until the process is ended.
 //!
 //! Owns no rule: each host is a node of its own. Prints a line once all of them serve. Run by
-//! `benches/memory`, for neighbours without a copy on disk each.
+//! `benches/memory.py`, for neighbours without a copy on disk each.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tells when it is ready")]
 
 use std::error::Error;

@@ -10,7 +10,7 @@ use aws_lc_rs::error::Unspecified;
 use p2p_core::Digest;
 use serde::Serialize;
 
-use crate::human;
+use crate::output::human;
 
 /// Long enough to be past the first moments of a processor that was asleep.
 const SPAN: Duration = Duration::from_millis(500);

@@ -15,7 +15,7 @@ use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatfs, fstatvfs};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use serde::Serialize;
 
-use crate::human;
+use crate::output::human;
 
 /// Bytes of one call, as many as an average chunk has.
 const BLOCK_BYTES: usize = 1 << 20;

@@ -17,7 +17,8 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
-use crate::{human, output};
+use crate::output;
+use crate::output::human;
 
 /// Names the demo's process to the processes it starts. Not with the prefix of settings, which
 /// daemons read and would warn about.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use goal_state::HostStatus;
 
-use crate::human;
-use crate::status_table::{Layout, grid};
+use crate::output::human;
+use crate::status::table::{Layout, grid};
 
 /// What one build's way to all hosts is judged by.
 #[derive(Clone, Copy, Debug)]

@@ -11,9 +11,11 @@ use goal_state::{Goal, GoalStore, HostPhase, HostStatus};
 use indicatif::{MultiProgress, ProgressBar};
 
 use super::children::Children;
+use crate::output;
+use crate::output::bars;
+use crate::output::human;
 use crate::rollout::{Standing, standing};
-use crate::status_table::phase_word;
-use crate::{bars, human, output};
+use crate::status::table::phase_word;
 
 /// How often statuses are read: a few times per report of a host.
 const POLL: Duration = Duration::from_millis(150);

@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use goal_state::{AppName, GoalUrl};
 use tempfile::TempDir;
 
-use crate::human;
+use crate::output::human;
 
 /// The folder. Dropping it removes it, unless it was asked to stay.
 #[derive(Debug)]

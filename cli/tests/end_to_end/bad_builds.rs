@@ -1,6 +1,6 @@
 //! Builds that go wrong, each in its way: rolled back within the deadline, with a reason.
 //!
-//! The times are shorter than an operator's. `benches/agent bad-builds` runs the same with longer
+//! The times are shorter than an operator's. `benches/agent.py bad-builds` runs the same with longer
 //! ones: `SHOAL_TEST_PACE` multiplies them.
 
 use std::fs;

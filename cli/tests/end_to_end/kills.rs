@@ -1,6 +1,6 @@
 //! `kill -9` at random moments of deploys, watched by somebody who does not ask the agent.
 //!
-//! Here for a few rounds; `benches/agent kills` runs the same for hundreds, with the executable of
+//! Here for a few rounds; `benches/agent.py kills` runs the same for hundreds, with the executable of
 //! the agent alone. `SHOAL_TEST_ROUNDS` and `SHOAL_TEST_SEED` choose how many and which.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,7 +1,7 @@
 //! The agent as an app of its own: it becomes the agent of the build that is deployed, and of the one
 //! before if that one does not do, while the programs of other apps run on.
 //!
-//! The watchdog of systemd is played by the test. `dist/try-units` does this with a real one.
+//! The watchdog of systemd is played by the test. `dist/try-units.py` does this with a real one.
 
 use std::cell::{Cell, RefCell};
 use std::fs;

@@ -1,6 +1,6 @@
 //! Builds that take each other's place under load: nobody who uses the service notices.
 //!
-//! Here for a few swaps; `benches/agent swaps` runs the same for more. `SHOAL_TEST_SWAPS` chooses how
+//! Here for a few swaps; `benches/agent.py swaps` runs the same for more. `SHOAL_TEST_SWAPS` chooses how
 //! many, `SHOAL_TEST_RATE` how many requests per second.
 
 use std::net::SocketAddr;

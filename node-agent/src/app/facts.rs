@@ -3,14 +3,14 @@
 //! Reads the loop's state and changes nothing; conclusions are drawn in `explain`.
 
 use super::{App, row};
-use crate::app_dir::JournalPhase;
-use crate::explain::{
+use crate::brain::explain::{
     CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
 };
+use crate::brain::reconcile::Leave;
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState};
 use crate::host::Host;
-use crate::reconcile::Leave;
-use crate::source::BuildSource;
-use crate::tokens::{TokenDesk, TokenHold, TokenState};
+use crate::state::app_dir::JournalPhase;
 
 /// Everything that is known of the app now.
 pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(

@@ -9,12 +9,12 @@ use tokio::time::sleep_until;
 use tracing::info;
 
 use super::App;
-use crate::app_dir::{Journal, JournalPhase};
-use crate::app_settings::AppSettings;
+use crate::app::settings::AppSettings;
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
-use crate::own_agent::OwnAgent;
-use crate::source::BuildSource;
-use crate::tokens::TokenDesk;
+use crate::self_update::own_agent::OwnAgent;
+use crate::state::app_dir::{Journal, JournalPhase};
 
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn observe_own_agent(&mut self) {

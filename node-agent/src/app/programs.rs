@@ -3,10 +3,10 @@
 //! What becomes of the programs is the supervisor's, and what follows from that the brain's.
 
 use super::App;
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
-use crate::source::BuildSource;
-use crate::supervisor;
-use crate::tokens::TokenDesk;
+use crate::programs::supervisor;
 
 pub(super) fn on_program<S: BuildSource, H: Host, T: TokenDesk>(
     app: &mut App<S, H, T>,

@@ -10,9 +10,9 @@ use p2p_net::{BuildStore, StoreError, StoredBuild};
 use tracing::warn;
 
 use super::{OpenAppError, causes};
-use crate::app_dir::{AppDir, Journal};
-use crate::durable::ReadError;
-use crate::explain::Paused;
+use crate::brain::explain::Paused;
+use crate::state::app_dir::{AppDir, Journal};
+use crate::state::durable::ReadError;
 
 /// The complete builds of a store that are what they should be, and what is wrong with the last of
 /// those that are not.

@@ -9,11 +9,11 @@ use p2p_core::{BuildId, ByteRate};
 use p2p_net::{Phase, Progress};
 
 use super::{App, GoalView};
-use crate::app_dir::{FailedBuild, Journal, JournalPhase};
+use crate::brain::reconcile::{Gate, Leave, Program, Programs};
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::{TokenDesk, TokenHold as _, TokenState};
 use crate::host::Host;
-use crate::reconcile::{Gate, Leave, Program, Programs};
-use crate::source::BuildSource;
-use crate::tokens::{TokenDesk, TokenHold as _, TokenState};
+use crate::state::app_dir::{FailedBuild, Journal, JournalPhase};
 
 /// The app's row now.
 pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostStatus {

@@ -3,7 +3,7 @@
 use p2p_core::BuildId;
 use p2p_net::{BuildDamage, StoreError};
 
-use crate::durable::WriteError;
+use crate::state::durable::WriteError;
 
 /// Why a step on disk failed; it is tried again later.
 #[derive(Debug, thiserror::Error)]

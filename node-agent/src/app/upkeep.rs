@@ -11,9 +11,9 @@ use tracing::warn;
 
 use super::step_error::StepError;
 use super::{App, causes};
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
-use crate::source::BuildSource;
-use crate::tokens::TokenDesk;
 
 #[expect(clippy::multiple_inherent_impl, reason = "`app` has the rest")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {

@@ -9,8 +9,8 @@ use command_line::{complain, describe};
 use goal_state::AppName;
 use p2p_core::BuildId;
 
+use crate::brain::explain::span;
 use crate::control::{AgentStatus, AppState, AskError, ControlClient, Request, Response};
-use crate::explain::span;
 
 /// Exit code of `status` for an agent that does not run (LSB).
 const EXIT_NOT_RUNNING: u8 = 3;
@@ -151,7 +151,7 @@ mod tests {
     use goal_state::HostStatus;
 
     use super::*;
-    use crate::explain::Paused;
+    use crate::brain::explain::Paused;
 
     #[test]
     fn status_tells_what_holds_an_app() {

@@ -14,9 +14,9 @@ use tracing::{info, warn};
 use super::settings::SettingArgs;
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::metrics::{MetricsServer, MetricsSource};
+use crate::report::metrics::{MetricsServer, MetricsSource};
+use crate::report::service;
 use crate::self_update;
-use crate::service;
 
 /// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
 /// a wrapper, a terminal that goes away may follow, and a parent that is killed lets the kernel signal

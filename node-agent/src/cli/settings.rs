@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use command_line::LogFilterError;
 
-use crate::bootstrap::{Bootstrap, BootstrapError, BootstrapSource};
+use crate::config::bootstrap::{Bootstrap, BootstrapError, BootstrapSource};
 use crate::config::{Config, ConfigError, FlagSetting, Inputs, Loaded, STATE_DEFAULT};
 
 /// Where a host that knows nothing gets its settings from.

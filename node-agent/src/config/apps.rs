@@ -11,11 +11,11 @@ use goal_state::AppName;
 use super::layers::Layers;
 use super::values;
 use super::{AppConfig, ConfigError, KEEP_BUILDS_DEFAULT, Swap};
-use crate::hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
-use crate::launch::GRACE_PERIOD_DEFAULT;
-use crate::probe::{Health, Probe};
-use crate::sockets::SocketAddress;
-use crate::watch_files::WatchedFiles;
+use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook, Hooks};
+use crate::host::launch::GRACE_PERIOD_DEFAULT;
+use crate::host::probe::{Health, Probe};
+use crate::host::sockets::SocketAddress;
+use crate::host::watch_files::WatchedFiles;
 
 /// The keys of one app.
 #[derive(Clone, Copy, Debug)]

@@ -9,8 +9,8 @@ use std::time::Duration;
 use p2p_core::ByteRate;
 
 use super::{AppConfig, Loaded, values};
-use crate::hook::Hook;
-use crate::probe::Probe;
+use crate::host::hook::Hook;
+use crate::host::probe::Probe;
 
 impl fmt::Display for Loaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,9 @@
 //! Each layer on its own, all of them together, and every wrong input that a person may give.
 
 use super::*;
-use crate::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
-use crate::probe::Probe;
-use crate::watch_files::OnChange;
+use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
+use crate::host::probe::Probe;
+use crate::host::watch_files::OnChange;
 
 const PIN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 

@@ -18,10 +18,10 @@ use toml::Value;
 
 use super::layers::Raw;
 use super::{Swap, words};
-use crate::launch::VARIABLE_PREFIX;
-use crate::probe::Probe;
-use crate::sockets::SocketAddress;
-use crate::watch_files::OnChange;
+use crate::host::launch::VARIABLE_PREFIX;
+use crate::host::probe::Probe;
+use crate::host::sockets::SocketAddress;
+use crate::host::watch_files::OnChange;
 
 /// Longest host name: that of a DNS name.
 const HOST_CHARS_MAX: usize = 253;

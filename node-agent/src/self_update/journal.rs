@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use std::io;
 
-use crate::durable;
+use crate::state::durable;
 
 /// See the head of this file.
 #[derive(Clone, Debug, Eq, PartialEq)]

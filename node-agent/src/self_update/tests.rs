@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use super::*;
-use crate::app_dir::{AppDir, FailedBuild, Journal, JournalPhase};
 use crate::config::{FlagSetting, Inputs};
+use crate::state::app_dir::{AppDir, FailedBuild, Journal, JournalPhase};
 
 fn build(seed: u8) -> BuildId {
     BuildId::of_manifest(&[seed])

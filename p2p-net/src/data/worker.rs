@@ -35,8 +35,8 @@ use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
 
 /// What `auto` tries first, whatever the way to the peer. With packets of Ethernet's size the
-/// kernel takes less processor time than QUIC does in this process (`benches/pair`, `benches/fleet`), and
-/// long and lossy ways are no reason against it (`benches/long-link`). QUIC is for where TCP is blocked.
+/// kernel takes less processor time than QUIC does in this process (`benches/pair.py`, `benches/fleet.py`), and
+/// long and lossy ways are no reason against it (`benches/long-link.py`). QUIC is for where TCP is blocked.
 const PREFERRED: TransportKind = TransportKind::Tcp;
 
 /// How long the first transport has before the other one is tried beside it: several round trips of

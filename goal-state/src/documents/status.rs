@@ -1,0 +1,503 @@
+//! What hosts report: one row per host and app, in documents of many rows.
+//!
+//! Owns the rows, the names of those who write them and how the documents of all writers become one
+//! list. Readers are tolerant (unknown fields and phases, missing counters), because hosts are
+//! upgraded one after the other. Soft state: nothing may be decided by a status.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use p2p_core::BuildId;
+use serde::{Deserialize, Serialize};
+
+use crate::documents::app_name::AppName;
+
+/// Most rows of one status document: below etcd's limit for a value. A test adds up the bytes.
+pub const STATUS_ROWS_MAX: usize = 600;
+
+/// Most bytes of [`HostStatus::last_output`]: the last few lines, which say why a program ended.
+/// Twice as much would be a third of a row.
+pub const LAST_OUTPUT_BYTES_MAX: usize = 400;
+
+/// Where an app stands on one host, as the host reported it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host's configured name.
+    pub host: String,
+    /// The app.
+    pub app: AppName,
+    /// Generation of the goal that the host follows; `None` if it knows no goal.
+    pub generation: Option<u64>,
+    /// The build of that goal.
+    pub target: Option<BuildId>,
+    /// What `current` resolves to.
+    pub current: Option<BuildId>,
+    /// What the host is doing.
+    pub phase: HostPhase,
+    /// Process id of the running program.
+    pub pid: Option<u32>,
+    /// Bytes of the target build; `None` until its manifest is known.
+    pub bytes_total: Option<u64>,
+    /// Bytes of it that are stored and verified.
+    #[serde(default)]
+    pub bytes_done: u64,
+    /// Bytes of it that an interrupted attempt had left.
+    #[serde(default)]
+    pub bytes_resumed: u64,
+    /// Bytes of it that were copied from other builds on the host.
+    #[serde(default)]
+    pub bytes_reused: u64,
+    /// Chunk bytes received from seeders for the target.
+    #[serde(default)]
+    pub bytes_from_seeders: u64,
+    /// Chunk bytes received from other hosts for the target.
+    #[serde(default)]
+    pub bytes_from_peers: u64,
+    /// Chunk bytes of the target sent to others.
+    #[serde(default)]
+    pub bytes_served: u64,
+    /// Cap on chunk bytes of the app sent per second, that of the host included; `None`: no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_limit: Option<u64>,
+    /// As above, for what is received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_limit: Option<u64>,
+    /// Connections for chunks of the target by transport: QUIC...
+    #[serde(default)]
+    pub links_quic: u32,
+    /// ...and TLS over TCP.
+    #[serde(default)]
+    pub links_tcp: u32,
+    /// Milliseconds from learning the goal to running it; `None` until then.
+    pub elapsed_ms: Option<u64>,
+    /// What went wrong or is waited for, in words for a person, with the next step.
+    pub message: Option<String>,
+    /// What the switch waits for in [`HostPhase::Waiting`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitReason>,
+    /// A build that failed here and is not tried again until the goal changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<BuildId>,
+    /// The last lines that the program or hook that failed wrote, cut by [`last_output`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_output: Option<String>,
+    /// How often the program ended by itself and was started again since the switch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub restarts: u32,
+    /// What the health probe said last; `None` without a probe, or before its first answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthy: Option<bool>,
+    /// When the host wrote this, in milliseconds since 1970, by its clock.
+    pub updated_at_ms: u64,
+}
+
+impl HostStatus {
+    /// The row of a host that has done nothing for `app` yet. Its `updated_at_ms` is zero: whoever
+    /// reports the row stamps it.
+    pub fn new(host: impl Into<String>, app: AppName) -> Self {
+        Self {
+            host: host.into(),
+            app,
+            generation: None,
+            target: None,
+            current: None,
+            phase: HostPhase::NoGoal,
+            pid: None,
+            bytes_total: None,
+            bytes_done: 0,
+            bytes_resumed: 0,
+            bytes_reused: 0,
+            bytes_from_seeders: 0,
+            bytes_from_peers: 0,
+            bytes_served: 0,
+            upload_limit: None,
+            download_limit: None,
+            links_quic: 0,
+            links_tcp: 0,
+            elapsed_ms: None,
+            message: None,
+            waiting_for: None,
+            quarantined: None,
+            last_output: None,
+            restarts: 0,
+            healthy: None,
+            updated_at_ms: 0,
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// The end of what a program wrote, as a status carries it: at most [`LAST_OUTPUT_BYTES_MAX`] bytes,
+/// whole characters, only line feeds for control characters. `None` if nothing is left.
+pub fn last_output(output: &str) -> Option<String> {
+    // Replaced first: every character that is left takes at most two bytes more in JSON than here.
+    let clean: String = output
+        .chars()
+        .map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter })
+        .collect();
+    let clean = clean.trim();
+    let start = clean.ceil_char_boundary(clean.len().saturating_sub(LAST_OUTPUT_BYTES_MAX));
+    let end = clean[start..].trim_start();
+    (!end.is_empty()).then(|| end.to_owned())
+}
+
+/// What a host is doing about its goal.
+///
+/// Usual order: `NoGoal`, `Locating`, `Downloading`, `Verifying`, `Waiting`, `Switching`,
+/// `Checking`, `Running`. A new goal leads from any phase to `Locating` (or to `Waiting` or
+/// `Switching` if the build is here), a build that fails from `Switching` and `Checking` to
+/// `RolledBack` (or to `Failed` if there is no good one), another fault from any phase to `Failed`,
+/// and the end of the agent to `Stopped`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum HostPhase {
+    /// No goal is set for the app.
+    NoGoal,
+    /// Looking for a node that has the build.
+    Locating,
+    /// Exchanging chunks.
+    Downloading,
+    /// Reading the build back and checking it.
+    Verifying,
+    /// The build is here and the switch waits: for its wave, for a token, or for a person who holds,
+    /// paused or pinned the host; the message says for which.
+    Waiting,
+    /// Stopping the old program and starting the new one.
+    Switching,
+    /// The target build runs, and must stay healthy for a while before it counts as good.
+    Checking,
+    /// The target build runs.
+    Running,
+    /// The goal's build failed here; the previous good one runs. It stays so until the goal changes.
+    RolledBack,
+    /// The agent stopped; its programs with it.
+    Stopped,
+    /// Something failed that needs a look; see the message. The host keeps trying where that helps.
+    Failed,
+    /// A phase that this version of Shoal does not know: the host is newer than the reader.
+    #[serde(other)]
+    Unknown,
+}
+
+impl HostPhase {
+    /// The phase as it is written in documents and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoGoal => "no-goal",
+            Self::Locating => "locating",
+            Self::Downloading => "downloading",
+            Self::Verifying => "verifying",
+            Self::Waiting => "waiting",
+            Self::Switching => "switching",
+            Self::Checking => "checking",
+            Self::Running => "running",
+            Self::RolledBack => "rolled-back",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for HostPhase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What a switch waits for.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WaitReason {
+    /// The rollout has not come to this host: its percentage or its stages.
+    Wave,
+    /// Too many hosts of the group are down; its turn comes by itself.
+    Token,
+    /// The configuration of the host holds the app.
+    Hold,
+    /// Somebody paused the app on the host.
+    Pause,
+    /// The configuration of the host pins the app to another build.
+    Pin,
+    /// The build failed here, and is not tried again for this goal.
+    Quarantine,
+    /// A reason that this version of Shoal does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+impl WaitReason {
+    /// The reason as it is written in documents and tables.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wave => "wave",
+            Self::Token => "token",
+            Self::Hold => "hold",
+            Self::Pause => "pause",
+            Self::Pin => "pin",
+            Self::Quarantine => "quarantine",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What one writer reports. An object around the rows, so that later versions can add to it.
+#[derive(Debug, Serialize, Deserialize)]
+struct StatusDocument<Rows> {
+    rows: Rows,
+}
+
+/// One writer's document on one line: it is rewritten often and read by programs.
+pub(crate) fn status_to_json(rows: &[HostStatus]) -> Vec<u8> {
+    serde_json::to_vec(&StatusDocument { rows }).expect("a status has only text and numbers")
+}
+
+/// One writer's document, laid out for people who look into a status directory.
+pub(crate) fn status_to_pretty_json(rows: &[HostStatus]) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(&StatusDocument { rows })
+        .expect("a status has only text and numbers");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// The rows of one writer's document.
+pub(crate) fn status_from_json(bytes: &[u8]) -> Result<Vec<HostStatus>, serde_json::Error> {
+    serde_json::from_slice::<StatusDocument<Vec<HostStatus>>>(bytes).map(|document| document.rows)
+}
+
+/// The newest row of every host and app, sorted by app, then host. Of two rows with the same time
+/// the one that comes later in `rows` counts.
+pub(crate) fn newest_rows(rows: impl IntoIterator<Item = HostStatus>) -> Vec<HostStatus> {
+    let mut newest: BTreeMap<(AppName, String), HostStatus> = BTreeMap::new();
+    for row in rows {
+        let key = (row.app.clone(), row.host.clone());
+        if newest.get(&key).is_none_or(|known| known.updated_at_ms <= row.updated_at_ms) {
+            newest.insert(key, row);
+        }
+    }
+    newest.into_values().collect()
+}
+
+/// A file's name has 255 bytes on every file system in use; this leaves room for suffixes.
+const WRITER_PART_BYTES_MAX: usize = 128;
+
+/// Why a text cannot name the writer of a status document.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error(
+    "{text:?} cannot name the writer of a status: expected NAME or NAME/SHARD, each 1 to \
+     {WRITER_PART_BYTES_MAX} of A-Z, a-z, 0-9, '-', '_' and '.', starting with a letter or digit \
+     and not ending in .json"
+)]
+pub struct WriterNameError {
+    text: String,
+}
+
+/// Checks a name for [`GoalStore::put_status`](crate::store::GoalStore::put_status), such as a host's name
+/// from a configuration file: it becomes a file's name or part of a key.
+///
+/// # Errors
+///
+/// The text is neither `NAME` nor `NAME/SHARD` in the letters that are allowed.
+pub fn check_writer_name(text: &str) -> Result<(), WriterNameError> {
+    let part_is_safe = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && part.len() <= WRITER_PART_BYTES_MAX
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            // NAME/ is a directory beside the files NAME.json.
+            && Path::new(part).extension().is_none_or(|extension| extension != "json")
+    };
+    if text.split('/').count() <= 2 && text.split('/').all(part_is_safe) {
+        Ok(())
+    } else {
+        Err(WriterNameError { text: text.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn row(host: &str, app: &str, updated_at_ms: u64) -> HostStatus {
+        HostStatus { updated_at_ms, ..HostStatus::new(host, app.parse().unwrap()) }
+    }
+
+    #[test]
+    fn documents_round_trip_in_both_layouts() {
+        let rows = [row("h1", "web", 1), HostStatus { pid: Some(7), ..row("h2", "web", 2) }];
+        assert_eq!(status_from_json(&status_to_json(&rows)).unwrap(), rows);
+        assert_eq!(status_from_json(&status_to_pretty_json(&rows)).unwrap(), rows);
+    }
+
+    #[test]
+    fn reader_tolerates_newer_and_older_writers() {
+        let newer = r#"{"zone":"z1","rows":[{"host":"h","app":"web","phase":"baking","mood":1,
+            "updated_at_ms":5}]}"#;
+        let rows = status_from_json(newer.as_bytes()).unwrap();
+        assert_eq!(rows, [HostStatus { phase: HostPhase::Unknown, ..row("h", "web", 5) }]);
+    }
+
+    #[test]
+    fn phases_have_one_spelling() {
+        use {HostPhase as Phase, WaitReason as Wait};
+        let phases = [
+            Phase::NoGoal,
+            Phase::Locating,
+            Phase::Downloading,
+            Phase::Verifying,
+            Phase::Waiting,
+            Phase::Switching,
+            Phase::Checking,
+            Phase::Running,
+            Phase::RolledBack,
+            Phase::Stopped,
+            Phase::Failed,
+            Phase::Unknown,
+        ];
+        for phase in phases {
+            let json = serde_json::to_string(&phase).unwrap();
+            assert_eq!(json, format!("\"{phase}\""));
+            assert_eq!(serde_json::from_str::<HostPhase>(&json).unwrap(), phase);
+        }
+        assert_eq!(format!("[{:>9}]", Phase::Failed), "[   failed]");
+        let reasons = [
+            Wait::Wave,
+            Wait::Token,
+            Wait::Hold,
+            Wait::Pause,
+            Wait::Pin,
+            Wait::Quarantine,
+            Wait::Unknown,
+        ];
+        for reason in reasons {
+            let json = serde_json::to_string(&reason).unwrap();
+            assert_eq!(json, format!("\"{reason}\""));
+            assert_eq!(serde_json::from_str::<WaitReason>(&json).unwrap(), reason);
+        }
+        assert_eq!(serde_json::from_str::<WaitReason>("\"mood\"").unwrap(), Wait::Unknown);
+    }
+
+    #[test]
+    fn newest_row_of_each_host_and_app_counts() {
+        let rows =
+            [row("h2", "web", 5), row("h1", "web", 9), row("h1", "web", 3), row("h2", "api", 1)];
+        let expected = [row("h2", "api", 1), row("h1", "web", 9), row("h2", "web", 5)];
+        assert_eq!(newest_rows(rows), expected);
+    }
+
+    #[test]
+    fn rows_of_full_documents_stay_below_the_limit_of_a_value() {
+        let build = BuildId::of_manifest(b"x");
+        let row = HostStatus {
+            generation: Some(u64::MAX),
+            target: Some(build),
+            current: Some(build),
+            pid: Some(u32::MAX),
+            bytes_total: Some(u64::MAX),
+            bytes_done: u64::MAX,
+            bytes_resumed: u64::MAX,
+            bytes_reused: u64::MAX,
+            bytes_from_seeders: u64::MAX,
+            bytes_from_peers: u64::MAX,
+            bytes_served: u64::MAX,
+            upload_limit: Some(u64::MAX),
+            download_limit: Some(u64::MAX),
+            links_quic: u32::MAX,
+            links_tcp: u32::MAX,
+            elapsed_ms: Some(u64::MAX),
+            message: Some("m".repeat(512)),
+            waiting_for: Some(WaitReason::Quarantine),
+            quarantined: Some(build),
+            last_output: last_output(&"o\n".repeat(LAST_OUTPUT_BYTES_MAX)),
+            restarts: u32::MAX,
+            healthy: Some(false),
+            ..row(&"h".repeat(64), &"a".repeat(64), u64::MAX)
+        };
+        let size = status_to_json(&vec![row; STATUS_ROWS_MAX]).len();
+        assert!(size <= crate::store::etcd::VALUE_BYTES_MAX, "{size}");
+    }
+
+    #[test]
+    fn last_output_is_the_end_and_bounded() {
+        assert_eq!(last_output(" \n\u{1b}\n"), None);
+        assert_eq!(last_output("a\u{1b}[1mb\r\nc\n").as_deref(), Some("a [1mb \nc"));
+        let long = "x".repeat(LAST_OUTPUT_BYTES_MAX) + "\u{e4}end";
+        let cut = last_output(&long).unwrap();
+        assert!(cut.len() == LAST_OUTPUT_BYTES_MAX && cut.ends_with("x\u{e4}end"), "{cut}");
+        let wide = last_output(&"\u{1f41f}".repeat(LAST_OUTPUT_BYTES_MAX)).unwrap();
+        assert!(wide.len() <= LAST_OUTPUT_BYTES_MAX && wide.len() > LAST_OUTPUT_BYTES_MAX - 4);
+    }
+
+    #[test]
+    fn fields_that_say_nothing_are_not_written() {
+        let text = serde_json::to_string(&row("h", "web", 1)).unwrap();
+        for field in ["waiting_for", "quarantined", "last_output", "restarts", "healthy"] {
+            assert!(!text.contains(field), "{text}");
+        }
+    }
+
+    #[test]
+    fn writer_names_are_strict() {
+        let long = "a".repeat(129);
+        for good in ["h", "Host-1.example_com", "12D3KooW/0", "12D3KooW/shard.1"] {
+            assert_eq!(check_writer_name(good), Ok(()));
+        }
+        let bad = [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "a/b/c",
+            ".",
+            "..",
+            "../a",
+            "a/..",
+            ".a",
+            "a/.b",
+            "-a",
+            "a b",
+            "a\\b",
+            "a\0",
+            "a\n",
+            "w\u{e4}b",
+            "a.json",
+            "a.json/b",
+            long.as_str(),
+        ];
+        for text in bad {
+            let error = check_writer_name(text).unwrap_err().to_string();
+            assert!(error.contains("expected NAME or NAME/SHARD"), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn writer_names_never_leave_the_directory(text in "[a./\\\\ -]{0,12}") {
+            if check_writer_name(&text).is_ok() {
+                let path = Path::new(&text);
+                let normal = |part| matches!(part, std::path::Component::Normal(_));
+                prop_assert!(path.components().all(normal) && path.components().count() <= 2);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert!(status_from_json(&bytes).is_err());
+        }
+    }
+}

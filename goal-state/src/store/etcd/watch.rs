@@ -1,0 +1,204 @@
+//! Follows goals in etcd by a watch, and by polling while there is none.
+//!
+//! Invariant: a watch starts right after the revision of a read, so no change falls between the
+//! two; whatever ends a watch (a restart, compaction, a restored backup) leads to a new read. Never
+//! gives up, and waits with jitter between attempts.
+
+use std::collections::BTreeSet;
+
+use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
+use tokio::time::Instant;
+
+use crate::documents::app_name::AppName;
+use crate::store::etcd::{EtcdStore, Snapshot};
+use crate::store::pacing::{POLL_INTERVAL, backoff, jittered};
+use crate::store::watch::{AppState, Board};
+
+/// How a watch ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum WatchEnd {
+    /// It could not be made.
+    NotMade,
+    /// The revision it should start from is no longer kept.
+    Compacted,
+    /// It worked and broke. `lasted` tells a restart of etcd from a watch that never holds.
+    Broken { lasted: std::time::Duration },
+}
+
+/// Posts the states of `apps` until it is dropped.
+pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board: Board) {
+    if apps.is_empty() {
+        // Nothing to read means no revision to watch from.
+        return std::future::pending().await;
+    }
+    let mut failures = 0;
+    let mut short_watches = 0;
+    loop {
+        let pause = match store.snapshot(&apps).await {
+            Err(error) => {
+                let reason = error.one_line();
+                tracing::debug!(reason, failures, "goals cannot be read");
+                board.post_unreachable(&apps, &reason);
+                failures += 1;
+                backoff(failures)
+            }
+            Ok(Snapshot { states, revision }) => {
+                failures = 0;
+                board.post(states);
+                let end = follow_watch(&store, &apps, &mut board, revision).await;
+                tracing::debug!(?end, "the watch for goals ended");
+                match end {
+                    WatchEnd::NotMade => POLL_INTERVAL,
+                    WatchEnd::Compacted => backoff(0),
+                    WatchEnd::Broken { lasted } => {
+                        short_watches = if lasted < POLL_INTERVAL { short_watches + 1 } else { 0 };
+                        backoff(u32::saturating_sub(short_watches, 1))
+                    }
+                }
+            }
+        };
+        tokio::time::sleep(jittered(pause)).await;
+    }
+}
+
+/// Watches all goals from the revision after `revision`, and posts those of `apps`.
+async fn follow_watch(
+    store: &EtcdStore,
+    apps: &BTreeSet<AppName>,
+    board: &mut Board,
+    revision: i64,
+) -> WatchEnd {
+    let Some((member, mut stream)) = open(store, revision).await else {
+        return WatchEnd::NotMade;
+    };
+    let opened_at = Instant::now();
+    loop {
+        match stream.message().await {
+            Ok(Some(message)) if message.compact_revision() > 0 => return WatchEnd::Compacted,
+            Ok(Some(message)) if !message.canceled() => {
+                let states = states_of(store, apps, &message);
+                if !states.is_empty() {
+                    board.post(states);
+                }
+            }
+            ended => {
+                tracing::debug!(?ended, "the watch for goals broke");
+                store.give_up_member(member).await;
+                return WatchEnd::Broken { lasted: opened_at.elapsed() };
+            }
+        }
+    }
+}
+
+/// Opens a watch, with the member to give up when it breaks.
+async fn open(store: &EtcdStore, revision: i64) -> Option<(usize, WatchStream)> {
+    let prefix = store.goals_prefix();
+    let options = WatchOptions::new()
+        .with_prefix()
+        .with_start_revision(revision.saturating_add(1))
+        .with_progress_notify();
+    let opened = store
+        .request(|client| {
+            let (prefix, options) = (prefix.clone(), options.clone());
+            async move { client.watch_client().watch(prefix, Some(options)).await }
+        })
+        .await;
+    let (member, _) = store.client().await.ok()?;
+    match opened {
+        Ok(stream) => Some((member, stream)),
+        Err(error) => {
+            tracing::debug!(reason = error.one_line(), "goals cannot be watched");
+            None
+        }
+    }
+}
+
+/// The states of watched apps that a message tells of, oldest first.
+fn states_of(
+    store: &EtcdStore,
+    apps: &BTreeSet<AppName>,
+    message: &WatchResponse,
+) -> Vec<(AppName, AppState)> {
+    let prefix = store.goals_prefix();
+    let mut states = Vec::new();
+    for event in message.events() {
+        let Some(found) = event.kv() else { continue };
+        let name = found.key_str().ok().and_then(|key| key.strip_prefix(&prefix));
+        let Some(app) = name.and_then(|name| name.parse::<AppName>().ok()) else { continue };
+        if !apps.contains(&app) {
+            continue;
+        }
+        let state = match event.event_type() {
+            EventType::Put => store.parse(&app, found).map(Some).map_err(|error| error.one_line()),
+            EventType::Delete => Ok(None),
+        };
+        states.push((app, state));
+    }
+    states
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::BuildId;
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::store::GoalStore;
+    use crate::store::etcd::Patience;
+    use crate::store::url::GoalUrl;
+    use crate::store::watch::{GoalUpdate, GoalWatch};
+    use crate::testing::EtcdServer;
+
+    async fn next(watch: &mut GoalWatch) -> GoalUpdate {
+        let deadline = Duration::from_mins(1);
+        tokio::time::timeout(deadline, watch.next()).await.expect("an update comes")
+    }
+
+    /// Goal: a server that hangs with its connections open is noticed, and followed when it goes
+    /// on.
+    #[tokio::test]
+    async fn watch_notices_a_server_that_hangs() {
+        let etcd = EtcdServer::start().await;
+        let patience = Patience {
+            connect: Duration::from_secs(2),
+            request: Duration::from_secs(2),
+            ping: Duration::from_secs(1),
+        };
+        let store = EtcdStore::with_patience(vec![etcd.endpoint()], "shoal", patience);
+        let operator = GoalStore::new(&etcd.url("shoal"));
+        let app: AppName = "web".parse().unwrap();
+        let mut watch = GoalWatch::of_etcd(store, vec![app.clone()]);
+        assert_eq!(next(&mut watch).await.goal, Ok(None));
+        let goal = operator.deploy(&app, BuildId::of_manifest(b"1")).await.unwrap();
+        // Told by the watch, so it is open.
+        assert_eq!(next(&mut watch).await.goal, Ok(Some(goal)));
+
+        etcd.pause();
+        let reason = next(&mut watch).await.goal.unwrap_err();
+        assert!(reason.contains("no answer within 2s"), "{reason}");
+        etcd.resume();
+        assert!(next(&mut watch).await.goal.is_ok());
+        let goal = operator.deploy(&app, BuildId::of_manifest(b"2")).await.unwrap();
+        assert_eq!(next(&mut watch).await.goal, Ok(Some(goal)));
+    }
+
+    /// Goal: a watch that starts before the oldest revision kept says so, and does not stall.
+    #[tokio::test]
+    async fn watch_from_a_compacted_revision_ends() {
+        let etcd = EtcdServer::start().await;
+        let url = etcd.url("shoal");
+        let app: AppName = "web".parse().unwrap();
+        for name in [b"1", b"2", b"3"] {
+            let build = BuildId::of_manifest(name);
+            GoalStore::new(&url).deploy(&app, build).await.unwrap();
+        }
+        etcd.compact().await;
+
+        let GoalUrl::Etcd { endpoints, prefix } = url else { unreachable!() };
+        let store = EtcdStore::new(endpoints, &prefix);
+        let (mut board, _posted) = Board::new();
+        let end = follow_watch(&store, &BTreeSet::from([app]), &mut board, 1).await;
+        assert_eq!(end, WatchEnd::Compacted);
+    }
+}

@@ -1,0 +1,769 @@
+//! The agent's brain: which one step brings an app on this host closer to its goal.
+//!
+//! Pure: no IO, no clock, no memory. Because a step depends only on what is wanted and what is, a
+//! crash at any point is repaired by asking again after the restart, and no step needs an undo. A
+//! switch is therefore not a procedure but several steps: the hook before it, journal and symlink
+//! ([`Step::Switch`]), the hook after it, the new program beside or after the old one, and the
+//! journal's word that it is good ([`Step::Settle`]), or [`Step::RollBack`].
+//!
+//! Invariant: no step takes away a working program unless a complete build stands ready, and a
+//! build that failed is left for one that ran well here without asking anybody.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use p2p_core::BuildId;
+
+use crate::config::Swap;
+use crate::state::app_dir::{Journal, JournalPhase};
+
+#[cfg(test)]
+mod tests;
+
+/// What is wanted of an app.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Wanted {
+    /// Generation of the goal.
+    pub generation: u64,
+    /// Generation that made `build` the goal; a build that failed is not tried again within it.
+    pub since: u64,
+    /// The build that should run.
+    pub build: BuildId,
+}
+
+/// Where an app stands on this host.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Actual {
+    /// Builds that are complete on disk, with their bytes.
+    pub complete: BTreeMap<BuildId, u64>,
+    /// Builds of which parts are on disk.
+    pub staged: BTreeSet<BuildId>,
+    /// The complete build that `current` points to; `None` if there is none.
+    pub current: Option<BuildId>,
+    /// The switch under way or done last; `None` before the first.
+    pub journal: Option<Journal>,
+    /// The programs of the app.
+    pub programs: Programs,
+    /// What is known of this agent if the app is the agent itself, `None` for any other app.
+    pub agent: Option<AgentView>,
+    /// The build whose hook failed, that was not healthy in time, or that printed too much while it
+    /// was judged; `None` if there is none.
+    pub failed: Option<BuildId>,
+    /// What is known of hooks.
+    pub hooks: HookView,
+    /// The token for this host to be down.
+    pub token: Token,
+    /// The download of the app.
+    pub download: Transfer,
+    /// The build whose removal is under way.
+    pub removing: Option<BuildId>,
+    /// Whether the last attempt to write to the disk failed too recently for another.
+    pub is_disk_resting: bool,
+}
+
+/// What the operator configured about running an app, and what holds for this host now.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Policy {
+    /// Whether the app has a program to run. If not, its builds are only switched.
+    pub has_program: bool,
+    /// How a new program takes the place of the old one.
+    pub swap: Swap,
+    /// Builds to keep, the current one included. The previous good one is kept in any case.
+    pub keep_builds: usize,
+    /// Most bytes of kept builds; `None`: no limit. Those that must be kept may be more.
+    pub keep_bytes: Option<u64>,
+    /// Hooks that are configured.
+    pub hooks: BTreeSet<HookKind>,
+    /// Whether a switch may start.
+    pub leave: Leave,
+    /// Whether a token is needed for a switch to start.
+    pub needs_token: bool,
+}
+
+/// This agent, as the app that it is itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct AgentView {
+    /// The build that this process was started from; `None` for the installed agent.
+    pub runs: Option<BuildId>,
+    /// Whether it has been well for long enough.
+    pub is_good: bool,
+    /// Whether it has been up for so long that one more restart is no storm.
+    pub may_restart: bool,
+}
+
+/// Whether a switch may start on this host.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Leave {
+    /// It may.
+    Open,
+    /// The host's wave has not come. A host without any build does not wait for it: it has nothing
+    /// to run.
+    Later,
+    /// The host is held or paused.
+    Shut,
+}
+
+/// Commands around a switch.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum HookKind {
+    /// Before `current` points to the new build.
+    BeforeSwitch,
+    /// Before the program of the new build starts.
+    AfterSwitch,
+    /// Once the build that was gone back to serves.
+    AfterRollback,
+    /// Before a program that serves alone is stopped.
+    Drain,
+    /// Once a program serves again.
+    Undrain,
+}
+
+/// What is known of hooks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct HookView {
+    /// The hook that runs, and the build that it runs in.
+    pub running: Option<(HookKind, BuildId)>,
+    /// Hooks that have run for the switch under way, whether well or not.
+    pub done: BTreeSet<(HookKind, BuildId)>,
+    /// Whether the host is out of its load balancer.
+    pub drained: Drained,
+}
+
+/// Whether a host is out of its load balancer.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Drained {
+    /// It is in.
+    No,
+    /// An agent that starts does not know, nor does one whose hook has begun and not ended.
+    #[default]
+    Unknown,
+    /// It is out.
+    Yes,
+}
+
+/// The token for this host to be down.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Token {
+    /// Not asked for.
+    #[default]
+    None,
+    /// Asked for.
+    Asked,
+    /// Held.
+    Held,
+}
+
+/// The programs of an app. At most two run, and those that were told to stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Programs {
+    /// The one that serves.
+    pub serving: Program,
+    /// The one that is to take its place.
+    pub candidate: Program,
+    /// Whether a program that was replaced has not ended yet.
+    pub is_leaving: bool,
+}
+
+/// A program, as its supervisor sees it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Program {
+    /// Nothing runs, and it may be started.
+    Stopped,
+    /// It runs.
+    Running {
+        /// The build that it was started from.
+        build: BuildId,
+        /// Whether it was started as it is configured now, and after the last order to restart.
+        is_fresh: bool,
+        /// How far it is trusted.
+        gate: Gate,
+    },
+    /// It was told to stop, or left processes behind that were.
+    Ending,
+    /// It ended by itself and is started again later.
+    Resting {
+        /// The build that it was started from.
+        build: BuildId,
+    },
+}
+
+/// How far a program is trusted.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Gate {
+    /// It has not answered its probe yet.
+    Starting,
+    /// It serves.
+    Ready,
+    /// It has been healthy for long enough.
+    Good,
+}
+
+/// The download of an app.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transfer {
+    /// None runs.
+    Idle,
+    /// It runs.
+    Active {
+        /// What is being downloaded.
+        build: BuildId,
+    },
+    /// It failed and is tried again later.
+    Resting {
+        /// What was being downloaded.
+        build: BuildId,
+    },
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Nothing, until something changes.
+    Rest,
+    /// Drop the download that runs; what it stored stays.
+    CancelDownload,
+    /// Download `build` instead of whatever is being downloaded.
+    Download {
+        /// The build of the goal.
+        build: BuildId,
+    },
+    /// Ask for a token.
+    AskToken,
+    /// Give the token back, or stop asking.
+    ReturnToken,
+    /// Run a hook in `build`.
+    RunHook {
+        /// Which.
+        kind: HookKind,
+        /// The build that it is about.
+        build: BuildId,
+    },
+    /// End the hook that runs: what it was for is not wanted any more.
+    CancelHook,
+    /// Note the switch in the journal, then let `current` point to `build`.
+    Switch {
+        /// A complete build.
+        build: BuildId,
+    },
+    /// Let `current` point where the journal says.
+    Repoint {
+        /// A complete build.
+        build: BuildId,
+    },
+    /// Note in the journal that `failed` is not to be tried again; nothing was switched.
+    Quarantine {
+        /// The build whose hook failed.
+        failed: BuildId,
+    },
+    /// Note the way back in the journal, with what failed, then let `current` point to `build`.
+    RollBack {
+        /// A complete build that ran well here.
+        build: BuildId,
+    },
+    /// Tell the serving program to stop.
+    Stop,
+    /// Start the program of `build` where none serves.
+    Start {
+        /// The current build.
+        build: BuildId,
+    },
+    /// Start the program of `build` beside the one that serves.
+    StartCandidate {
+        /// The current build.
+        build: BuildId,
+    },
+    /// Tell the candidate to stop.
+    StopCandidate,
+    /// The candidate serves from now on, and the program that served is told to stop.
+    Promote,
+    /// Let the agent of the current build take the place of this one.
+    RestartAgent,
+    /// Note in the journal that the current build is good.
+    Settle,
+    /// Remove `build` from the disk, complete or staged.
+    Remove {
+        /// A build that nothing needs.
+        build: BuildId,
+    },
+}
+
+/// The one step that brings an app closer to its goal, or [`Step::Rest`] if there is none now.
+///
+/// Programs come before downloads: a host keeps running what it has, whatever else fails. Without a
+/// goal, a switch that was begun is still finished.
+pub fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
+    let brain = Brain { wanted, actual, policy };
+    brain
+        .pick_stale_hook_step()
+        .or_else(|| brain.pick_failure_step())
+        .or_else(|| brain.pick_begin_step())
+        .or_else(|| brain.pick_current_step())
+        .or_else(|| brain.pick_program_step())
+        .or_else(|| brain.pick_settle_step())
+        .or_else(|| brain.pick_token_step())
+        .or_else(|| brain.pick_download_step())
+        .or_else(|| brain.pick_removal_step())
+        .unwrap_or(Step::Rest)
+}
+
+struct Brain<'a> {
+    wanted: Option<&'a Wanted>,
+    actual: &'a Actual,
+    policy: &'a Policy,
+}
+
+/// What has to happen about a hook before what depends on it.
+enum HookNeed {
+    /// Nothing: it has run, or there is none.
+    Nothing,
+    Run(Step),
+    /// One runs.
+    Wait,
+}
+
+impl Brain<'_> {
+    /// The goal's build, unless it failed here.
+    fn target(&self) -> Option<BuildId> {
+        let wanted = self.wanted?;
+        let failed = self.actual.journal.as_ref().and_then(|journal| journal.failed.as_ref());
+        let is_quarantined = failed
+            .is_some_and(|failed| failed.build == wanted.build && failed.since == wanted.since);
+        (!is_quarantined).then_some(wanted.build)
+    }
+
+    fn is_complete(&self, build: BuildId) -> bool {
+        self.actual.complete.contains_key(&build)
+    }
+
+    /// The journal of a switch or rollback that is not over.
+    fn begun(&self) -> Option<&Journal> {
+        self.actual.journal.as_ref().filter(|journal| journal.phase != JournalPhase::Good)
+    }
+
+    /// The newest build that ran well here, is complete, and is not `failed`.
+    fn way_back(&self, failed: Option<BuildId>) -> Option<BuildId> {
+        let journal = self.actual.journal.as_ref()?;
+        let mut good = journal.good.iter().copied();
+        good.find(|build| Some(*build) != failed && self.is_complete(*build))
+    }
+
+    /// The switch that the goal asks for and that has not begun.
+    fn due(&self) -> Option<BuildId> {
+        let target = self.target().filter(|build| self.is_complete(*build))?;
+        let journal = self.actual.journal.as_ref();
+        let is_begun = journal.is_some_and(|journal| journal.to == target);
+        let is_there = journal.is_none() && self.actual.current == Some(target);
+        (!is_begun && !is_there).then_some(target)
+    }
+
+    /// Whether this host has nothing that ran well or could run.
+    fn is_bare(&self) -> bool {
+        self.actual.current.is_none() && self.way_back(None).is_none()
+    }
+
+    /// The switch that the goal asks for and that this host may begin, but for the token.
+    fn allowed(&self) -> Option<BuildId> {
+        let due = self.due()?;
+        match self.policy.leave {
+            Leave::Open => Some(due),
+            Leave::Later => self.is_bare().then_some(due),
+            Leave::Shut => None,
+        }
+    }
+
+    fn has_token(&self) -> bool {
+        !self.policy.needs_token || self.actual.token == Token::Held
+    }
+
+    fn hook_need(&self, kind: HookKind, build: BuildId) -> HookNeed {
+        if !self.policy.hooks.contains(&kind) || self.actual.hooks.done.contains(&(kind, build)) {
+            return HookNeed::Nothing;
+        }
+        match self.actual.hooks.running {
+            Some(_) => HookNeed::Wait,
+            None => HookNeed::Run(Step::RunHook { kind, build }),
+        }
+    }
+
+    /// A hook of a switch that is not wanted any more must not hold up the next one.
+    fn pick_stale_hook_step(&self) -> Option<Step> {
+        let (kind, build) = self.actual.hooks.running?;
+        let journal = self.actual.journal.as_ref();
+        let is_wanted = match kind {
+            HookKind::BeforeSwitch => self.due() == Some(build),
+            HookKind::AfterSwitch | HookKind::AfterRollback => {
+                journal.is_some_and(|journal| journal.to == build)
+            }
+            HookKind::Drain | HookKind::Undrain => true,
+        };
+        (!is_wanted).then_some(Step::CancelHook)
+    }
+
+    fn pick_failure_step(&self) -> Option<Step> {
+        if self.actual.is_disk_resting {
+            return None;
+        }
+        let journal = self.actual.journal.as_ref();
+        if let Some(journal) = journal.filter(|journal| journal.phase == JournalPhase::Switching) {
+            let has_failed = self.has_failed(journal);
+            let is_lost = !self.is_complete(journal.to) && self.target() != Some(journal.to);
+            if (has_failed || is_lost)
+                && let Some(build) = self.way_back(Some(journal.to))
+            {
+                return Some(Step::RollBack { build });
+            }
+        }
+        // A hook failed before anything was switched.
+        let failed = self.actual.failed?;
+        (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+    }
+
+    fn has_failed(&self, journal: &Journal) -> bool {
+        self.actual.failed == Some(journal.to) || self.is_out_of_tries(journal)
+    }
+
+    /// The build whose program should run: that of `current`, unless the way back has been decided
+    /// and the disk does not take it down yet. A program that works does not wait for the disk.
+    fn to_run(&self) -> Option<BuildId> {
+        let way_back = self.begun().and_then(|journal| match journal.phase {
+            JournalPhase::Switching if self.has_failed(journal) => self.way_back(Some(journal.to)),
+            JournalPhase::RollingBack => Some(journal.to).filter(|to| self.is_complete(*to)),
+            JournalPhase::Switching | JournalPhase::Good => None,
+        });
+        way_back.or(self.actual.current)
+    }
+
+    /// Whether the program of the new build was started as often as it may be, and does not run.
+    fn is_out_of_tries(&self, journal: &Journal) -> bool {
+        let runs = |program| match program {
+            Program::Running { build, .. } => build == journal.to,
+            Program::Ending => true,
+            Program::Stopped | Program::Resting { .. } => false,
+        };
+        let Programs { serving, candidate, .. } = self.actual.programs;
+        if let Some(agent) = self.actual.agent {
+            return journal.tries_left == 0
+                && self.actual.current == Some(journal.to)
+                && agent.runs != Some(journal.to);
+        }
+        self.policy.has_program
+            && journal.tries_left == 0
+            && self.actual.current == Some(journal.to)
+            && !runs(serving)
+            && !runs(candidate)
+    }
+
+    fn pick_begin_step(&self) -> Option<Step> {
+        let build = self.allowed()?;
+        if !self.has_token() && !self.is_bare() {
+            return None;
+        }
+        match self.hook_need(HookKind::BeforeSwitch, build) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait => None,
+            HookNeed::Nothing => (!self.actual.is_disk_resting).then_some(Step::Switch { build }),
+        }
+    }
+
+    /// Repairs `current`: after a crash behind the journal, or after somebody took it away.
+    fn pick_current_step(&self) -> Option<Step> {
+        let journal = self.actual.journal.as_ref()?;
+        if self.actual.is_disk_resting || self.actual.current == Some(journal.to) {
+            return None;
+        }
+        if self.is_complete(journal.to) {
+            return Some(Step::Repoint { build: journal.to });
+        }
+        // The build is damaged or gone. What runs of it may go on; a host where nothing runs takes
+        // what ran well before.
+        let nothing_runs = !matches!(self.actual.programs.serving, Program::Running { .. });
+        let build =
+            self.way_back(None).filter(|_| nothing_runs && self.actual.current.is_none())?;
+        Some(Step::RollBack { build })
+    }
+
+    fn pick_program_step(&self) -> Option<Step> {
+        let Programs { serving, candidate, is_leaving } = self.actual.programs;
+        if let Some(agent) = self.actual.agent {
+            return self.pick_agent_step(agent);
+        }
+        if !self.policy.has_program {
+            return stop_all(serving, candidate);
+        }
+        // Without a current build (removed by hand) the program is all there is: it stays until
+        // there is something to replace it.
+        let current = self.to_run()?;
+        let is_right = |program| matches!(program, Program::Running { build, is_fresh: true, .. } if build == current);
+        if is_right(serving) {
+            return stop_unneeded(candidate).or_else(|| self.pick_undrain_step(serving));
+        }
+        if !self.may_replace(serving, current) {
+            return stop_unneeded(candidate);
+        }
+        match self.after_switch_need(current) {
+            HookNeed::Run(step) => return Some(step),
+            HookNeed::Wait => return None,
+            HookNeed::Nothing => {}
+        }
+        if is_right(candidate) {
+            return pick_promote_step(serving, candidate);
+        }
+        if matches!(candidate, Program::Running { .. }) {
+            return Some(Step::StopCandidate);
+        }
+        match serving {
+            Program::Running { .. } if self.policy.swap == Swap::Overlap => {
+                let rests = candidate == Program::Resting { build: current };
+                let is_free = candidate != Program::Ending && !rests && !is_leaving;
+                is_free.then_some(Step::StartCandidate { build: current })
+            }
+            Program::Running { build, .. } => match self.drain_need(build) {
+                HookNeed::Run(step) => Some(step),
+                HookNeed::Wait => None,
+                HookNeed::Nothing => Some(Step::Stop),
+            },
+            Program::Resting { build } if build == current => None,
+            // Two that may not run at a time would meet.
+            Program::Stopped | Program::Resting { .. }
+                if is_leaving && self.policy.swap == Swap::Stop =>
+            {
+                None
+            }
+            Program::Stopped | Program::Resting { .. } => Some(Step::Start { build: current }),
+            Program::Ending => None,
+        }
+    }
+
+    /// The stub that a restart goes through picks the agent of the current build, unless that is out
+    /// of tries.
+    fn pick_agent_step(&self, agent: AgentView) -> Option<Step> {
+        let journal = self.begun()?;
+        let has_tries = journal.phase == JournalPhase::RollingBack || journal.tries_left > 0;
+        let is_other = agent.runs != self.actual.current;
+        if self.actual.current != Some(journal.to) || !is_other || !has_tries {
+            return None;
+        }
+        match self.after_switch_need(journal.to) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait => None,
+            HookNeed::Nothing => agent.may_restart.then_some(Step::RestartAgent),
+        }
+    }
+
+    /// Whether the program may be taken down now. One of another build may: the switch has begun. A
+    /// mere restart is a start of its own and needs leave.
+    fn may_replace(&self, serving: Program, current: BuildId) -> bool {
+        match serving {
+            Program::Running { build, .. } if build == current => {
+                self.begun().is_some() || (self.policy.leave != Leave::Shut && self.has_token())
+            }
+            _ => true,
+        }
+    }
+
+    fn after_switch_need(&self, current: BuildId) -> HookNeed {
+        let is_switching = self.begun().is_some_and(|journal| {
+            journal.phase == JournalPhase::Switching && journal.to == current
+        });
+        // After a crash of the agent the program may run already.
+        let Programs { serving, candidate, .. } = self.actual.programs;
+        let has_started = [serving, candidate].iter().any(|program| {
+            matches!(program, Program::Running { build, .. } | Program::Resting { build } if *build == current)
+        });
+        if is_switching && !has_started {
+            self.hook_need(HookKind::AfterSwitch, current)
+        } else {
+            HookNeed::Nothing
+        }
+    }
+
+    fn drain_need(&self, build: BuildId) -> HookNeed {
+        if self.actual.hooks.drained == Drained::Yes {
+            HookNeed::Nothing
+        } else {
+            self.hook_need(HookKind::Drain, build)
+        }
+    }
+
+    fn pick_undrain_step(&self, serving: Program) -> Option<Step> {
+        let Program::Running { build, gate, .. } = serving else { return None };
+        if self.actual.hooks.drained == Drained::No || gate < Gate::Ready {
+            return None;
+        }
+        match self.hook_need(HookKind::Undrain, build) {
+            HookNeed::Run(step) => Some(step),
+            HookNeed::Wait | HookNeed::Nothing => None,
+        }
+    }
+
+    fn pick_settle_step(&self) -> Option<Step> {
+        let journal = self.actual.journal.as_ref()?;
+        if self.actual.current != Some(journal.to) || self.actual.is_disk_resting {
+            return None;
+        }
+        let gate = match self.actual.programs.serving {
+            _ if self.actual.agent.is_some() => self.agent_gate(journal.to)?,
+            Program::Running { build, gate, .. } if build == journal.to => gate,
+            _ if !self.policy.has_program => Gate::Good,
+            _ => return None,
+        };
+        match journal.phase {
+            JournalPhase::Good => {
+                // A new generation may name the build that already runs: nothing to switch, but to
+                // note.
+                let is_news = self.wanted.is_some_and(|wanted| {
+                    wanted.generation > journal.generation && wanted.build == journal.to
+                });
+                return is_news.then_some(Step::Settle);
+            }
+            JournalPhase::RollingBack if gate >= Gate::Ready => {
+                match self.hook_need(HookKind::AfterRollback, journal.to) {
+                    HookNeed::Run(step) => return Some(step),
+                    HookNeed::Wait => return None,
+                    HookNeed::Nothing => {}
+                }
+            }
+            // Its hook comes before the settlement even where there is no program.
+            JournalPhase::Switching if !self.policy.has_program && self.actual.agent.is_none() => {
+                match self.after_switch_need(journal.to) {
+                    HookNeed::Run(step) => return Some(step),
+                    HookNeed::Wait => return None,
+                    HookNeed::Nothing => {}
+                }
+            }
+            JournalPhase::Switching | JournalPhase::RollingBack => {}
+        }
+        (gate == Gate::Good).then_some(Step::Settle)
+    }
+
+    /// How far the agent of `build` is trusted, if this is it.
+    fn agent_gate(&self, build: BuildId) -> Option<Gate> {
+        let agent = self.actual.agent.filter(|agent| agent.runs == Some(build))?;
+        Some(if agent.is_good { Gate::Good } else { Gate::Ready })
+    }
+
+    fn pick_token_step(&self) -> Option<Step> {
+        if !self.policy.needs_token {
+            return (self.actual.token != Token::None).then_some(Step::ReturnToken);
+        }
+        let serving = self.actual.programs.serving;
+        let is_stale = matches!(serving, Program::Running { is_fresh: false, .. })
+            && self.policy.leave != Leave::Shut;
+        let is_wanted = (self.allowed().is_some() && !self.is_bare())
+            || self.begun().is_some()
+            || (is_stale && self.policy.has_program);
+        // Whoever took a program down holds the token until one serves again.
+        let serves = !self.policy.has_program
+            || matches!(serving, Program::Running { gate, .. } if gate >= Gate::Ready);
+        match self.actual.token {
+            Token::None => is_wanted.then_some(Step::AskToken),
+            Token::Asked => (!is_wanted).then_some(Step::ReturnToken),
+            Token::Held => (!is_wanted && serves).then_some(Step::ReturnToken),
+        }
+    }
+
+    /// The build that has to be here besides the goal's, and may have been damaged: the one that was
+    /// settled on, or the one to go back to from a build that failed.
+    fn refuge(&self) -> Option<BuildId> {
+        let journal = self.actual.journal.as_ref()?;
+        match journal.phase {
+            JournalPhase::Good => Some(journal.to),
+            JournalPhase::Switching if self.has_failed(journal) => {
+                let lost = self.way_back(Some(journal.to)).is_none();
+                journal.good.iter().copied().find(|build| lost && *build != journal.to)
+            }
+            JournalPhase::Switching | JournalPhase::RollingBack => None,
+        }
+    }
+
+    fn pick_download_step(&self) -> Option<Step> {
+        let is_missing = |build: &BuildId| !self.is_complete(*build);
+        let missing = self.target().filter(is_missing).or_else(|| self.refuge().filter(is_missing));
+        match (self.actual.download, missing) {
+            (Transfer::Active { build }, missing) if missing == Some(build) => None,
+            (Transfer::Resting { build }, Some(missing)) if build == missing => None,
+            // It would be downloaded into what is being removed.
+            (_, Some(missing)) if self.actual.removing == Some(missing) => {
+                matches!(self.actual.download, Transfer::Active { .. })
+                    .then_some(Step::CancelDownload)
+            }
+            (_, Some(build)) => Some(Step::Download { build }),
+            (Transfer::Active { .. }, None) => Some(Step::CancelDownload),
+            (Transfer::Idle | Transfer::Resting { .. }, None) => None,
+        }
+    }
+
+    /// Builds are removed one at a time, and never in the middle of a switch: until it is over an
+    /// old build may be the one that is gone back to.
+    fn pick_removal_step(&self) -> Option<Step> {
+        let actual = self.actual;
+        let journal = actual.journal.as_ref()?;
+        let is_at_rest = journal.phase == JournalPhase::Good
+            && actual.current == Some(journal.to)
+            && actual.removing.is_none()
+            && !actual.is_disk_resting;
+        if !is_at_rest {
+            return None;
+        }
+        let kept = self.kept_builds(journal);
+        let surplus = actual.complete.keys().find(|build| !kept.contains(build));
+        let staged = actual
+            .staged
+            .iter()
+            .find(|build| !actual.complete.contains_key(build) && !kept.contains(build));
+        surplus.or(staged).map(|build| Step::Remove { build: *build })
+    }
+
+    /// Builds that stay: those that something needs, then good ones, newest first, while they fit.
+    fn kept_builds(&self, journal: &Journal) -> BTreeSet<BuildId> {
+        let actual = self.actual;
+        let runs = [actual.programs.serving, actual.programs.candidate].into_iter().filter_map(
+            |program| match program {
+                Program::Running { build, .. } | Program::Resting { build } => Some(build),
+                Program::Stopped | Program::Ending => None,
+            },
+        );
+        let goal = self.wanted.map(|wanted| wanted.build);
+        let previous = self.way_back(actual.current);
+        let mut kept: BTreeSet<BuildId> =
+            runs.chain(actual.current).chain([journal.to]).chain(goal).chain(previous).collect();
+        let size_of = |build: &BuildId| actual.complete.get(build).copied().unwrap_or(0);
+        let mut bytes: u64 = kept.iter().map(size_of).sum();
+        let mut count =
+            kept.iter().filter(|build| Some(**build) != goal || goal == actual.current).count();
+        for build in &journal.good {
+            if kept.contains(build) || !self.is_complete(*build) {
+                continue;
+            }
+            bytes = bytes.saturating_add(size_of(build));
+            if count >= self.policy.keep_builds
+                || self.policy.keep_bytes.is_some_and(|bytes_max| bytes > bytes_max)
+            {
+                break;
+            }
+            count += 1;
+            kept.insert(*build);
+        }
+        kept
+    }
+}
+
+fn pick_promote_step(serving: Program, candidate: Program) -> Option<Step> {
+    let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
+    // If nothing serves, there is nothing to wait for.
+    let is_needed = !matches!(serving, Program::Running { .. });
+    (is_ready || is_needed).then_some(Step::Promote)
+}
+
+fn stop_all(serving: Program, candidate: Program) -> Option<Step> {
+    match serving {
+        Program::Running { .. } => Some(Step::Stop),
+        Program::Stopped | Program::Ending | Program::Resting { .. } => stop_unneeded(candidate),
+    }
+}
+
+fn stop_unneeded(candidate: Program) -> Option<Step> {
+    match candidate {
+        Program::Running { .. } | Program::Resting { .. } => Some(Step::StopCandidate),
+        Program::Stopped | Program::Ending => None,
+    }
+}

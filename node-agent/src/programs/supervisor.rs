@@ -1,0 +1,751 @@
+//! Runs the programs of one app: the one that serves, the candidate that is to take its place, and
+//! the one that was replaced and is ending. Starts again what ends by itself, and takes over what
+//! an agent that died left running.
+//!
+//! Invariant: a program is announced on disk before it is started, and bears a mark for the case that
+//! the disk refuses (`strays`), so the next agent finds every program whenever this one dies; and a
+//! candidate never disturbs the program that serves. What the
+//! supervisor does not do: choose a build. It is driven by the app's loop:
+//! [`Supervisor::next_wake`] only waits, [`Supervisor::on_wake`] and the orders change the state and
+//! never wait.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use p2p_core::BuildId;
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::brain::reconcile::{Gate, Program, Programs};
+use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch};
+use crate::host::probe::{Health, Probe};
+use crate::host::unit::JOB_TIMEOUT;
+use crate::host::{Host, HostProcess as _, StartOrder};
+use crate::programs::health_watch::{Check, HealthWatch};
+use crate::programs::instance::{Instance, InstanceWake, Turn};
+use crate::programs::output::{OUTPUT_BYTES_MAX, OutputLog};
+use crate::programs::output_watch::OutputWatch;
+use crate::state::app_dir::{AppDir, Place, RunningRecord};
+
+mod strays;
+
+/// When the supervisor acts by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct SupervisorTimings {
+    /// How long a program without a probe has to be up before it counts as ready.
+    pub settle_after: Duration,
+    /// Wait before a program that ended is started again; doubles with each time in a row.
+    pub restart_first: Duration,
+    /// Longest such wait.
+    pub restart_max: Duration,
+    /// How long a program has to be up for its earlier ends to be forgotten.
+    pub forget_after: Duration,
+    /// How often the output is looked at, about: more often while much is printed, half as often
+    /// while nothing is.
+    pub output_check: Duration,
+}
+
+impl SupervisorTimings {
+    /// Servers of a fleet: a second tells a wrong flag from a service, a minute tells a bad hour
+    /// from a bad build.
+    pub const fn fleet() -> Self {
+        Self {
+            settle_after: Duration::from_secs(1),
+            restart_first: Duration::from_secs(1),
+            restart_max: Duration::from_mins(1),
+            forget_after: Duration::from_mins(1),
+            output_check: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the operator configured about the program of an app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProgramSettings {
+    /// What to run; `None` for an app without a program.
+    pub launch: Option<Launch>,
+    /// How it is judged.
+    pub health: Health,
+    /// When the supervisor acts by itself.
+    pub timings: SupervisorTimings,
+}
+
+/// The programs of one app. See the head of this file.
+#[derive(Debug)]
+pub struct Supervisor<H: Host> {
+    app: AppDir,
+    host: H,
+    settings: ProgramSettings,
+    serving: Slot<H::Process>,
+    candidate: Slot<H::Process>,
+    leaving: Slot<H::Process>,
+    crashes: Crashes,
+    /// Starts that fulfil a lower order are not fresh.
+    restart: u64,
+    /// Programs that were started before it are not fresh.
+    stale_before: Option<Instant>,
+    failed: Option<(BuildId, String)>,
+    output: OutputCounts,
+    starts: u64,
+    /// Places whose program is not noted on disk yet.
+    unrecorded: BTreeSet<Place>,
+}
+
+/// What programs printed since the agent started, as far as was seen.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct OutputCounts {
+    /// Bytes.
+    pub bytes: u64,
+    /// How often one began to print more than it may.
+    pub floods: u64,
+}
+
+/// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
+/// the wait is over.
+#[derive(Debug)]
+enum Slot<P> {
+    Idle,
+    Alive {
+        instance: Box<Instance<P>>,
+        /// When to start again, once it is gone, if nobody asked it to stop.
+        restart_after: Option<Duration>,
+    },
+    Resting {
+        build: BuildId,
+        until: Instant,
+    },
+}
+
+/// Ends of programs that nobody asked for.
+#[derive(Debug)]
+struct Crashes {
+    in_a_row: u32,
+    total: u32,
+    backoff: Backoff,
+    build: Option<BuildId>,
+    last: Option<Crash>,
+}
+
+/// One of them, in words for people.
+#[derive(Debug)]
+struct Crash {
+    how: String,
+    wait: Duration,
+    output: String,
+    /// The last lines.
+    tail: String,
+}
+
+/// What woke the supervisor.
+#[derive(Debug)]
+pub struct Wake {
+    place: Place,
+    what: SlotWake,
+}
+
+#[derive(Debug)]
+enum SlotWake {
+    Instance(InstanceWake),
+    Rested,
+}
+
+impl<H: Host> Supervisor<H> {
+    /// Takes over the programs that an earlier agent left running, if there are any.
+    ///
+    /// Must be called within a tokio runtime.
+    pub fn recover(app: &AppDir, host: H, settings: ProgramSettings) -> Self {
+        let timings = settings.timings;
+        let mut supervisor = Self {
+            app: app.clone(),
+            host,
+            settings,
+            serving: Slot::Idle,
+            candidate: Slot::Idle,
+            leaving: Slot::Idle,
+            crashes: Crashes {
+                in_a_row: 0,
+                total: 0,
+                backoff: Backoff::new(timings.restart_first, timings.restart_max),
+                build: None,
+                last: None,
+            },
+            restart: 0,
+            stale_before: None,
+            failed: None,
+            output: OutputCounts::default(),
+            starts: 0,
+            unrecorded: BTreeSet::new(),
+        };
+        for place in Place::ALL {
+            match app.running(place) {
+                Ok(Some(record)) => supervisor.adopt(place, record),
+                Ok(None) => {}
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "lost track of a program");
+                }
+            }
+        }
+        supervisor.take_over_strays();
+        if let Slot::Alive { instance, .. } = &mut supervisor.leaving {
+            let grace = grace_of(supervisor.settings.launch.as_ref());
+            instance.stop(grace);
+        }
+        supervisor
+    }
+
+    /// The machine.
+    pub const fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The programs as the app's brain needs to know them.
+    pub fn programs(&self) -> Programs {
+        Programs {
+            serving: self.program(&self.serving),
+            candidate: self.program(&self.candidate),
+            is_leaving: matches!(self.leaving, Slot::Alive { .. }),
+        }
+    }
+
+    fn program(&self, slot: &Slot<H::Process>) -> Program {
+        match slot {
+            Slot::Idle => Program::Stopped,
+            Slot::Resting { build, .. } => Program::Resting { build: *build },
+            Slot::Alive { instance, .. } if instance.is_ending() => Program::Ending,
+            Slot::Alive { instance, .. } => Program::Running {
+                build: instance.record.build,
+                is_fresh: self.is_fresh(instance),
+                gate: instance.health.gate(),
+            },
+        }
+    }
+
+    fn is_fresh(&self, instance: &Instance<H::Process>) -> bool {
+        let command = self.settings.launch.as_ref().map(Launch::digest);
+        command == Some(instance.record.command)
+            && instance.record.restart >= self.restart
+            && self.stale_before.is_none_or(|moment| instance.up_since >= moment)
+    }
+
+    /// The build that was not healthy in time or printed too much while it was judged, and why,
+    /// until [`Self::forget_failure`].
+    pub fn failed(&self) -> Option<(BuildId, &str)> {
+        self.failed.as_ref().map(|(build, why)| (*build, why.as_str()))
+    }
+
+    /// How the program ended last, for the record of a failed build.
+    pub fn last_crash(&self) -> Option<&str> {
+        self.crashes.last.as_ref().map(|crash| crash.how.as_str())
+    }
+
+    /// The last lines of a program of `build`, or of the one that ended last.
+    pub fn output_tail(&self, build: BuildId) -> String {
+        [&self.candidate, &self.serving]
+            .into_iter()
+            .find_map(|slot| match slot {
+                Slot::Alive { instance, .. } if instance.record.build == build => {
+                    instance.output.tail()
+                }
+                _ => None,
+            })
+            .or_else(|| self.crashes.last.as_ref().map(|crash| crash.tail.clone()))
+            .unwrap_or_default()
+    }
+
+    /// A build was given up: what is known of its failure is in the journal.
+    pub fn forget_failure(&mut self) {
+        self.failed = None;
+        self.forget_crashes();
+    }
+
+    /// Whether no process of the app is left.
+    pub const fn is_idle(&self) -> bool {
+        !matches!(self.serving, Slot::Alive { .. })
+            && !matches!(self.candidate, Slot::Alive { .. })
+            && !matches!(self.leaving, Slot::Alive { .. })
+    }
+
+    /// Process id of the serving program.
+    pub fn pid(&self) -> Option<u32> {
+        self.serving.running().and_then(Instance::pid)
+    }
+
+    /// How long the serving program has been up, as far as this agent knows.
+    pub fn up_for(&self) -> Option<Duration> {
+        self.serving.running().map(|instance| instance.up_since.elapsed())
+    }
+
+    /// Ends that nobody asked for since the agent started.
+    pub const fn crash_count(&self) -> u32 {
+        self.crashes.total
+    }
+
+    /// What programs printed.
+    pub const fn output_counts(&self) -> OutputCounts {
+        self.output
+    }
+
+    /// That the serving program prints too much, for people; `None` if it does not.
+    pub fn flood(&self) -> Option<String> {
+        let flood = self.serving.running()?.health.flood()?;
+        Some(format!("the program {flood}"))
+    }
+
+    /// Whether the serving program answered its last probe well; `None` without a probe.
+    pub fn is_healthy(&self) -> Option<bool> {
+        self.serving.running().and_then(|instance| instance.health.is_healthy())
+    }
+
+    /// Time until a program that ended is started again; `None` if none waits for that.
+    pub fn next_start_in(&self) -> Option<Duration> {
+        let rests = [&self.serving, &self.candidate].into_iter().filter_map(|slot| match slot {
+            Slot::Resting { until, .. } => Some(until.saturating_duration_since(Instant::now())),
+            Slot::Idle | Slot::Alive { .. } => None,
+        });
+        rests.min()
+    }
+
+    /// Where the program that is not good yet stands; `None` if there is none.
+    pub fn check_facts(&self) -> Option<Check> {
+        let mut young = [&self.candidate, &self.serving].into_iter().filter_map(Slot::running);
+        young.find_map(|instance| instance.health.check(Instant::now()))
+    }
+
+    /// How the program ended last and what follows, or why it is not healthy, for people; `None`
+    /// while all is well.
+    pub fn message(&self) -> Option<String> {
+        if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
+            let settle_after = self.settings.timings.settle_after;
+            let wait = humantime::format_duration(*wait);
+            return Some(match self.serving.running() {
+                Some(old) if Some(old.record.build) != self.crashes.build => format!(
+                    "the new build does not come up, the one before it serves: {how}; next start \
+                     in {wait}; {output}"
+                ),
+                Some(up) if up.up_since.elapsed() >= settle_after => {
+                    format!("runs again after: {how}; {output}")
+                }
+                _ => format!("{how}; next start in {wait}; {output}"),
+            });
+        }
+        let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
+        let mut failures = instances.filter_map(|instance| {
+            Some(format!("the program is not healthy: {}", instance.health.last_failure()?))
+        });
+        failures.next()
+    }
+
+    /// Takes over settings that changed. A program that was started by another command is not fresh
+    /// any more.
+    pub fn set_settings(&mut self, settings: ProgramSettings) {
+        for slot in [&mut self.serving, &mut self.candidate] {
+            if let Slot::Alive { instance, .. } = slot {
+                instance.health.set_health(settings.health.clone());
+            }
+        }
+        self.settings = settings;
+    }
+
+    /// The number of the last order to restart.
+    pub const fn set_restart(&mut self, restart: u64) {
+        self.restart = restart;
+    }
+
+    /// Every program that runs now is to be replaced.
+    pub fn make_stale(&mut self) {
+        self.stale_before = Some(Instant::now());
+    }
+
+    /// Tells the serving program to read its configuration again: SIGHUP to its group.
+    pub fn reload(&self) {
+        if let Some(instance) = self.serving.running() {
+            info!(pid = instance.pid(), "telling the program to reload");
+            instance.signal(Signal::HUP);
+        }
+    }
+
+    /// Starts the configured program of `build`, whose files are in `root`.
+    ///
+    /// A program that cannot be started counts as one that ended at once.
+    ///
+    /// # Panics
+    ///
+    /// If the app has no program or one is in `place` already: the caller asks
+    /// [`Self::programs`] first.
+    pub fn start(&mut self, place: Place, build: BuildId, root: &Path) {
+        assert!(
+            matches!(self.slot(place), Slot::Idle | Slot::Resting { .. }),
+            "a program of the app is there already"
+        );
+        if self.crashes.build != Some(build) {
+            self.forget_crashes();
+            self.crashes.build = Some(build);
+        }
+        let slot = match self.spawn(place, build, root) {
+            Ok(instance) => {
+                info!(build = build.short(), pid = instance.pid(), "program started");
+                Slot::Alive { instance: Box::new(instance), restart_after: None }
+            }
+            Err(reason) => {
+                let wait = self.note_crash(&reason, None);
+                Slot::Resting { build, until: Instant::now() + wait }
+            }
+        };
+        *self.slot_mut(place) = slot;
+    }
+
+    /// Tells the program in `place` to stop: SIGTERM to its group, SIGKILL after the grace period.
+    ///
+    /// Does not wait; [`Self::programs`] says [`Program::Ending`] until every process is gone.
+    pub fn stop(&mut self, place: Place) {
+        let grace = grace_of(self.settings.launch.as_ref());
+        match self.slot_mut(place) {
+            Slot::Alive { instance, restart_after } => {
+                info!(pid = instance.pid(), "stopping the program");
+                *restart_after = None;
+                instance.stop(grace);
+            }
+            slot @ Slot::Resting { .. } => *slot = Slot::Idle,
+            Slot::Idle => {}
+        }
+    }
+
+    /// The candidate serves from now on; the program that served is told to stop.
+    ///
+    /// # Panics
+    ///
+    /// If there is no candidate, or a program is leaving already.
+    pub fn promote(&mut self) {
+        let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
+        let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
+        // Before the records: an agent that finds a candidate can tell whether its output has moved.
+        instance.output.become_current(&self.app.output_path(Place::Serving));
+        self.stop(Place::Serving);
+        let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
+        // Announced in its new place before it loses the old one. A record that could not be
+        // written is told, and written as soon as the disk takes it.
+        if let Slot::Alive { instance, .. } = &mut old {
+            instance.output.stop();
+            assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
+            self.write_record(Place::Leaving, &instance.record);
+            self.leaving = old;
+        }
+        info!(
+            build = instance.record.build.short(),
+            pid = instance.pid(),
+            "the new program serves"
+        );
+        // Without its new record the old one is all that leads the next agent to it.
+        if self.write_record(Place::Serving, &instance.record) {
+            self.remove_record(Place::Candidate);
+        }
+        self.serving = new;
+    }
+
+    /// Waits for the next thing that [`Self::on_wake`] has to deal with.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost when it is dropped and called again.
+    pub async fn next_wake(&mut self) -> Wake {
+        tokio::select! {
+            what = self.serving.next_wake() => Wake { place: Place::Serving, what },
+            what = self.candidate.next_wake() => Wake { place: Place::Candidate, what },
+            what = self.leaving.next_wake() => Wake { place: Place::Leaving, what },
+        }
+    }
+
+    /// Deals with what [`Self::next_wake`] waited for.
+    pub fn on_wake(&mut self, wake: Wake) {
+        let Wake { place, what } = wake;
+        let what = match what {
+            SlotWake::Rested => return *self.slot_mut(place) = Slot::Idle,
+            SlotWake::Instance(what) => what,
+        };
+        let grace = grace_of(self.settings.launch.as_ref());
+        let mut slot = std::mem::replace(self.slot_mut(place), Slot::Idle);
+        let Slot::Alive { instance, restart_after } = &mut slot else { return };
+        let was_flooding = instance.health.flood().is_some();
+        let turn = instance.on_wake(what, &self.host, grace);
+        self.note_output(instance, was_flooding);
+        match turn {
+            Turn::Stays => self.look_after(place, instance, restart_after, grace),
+            Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
+            Turn::Gone => {
+                self.unrecorded.remove(&place);
+                self.remove_record(place);
+                let build = instance.record.build;
+                slot = match *restart_after {
+                    Some(wait) => Slot::Resting { build, until: Instant::now() + wait },
+                    None => Slot::Idle,
+                };
+            }
+        }
+        *self.slot_mut(place) = slot;
+    }
+
+    fn look_after(
+        &mut self,
+        place: Place,
+        instance: &mut Instance<H::Process>,
+        restart_after: &mut Option<Duration>,
+        grace: Duration,
+    ) {
+        self.retry_record(place, &instance.record);
+        if instance.is_ending() {
+            return;
+        }
+        let is_old = instance.up_since.elapsed() >= self.settings.timings.forget_after;
+        if self.crashes.in_a_row > 0 && is_old {
+            self.forget_crashes();
+        }
+        let Some(why) = instance.health.failure(Instant::now()) else { return };
+        let build = instance.record.build;
+        if place == Place::Candidate {
+            // The program that serves is not disturbed, and another try is made later.
+            let tail = instance.output.tail();
+            *restart_after = Some(self.note_crash(&why, tail));
+            instance.stop(grace);
+        }
+        if self.failed.is_none() {
+            warn!(build = build.short(), "{why}");
+            self.failed = Some((build, why));
+        }
+    }
+
+    /// Counts what a program printed, and tells once that it prints too much.
+    fn note_output(&mut self, instance: &mut Instance<H::Process>, was_flooding: bool) {
+        self.output.bytes += instance.output.take_news();
+        let build = instance.record.build.short();
+        match instance.health.flood() {
+            Some(flood) if !was_flooding => {
+                self.output.floods += 1;
+                // While it is judged, that is the reason why it fails.
+                if instance.health.gate() == Gate::Good {
+                    warn!(build, pid = instance.pid(), "the program {flood}");
+                }
+            }
+            None if was_flooding => info!(build, "the program does not print too much any more"),
+            _ => {}
+        }
+    }
+
+    fn on_crashed(&mut self, instance: &Instance<H::Process>) -> Duration {
+        if instance.up_since.elapsed() >= self.settings.timings.forget_after {
+            self.forget_crashes();
+        }
+        let how = format!("the program {}", instance.process.describe_end());
+        self.note_crash(&how, instance.output.tail())
+    }
+
+    fn adopt(&mut self, place: Place, record: RunningRecord) {
+        let is_known = |slot: &Slot<H::Process>| {
+            slot.running()
+                .filter(|_| record.process.is_some())
+                .is_some_and(|known| known.process.identity() == record.process.as_ref())
+        };
+        if Place::ALL.into_iter().any(|other| is_known(self.slot(other))) {
+            // An agent died while the program changed its place.
+            return self.remove_record(place);
+        }
+        let root = self.app.path().join("builds").join(record.build.to_string());
+        match self.host.find(&record, &self.app, &root) {
+            Ok(Some(process)) => {
+                info!(pid = process.identity().map(|identity| identity.pid), "took over a program");
+                let record = RunningRecord { process: process.identity().cloned(), ..record };
+                self.write_record(place, &record);
+                let health = self.health_watch(true);
+                let interval = self.settings.timings.output_check;
+                let log = self.found_output(place);
+                let mut output = OutputWatch::found(log, interval, Instant::now());
+                if place == Place::Leaving {
+                    output.stop();
+                }
+                let instance = Instance::new((process, record), &root, health, output);
+                *self.slot_mut(place) =
+                    Slot::Alive { instance: Box::new(instance), restart_after: None };
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "cannot take over the program that was started last"),
+        }
+    }
+
+    fn spawn(
+        &mut self,
+        place: Place,
+        build: BuildId,
+        root: &Path,
+    ) -> Result<Instance<H::Process>, String> {
+        let launch = self.settings.launch.clone();
+        let launch = launch.expect("the brain starts only apps with a program");
+        let output = self.output(place);
+        // Without the file the program runs nevertheless: a full or read-only disk must not keep a
+        // host from serving.
+        let (file, offset) = match output.open() {
+            Ok((file, offset)) => (Some(file), offset),
+            Err(error) => {
+                warn!(%error, path = %output.path().display(), "the program's output is lost");
+                (None, 0)
+            }
+        };
+        self.starts += 1;
+        let record = RunningRecord {
+            build,
+            command: launch.digest(),
+            restart: self.restart,
+            instance: format!("{}-{}-{}", self.host.now_ms(), std::process::id(), self.starts),
+            unit: launch.unit.clone(),
+            process: None,
+        };
+        self.write_record(place, &record);
+        let process = self.host.start(StartOrder {
+            app: &self.app,
+            launch: &launch,
+            place,
+            record: &record,
+            root,
+            says_ready: self.settings.health.probe == Some(Probe::Notify),
+            output: file,
+        })?;
+        let record = RunningRecord { process: process.identity().cloned(), ..record };
+        self.write_record(place, &record);
+        let health = self.health_watch(false);
+        let interval = self.settings.timings.output_check;
+        let output = OutputWatch::new(output, offset, interval, Instant::now());
+        Ok(Instance::new((process, record), root, health, output))
+    }
+
+    fn health_watch(&self, was_found: bool) -> HealthWatch {
+        let settle_after = self.settings.timings.settle_after;
+        let health = self.settings.health.clone();
+        let watch = HealthWatch::new(Instant::now(), health, settle_after, was_found);
+        // A unit is up when systemd says so, however long its restart takes.
+        if self.unit().is_some() && !was_found { watch.not_up_yet() } else { watch }
+    }
+
+    /// The unit that is the app's program, if systemd runs it.
+    fn unit(&self) -> Option<&str> {
+        self.settings.launch.as_ref()?.unit.as_deref()
+    }
+
+    fn output(&self, place: Place) -> OutputLog {
+        OutputLog::new(self.app.output_path(place), OUTPUT_BYTES_MAX)
+    }
+
+    /// As above, for a program that an earlier agent started.
+    fn found_output(&self, place: Place) -> OutputLog {
+        let log = self.output(place);
+        // That agent died between the move of the output and the record of the new place.
+        let has_moved = place == Place::Candidate && !log.path().exists();
+        if has_moved { self.output(Place::Serving) } else { log }
+    }
+
+    /// Notes on disk what is in `place`; whether that went well. If not, it is tried again.
+    fn write_record(&mut self, place: Place, record: &RunningRecord) -> bool {
+        let written = self.app.write_running(place, record);
+        match &written {
+            Ok(()) => {
+                self.unrecorded.remove(&place);
+            }
+            Err(error) if self.unrecorded.insert(place) => {
+                let error = error as &dyn std::error::Error;
+                warn!(error, "the program runs, but there is no record of it; trying again");
+            }
+            Err(_) => {}
+        }
+        written.is_ok()
+    }
+
+    /// A disk that was full may take the record now.
+    fn retry_record(&mut self, place: Place, record: &RunningRecord) {
+        let has_moved = place == Place::Serving && matches!(self.candidate, Slot::Idle);
+        if self.unrecorded.contains(&place) && self.write_record(place, record) && has_moved {
+            self.remove_record(Place::Candidate);
+        }
+    }
+
+    fn remove_record(&self, place: Place) {
+        if let Err(error) = self.app.remove_running(place) {
+            warn!(%error, "cannot remove the record of a program that ended");
+        }
+    }
+
+    const fn slot(&self, place: Place) -> &Slot<H::Process> {
+        match place {
+            Place::Serving => &self.serving,
+            Place::Candidate => &self.candidate,
+            Place::Leaving => &self.leaving,
+        }
+    }
+
+    const fn slot_mut(&mut self, place: Place) -> &mut Slot<H::Process> {
+        match place {
+            Place::Serving => &mut self.serving,
+            Place::Candidate => &mut self.candidate,
+            Place::Leaving => &mut self.leaving,
+        }
+    }
+
+    /// Counts one more end of the program, composes the message, and returns how long to wait.
+    fn note_crash(&mut self, how: &str, tail: Option<String>) -> Duration {
+        self.crashes.in_a_row += 1;
+        self.crashes.total += 1;
+        let wait = self.crashes.backoff.after_failure();
+        let times = match self.crashes.in_a_row {
+            1 => String::new(),
+            times => format!(", {times} times in a row"),
+        };
+        let last_line = tail.as_ref().and_then(|tail| tail.lines().next_back());
+        let output = match (last_line, self.unit()) {
+            (Some(line), _) => format!("its last output: {line}"),
+            (None, Some(unit)) => format!("see journalctl -u {unit}"),
+            (None, None) => {
+                let path = self.app.output_path(Place::Serving);
+                format!("it printed nothing to {}", path.display())
+            }
+        };
+        let (how, tail) = (format!("{how}{times}"), tail.unwrap_or_default());
+        self.crashes.last = Some(Crash { how, wait, output, tail });
+        warn!("{}", self.message().unwrap_or_default());
+        wait
+    }
+
+    fn forget_crashes(&mut self) {
+        self.crashes.in_a_row = 0;
+        self.crashes.last = None;
+        self.crashes.backoff.reset();
+    }
+}
+
+impl<P: crate::host::HostProcess> Slot<P> {
+    /// The program, if it was not told to stop.
+    fn running(&self) -> Option<&Instance<P>> {
+        match self {
+            Self::Alive { instance, .. } if !instance.is_ending() => Some(instance),
+            _ => None,
+        }
+    }
+
+    async fn next_wake(&mut self) -> SlotWake {
+        match self {
+            Self::Idle => std::future::pending().await,
+            Self::Resting { until, .. } => {
+                sleep_until(*until).await;
+                SlotWake::Rested
+            }
+            Self::Alive { instance, .. } => SlotWake::Instance(instance.next_wake().await),
+        }
+    }
+}
+
+fn grace_of(launch: Option<&Launch>) -> Duration {
+    match launch {
+        // systemd ends it in its own time (`TimeoutStopSec`), and says when it has.
+        Some(Launch { unit: Some(_), .. }) => JOB_TIMEOUT,
+        Some(launch) => launch.grace_period,
+        None => GRACE_PERIOD_DEFAULT,
+    }
+}

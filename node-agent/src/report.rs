@@ -1,0 +1,8 @@
+//! What the agent reports: a status row per app for the fleet ([`status`]), a page for Prometheus
+//! ([`metrics`]), and whether it is well for the service manager ([`service`]).
+//!
+//! Reporting decides nothing and holds nobody up: whoever does not read, misses rows.
+
+pub(crate) mod metrics;
+pub(crate) mod service;
+pub(crate) mod status;
