@@ -4,5 +4,5 @@
 //! Reporting decides nothing and holds nobody up: whoever does not read, misses rows.
 
 pub(crate) mod metrics;
-pub(crate) mod service;
+pub mod service;
 pub(crate) mod status;
