@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use command_line::causes;
 use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
@@ -19,7 +20,6 @@ use tracing::{info, warn};
 
 use crate::app::settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::app::trouble::{Stall, Trouble};
-use crate::brain::explain::Paused;
 use crate::brain::reconcile::{
     self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
 };
@@ -30,11 +30,11 @@ use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::HookRunner;
 use crate::programs::supervisor::{self, Supervisor};
-use crate::report::metrics::AppCounts;
+use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
-use crate::state::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
+use crate::state::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Paused, Place};
 use crate::state::durable::{ReadError, WriteError};
 use crate::state::goals::AcceptedGoal;
 
@@ -762,9 +762,4 @@ async fn removal_end(
         }
         Err(_ended) => Err(StepError::RemoveInterrupted { build }),
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::new(error))
 }

@@ -4,13 +4,14 @@
 //! Invariant: what somebody changed by hand is put right or taken for missing and told; the program
 //! that runs is not stopped for it.
 
+use command_line::causes;
 use p2p_core::BuildId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::App;
 use super::step_error::StepError;
-use super::{App, causes};
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
