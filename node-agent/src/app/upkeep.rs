@@ -16,7 +16,7 @@ use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
 
-#[expect(clippy::multiple_inherent_impl, reason = "`app` has the rest")]
+#[expect(clippy::multiple_inherent_impl, reason = "the loop is cut by concern")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn on_refresh(&mut self) {
         let now = Instant::now();
