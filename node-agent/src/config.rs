@@ -172,6 +172,11 @@ impl Default for AppConfig {
 }
 
 impl AppConfig {
+    /// Whether something is run for the app, by the agent or by systemd.
+    pub const fn has_program(&self) -> bool {
+        self.exec.is_some() || self.systemd.is_some()
+    }
+
     /// Both caps.
     pub const fn limits(&self) -> Limits {
         Limits { upload: self.upload_limit, download: self.download_limit }
