@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use goal_state::{HostPhase, HostStatus, Rollout};
+use goal_state::{HostPhase, HostStatus, Rollout, now_ms};
 use node_agent::{
     AcceptedGoal, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation,
     GoalView, Health, Journal, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Systemd,
-    TokenDesk, TokenHold, TokenState, TokenWish, now_ms,
+    TokenDesk, TokenHold, TokenState, TokenWish,
 };
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
