@@ -27,6 +27,7 @@ use crate::host::probe::Health;
 use crate::host::sockets::SocketAddress;
 use crate::host::watch_files::WatchedFiles;
 
+mod access;
 mod apps;
 pub(crate) mod bootstrap;
 mod keys;

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use toml::Value;
 
-use super::keys::{Effect, Key, Shown, is_placeholder};
+use super::access::Shown;
+use super::keys::{Effect, Key, is_placeholder};
 use super::layers::Layers;
 use super::table::{AGENT, APP, HOOK_TIMEOUT_TEXT, paths};
 use super::values::DURATION;
@@ -206,12 +207,23 @@ fn keys_of(text: &str) -> Vec<String> {
     layers.origins().into_keys().map(|path| name_of(&path)).collect()
 }
 
+/// As a key is called in the key table. Parts that all hooks have alike are explained for one.
 fn name_of(path: &[String]) -> String {
     let is_this = |name: &&Vec<&str>| {
         let mut parts = name.iter().zip(path);
         name.len() == path.len() && parts.all(|(part, given)| is_placeholder(part) || part == given)
     };
-    paths().collect::<Vec<_>>().iter().find(is_this).expect("the key is known").join(".")
+    once(&paths().collect::<Vec<_>>().iter().find(is_this).expect("the key is known").join("."))
+}
+
+fn once(key: &str) -> String {
+    let parts: Vec<&str> = key.split('.').collect();
+    match parts[..] {
+        ["apps", _, "hooks", _, part @ ("user" | "timeout")] => {
+            format!("apps.NAME.hooks.HOOK.{part}")
+        }
+        _ => key.into(),
+    }
 }
 
 /// Goal: the example has every key with its real default, and no other.
@@ -220,21 +232,21 @@ fn name_of(path: &[String]) -> String {
 fn example_has_every_key_with_its_default() {
     let rows: Vec<Row> = agent_rows().into_iter().chain(app_rows()).collect();
     let blocks = blocks();
-    let defaults: BTreeMap<&str, String> = rows
+    let defaults: BTreeMap<String, String> = rows
         .iter()
-        .filter_map(|row| Some((row.key.as_str(), format!("{}.", row.default.as_ref()?))))
+        .filter_map(|row| Some((once(&row.key), format!("{}.", row.default.as_ref()?))))
         .collect();
-    for Row { key, .. } in &rows {
-        let mut of_key = blocks.iter().filter(|block| block.keys.contains(key)).peekable();
+    for key in rows.iter().map(|row| once(&row.key)) {
+        let mut of_key = blocks.iter().filter(|block| block.keys.contains(&key)).peekable();
         assert!(of_key.peek().is_some(), "{key} is missing in example.toml");
-        let Some(default) = defaults.get(key.as_str()) else { continue };
+        let Some(default) = defaults.get(&key) else { continue };
         let statement = format!("Default: {default}");
         let is_stated = of_key.any(|block| block.comment.contains(&statement));
         assert!(is_stated, "the comment on {key} in example.toml does not say {statement:?}");
     }
     for Block { comment, keys } in blocks {
         for statement in comment.split("Default: ").skip(1) {
-            let mut real = keys.iter().filter_map(|key| defaults.get(key.as_str()));
+            let mut real = keys.iter().filter_map(|key| defaults.get(key));
             let is_real = real.any(|default| statement.starts_with(default));
             assert!(
                 is_real,

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use toml::Value;
 
-use super::layers::{Layers, Raw};
+use super::access::{Access, Shown};
+use super::layers::Layers;
 use super::{ConfigError, toml_key};
 
 /// A setting of the agent (`C` is [`Config`](super::Config)) or of an app
@@ -46,45 +47,6 @@ pub(super) enum Effect<C> {
     NowUnless(fn(&C, &C) -> bool),
     /// With a restart of the agent.
     Restart,
-}
-
-/// How the value of a key gets into the settings and out of them.
-#[derive(Debug)]
-pub(super) struct Access<C> {
-    /// Which values there are, for operators.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "a test writes docs/configuration.md from it")
-    )]
-    pub(super) kind: &'static str,
-    /// Takes over what was given. The text is the last part of the key as it was given.
-    pub(super) read: fn(&mut C, &str, &Raw) -> Result<(), String>,
-    /// The value as it could be given.
-    pub(super) show: fn(&C) -> Shown,
-    /// Copies the value from the second settings to the first.
-    pub(super) adopt: fn(&mut C, &C),
-}
-
-/// The value of a key as `--check-config` has it.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Shown {
-    /// This.
-    Value(Value),
-    /// Values by the names that the operator chose.
-    Entries(Vec<(String, Value)>),
-    /// There is none, which a comment says.
-    Unset,
-    /// There is none, and others say so.
-    Hidden,
-    /// A comment that speaks for several keys.
-    Comment(&'static str),
-}
-
-impl Shown {
-    /// `Unset` if there is no value.
-    pub(super) fn of(value: Option<impl Into<Value>>) -> Self {
-        value.map_or(Self::Unset, |value| Self::Value(value.into()))
-    }
 }
 
 /// See [`ConfigError::Missing`].

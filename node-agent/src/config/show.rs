@@ -5,7 +5,8 @@
 
 use std::fmt::{self, Write as _};
 
-use super::keys::{Key, Shown};
+use super::access::Shown;
+use super::keys::Key;
 use super::table::{AGENT, APP};
 use super::{Loaded, Origin};
 

@@ -8,140 +8,17 @@
 //!
 //! Rows stand in the order in which they are read and shown, those of one TOML table together.
 
-use std::time::Duration;
-
-use toml::Value;
-
-use super::keys::{Access, Effect, Key, Missing, Shown};
+use super::access::{self, Access, entries, field, hook_part, optional, probe};
+use super::keys::{Effect, Key, Missing};
 use super::values::{
     BOOLEAN, BUFFER_BUDGET, BUILD, COUNT, DIRECTORY, DISK_PRIORITY, DSCP, DURATION,
     DURATION_ABOVE_ZERO, EXEC, FILES, GOAL, GROUP, HOST, LABELS, LISTEN, ON_CHANGE, OUTPUT_RATE,
     RATE, SEEDERS, SIZE, SOCKET_PATH, SWAP, TEXT, TRANSPORT, TRIES, UNIT, USER,
 };
 use super::{AppConfig, Config, values};
-use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
 use crate::host::probe::Probe;
-use crate::host::sockets::SocketAddress;
 
-/// A key that has a field with a value.
-macro_rules! field {
-    ($($field:ident).+: $kind:expr) => {
-        Access {
-            kind: $kind.name,
-            read: |config, _, raw| {
-                config.$($field).+ = ($kind.read)(raw)?;
-                Ok(())
-            },
-            show: |config| Shown::Value(($kind.show)(&config.$($field).+)),
-            adopt: |config, wanted| config.$($field).+.clone_from(&wanted.$($field).+),
-        }
-    };
-}
-
-/// A key whose field has `None` for no value.
-macro_rules! optional {
-    ($($field:ident).+: $kind:expr) => {
-        Access {
-            kind: $kind.name,
-            read: |config, _, raw| {
-                config.$($field).+ = Some(($kind.read)(raw)?);
-                Ok(())
-            },
-            show: |config| Shown::of(config.$($field).+.as_ref().map($kind.show)),
-            adopt: |config, wanted| config.$($field).+.clone_from(&wanted.$($field).+),
-        }
-    };
-}
-
-/// Keys whose names the operator chooses; the field has their values by name.
-macro_rules! entries {
-    ($field:ident: $kind:literal, $read:expr, $show:expr) => {
-        Access {
-            kind: $kind,
-            read: |config, name, raw| {
-                config.$field.insert(name.into(), $read(name, raw)?);
-                Ok(())
-            },
-            show: |config| {
-                let entries = config.$field.iter();
-                Shown::Entries(entries.map(|(name, value)| (name.clone(), $show(value))).collect())
-            },
-            adopt: |config, wanted| config.$field.clone_from(&wanted.$field),
-        }
-    };
-}
-
-/// One of the keys that say how a program is probed, of which an app has at most one. `$show` gives
-/// the value if the probe is of this kind; `$none` is shown if there is no probe.
-macro_rules! probe {
-    ($kind:literal, $read:expr, $show:expr, $none:expr) => {
-        Access {
-            kind: $kind,
-            read: |app, _, raw| set_probe(app, $read(raw)?),
-            show: |app| match &app.health.probe {
-                Some(probe) => $show(probe).map_or(Shown::Hidden, Shown::Value),
-                None => $none,
-            },
-            adopt: |app, wanted| app.health.probe.clone_from(&wanted.health.probe),
-        }
-    };
-}
-
-/// One of the keys of a hook; `$set` puts its value into the hook, `$show` finds it again.
-macro_rules! hook_part {
-    ($hook:ident: $kind:expr, $set:expr, $show:expr) => {
-        Access {
-            kind: $kind.name,
-            read: |app, _, raw| {
-                let value = ($kind.read)(raw)?;
-                let hook = app.hooks.$hook.as_mut();
-                $set(hook.ok_or_else(|| no_command(stringify!($hook)))?, value);
-                Ok(())
-            },
-            show: |app| app.hooks.$hook.as_ref().map_or(Shown::Hidden, $show),
-            adopt: |app, wanted| app.hooks.$hook.clone_from(&wanted.hooks.$hook),
-        }
-    };
-}
-
-/// The keys of a hook. There is one if it has a command, which therefore comes first.
-macro_rules! hook {
-    ($hook:ident, $about:literal) => {
-        &[
-            app(
-                concat!("hooks.", stringify!($hook), ".exec"),
-                Effect::Now,
-                Access {
-                    kind: EXEC.name,
-                    read: |app, _, raw| {
-                        app.hooks.$hook = Some(hook_of((EXEC.read)(raw)?));
-                        Ok(())
-                    },
-                    show: |app| app.hooks.$hook.as_ref().map_or(Shown::Hidden, show_hook_exec),
-                    adopt: |app, wanted| app.hooks.$hook.clone_from(&wanted.hooks.$hook),
-                },
-                $about,
-            )
-            .private(),
-            app(
-                concat!("hooks.", stringify!($hook), ".user"),
-                Effect::Now,
-                hook_part!($hook: USER, set_hook_user, show_hook_user),
-                "The user that the command runs as.",
-            )
-            .default("that of the app"),
-            app(
-                concat!("hooks.", stringify!($hook), ".timeout"),
-                Effect::Now,
-                hook_part!($hook: DURATION_ABOVE_ZERO, set_hook_timeout, show_hook_timeout),
-                "Time after which the command is stopped, then killed.",
-            )
-            .default(HOOK_TIMEOUT_TEXT),
-        ]
-    };
-}
-
-/// [`HOOK_TIMEOUT_DEFAULT`] as a person would write it.
+/// [`HOOK_TIMEOUT_DEFAULT`](crate::host::hook::HOOK_TIMEOUT_DEFAULT) as a person would write it.
 pub(super) const HOOK_TIMEOUT_TEXT: &str = "1m";
 
 /// All keys of the agent but its apps.
@@ -262,6 +139,35 @@ pub(super) const NO_APP: Missing = Missing {
     variable: "SHOAL_APPS__NAME__EXEC",
 };
 
+/// The keys of a hook.
+macro_rules! hook {
+    ($hook:ident, $about:literal) => {
+        &[
+            app(
+                concat!("hooks.", stringify!($hook), ".exec"),
+                Effect::Now,
+                hook_part!($hook: EXEC, read_hook_exec, show_hook_exec),
+                $about,
+            )
+            .private(),
+            app(
+                concat!("hooks.", stringify!($hook), ".user"),
+                Effect::Now,
+                hook_part!($hook: USER, read_hook_user, show_hook_user),
+                "The user that the command runs as.",
+            )
+            .default("that of the app"),
+            app(
+                concat!("hooks.", stringify!($hook), ".timeout"),
+                Effect::Now,
+                hook_part!($hook: DURATION_ABOVE_ZERO, read_hook_timeout, show_hook_timeout),
+                "Time after which the command is stopped, then killed.",
+            )
+            .default(HOOK_TIMEOUT_TEXT),
+        ]
+    };
+}
+
 /// All keys of an app, one slice for each TOML table.
 pub(super) const APP: &[&[Key<AppConfig>]] = &[
     PROGRAM,
@@ -281,13 +187,13 @@ pub(super) const APP: &[&[Key<AppConfig>]] = &[
     &[app(
         "sockets.SOCKET",
         Effect::Restart,
-        entries!(sockets: "`IP:PORT`, `udp:IP:PORT` or `unix:/PATH`", values::app_socket, socket_value),
+        entries!(sockets: "`IP:PORT`, `udp:IP:PORT` or `unix:/PATH`", values::app_socket, access::socket_value),
         "Sockets that the agent holds, so that no connection is refused while programs change.",
     )],
     &[app(
         "environment.VARIABLE",
         Effect::Restart,
-        entries!(environment: "text", values::variable, variable_value),
+        entries!(environment: "text", values::variable, access::variable_value),
         "Variables for the program, besides those of the agent.",
     )
     .private()],
@@ -386,8 +292,8 @@ const HEALTH: &[Key<AppConfig>] = &[
         probe!(
             "`http://IP:PORT/PATH`",
             values::http_probe,
-            http_value,
-            Shown::Comment("http, tcp, command and notify are not set")
+            access::http_value,
+            access::Shown::Comment("http, tcp, command and notify are not set")
         ),
         "Probes the program with a GET, which has to be answered with a status of 200 to 399.",
     )
@@ -395,20 +301,25 @@ const HEALTH: &[Key<AppConfig>] = &[
     app(
         "health.tcp",
         JUDGING,
-        probe!("`IP:PORT`", values::tcp_probe, tcp_value, Shown::Hidden),
+        probe!("`IP:PORT`", values::tcp_probe, access::tcp_value, access::Shown::Hidden),
         "Probes the program with a connection, which it has to accept.",
     ),
     app(
         "health.command",
         JUDGING,
-        probe!("command", values::command_probe, command_value, Shown::Hidden),
+        probe!("command", values::command_probe, access::command_value, access::Shown::Hidden),
         "Probes the program with a command of the build, which has to end with exit code 0.",
     )
     .private(),
     app(
         "health.notify",
         JUDGING,
-        probe!("`true` or `false`", values::notify_probe, notify_value, Shown::Hidden),
+        probe!(
+            "`true` or `false`",
+            values::notify_probe,
+            access::notify_value,
+            access::Shown::Hidden
+        ),
         "Whether the program says READY=1 itself, as with sd_notify.",
     ),
     app(
@@ -517,76 +428,4 @@ pub(super) fn bootstrap_keys() -> Vec<&'static str> {
 fn changes_notification(running: &AppConfig, wanted: &AppConfig) -> bool {
     let notifies = |app: &AppConfig| app.health.probe == Some(Probe::Notify);
     notifies(running) != notifies(wanted)
-}
-
-fn set_probe(app: &mut AppConfig, probe: Option<Probe>) -> Result<(), String> {
-    if probe.is_none() {
-        return Ok(());
-    }
-    let first = match app.health.probe {
-        None => {
-            app.health.probe = probe;
-            return Ok(());
-        }
-        Some(Probe::Http { .. }) => "http",
-        Some(Probe::Tcp { .. }) => "tcp",
-        Some(Probe::Command { .. }) => "command",
-        Some(Probe::Notify) => "notify",
-    };
-    Err(format!("there is a probe already: health.{first}; leave one of them out"))
-}
-
-fn http_value(probe: &Probe) -> Option<Value> {
-    let Probe::Http { address, path } = probe else { return None };
-    Some(format!("http://{address}{path}").into())
-}
-
-fn tcp_value(probe: &Probe) -> Option<Value> {
-    let Probe::Tcp { address } = probe else { return None };
-    Some(address.to_string().into())
-}
-
-fn command_value(probe: &Probe) -> Option<Value> {
-    let Probe::Command { exec } = probe else { return None };
-    Some((EXEC.show)(exec))
-}
-
-fn notify_value(probe: &Probe) -> Option<Value> {
-    (*probe == Probe::Notify).then_some(true.into())
-}
-
-fn socket_value(address: &SocketAddress) -> Value {
-    values::socket_text(address).into()
-}
-
-fn variable_value(text: &str) -> Value {
-    text.into()
-}
-
-fn no_command(hook: &str) -> String {
-    format!("the hook has no command; give hooks.{hook}.exec, too")
-}
-
-const fn hook_of(exec: Vec<String>) -> Hook {
-    Hook { exec, user: None, timeout: HOOK_TIMEOUT_DEFAULT }
-}
-
-fn set_hook_user(hook: &mut Hook, user: String) {
-    hook.user = Some(user);
-}
-
-const fn set_hook_timeout(hook: &mut Hook, timeout: Duration) {
-    hook.timeout = timeout;
-}
-
-fn show_hook_exec(hook: &Hook) -> Shown {
-    Shown::Value((EXEC.show)(&hook.exec))
-}
-
-fn show_hook_user(hook: &Hook) -> Shown {
-    Shown::of(hook.user.as_ref().map(USER.show))
-}
-
-fn show_hook_timeout(hook: &Hook) -> Shown {
-    Shown::Value((DURATION_ABOVE_ZERO.show)(&hook.timeout))
 }
