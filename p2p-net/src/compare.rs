@@ -78,9 +78,9 @@ pub fn compare(new: &Manifest, old: &Manifest) -> Comparison {
         }
         found.chunks_new += 1;
         found.bytes_new += u64::from(info.size);
-        for segment in map.segments(layout.offset_of(chunk), info.size as usize) {
-            *new_bytes.entry(&map.files()[segment.file].path).or_default() +=
-                segment.part.len() as u64;
+        for extent in map.extents(layout.offset_of(chunk), info.size as usize) {
+            *new_bytes.entry(&map.files()[extent.file].path).or_default() +=
+                extent.part.len() as u64;
         }
     }
     let before: BTreeMap<&str, &EntryKind> = kinds(old).collect();

@@ -6,13 +6,14 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use p2p_core::wire::CONTROL_BYTES_MAX;
 use p2p_core::{
     BuildId, ByteRate, Contact, Location, NodeId, PeerRole, Seed, TrackerConfig, TrackerTable,
 };
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
@@ -25,9 +26,9 @@ use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
 use crate::disk_priority::DiskPriority;
 use crate::error::{AskError, FetchError, ReportError, StartError};
-use crate::hub::member::Outcome;
+use crate::hub::board::Board;
+use crate::hub::member::DownloadOutcome;
 use crate::hub::reports::Reports;
-use crate::hub::shared::Shared;
 use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake, Watches};
 use crate::identity::Identity;
 use crate::progress::{NodeStats, Progress, StatusReport};
@@ -138,7 +139,7 @@ struct Inner {
     address: SeederAddress,
     hub: HubSender,
     runtime: tokio::runtime::Handle,
-    shared: Arc<Shared>,
+    board: Arc<Board>,
     reports: Arc<Reports>,
     asks: Asks,
     limits: SharedLimits,
@@ -171,9 +172,9 @@ impl Node {
         });
         let node_limits = limits.clone();
         let disk_priority = config.disk_priority;
-        let shared = Arc::new(Shared::default());
+        let board = Arc::new(Board::default());
         let (ready, is_ready) = oneshot::channel();
-        let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
+        let (sender, node_board, node_reports) = (hub.clone(), board.clone(), reports.clone());
         let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
             let data_config = config.data(data, node_limits.clone());
@@ -194,7 +195,7 @@ impl Node {
                 control,
                 limits: node_limits,
                 reports: node_reports,
-                shared: node_shared,
+                board: node_board,
                 sender,
                 inbox,
             });
@@ -210,7 +211,7 @@ impl Node {
             address,
             hub,
             runtime,
-            shared,
+            board,
             reports,
             asks,
             limits,
@@ -293,7 +294,7 @@ impl Node {
     /// The progress of a build in a swarm of this node, complete ones included; `None` if it is in
     /// none. At most a fifth of a second old.
     pub fn progress(&self, build: BuildId) -> Option<Progress> {
-        self.inner.shared.progress(build)
+        self.inner.board.progress(build)
     }
 
     /// Sends a status report of at most 64 KiB to the first seeder that takes it.
@@ -345,7 +346,7 @@ impl Node {
 
     /// What the node moved since its start; at most a fifth of a second old.
     pub fn stats(&self) -> NodeStats {
-        self.inner.shared.stats()
+        self.inner.board.stats()
     }
 
     /// Closes every connection and stops the node's threads. Downloads end as cancelled.
@@ -354,9 +355,7 @@ impl Node {
         self.inner.hub.send(Wake::Command(Command::Shutdown { reply })).await;
         // An error means that another clone was first.
         drop(is_done.await);
-        let threads = std::mem::take(
-            &mut *self.inner.threads.lock().expect("no code panics while it holds the lock"),
-        );
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
         let joined = tokio::task::spawn_blocking(|| {
             for thread in threads {
                 // A thread that panicked has printed why.
@@ -474,7 +473,7 @@ impl Drop for Download {
 }
 
 fn is_over(watches: &Watches) -> bool {
-    let outcome: &Outcome = &watches.outcome.borrow();
+    let outcome: &DownloadOutcome = &watches.outcome.borrow();
     outcome.is_some()
 }
 

@@ -236,11 +236,11 @@ async fn send_noise(
     let mut tx = connection.open_transfer(header(bytes)).await?;
     let mut left = bytes;
     while left > 0 {
-        let mut piece = noise();
-        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        piece.truncate(limits.admit_upload(wanted).await);
-        left -= piece.len() as u64;
-        tx.write(piece).await?;
+        let mut slice = noise();
+        let wanted = slice.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        slice.truncate(limits.admit_upload(wanted).await);
+        left -= slice.len() as u64;
+        tx.write(slice).await?;
     }
     tx.finish().await.map(|_| ())
 }

@@ -43,8 +43,8 @@ const STREAM_WINDOW: u32 = CHUNK_SIZE_MAX;
 /// fails and path MTU discovery takes the path for broken.
 const PAYLOAD_MAX: u16 = 6_500;
 
-/// Pieces taken from a stream at once: a deadline per packet would cost more than the packet.
-const PIECES: usize = 32;
+/// Parts taken from a stream at once: a deadline per packet would cost more than the packet.
+const PARTS_AT_ONCE: usize = 32;
 
 /// An endpoint on one runtime, and how to dial with it.
 #[derive(Clone, Debug)]
@@ -210,7 +210,7 @@ impl Connection for QuicConnection {
 
     async fn accept_transfer(&self) -> Result<QuicRx, Lost> {
         let stream = self.accept_uni().await.or(Err(Lost))?;
-        Ok(QuicRx { stream, pieces: VecDeque::new() })
+        Ok(QuicRx { stream, parts: VecDeque::new() })
     }
 }
 
@@ -288,7 +288,7 @@ impl TransferTx for QuicTx {
 pub(crate) struct QuicRx {
     stream: RecvStream,
     /// What was taken from the stream at once and is not in a segment yet.
-    pieces: VecDeque<Bytes>,
+    parts: VecDeque<Bytes>,
 }
 
 impl TransferRx for QuicRx {
@@ -301,17 +301,17 @@ impl TransferRx for QuicRx {
     async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
         let mut segment = buffers.segment_to_fill();
         while segment.room() > 0 {
-            let Some(piece) = self.pieces.front_mut() else {
-                let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
-                let read = self.stream.read_chunks(&mut pieces);
+            let Some(first) = self.parts.front_mut() else {
+                let mut parts: [Bytes; PARTS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
+                let read = self.stream.read_chunks(&mut parts);
                 let Some(count) = lost(timeout(STALL_TIME, read).await)? else { break };
-                self.pieces.extend(pieces.into_iter().take(count));
+                self.parts.extend(parts.into_iter().take(count));
                 continue;
             };
-            let part = piece.split_to(piece.len().min(segment.room()));
+            let part = first.split_to(first.len().min(segment.room()));
             segment.extend_from_slice(&part);
-            if piece.is_empty() {
-                self.pieces.pop_front();
+            if first.is_empty() {
+                self.parts.pop_front();
             }
         }
         Ok((!segment.as_ref().is_empty()).then_some(segment))

@@ -22,10 +22,11 @@ use tracing::{debug, warn};
 use super::dscp::TrafficClass;
 use super::event::DataEvent;
 use super::first::all_of;
-use super::link::{self, LinkId};
+use super::link::LinkId;
+use super::linking;
 use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
-use super::transfer::Receiving;
+use super::receiving::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
 use crate::disk_priority::DiskPriority;
@@ -332,7 +333,7 @@ impl Worker {
         let id = LinkId(self.core.next_link.fetch_add(1, Ordering::Relaxed));
         let receiving = self.core.receiving.clone();
         let events = receiving.events.clone();
-        let (link, tasks) = link::make((id, node), connection, is_ours, receiving);
+        let (link, tasks) = linking::make((id, node), connection, is_ours, receiving);
         events.send(DataEvent::Linked { node, outcome: Ok(link) }).await;
         self.core.tasks.track_future(tasks.run()).await;
     }

@@ -1,4 +1,8 @@
-//! One build that the node takes part in: its state machine, its bytes, and what people are told.
+//! One build that the node takes part in: its state machine, its bytes, and what people are shown.
+//!
+//! Owns the tasks that use files of the build, so that whoever leaves it can wait for them. Decides
+//! nothing about the protocol; the children of `hub` that know one concern (`reuse`, `remembered`)
+//! keep their part of the state here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,24 +22,24 @@ use tokio_util::task::TaskTracker;
 use crate::address::SeederAddress;
 use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
-use crate::data::transfer::{Counters, Outgoing, Source};
+use crate::data::sending::{Counters, Outgoing, Source};
 use crate::error::FetchError;
 use crate::identity::peer_id_of;
 use crate::progress::{LinkCounts, Phase, Progress};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
-use super::memory::Memory;
+use super::remembered::Remembered;
 use super::reuse::ReuseState;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
-/// Faults that are kept to be shown. The first ones tell the most.
+/// Faults that are kept to be shown. The first ones say the most.
 const FAULTS_MAX: usize = 100;
 
 /// How often new chunks are made durable: what the death of the process may cost.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
 
-/// What a download comes to.
-pub(crate) type Outcome = Option<Result<StoredBuild, FetchError>>;
+/// How a download ended; `None` while it runs.
+pub(crate) type DownloadOutcome = Option<Result<StoredBuild, FetchError>>;
 
 /// A chunk to send.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +66,7 @@ pub(crate) struct Member {
     /// Tasks that use files of the build.
     pub(crate) tasks: TaskTracker,
     pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) outcome: watch::Sender<Outcome>,
+    pub(crate) outcome: watch::Sender<DownloadOutcome>,
     pub(crate) phase: Phase,
     pub(crate) bytes_done: u64,
     pub(crate) bytes_resumed: u64,
@@ -71,14 +75,14 @@ pub(crate) struct Member {
     /// Why the last announce failed.
     pub(crate) announce_error: Option<String>,
     /// Whom earlier downloads knew, and what of this one's is kept.
-    pub(crate) memory: Memory,
+    pub(crate) remembered: Remembered,
     /// What other builds on this host have of this one.
     pub(crate) reuse: ReuseState,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Its connections by transport, when they were last counted.
     pub(crate) links: LinkCounts,
-    /// Something was said that differs from what was last published.
+    /// Something changed since the last publish.
     pub(crate) is_dirty: bool,
 }
 
@@ -114,7 +118,7 @@ impl Member {
             chunks_served_early: 0,
             faults: Vec::new(),
             announce_error: None,
-            memory: Memory::default(),
+            remembered: Remembered::default(),
             reuse: ReuseState::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             links: LinkCounts::default(),
@@ -265,7 +269,7 @@ impl Member {
         }
     }
 
-    /// Starts sending a chunk; false if there is nothing to send from.
+    /// Starts sending a chunk. Returns whether there is anything to send from.
     pub(crate) fn send_chunk(
         &mut self,
         uplink: &Arc<dyn Uplink>,
@@ -299,7 +303,7 @@ impl Member {
         })
     }
 
-    /// Tells those who watch. Cheap enough for a few times a second.
+    /// Shows the state to those who watch. Cheap enough for a few times a second.
     pub(crate) fn publish(&mut self, seeders: &[SeederAddress]) {
         self.is_dirty = false;
         let progress = self.describe(seeders);

@@ -20,15 +20,16 @@ pub(super) struct Questions {
     control: mpsc::Sender<ControlCommand>,
     hub: HubSender,
     seeders: Vec<SeederAddress>,
-    asked: BTreeMap<u64, Ask>,
+    asked: BTreeMap<u64, Asked>,
     next: u64,
 }
 
 type ReportReply = oneshot::Sender<Result<(), ReportError>>;
 type AskReply = oneshot::Sender<Result<Vec<u8>, AskError>>;
 
+/// Who waits for an answer, and what it is needed for.
 #[derive(Debug)]
-enum Ask {
+enum Asked {
     Announce {
         build: BuildId,
         tracker: NodeId,
@@ -52,7 +53,7 @@ enum Ask {
 
 /// What came of a question, for a swarm.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum Answered {
     /// The event to pass on, and why the announce failed, if it did.
     Announce {
         build: BuildId,
@@ -81,15 +82,15 @@ impl Questions {
         };
         let socket = seeder.socket;
         let ask = if announce.is_leaving {
-            Ask::Farewell
+            Asked::Farewell
         } else {
-            Ask::Announce { build: announce.build, tracker, ip: socket.ip() }
+            Asked::Announce { build: announce.build, tracker, ip: socket.ip() }
         };
         self.ask((tracker, socket), Question::Announce(announce), ask);
     }
 
     pub(super) fn exchange(&mut self, build: BuildId, contact: Contact) {
-        let ask = Ask::Exchange { build, ip: contact.control.ip() };
+        let ask = Asked::Exchange { build, ip: contact.control.ip() };
         let question = Question::Exchange(Exchange { build });
         self.ask((contact.node, contact.control), question, ask);
     }
@@ -101,7 +102,7 @@ impl Questions {
             return refuse(reply, "no seeder is configured".to_owned());
         };
         let question = Question::Status(report.clone());
-        let ask = Ask::Status { report, tried, reply };
+        let ask = Asked::Status { report, tried, reply };
         self.ask((seeder.node, seeder.socket), question, ask);
     }
 
@@ -114,7 +115,7 @@ impl Questions {
             return drop(reply.send(Err(AskError::UnknownSeeder { seeder })));
         };
         let question = Question::Ask { topic, body };
-        self.ask((known.node, known.socket), question, Ask::Seeder { reply });
+        self.ask((known.node, known.socket), question, Asked::Seeder { reply });
     }
 
     /// Answers a question of another node.
@@ -128,9 +129,9 @@ impl Questions {
         &mut self,
         token: u64,
         outcome: Result<Answer, String>,
-    ) -> Option<Outcome> {
+    ) -> Option<Answered> {
         match self.asked.remove(&token)? {
-            Ask::Announce { build, tracker, ip } => {
+            Asked::Announce { build, tracker, ip } => {
                 let (event, error) = match outcome {
                     Ok(Answer::Announce(mut answer)) => {
                         let seen = |contact: &mut Contact| *contact = contact.seen_from(ip);
@@ -140,17 +141,17 @@ impl Questions {
                     Ok(_) => (Event::AnnounceFailed { tracker }, Some(no_seeder())),
                     Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),
                 };
-                Some(Outcome::Announce { build, event, error })
+                Some(Answered::Announce { build, event, error })
             }
-            Ask::Exchange { build, ip } => {
+            Asked::Exchange { build, ip } => {
                 let contacts = match outcome {
                     Ok(Answer::Exchange(contacts)) => contacts,
                     Ok(_) | Err(_) => Vec::new(),
                 };
                 let contacts = contacts.into_iter().map(|contact| contact.seen_from(ip)).collect();
-                Some(Outcome::Exchange { build, contacts })
+                Some(Answered::Exchange { build, contacts })
             }
-            Ask::Status { report, tried, reply } => {
+            Asked::Status { report, tried, reply } => {
                 let failure = match outcome {
                     Ok(Answer::Status) => {
                         // Who reported may have gone away.
@@ -167,7 +168,7 @@ impl Questions {
                 }
                 None
             }
-            Ask::Seeder { reply } => {
+            Asked::Seeder { reply } => {
                 let outcome = match outcome {
                     Ok(Answer::Ask(body)) => Ok(body),
                     Ok(_) => Err(AskError::Refused),
@@ -177,13 +178,13 @@ impl Questions {
                 drop(reply.send(outcome));
                 None
             }
-            Ask::Farewell => None,
+            Asked::Farewell => None,
         }
     }
 
     /// Hands a question to the control plane. It drains its queue all the time; if it is full all
     /// the same, the question comes back as unanswered.
-    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Ask) {
+    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Asked) {
         let token = self.next;
         self.next += 1;
         self.asked.insert(token, ask);

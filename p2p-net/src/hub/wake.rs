@@ -8,12 +8,12 @@ use crate::control::ControlEvent;
 use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
-use crate::data::transfer::ExpectationKey;
+use crate::data::receiving::ExpectationKey;
 use crate::error::{AskError, ReportError};
 use crate::progress::Progress;
 use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
 
-use super::member::Outcome;
+use super::member::DownloadOutcome;
 use super::reuse::ReuseNews;
 
 /// Wakes that may wait for the hub. Those who send more wait themselves.
@@ -138,7 +138,7 @@ pub(crate) struct AskOrder {
 #[derive(Clone, Debug)]
 pub(crate) struct Watches {
     pub(crate) progress: watch::Receiver<Progress>,
-    pub(crate) outcome: watch::Receiver<Outcome>,
+    pub(crate) outcome: watch::Receiver<DownloadOutcome>,
 }
 
 /// Takes wakes to the hub.

@@ -1,4 +1,5 @@
-//! Tells which build the files at a path are, and how they differ from the one they should be.
+//! Verifies a path: computes which build its files are, and how they differ from the one they
+//! should be.
 //!
 //! Reads only. The comparison goes by the manifest's own chunks, so that a changed file is named
 //! even if the rest of the tree is cut in other places because of it.
@@ -216,8 +217,8 @@ fn changed_contents(
     let map = FileMap::new(expected.entries());
     let layout = expected.layout();
     let files_of = |chunk: ChunkIndex| {
-        let segments = map.segments(layout.offset_of(chunk), layout.size_of(chunk) as usize);
-        segments.map(|segment| &*map.files()[segment.file].path)
+        let extents = map.extents(layout.offset_of(chunk), layout.size_of(chunk) as usize);
+        extents.map(|extent| &*map.files()[extent.file].path)
     };
     let is_whole = |chunk: &ChunkIndex| files_of(*chunk).all(|path| comparable.contains(path));
     let (root, places) = source.places_of(expected.entries());

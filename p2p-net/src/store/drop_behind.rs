@@ -9,12 +9,12 @@
 //! it here, the next [`DropBehind::sync`] fails with it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise};
 
-use super::place::{self, SyncFault};
-use super::tree::TreeFiles;
+use super::error::SyncFault;
+use super::tree::{self, TreeFiles};
 
 /// Bytes of one build that may be touched before its pages are dropped. Enough that a chunk which was
 /// just stored is still there when the first neighbours ask for it; twice as much would only take
@@ -39,14 +39,14 @@ struct Touched {
 impl DropBehind {
     /// Notes `bytes` read from `file` of `tree`. Drops pages if it is time.
     pub(super) fn note_read(&self, tree: &TreeFiles, file: usize, bytes: usize) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.read.insert(file);
         touched.add(tree, bytes);
     }
 
     /// Notes `bytes` written to `file` of `tree`. Writes out and drops pages if it is time.
     pub(super) fn note_written(&self, tree: &TreeFiles, file: usize, bytes: usize) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.written.insert(file);
         touched.add(tree, bytes);
     }
@@ -57,21 +57,17 @@ impl DropBehind {
     ///
     /// See [`SyncFault`]; also if an earlier sync of the tree failed behind the caller's back.
     pub(super) fn sync(&self, tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         match touched.fault.take() {
             Some(fault) => Err(fault),
-            None => place::sync_files(tree, files),
+            None => tree::sync_files(tree, files),
         }
     }
 
     /// Drops what is on disk of the pages noted, and forgets them; for a tree about to be closed.
     pub(super) fn finish(&self, tree: &TreeFiles) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.drop_pages(tree);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Touched> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,7 +79,7 @@ impl Touched {
             return;
         }
         // Pages that are not on disk stay in memory whatever is asked.
-        if let Err(fault) = place::sync_files(tree, &self.written) {
+        if let Err(fault) = tree::sync_files(tree, &self.written) {
             self.fault.get_or_insert(fault);
         }
         self.drop_pages(tree);

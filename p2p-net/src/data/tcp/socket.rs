@@ -86,9 +86,9 @@ pub(in crate::data) fn carry(
     buffers: Arc<Buffers>,
 ) -> io::Result<(TcpConnection, Pump<Stream>)> {
     let remote = stream.get_ref().0.peer_addr()?;
-    let expected = stream.get_ref().0.expected();
+    let outstanding = stream.get_ref().0.outstanding();
     let (connection, mut pump) = make(stream, remote, buffers);
-    pump.expected = expected;
+    pump.outstanding = outstanding;
     Ok((connection, pump))
 }
 
