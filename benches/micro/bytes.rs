@@ -33,13 +33,13 @@ pub(crate) fn publishing(criterion: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Bytes(BUILD_BYTES as u64));
     // Cuts and hashes, writes nothing.
     group.bench_function("verify", |bench| {
-        bench.iter(|| verify(black_box(&source), None, &|_| {}).unwrap());
+        bench.iter(|| verify(black_box(&source), None, None).unwrap());
     });
     // Cuts, hashes, writes a copy, syncs it.
     group.bench_function("publish", |bench| {
         bench.iter_batched(
             || empty_store(folder.path()),
-            |store| publish(black_box(&source), &store, &|_| {}).unwrap(),
+            |store| publish(black_box(&source), &store, None).unwrap(),
             BatchSize::PerIteration,
         );
     });

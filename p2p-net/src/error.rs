@@ -4,9 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2p_core::{BuildId, NodeId};
 
+use crate::identity::name_of;
+use crate::progress::WaitingFor;
 use crate::store::StoreError;
 
 /// Why a node did not start.
@@ -46,9 +49,21 @@ pub enum FetchError {
         /// The damaged files.
         path: PathBuf,
     },
+    /// Nothing arrived for as long as [`FetchOptions::give_up_after`](crate::FetchOptions) allows.
+    #[error("no progress for {waited:?}: {}", cause_of(waiting_for.as_ref()))]
+    NoProgress {
+        /// How long nothing was to arrive at most.
+        waited: Duration,
+        /// Why nothing arrived; `None` if nobody knows.
+        waiting_for: Option<WaitingFor>,
+    },
     /// The download was cancelled, or the node shut down.
     #[error("the download was cancelled")]
     Cancelled,
+}
+
+fn cause_of(waiting_for: Option<&WaitingFor>) -> String {
+    waiting_for.map_or_else(|| "nothing arrives".to_owned(), WaitingFor::to_string)
 }
 
 impl FetchError {
@@ -75,7 +90,7 @@ pub enum ReportError {
     #[error("no seeder took the status report: {reason}")]
     Unreachable {
         /// What the last one that was tried did.
-        reason: String,
+        reason: NoAnswer,
     },
     /// The node shut down.
     #[error("the node has shut down")]
@@ -104,7 +119,7 @@ pub enum AskError {
     #[error("the seeder does not answer: {reason}")]
     Unreachable {
         /// What happened.
-        reason: String,
+        reason: NoAnswer,
     },
     /// It answers nothing of this topic, or is swamped.
     #[error("the seeder refused to answer; it may be swamped or of an older version")]
@@ -112,4 +127,43 @@ pub enum AskError {
     /// The node shut down.
     #[error("the node has shut down")]
     Shutdown,
+}
+
+/// Why another node did not answer a question, or not as it should.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// There is nobody to ask: the node's list of seeders is empty.
+    #[error("no seeder is configured")]
+    NoSeeder,
+    /// It is no seeder, so it cannot answer.
+    #[error("that node is not a seeder")]
+    NotASeeder,
+    /// Its name is no key, so nobody can prove to be it.
+    #[error("its key is not valid")]
+    InvalidKey,
+    /// Nothing listens at its address, or a node with another key does.
+    #[error("nobody answers there, or not the node {}", name_of(*node))]
+    NotReached {
+        /// The node that was to be asked.
+        node: NodeId,
+    },
+    /// It was reached, but its answer takes too long.
+    #[error("it does not answer in time")]
+    TimedOut,
+    /// It closed the connection before it answered.
+    #[error("it closed the connection")]
+    Closed,
+    /// It does not know this version of the protocol.
+    #[error("it speaks another version of the protocol")]
+    OtherVersion,
+    /// The connection failed under way.
+    #[error("the connection failed: {reason}")]
+    Broken {
+        /// What the system or the codec said.
+        reason: String,
+    },
+    /// This node has too many questions under way to ask another.
+    #[error("too many questions are waiting")]
+    Swamped,
 }

@@ -26,6 +26,7 @@ use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
+use crate::error::NoAnswer;
 use crate::progress::{Phase, StatusReport};
 use crate::store::StoreError;
 
@@ -347,7 +348,7 @@ impl Hub {
         }
     }
 
-    fn on_answered(&mut self, token: u64, outcome: Result<Answer, String>) {
+    fn on_answered(&mut self, token: u64, outcome: Result<Answer, NoAnswer>) {
         match self.questions.on_answered(token, outcome) {
             Some(Answered::Announce { build, event, error }) => {
                 if let Some(member) = self.members.get_mut(&build) {

@@ -180,7 +180,7 @@ async fn reach(identity: &Identity, peer: SeederAddress) -> Result<Contact, Meas
             Ok(contact.seen_from(peer.socket.ip()))
         }
         Some(Ok(_)) => Err(unreachable("it does not know the question; update it")),
-        Some(Err(reason)) => Err(unreachable(&reason)),
+        Some(Err(reason)) => Err(unreachable(&reason.to_string())),
         None => Err(unreachable("no answer in time")),
     }
 }

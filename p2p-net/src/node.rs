@@ -1,4 +1,4 @@
-//! The handle of a node: starts its threads, passes orders to its hub, tells what it does.
+//! The handle of a node: starts its threads, passes orders to its hub, shows what it does.
 //!
 //! A node runs on two threads of its own, one for the control plane and one for the data plane and
 //! the hub, so that a program's own runtime neither starves it nor is starved by it.
@@ -25,14 +25,18 @@ use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
 use crate::disk_priority::DiskPriority;
-use crate::error::{AskError, FetchError, ReportError, StartError};
+use crate::error::{AskError, ReportError, StartError};
 use crate::hub::board::Board;
-use crate::hub::member::DownloadOutcome;
 use crate::hub::reports::Reports;
-use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake, Watches};
+use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake};
 use crate::identity::Identity;
 use crate::progress::{NodeStats, Progress, StatusReport};
 use crate::store::{BuildStore, StoredBuild};
+
+pub use self::download::{Download, FetchOptions};
+
+mod download;
+mod patience;
 
 /// Orders that may wait for the control plane, which drains them all the time.
 const CONTROL_COMMANDS_MAX: usize = 1_024;
@@ -40,7 +44,7 @@ const CONTROL_COMMANDS_MAX: usize = 1_024;
 /// Threads for chunks beyond which none is started unasked: the programs of the host come first.
 const DATA_THREADS_MAX: usize = 4;
 
-/// What a node is told at its start.
+/// How a node is configured.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// The node's key.
@@ -52,10 +56,10 @@ pub struct NodeConfig {
     pub is_seeder: bool,
     /// Seeders of the region, each also a tracker. Empty for a seeder on its own.
     pub seeders: Vec<SeederAddress>,
-    /// Where the node is, for locality. Empty if unknown.
-    pub zone: String,
-    /// The rack within the zone. Empty if unknown.
-    pub rack: String,
+    /// The name of the zone that the node is in, for locality. `None` if unknown.
+    pub zone: Option<String>,
+    /// The name of its rack within the zone. `None` if unknown.
+    pub rack: Option<String>,
     /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap. [`Node::set_limits`]
     /// changes it.
     pub upload_limit: Option<ByteRate>,
@@ -69,8 +73,8 @@ pub struct NodeConfig {
     pub transport: Transport,
     /// Memory for chunks.
     pub buffer_budget: BufferBudget,
-    /// Threads that carry connections for chunks. `None`: one for every two processors, at most
-    /// four.
+    /// Threads that carry connections for chunks. `None`: one for every two processors, up to a
+    /// bound that leaves the others to the programs of the host.
     pub data_threads: Option<NonZero<usize>>,
 }
 
@@ -82,8 +86,8 @@ impl NodeConfig {
             listen,
             is_seeder: false,
             seeders: Vec::new(),
-            zone: String::new(),
-            rack: String::new(),
+            zone: None,
+            rack: None,
             upload_limit: None,
             download_limit: None,
             traffic_class: TrafficClass::Default,
@@ -116,12 +120,14 @@ impl NodeConfig {
     }
 
     fn contact(&self, control: SocketAddr, data: SocketAddr) -> Contact {
+        // The core has no name for what is unknown.
+        let [zone, rack] = [&self.zone, &self.rack].map(|name| name.as_deref().unwrap_or_default());
         Contact {
             node: self.identity.node(),
             control,
             data,
             role: if self.is_seeder { PeerRole::Seeder } else { PeerRole::Host },
-            location: Location::named(&self.zone, &self.rack),
+            location: Location::named(zone, rack),
         }
     }
 }
@@ -234,38 +240,25 @@ impl Node {
     }
 
     /// Joins the swarm of `build` and downloads it into `store`; returns at once. Resumes what an
-    /// earlier attempt staged there. If the store has the build, the download is complete at once; if
-    /// another store of this node has it or is getting it, it is copied from there.
-    pub fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
-        self.fetch_within(build, store, &SharedLimits::default())
-    }
-
-    /// As [`Self::fetch`], with caps of its own on the build's bytes, now and when it is served on.
-    /// What moves has to pass these and those of the node. If the node has the build in another
-    /// store, those given there hold.
-    pub fn fetch_within(
-        &self,
-        build: BuildId,
-        store: &BuildStore,
-        limits: &SharedLimits,
-    ) -> Download {
+    /// earlier attempt staged there. If the store has the build, the download is complete at once;
+    /// if another store of this node has it or is getting it, it is copied from there.
+    ///
+    /// A build that nobody serves may be published at any moment, so without
+    /// [`FetchOptions::give_up_after`] the download waits for ever; [`Progress::waiting_for`] says
+    /// for what.
+    pub fn fetch(&self, build: BuildId, store: &BuildStore, options: FetchOptions) -> Download {
         let (reply, watches) = oneshot::channel();
-        let limits = limits.clone();
+        let FetchOptions { limits, give_up_after } = options;
         if self.inner.disk_priority != DiskPriority::Normal {
             store.set_disk_priority(self.inner.disk_priority);
         }
         self.order(Command::Fetch { build, store: store.clone(), limits, reply });
-        let state = DownloadState::Asked(watches);
-        Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
+        Download::new((build, store.clone()), self.inner.hub.clone(), watches, give_up_after)
     }
 
-    /// Serves a complete build to others until [`Self::leave`].
-    pub fn serve(&self, build: &StoredBuild) {
-        self.serve_within(build, &SharedLimits::default());
-    }
-
-    /// As [`Self::serve`], with caps of its own on the build's bytes.
-    pub fn serve_within(&self, build: &StoredBuild, limits: &SharedLimits) {
+    /// Serves a complete build to others until [`Self::leave`]. What moves has to pass `limits` and
+    /// the caps of the node.
+    pub fn serve(&self, build: &StoredBuild, limits: &SharedLimits) {
         if self.inner.disk_priority != DiskPriority::Normal {
             build.set_disk_priority(self.inner.disk_priority);
         }
@@ -292,7 +285,7 @@ impl Node {
     }
 
     /// The progress of a build in a swarm of this node, complete ones included; `None` if it is in
-    /// none. At most a fifth of a second old.
+    /// none. Up to a moment old.
     pub fn progress(&self, build: BuildId) -> Option<Progress> {
         self.inner.board.progress(build)
     }
@@ -344,7 +337,7 @@ impl Node {
         self.inner.asks.lock().await.recv().await
     }
 
-    /// What the node moved since its start; at most a fifth of a second old.
+    /// What the node moved since its start; up to a moment old.
     pub fn stats(&self) -> NodeStats {
         self.inner.board.stats()
     }
@@ -382,99 +375,6 @@ impl Drop for Inner {
             self.runtime.spawn(async move { hub.send(*wake).await });
         }
     }
-}
-
-/// A running download. Dropping it cancels the download; what was stored is kept.
-#[derive(Debug)]
-pub struct Download {
-    build: BuildId,
-    store: BuildStore,
-    hub: HubSender,
-    state: DownloadState,
-}
-
-#[derive(Debug)]
-enum DownloadState {
-    Asked(oneshot::Receiver<Watches>),
-    Running(Watches),
-    /// The node shut down before it took the download on.
-    Gone,
-}
-
-impl Download {
-    /// How far the download is now.
-    pub fn progress(&mut self) -> Progress {
-        if let DownloadState::Asked(watches) = &mut self.state
-            && let Ok(watches) = watches.try_recv()
-        {
-            self.state = DownloadState::Running(watches);
-        }
-        match &self.state {
-            DownloadState::Running(watches) => watches.progress.borrow().clone(),
-            DownloadState::Asked(_) | DownloadState::Gone => Progress::default(),
-        }
-    }
-
-    /// Waits for the next change, at most a few a second; `None` once the download has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses nothing.
-    pub async fn next_progress(&mut self) -> Option<Progress> {
-        let watches = self.watches().await?;
-        if is_over(watches) {
-            return None;
-        }
-        tokio::select! {
-            changed = watches.progress.changed() => changed.ok()?,
-            changed = watches.outcome.changed() => changed.ok()?,
-        }
-        Some(watches.progress.borrow_and_update().clone())
-    }
-
-    /// Waits for the end. The node goes on serving the build.
-    ///
-    /// # Errors
-    ///
-    /// If the disk fails, or the download is cancelled by [`Node::leave`] or [`Node::shutdown`].
-    pub async fn finish(mut self) -> Result<StoredBuild, FetchError> {
-        let Some(watches) = self.watches().await else { return Err(FetchError::Cancelled) };
-        match watches.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(FetchError::Cancelled)),
-            Err(_) => Err(FetchError::Cancelled),
-        }
-    }
-
-    async fn watches(&mut self) -> Option<&mut Watches> {
-        if let DownloadState::Asked(watches) = &mut self.state {
-            self.state = watches.await.map_or(DownloadState::Gone, DownloadState::Running);
-        }
-        match &mut self.state {
-            DownloadState::Running(watches) => Some(watches),
-            DownloadState::Asked(_) | DownloadState::Gone => None,
-        }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        let is_over = match &self.state {
-            DownloadState::Running(watches) => is_over(watches),
-            DownloadState::Asked(_) => false,
-            DownloadState::Gone => true,
-        };
-        if !is_over {
-            // A hub without room is one that shuts down or drains within moments; the download is
-            // then found abandoned when its last watcher is gone.
-            let (build, store) = (self.build, self.store.clone());
-            drop(self.hub.send_now(Wake::Command(Command::Cancel { build, store })));
-        }
-    }
-}
-
-fn is_over(watches: &Watches) -> bool {
-    let outcome: &DownloadOutcome = &watches.outcome.borrow();
-    outcome.is_some()
 }
 
 fn tracker_table() -> TrackerTable {
@@ -518,7 +418,7 @@ async fn start_control(
     Ok((listening, thread))
 }
 
-/// Runs `body` on a thread with a runtime of its own, whose blocking threads treat the disk as told.
+/// Runs `body` on a thread with a runtime of its own, whose blocking threads have this priority.
 fn spawn_thread(
     name: &str,
     disk_priority: DiskPriority,
@@ -564,6 +464,24 @@ fn reachable_ip(listening: &Listening) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a place without a name is on the wire what it always was, and one with a name too.
+    #[test]
+    fn places_keep_their_form_on_the_wire() {
+        let socket = "127.0.0.1:1".parse().unwrap();
+        let location = |zone: Option<&str>, rack: Option<&str>| {
+            let config = NodeConfig {
+                zone: zone.map(str::to_owned),
+                rack: rack.map(str::to_owned),
+                ..NodeConfig::host(Identity::generate(), socket)
+            };
+            config.contact(socket, socket).location
+        };
+        assert_eq!(location(None, None), Location::default());
+        assert_eq!(location(Some("z"), None), Location::named("z", ""));
+        assert_eq!(location(None, Some("r")), Location::named("", "r"));
+        assert_eq!(location(Some("z"), Some("r")), Location::named("z", "r"));
+    }
 
     #[test]
     fn address_for_others_is_not_loopback_if_there_is_another() {

@@ -39,7 +39,7 @@ impl Rig {
     /// Publishes such a tree into the store `name`.
     pub(crate) fn published(&self, name: &str, bytes: usize) -> StoredBuild {
         let tree = self.tree(&format!("{name}-source"), bytes, 7);
-        publish(&tree, &self.store(name), &|_| {}).unwrap().build
+        publish(&tree, &self.store(name), None).unwrap().build
     }
 }
 

@@ -16,7 +16,7 @@ use goal_state::{GoalStore, GoalUrl};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
-    SeederAddress, StartError, StoreError, StoredBuild, TrafficClass, Transport,
+    SeederAddress, SharedLimits, StartError, StoreError, StoredBuild, TrafficClass, Transport,
 };
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -61,10 +61,10 @@ pub struct SeederConfig {
     pub seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
     pub goal: Option<GoalUrl>,
-    /// Where the seeder is, for locality. Empty if unknown.
-    pub zone: String,
-    /// The rack within the zone. Empty if unknown.
-    pub rack: String,
+    /// The name of the zone that the seeder is in, for locality. `None` if unknown.
+    pub zone: Option<String>,
+    /// The name of its rack within the zone. `None` if unknown.
+    pub rack: Option<String>,
     /// Cap on chunk bytes sent. `None`: no cap. [`Node::set_limits`] changes it.
     pub upload_limit: Option<ByteRate>,
     /// How chunk traffic asks to be treated by the network.
@@ -268,7 +268,7 @@ impl Seeder {
         let opened: Result<Option<StoredBuild>, _> = on_disk(move || store.build(build)).await;
         match opened {
             Ok(Some(stored)) => {
-                self.node.serve(&stored);
+                self.node.serve(&stored, &SharedLimits::default());
                 self.catalog.on_started(build);
                 tracing::info!(%build, bytes = stored.manifest().build_size(), "serving");
             }

@@ -23,9 +23,8 @@ use crate::address::SeederAddress;
 use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
 use crate::data::sending::{Counters, Outgoing, Source};
-use crate::error::FetchError;
-use crate::identity::peer_id_of;
-use crate::progress::{LinkCounts, Phase, Progress};
+use crate::error::{FetchError, NoAnswer};
+use crate::progress::{BannedPeer, LinkCounts, Phase, Progress, WaitingFor};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::remembered::Remembered;
@@ -71,9 +70,9 @@ pub(crate) struct Member {
     pub(crate) bytes_done: u64,
     pub(crate) bytes_resumed: u64,
     pub(crate) chunks_served_early: u64,
-    pub(crate) faults: Vec<String>,
+    pub(crate) faults: Vec<BannedPeer>,
     /// Why the last announce failed.
-    pub(crate) announce_error: Option<String>,
+    pub(crate) announce_error: Option<NoAnswer>,
     /// Whom earlier downloads knew, and what of this one's is kept.
     pub(crate) remembered: Remembered,
     /// What other builds on this host have of this one.
@@ -222,8 +221,7 @@ impl Member {
 
     pub(crate) fn note_fault(&mut self, node: NodeId, fault: PeerFault) {
         if self.faults.len() < FAULTS_MAX {
-            let name = peer_id_of(node).map_or_else(|| node.to_string(), |peer| peer.to_string());
-            self.faults.push(format!("banned {name}: it {fault}"));
+            self.faults.push(BannedPeer { node, fault });
             self.is_dirty = true;
         }
     }
@@ -339,39 +337,24 @@ impl Member {
         }
     }
 
-    fn waiting_for(&self, seeders: &[SeederAddress]) -> Option<String> {
-        let listed = || {
-            let names: Vec<String> = seeders.iter().map(SeederAddress::to_string).collect();
-            names.join(", ")
-        };
+    fn waiting_for(&self, seeders: &[SeederAddress]) -> Option<WaitingFor> {
         let waiting = match self.phase {
             Phase::Locating | Phase::Downloading => self.swarm.as_ref()?.waiting()?,
             Phase::Resuming | Phase::Verifying | Phase::Serving => return None,
         };
-        let text = match waiting {
-            Waiting::Tracker if seeders.is_empty() => {
-                "no seeder is configured: name one with --seeder".to_owned()
-            }
-            Waiting::Tracker => match &self.announce_error {
-                Some(error) => format!(
-                    "no seeder answers ({}): {error}; check that it runs and that its UDP port is \
-                     reachable",
-                    listed()
-                ),
-                None => format!("asking the seeder {}", listed()),
+        let asked = || seeders.to_vec();
+        Some(match waiting {
+            Waiting::Tracker if seeders.is_empty() => WaitingFor::SeederAddress,
+            Waiting::Tracker => match self.announce_error.clone() {
+                Some(reason) => WaitingFor::Seeder { asked: asked(), reason },
+                None => WaitingFor::Answer { asked: asked() },
             },
-            Waiting::Source => format!(
-                "no seeder has build {} (asked {}); check the id, or publish the build to the \
-                 seeder's store",
-                self.build,
-                listed()
-            ),
-            Waiting::Neighbours => "connecting to other nodes".to_owned(),
-            Waiting::Manifest => "neighbours have not sent the manifest yet".to_owned(),
-            Waiting::Chunks => "neighbours are busy or have nothing new".to_owned(),
+            Waiting::Source => WaitingFor::Source { build: self.build, asked: asked() },
+            Waiting::Neighbours => WaitingFor::Neighbours,
+            Waiting::Manifest => WaitingFor::Manifest,
+            Waiting::Chunks => WaitingFor::Chunks,
             _ => return None,
-        };
-        Some(text)
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
-use crate::error::{AskError, ReportError};
+use crate::error::{AskError, NoAnswer, ReportError};
 
 use super::wake::{AskOrder, HubSender, Wake};
 
@@ -58,7 +58,7 @@ pub(super) enum Answered {
     Announce {
         build: BuildId,
         event: Event,
-        error: Option<String>,
+        error: Option<NoAnswer>,
     },
     Exchange {
         build: BuildId,
@@ -99,7 +99,7 @@ impl Questions {
     /// it.
     pub(super) fn report(&mut self, report: Vec<u8>, tried: usize, reply: ReportReply) {
         let Some(seeder) = self.seeders.get(tried).copied() else {
-            return refuse(reply, "no seeder is configured".to_owned());
+            return refuse(reply, NoAnswer::NoSeeder);
         };
         let question = Question::Status(report.clone());
         let ask = Asked::Status { report, tried, reply };
@@ -128,7 +128,7 @@ impl Questions {
     pub(super) fn on_answered(
         &mut self,
         token: u64,
-        outcome: Result<Answer, String>,
+        outcome: Result<Answer, NoAnswer>,
     ) -> Option<Answered> {
         match self.asked.remove(&token)? {
             Asked::Announce { build, tracker, ip } => {
@@ -138,7 +138,7 @@ impl Questions {
                         answer.contacts.iter_mut().chain(&mut answer.seeder).for_each(seen);
                         (Event::AnnounceAnswered { tracker, answer: Box::new(answer) }, None)
                     }
-                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(no_seeder())),
+                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(NoAnswer::NotASeeder)),
                     Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),
                 };
                 Some(Answered::Announce { build, event, error })
@@ -158,7 +158,7 @@ impl Questions {
                         drop(reply.send(Ok(())));
                         return None;
                     }
-                    Ok(_) => no_seeder(),
+                    Ok(_) => NoAnswer::NotASeeder,
                     Err(reason) => reason,
                 };
                 if tried + 1 < self.seeders.len() {
@@ -191,7 +191,7 @@ impl Questions {
         let command = ControlCommand::Ask { token, node, address, question };
         if self.control.try_send(command).is_err() {
             let hub = self.hub.clone();
-            let outcome = Err("too many questions are waiting".to_owned());
+            let outcome = Err(NoAnswer::Swamped);
             tokio::spawn(async move {
                 hub.send(Wake::Control(ControlEvent::Answered { token, outcome })).await;
             });
@@ -199,11 +199,7 @@ impl Questions {
     }
 }
 
-fn refuse(reply: ReportReply, reason: String) {
+fn refuse(reply: ReportReply, reason: NoAnswer) {
     // Who reported may have gone away.
     drop(reply.send(Err(ReportError::Unreachable { reason })));
-}
-
-fn no_seeder() -> String {
-    "that node is not a seeder".to_owned()
 }

@@ -64,9 +64,13 @@ impl From<SourceError> for PassError {
 pub(super) fn run(
     source: &Source,
     copy: Option<&TreeFiles>,
-    progress: &(dyn Fn(PublishProgress) + Sync),
+    mut progress: Option<&mut dyn FnMut(PublishProgress)>,
 ) -> Result<Vec<ChunkInfo>, PassError> {
-    let report = |bytes_done| progress(PublishProgress { bytes_total: source.size(), bytes_done });
+    let mut report = |bytes_done| {
+        if let Some(progress) = &mut progress {
+            progress(PublishProgress { bytes_total: source.size(), bytes_done });
+        }
+    };
     report(0);
     let pass = Pass {
         reader: Reader::new(source),

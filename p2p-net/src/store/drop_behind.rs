@@ -129,7 +129,7 @@ mod tests {
         std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("data"), random_bytes(1, SIZE)).unwrap();
         let store = BuildStore::open(folder.join("published")).unwrap();
-        publish(&source, &store, &|_| {}).unwrap().build
+        publish(&source, &store, None).unwrap().build
     }
 
     /// Goal: a build that is written, checked, moved into place and read leaves no more than the

@@ -453,7 +453,7 @@ mod tests {
     fn next_version(rig: &Rig) -> StagedBuild {
         std::fs::write(rig.source.join("zz-news"), random_bytes(77, 3 << 20)).unwrap();
         let elsewhere = BuildStore::open(rig.directory.path().join("next")).unwrap();
-        let next = publish(&rig.source, &elsewhere, &|_| ()).unwrap().build;
+        let next = publish(&rig.source, &elsewhere, None).unwrap().build;
         rig.store.stage(next.id(), Arc::clone(next.manifest())).unwrap()
     }
 

@@ -8,8 +8,7 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use p2p_core::BuildId;
-use p2p_net::{BuildStore, Identity, Node, NodeConfig, SeederAddress};
+use p2p_net::{BuildId, BuildStore, FetchOptions, Identity, Node, NodeConfig, SeederAddress};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +34,7 @@ async fn repeat(build: &str, seeder: &str, store: &str, count: &str) -> Result<(
     config.seeders = vec![seeder];
     let node = Node::start(config).await?;
     for _ in 0..count.parse::<u32>()? {
-        drop(node.fetch(build, &store).finish().await?);
+        drop(node.fetch(build, &store, FetchOptions::default()).finish().await?);
         node.leave(build).await;
         store.remove(build)?;
         println!("{}", rss_kib()?);
