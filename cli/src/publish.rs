@@ -12,7 +12,6 @@ use serde::Serialize;
 use crate::app::Outcome;
 use crate::output::bars;
 use crate::output::human;
-use crate::publish::history;
 use crate::{clock, output};
 
 pub(crate) mod history;

@@ -8,7 +8,7 @@ use goal_state::{AppName, GoalList, GoalStore, HostStatus};
 
 use crate::app::{self, Outcome};
 use crate::rollout::deploy::{GoalArgs, block_on, read_statuses};
-use crate::status::table::{self, Layout};
+use crate::status::table::Layout;
 use crate::{clock, output};
 
 pub(crate) mod table;

@@ -16,6 +16,13 @@ pub fn describe(error: &anyhow::Error) -> String {
     texts.join(": ")
 }
 
+/// An error with all its causes in one line, also those that repeat the text before them.
+pub fn causes(error: impl std::error::Error) -> String {
+    let first: &dyn std::error::Error = &error;
+    let chain = std::iter::successors(Some(first), |error| error.source());
+    chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Reports the error that ended `program`; the exit code for it.
 pub fn fail(program: &str, error: &anyhow::Error) -> ExitCode {
     complain(program, &describe(error));

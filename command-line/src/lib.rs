@@ -18,7 +18,7 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
-pub use complaint::{complain, describe, fail, note};
+pub use complaint::{causes, complain, describe, fail, note};
 pub use state_lock::{StateLock, StateLockError};
 pub use terminal::Terminal;
 pub use usage::{EXIT_USAGE, parse};

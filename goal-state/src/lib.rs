@@ -28,6 +28,7 @@ pub use documents::token::{
     TokenRequest, granting_seeder,
 };
 pub use store::error::{FileAction, GoalStoreError};
+pub use store::pacing::now_ms;
 pub use store::url::{GoalUrl, GoalUrlError};
 pub use store::watch::{GoalUpdate, GoalWatch};
 pub use store::{DamagedGoal, GoalList, GoalStore};

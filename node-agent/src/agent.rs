@@ -1,7 +1,7 @@
 //! One agent: its state directory, its node, the loops of its apps, and the status reports.
 //!
-//! Invariant: a goal is durable in `goal.json` before an app's loop hears of it. Loops share
-//! nothing but the node: an app that fails does not hold up another.
+//! Invariant: loops share nothing but the node, so an app that fails does not hold up another. Goals
+//! reach them through [`goal_follower`], which stores each before it hands it on.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,19 +9,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use goal_state::{AppName, Goal, GoalStore, GoalUpdate, GoalWatch};
+use goal_state::{AppName, GoalStore};
 use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument as _, info, info_span, warn};
 
+use crate::agent::goal_follower::GoalFollower;
 use crate::agent::reload::Reload;
 use crate::app::App;
-use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings};
 use crate::config::{AppConfig, Config};
 use crate::control::ControlServer;
 use crate::control::desk::{AppOrders, ControlDesk};
@@ -33,15 +34,13 @@ use crate::host::probe::ProbeCaller;
 use crate::host::real::RealHost;
 use crate::programs::supervisor::ProgramSettings;
 use crate::report::service::Heartbeat;
-use crate::report::status::{Reporter, StatusBoard, StatusSink, now_ms};
+use crate::report::status::{Reporter, StatusBoard, StatusSink};
 use crate::self_update::own_agent::OwnAgent;
 use crate::state::StateDir;
-use crate::state::goals::{AcceptError, AcceptedGoals};
+use crate::state::goals::AcceptedGoals;
 
+mod goal_follower;
 pub(crate) mod reload;
-
-/// Wait before a goal that could not be stored is tried again.
-const GOAL_RETRY: Duration = Duration::from_secs(5);
 
 /// Orders that wait for an app's loop. People give them one by one.
 const ORDERS_MAX: usize = 16;
@@ -400,190 +399,5 @@ fn warn_of_strays(state: &StateDir, config: &Config) {
             "app {name} is not configured any more; its builds and, if one runs, its program are left alone in {}",
             state.path().join("apps").join(&name).display()
         );
-    }
-}
-
-/// Follows the goal store: accepts goals and hands them to the apps' loops.
-#[derive(Debug)]
-struct GoalFollower {
-    accepted: AcceptedGoals,
-    apps: BTreeMap<AppName, watch::Sender<GoalView>>,
-    /// Goals that could not be stored yet. The watch does not repeat them.
-    unstored: BTreeMap<AppName, Goal>,
-}
-
-impl GoalFollower {
-    const fn new(accepted: AcceptedGoals) -> Self {
-        Self { accepted, apps: BTreeMap::new(), unstored: BTreeMap::new() }
-    }
-
-    /// The goal of `app`, which begins with what was accepted before the agent started: a host does
-    /// not need the goal store to run what it ran.
-    fn subscribe(&mut self, app: &AppName) -> watch::Receiver<GoalView> {
-        let view = GoalView { followed: self.accepted.of(app), ..GoalView::default() };
-        self.apps.entry(app.clone()).or_insert_with(|| watch::Sender::new(view)).subscribe()
-    }
-
-    async fn run(mut self, mut watch: GoalWatch) {
-        loop {
-            let has_unstored = !self.unstored.is_empty();
-            tokio::select! {
-                update = watch.next() => self.on_update(update),
-                () = sleep(GOAL_RETRY), if has_unstored => self.on_retry(),
-            }
-        }
-    }
-
-    fn on_update(&mut self, update: GoalUpdate) {
-        let GoalUpdate { app, goal } = update;
-        self.unstored.remove(&app);
-        self.note_answer(&app, goal.is_ok());
-        let note = match goal {
-            Ok(Some(goal)) => return self.offer(goal),
-            Ok(None) => self.accepted.of(&app).map(|followed| {
-                format!(
-                    "the goal store has no goal for {app} any more; still following generation {}",
-                    followed.generation
-                )
-            }),
-            Err(reason) => Some(format!("cannot read the goal: {reason}")),
-        };
-        self.publish(&app, note);
-    }
-
-    fn on_retry(&mut self) {
-        for (_, goal) in std::mem::take(&mut self.unstored) {
-            self.offer(goal);
-        }
-    }
-
-    fn offer(&mut self, goal: Goal) {
-        let app = goal.app.clone();
-        let note = match self.accepted.accept(&goal, now_ms()) {
-            Ok(followed) => {
-                info!(%app, generation = followed.generation, build = followed.build.short(), "goal");
-                None
-            }
-            Err(error) => {
-                let is_worth_a_retry = matches!(error, AcceptError::Write(_));
-                if is_worth_a_retry {
-                    self.unstored.insert(app.clone(), goal);
-                }
-                Some(format!("{:#}", anyhow::Error::new(error)))
-            }
-        };
-        self.publish(&app, note);
-    }
-
-    fn note_answer(&self, app: &AppName, is_answer: bool) {
-        let Some(sender) = self.apps.get(app) else { return };
-        sender.send_if_modified(|shown| {
-            is_answer && !std::mem::replace(&mut shown.has_answered, true)
-        });
-    }
-
-    fn publish(&self, app: &AppName, note: Option<String>) {
-        let Some(sender) = self.apps.get(app) else { return };
-        sender.send_if_modified(|shown| {
-            let view = GoalView { followed: self.accepted.of(app), note, ..shown.clone() };
-            if *shown == view {
-                return false;
-            }
-            if let Some(note) = &view.note {
-                warn!(%app, "{note}");
-            }
-            *shown = view;
-            true
-        });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use p2p_core::BuildId;
-
-    use super::*;
-
-    fn app() -> AppName {
-        "web".parse().unwrap()
-    }
-
-    fn update(goal: Result<Option<(u64, u8)>, String>) -> GoalUpdate {
-        let goal = goal.map(|goal| {
-            goal.map(|(generation, seed)| Goal {
-                app: app(),
-                generation,
-                build: BuildId::of_manifest(&[seed]),
-                set_at_ms: 0,
-                rollout: goal_state::Rollout::default(),
-                history: vec![],
-            })
-        });
-        GoalUpdate { app: app(), goal }
-    }
-
-    fn follower(folder: &std::path::Path) -> GoalFollower {
-        GoalFollower::new(AcceptedGoals::load(&folder.join("goal.json")).unwrap())
-    }
-
-    #[test]
-    fn goal_reaches_the_app_after_it_is_durable() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut follower = follower(folder.path());
-        let goal = follower.subscribe(&app());
-        assert_eq!(*goal.borrow(), GoalView::default());
-        follower.on_update(update(Ok(Some((3, 1)))));
-        let view = goal.borrow().clone();
-        assert_eq!((view.followed.clone().unwrap().generation, view.note), (3, None));
-        let stored = AcceptedGoals::load(&folder.path().join("goal.json")).unwrap();
-        assert_eq!(stored.of(&app()), view.followed);
-    }
-
-    #[test]
-    fn trouble_with_the_goal_store_is_told_and_changes_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut follower = follower(folder.path());
-        let goal = follower.subscribe(&app());
-        follower.on_update(update(Err("connection refused".into())));
-        assert!(!goal.borrow().has_answered);
-        follower.on_update(update(Ok(None)));
-        let answered = GoalView { has_answered: true, ..GoalView::default() };
-        assert_eq!(*goal.borrow(), answered, "no goal yet is no trouble");
-        follower.on_update(update(Ok(Some((3, 1)))));
-        let followed = goal.borrow().followed.clone();
-        for (trouble, expected) in [
-            (Err("connection refused".into()), "connection refused"),
-            (Ok(None), "no goal for web any more"),
-            (Ok(Some((2, 1))), "generation 2"),
-        ] {
-            follower.on_update(update(trouble));
-            let view = goal.borrow().clone();
-            assert_eq!(view.followed, followed);
-            assert!(view.note.as_ref().unwrap().contains(expected), "{view:?}");
-        }
-        follower.on_update(update(Ok(Some((3, 1)))));
-        assert_eq!(goal.borrow().note, None);
-    }
-
-    #[test]
-    fn goal_that_could_not_be_stored_is_tried_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let state = folder.path().join("state");
-        let mut follower = follower(&state);
-        let goal = follower.subscribe(&app());
-        follower.on_update(update(Ok(Some((1, 1)))));
-        assert!(goal.borrow().note.as_ref().unwrap().contains("goal.json"));
-        assert_eq!(goal.borrow().followed, None);
-        std::fs::create_dir(&state).unwrap();
-        follower.on_retry();
-        assert_eq!(goal.borrow().followed.clone().unwrap().generation, 1);
-        assert!(follower.unstored.is_empty());
-    }
-
-    #[test]
-    fn app_of_another_host_is_ignored() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut follower = follower(folder.path());
-        follower.on_update(update(Ok(None)));
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use command_line::causes;
 use goal_state::{AppName, HostPhase, HostStatus};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
@@ -19,35 +20,36 @@ use tracing::{info, warn};
 
 use crate::app::settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::app::trouble::{Stall, Trouble};
-use crate::brain::explain::Paused;
 use crate::brain::reconcile::{
     self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
 };
-use crate::fleet::source::{BuildSource, RunningDownload};
+use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::HookRunner;
 use crate::programs::supervisor::{self, Supervisor};
-use crate::report::metrics::AppCounts;
+use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
-use crate::state::app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Place};
-use crate::state::durable::{ReadError, WriteError};
+use crate::state::app_dir::{AppDir, Journal, JournalPhase, Paused, Place};
+use crate::state::durable::ReadError;
 use crate::state::goals::AcceptedGoal;
 
+mod downloading;
 mod facts;
 mod itself;
-mod programs;
 mod recover;
 mod row;
 pub(crate) mod settings;
 mod step_error;
+mod switching;
 pub(crate) mod trouble;
 mod upkeep;
 
+use downloading::{ActiveDownload, next_progress};
 use itself::own_agent_change;
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
@@ -117,13 +119,6 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     stall: Stall,
 }
 
-#[derive(Debug)]
-struct ActiveDownload<D> {
-    build: BuildId,
-    download: D,
-    started_at: Instant,
-}
-
 /// What wakes the loop.
 #[derive(Debug)]
 enum Wake {
@@ -142,7 +137,7 @@ enum Wake {
     Refresh,
 }
 
-#[expect(clippy::multiple_inherent_impl, reason = "`upkeep` has the rest")]
+#[expect(clippy::multiple_inherent_impl, reason = "the loop is cut by concern")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     /// Reads what an earlier agent left of the app in `directory`, and takes over its programs.
     ///
@@ -393,24 +388,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.goal.borrow().followed.as_ref().map_or(0, |followed| followed.rollout.restart)
     }
 
-    fn start_download(&mut self, build: BuildId) {
-        info!(build = build.short(), "downloading");
-        // Dropped first, so that the node is never asked for two downloads of the app at once.
-        drop(self.take_download());
-        self.progress = (Some(build), Progress::default());
-        self.progress_since = Instant::now();
-        self.staged.insert(build);
-        let download = self.source.fetch(build, &self.store);
-        self.download = Some(ActiveDownload { build, download, started_at: Instant::now() });
-    }
-
-    /// The download that runs, which is over now, well or not.
-    fn take_download(&mut self) -> Option<ActiveDownload<S::Download>> {
-        let active = self.download.take()?;
-        self.count(|counts| counts.download_time += active.started_at.elapsed());
-        Some(active)
-    }
-
     /// Counts something for the metrics.
     fn count(&self, change: impl FnOnce(&mut AppCounts)) {
         self.board.counts().update(&self.settings.name, change);
@@ -456,104 +433,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.hooks.on_drain_over();
         }
         self.supervisor.start(place, build, self.builds[&build].root());
-    }
-
-    fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
-        if !self.check_before_use(build)? {
-            return Ok(());
-        }
-        let generation = self.wanted().map_or(0, |wanted| wanted.generation);
-        let tries = self.settings.program.health.tries.get();
-        let journal =
-            Journal::switching(generation, build, self.current, tries, self.journal.as_ref());
-        info!(build = build.short(), generation, "switching");
-        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
-        self.supervisor.forget_failure();
-        self.hooks.on_switch_begun();
-        self.count(|counts| counts.switches += 1);
-        self.point_to(build)
-    }
-
-    fn point_to(&mut self, build: BuildId) -> Result<(), StepError> {
-        let failed = |source| StepError::Switch { build, source };
-        self.directory.set_current(self.builds[&build].root()).map_err(failed)?;
-        info!(build = build.short(), "`current` points to the build");
-        self.current = Some(build);
-        self.disk_trouble.clear();
-        Ok(())
-    }
-
-    fn write_journal(&mut self, journal: Journal) -> Result<(), WriteError> {
-        self.directory.write_journal(&journal)?;
-        self.journal = Some(journal);
-        Ok(())
-    }
-
-    /// What is known of the failure of `build`.
-    fn failure(&self, build: BuildId) -> FailedBuild {
-        let reason = match (self.hooks.failed(), self.supervisor.failed()) {
-            (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
-            (None, None) => self.supervisor.last_crash().map_or_else(
-                || "the agent or the machine stopped whenever it was started".into(),
-                ToOwned::to_owned,
-            ),
-        };
-        let wanted = self.wanted().filter(|wanted| wanted.build == build);
-        FailedBuild {
-            build,
-            since: wanted.map_or(0, |wanted| wanted.since),
-            reason,
-            output: self.supervisor.output_tail(build),
-            at_ms: self.supervisor.host().now_ms(),
-        }
-    }
-
-    fn quarantine(&mut self, build: BuildId) -> Result<(), StepError> {
-        let failed = self.failure(build);
-        warn!(build = build.short(), reason = failed.reason, "the build is not used here");
-        let journal = match &self.journal {
-            Some(journal) => Journal { failed: Some(failed), ..journal.clone() },
-            // Nothing ran here yet; the failure is all there is to note.
-            None => Journal { failed: Some(failed), ..Journal::switching(0, build, None, 0, None) },
-        };
-        self.write_journal(journal).map_err(|source| StepError::Quarantine { build, source })?;
-        self.hooks.on_switch_over();
-        self.supervisor.forget_failure();
-        self.disk_trouble.clear();
-        Ok(())
-    }
-
-    fn roll_back(&mut self, build: BuildId) -> Result<(), StepError> {
-        let Some(journal) = self.journal.clone() else { return Ok(()) };
-        if !self.check_before_use(build)? {
-            return Ok(());
-        }
-        let failed = (journal.phase == JournalPhase::Switching).then(|| self.failure(journal.to));
-        let reason = failed.as_ref().map_or("its files are damaged", |failed| &failed.reason);
-        warn!(from = journal.to.short(), to = build.short(), reason, "rolling back");
-        let journal = journal.rolling_back(build, failed);
-        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
-        self.hooks.on_switch_over();
-        self.supervisor.forget_failure();
-        self.count(|counts| counts.rollbacks += 1);
-        self.point_to(build)
-    }
-
-    fn settle(&mut self) -> Result<(), StepError> {
-        let Some(journal) = &self.journal else { return Ok(()) };
-        let followed = self.goal.borrow().followed.clone();
-        let is_goal = followed.as_ref().is_some_and(|goal| goal.build == journal.to);
-        let now_ms = self.supervisor.host().now_ms();
-        let accepted_at = followed.as_ref().map(|goal| goal.accepted_at_ms);
-        let elapsed_ms =
-            accepted_at.filter(|_| is_goal).map(|accepted| now_ms.saturating_sub(accepted));
-        let generation = followed.map_or(journal.generation, |goal| goal.generation);
-        let settled = journal.settled(generation, elapsed_ms);
-        info!(build = settled.to.short(), elapsed_ms, "the build is good");
-        self.write_journal(settled).map_err(StepError::Settle)?;
-        self.hooks.on_switch_over();
-        self.disk_trouble.clear();
-        Ok(())
     }
 
     fn start_removal(&mut self, build: BuildId) {
@@ -605,7 +484,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         match wake {
             Wake::Progress(Some(progress)) => self.on_progress(progress),
             Wake::Progress(None) => self.on_download_ended().await,
-            Wake::Program(wake) => programs::on_program(self, wake),
+            Wake::Program(wake) => self.on_program(wake),
             Wake::Hook(result) => self.on_hook_ended(result),
             Wake::Removed(result) => self.on_removed(result),
             Wake::Audited(build, damage) => self.on_audited(build, damage),
@@ -621,11 +500,21 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    fn on_progress(&mut self, progress: Progress) {
-        if progress.bytes_done != self.progress.1.bytes_done {
-            self.progress_since = Instant::now();
+    /// Counts what its programs did for the metrics. What becomes of them is the supervisor's to say,
+    /// and what follows from that the brain's.
+    fn on_program(&mut self, wake: supervisor::Wake) {
+        let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
+        self.supervisor.on_wake(wake);
+        let crashes = u64::from(self.supervisor.crash_count() - crashes);
+        let now = self.supervisor.output_counts();
+        let (bytes, floods) = (now.bytes - output.bytes, now.floods - output.floods);
+        if crashes + bytes > 0 {
+            self.count(|counts| {
+                counts.restarts += crashes;
+                counts.output_bytes += bytes;
+                counts.output_floods += floods;
+            });
         }
-        self.progress.1 = progress;
     }
 
     fn on_order(&mut self, order: AppOrder) {
@@ -682,28 +571,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    async fn on_download_ended(&mut self) {
-        let Some(ActiveDownload { build, download, .. }) = self.take_download() else { return };
-        match download.finish().await {
-            Ok(stored) => {
-                info!(build = build.short(), "downloaded and verified");
-                self.staged.remove(&build);
-                self.builds.insert(build, stored);
-                self.download_trouble.clear();
-                if self.damage.as_ref().is_some_and(|(damaged, _)| *damaged == build) {
-                    // The program runs from files that are gone.
-                    self.damage = None;
-                    self.supervisor.make_stale();
-                }
-            }
-            Err(error) => {
-                let short = error.disk_short_bytes();
-                let reason = format!("cannot download build {}: {}", build.short(), causes(error));
-                self.download_trouble.note_short(build, &reason, short);
-            }
-        }
-    }
-
     fn on_removed(&mut self, result: Result<(), StepError>) {
         let Some((build, _)) = self.removal.take() else { return };
         // Whatever is left of it counts as parts, so that the removal is tried again.
@@ -742,15 +609,6 @@ async fn token_change<T: TokenHold>(token: &mut Option<T>) {
     }
 }
 
-async fn next_progress<D: RunningDownload>(
-    download: &mut Option<ActiveDownload<D>>,
-) -> Option<Progress> {
-    match download {
-        Some(active) => active.download.next_progress().await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn removal_end(
     removal: &mut Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
 ) -> Result<(), StepError> {
@@ -762,9 +620,4 @@ async fn removal_end(
         }
         Err(_ended) => Err(StepError::RemoveInterrupted { build }),
     }
-}
-
-/// An error with its causes, on one line.
-pub(crate) fn causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
-    format!("{:#}", anyhow::Error::new(error))
 }

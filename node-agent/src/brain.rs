@@ -7,4 +7,4 @@
 //! the loop of the app asks again with what it finds on disk.
 
 pub(crate) mod explain;
-pub(crate) mod reconcile;
+pub mod reconcile;

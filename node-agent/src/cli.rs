@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use command_line::{EXIT_USAGE, LogFormat};
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::doctor::{self, Verdict};
+use crate::cli::doctor::Verdict;
 use crate::cli::init::{InitError, InitValues};
 use crate::config::ConfigError;
 use crate::self_update;

@@ -19,6 +19,7 @@ use goal_state::{AppName, GoalUrl, Label};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
+use crate::brain::reconcile::Swap;
 use crate::host::hook::Hooks;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
 use crate::host::probe::Health;
@@ -133,16 +134,6 @@ pub struct AppConfig {
     pub upload_limit: Option<ByteRate>,
     /// As above, for what is received.
     pub download_limit: Option<ByteRate>,
-}
-
-/// How one program takes the place of another.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Swap {
-    /// The old program is stopped, then the new one started.
-    #[default]
-    Stop,
-    /// The new program is started, and the old one stopped once the new one is ready.
-    Overlap,
 }
 
 impl Default for AppConfig {

@@ -20,7 +20,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
-use crate::brain::explain::{Explanation, Paused};
+use crate::brain::explain::Explanation;
+use crate::state::app_dir::Paused;
 
 mod client;
 pub(crate) mod desk;

@@ -28,15 +28,16 @@ pub use agent::reload::Reload;
 pub use app::settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 pub use app::{App, OpenAppError};
 pub use brain::explain::{
-    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, Paused, ProgramFacts, Quarantine,
-    Reason, Situation,
+    Answer, CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, Reason,
+    Situation,
 };
 pub use brain::reconcile;
+pub use brain::reconcile::Swap;
 pub use cli::doctor::{Finding, Verdict, examine};
 pub use cli::init::{InitError, InitValues};
 pub use config::bootstrap::{Bootstrap, BootstrapError, BootstrapSource, Found, JoinToken};
 pub use config::{
-    AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin, Swap,
+    AppConfig, BootstrapSettings, Config, ConfigError, FlagSetting, Inputs, Loaded, Origin,
 };
 pub use control::{
     AgentStatus, AppState, AskError, ControlClient, ControlError, ControlRequest, ControlServer,
@@ -70,13 +71,15 @@ pub use programs::output::{Look, OUTPUT_BYTES_MAX, OutputLog};
 pub use programs::supervisor::{
     OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, Wake,
 };
-pub use report::metrics::{AppCounts, CountBoard, MetricsServer, MetricsSource};
+pub use report::counts::{AppCounts, CountBoard};
+pub use report::metrics::{MetricsServer, MetricsSource};
 pub use report::service;
-pub use report::status::{Reporter, StatusBoard, StatusSink, now_ms};
+pub use report::status::{Reporter, StatusBoard, StatusSink};
 pub use self_update::own_agent::OwnAgent;
 pub use state::StateDir;
 pub use state::app_dir::{
-    AppDir, FailedBuild, Journal, JournalPhase, Place, RunningRecord, SWITCHES_REMEMBERED_MAX,
+    AppDir, FailedBuild, Journal, JournalPhase, Paused, Place, RunningRecord,
+    SWITCHES_REMEMBERED_MAX,
 };
 pub use state::durable;
 pub use state::goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};

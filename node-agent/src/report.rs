@@ -1,8 +1,9 @@
 //! What the agent reports: a status row per app for the fleet ([`status`]), a page for Prometheus
-//! ([`metrics`]), and whether it is well for the service manager ([`service`]).
+//! ([`metrics`], with what [`counts`] adds up), and whether it is well for the service manager ([`service`]).
 //!
 //! Reporting decides nothing and holds nobody up: whoever does not read, misses rows.
 
+pub(crate) mod counts;
 pub(crate) mod metrics;
-pub(crate) mod service;
+pub mod service;
 pub(crate) mod status;

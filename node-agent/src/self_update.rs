@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use command_line::StateLock;
+use goal_state::now_ms;
 use p2p_core::BuildId;
 use tracing::{info, warn};
 
-use crate::report::status::now_ms;
 use crate::state::durable;
 
 mod find;

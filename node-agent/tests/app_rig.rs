@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use goal_state::{HostPhase, HostStatus, Rollout};
+use goal_state::{HostPhase, HostStatus, Rollout, now_ms};
 use node_agent::{
     AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation, GoalView,
     Hooks, Journal, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
-    Systemd, TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles, now_ms,
+    Systemd, TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles,
 };
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};

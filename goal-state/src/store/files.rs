@@ -19,7 +19,7 @@ use crate::documents::goal::Goal;
 use crate::documents::status::HostStatus;
 use crate::documents::status::{newest_rows, status_from_json, status_to_pretty_json};
 use crate::store::error::{FileAction, GoalStoreError, one_line};
-use crate::store::files::document::{self, Durability};
+use crate::store::files::document::Durability;
 use crate::store::{GoalChange, GoalList, parse_goal};
 
 pub(crate) mod document;

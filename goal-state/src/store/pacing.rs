@@ -32,7 +32,7 @@ pub(crate) fn backoff(failures: u32) -> Duration {
 }
 
 /// Milliseconds since 1970 by this machine's clock; zero before that.
-pub(crate) fn now_ms() -> u64 {
+pub fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use command_line::causes;
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, StoreError, StoredBuild};
 use tracing::warn;
 
-use super::{OpenAppError, causes};
-use crate::brain::explain::Paused;
-use crate::state::app_dir::{AppDir, Journal};
+use super::OpenAppError;
+use crate::state::app_dir::{AppDir, Journal, Paused};
 use crate::state::durable::ReadError;
 
 /// The complete builds of a store that are what they should be, and what is wrong with the last of

@@ -9,7 +9,7 @@ use p2p_core::BuildId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::brain::explain::Explanation;
-use crate::config::Swap;
+use crate::brain::reconcile::Swap;
 use crate::host::hook::Hooks;
 use crate::host::watch_files::WatchedFiles;
 use crate::programs::supervisor::{ProgramSettings, SupervisorTimings};

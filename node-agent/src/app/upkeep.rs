@@ -4,18 +4,19 @@
 //! Invariant: what somebody changed by hand is put right or taken for missing and told; the program
 //! that runs is not stopped for it.
 
+use command_line::causes;
 use p2p_core::BuildId;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::App;
 use super::step_error::StepError;
-use super::{App, causes};
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
 
-#[expect(clippy::multiple_inherent_impl, reason = "`app` has the rest")]
+#[expect(clippy::multiple_inherent_impl, reason = "the loop is cut by concern")]
 impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn on_refresh(&mut self) {
         let now = Instant::now();

@@ -11,6 +11,8 @@ use goal_state::{AppName, HostPhase};
 use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
+use crate::state::app_dir::Paused;
+
 /// A download whose bytes did not change for this long is stuck: far above the time of a chunk over
 /// a bad link, and short enough that a person who looks is told.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
@@ -69,16 +71,6 @@ pub struct GoalFacts {
     pub build: BuildId,
     /// When this host learnt of it, in milliseconds since 1970.
     pub since_ms: u64,
-}
-
-/// A pause that a person ordered on this host, kept in `paused.json`.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Paused {
-    /// Since when, in milliseconds since 1970.
-    pub since_ms: u64,
-    /// Why, in the words of that person.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
 }
 
 /// A build that failed here.

@@ -13,7 +13,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2p_core::BuildId;
 
-use crate::config::Swap;
 use crate::state::app_dir::{Journal, JournalPhase};
 
 #[cfg(test)]
@@ -77,6 +76,16 @@ pub struct Policy {
     pub leave: Leave,
     /// Whether a token is needed for a switch to start.
     pub needs_token: bool,
+}
+
+/// How one program takes the place of another.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Swap {
+    /// The old program is stopped, then the new one started.
+    #[default]
+    Stop,
+    /// The new program is started, and the old one stopped once the new one is ready.
+    Overlap,
 }
 
 /// This agent, as the app that it is itself.

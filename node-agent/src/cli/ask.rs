@@ -151,7 +151,7 @@ mod tests {
     use goal_state::HostStatus;
 
     use super::*;
-    use crate::brain::explain::Paused;
+    use crate::state::app_dir::Paused;
 
     #[test]
     fn status_tells_what_holds_an_app() {

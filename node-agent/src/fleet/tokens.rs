@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use goal_state::{
-    AppName, LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest, granting_seeder,
+    AppName, LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest, granting_seeder, now_ms,
 };
 use p2p_core::NodeId;
 use p2p_net::{Node, SeederAddress};
@@ -25,7 +25,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use crate::backoff::Backoff;
-use crate::report::status::now_ms;
 
 /// The time limit that hosts wish for. Long enough that a seeder can be restarted, or the network be
 /// away for some seconds, while hosts go on; short enough that a host that died does not hold up the

@@ -10,6 +10,7 @@ use std::num::NonZero;
 use std::path::Path;
 use std::time::Duration;
 
+use command_line::causes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, header};
@@ -276,17 +277,6 @@ fn connect_words(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "connection refused".into(),
         _ => error.to_string(),
     }
-}
-
-fn causes(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 fn after_colon(text: Option<&str>) -> String {

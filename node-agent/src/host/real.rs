@@ -13,11 +13,12 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use command_line::causes;
+use goal_state::now_ms;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::app::causes;
 use crate::host::hook::{self, HookOrder};
 use crate::host::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
 use crate::host::mark::{self, MarkKey};
@@ -28,7 +29,6 @@ use crate::host::unit::Systemd;
 use crate::host::unit_program::UnitProgram;
 use crate::host::{Host, HostProcess, Notice, StartOrder, Stray};
 use crate::process::{self, ProcessIdentity};
-use crate::report::status::now_ms;
 use crate::state::app_dir::{AppDir, RunningRecord};
 
 /// The machine that the agent runs on, as one app uses it.

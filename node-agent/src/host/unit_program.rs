@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use command_line::causes;
 use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -15,7 +16,6 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::app::causes;
 use crate::host::Notice;
 use crate::host::runs_from::runs_from;
 use crate::host::unit::{Systemd, UnitState};

@@ -19,18 +19,19 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::brain::reconcile::{Gate, Program, Programs};
+use crate::brain::reconcile::Gate;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::host::probe::{Health, Probe};
 use crate::host::unit::JOB_TIMEOUT;
 use crate::host::{Host, HostProcess as _, StartOrder};
-use crate::programs::health_watch::{Check, HealthWatch};
+use crate::programs::health_watch::HealthWatch;
 use crate::programs::instance::{Instance, InstanceWake, Turn};
 use crate::programs::output::{OUTPUT_BYTES_MAX, OutputLog};
 use crate::programs::output_watch::OutputWatch;
 use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
 mod strays;
+mod view;
 
 /// When the supervisor acts by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -152,6 +153,7 @@ enum SlotWake {
     Rested,
 }
 
+#[expect(clippy::multiple_inherent_impl, reason = "what is seen of it is a concern of its own")]
 impl<H: Host> Supervisor<H> {
     /// Takes over the programs that an earlier agent left running, if there are any.
     ///
@@ -201,141 +203,10 @@ impl<H: Host> Supervisor<H> {
         &self.host
     }
 
-    /// The programs as the app's brain needs to know them.
-    pub fn programs(&self) -> Programs {
-        Programs {
-            serving: self.program(&self.serving),
-            candidate: self.program(&self.candidate),
-            is_leaving: matches!(self.leaving, Slot::Alive { .. }),
-        }
-    }
-
-    fn program(&self, slot: &Slot<H::Process>) -> Program {
-        match slot {
-            Slot::Idle => Program::Stopped,
-            Slot::Resting { build, .. } => Program::Resting { build: *build },
-            Slot::Alive { instance, .. } if instance.is_ending() => Program::Ending,
-            Slot::Alive { instance, .. } => Program::Running {
-                build: instance.record.build,
-                is_fresh: self.is_fresh(instance),
-                gate: instance.health.gate(),
-            },
-        }
-    }
-
-    fn is_fresh(&self, instance: &Instance<H::Process>) -> bool {
-        let command = self.settings.launch.as_ref().map(Launch::digest);
-        command == Some(instance.record.command)
-            && instance.record.restart >= self.restart
-            && self.stale_before.is_none_or(|moment| instance.up_since >= moment)
-    }
-
-    /// The build that was not healthy in time or printed too much while it was judged, and why,
-    /// until [`Self::forget_failure`].
-    pub fn failed(&self) -> Option<(BuildId, &str)> {
-        self.failed.as_ref().map(|(build, why)| (*build, why.as_str()))
-    }
-
-    /// How the program ended last, for the record of a failed build.
-    pub fn last_crash(&self) -> Option<&str> {
-        self.crashes.last.as_ref().map(|crash| crash.how.as_str())
-    }
-
-    /// The last lines of a program of `build`, or of the one that ended last.
-    pub fn output_tail(&self, build: BuildId) -> String {
-        [&self.candidate, &self.serving]
-            .into_iter()
-            .find_map(|slot| match slot {
-                Slot::Alive { instance, .. } if instance.record.build == build => {
-                    instance.output.tail()
-                }
-                _ => None,
-            })
-            .or_else(|| self.crashes.last.as_ref().map(|crash| crash.tail.clone()))
-            .unwrap_or_default()
-    }
-
     /// A build was given up: what is known of its failure is in the journal.
     pub fn forget_failure(&mut self) {
         self.failed = None;
         self.forget_crashes();
-    }
-
-    /// Whether no process of the app is left.
-    pub const fn is_idle(&self) -> bool {
-        !matches!(self.serving, Slot::Alive { .. })
-            && !matches!(self.candidate, Slot::Alive { .. })
-            && !matches!(self.leaving, Slot::Alive { .. })
-    }
-
-    /// Process id of the serving program.
-    pub fn pid(&self) -> Option<u32> {
-        self.serving.running().and_then(Instance::pid)
-    }
-
-    /// How long the serving program has been up, as far as this agent knows.
-    pub fn up_for(&self) -> Option<Duration> {
-        self.serving.running().map(|instance| instance.up_since.elapsed())
-    }
-
-    /// Ends that nobody asked for since the agent started.
-    pub const fn crash_count(&self) -> u32 {
-        self.crashes.total
-    }
-
-    /// What programs printed.
-    pub const fn output_counts(&self) -> OutputCounts {
-        self.output
-    }
-
-    /// That the serving program prints too much, for people; `None` if it does not.
-    pub fn flood(&self) -> Option<String> {
-        let flood = self.serving.running()?.health.flood()?;
-        Some(format!("the program {flood}"))
-    }
-
-    /// Whether the serving program answered its last probe well; `None` without a probe.
-    pub fn is_healthy(&self) -> Option<bool> {
-        self.serving.running().and_then(|instance| instance.health.is_healthy())
-    }
-
-    /// Time until a program that ended is started again; `None` if none waits for that.
-    pub fn next_start_in(&self) -> Option<Duration> {
-        let rests = [&self.serving, &self.candidate].into_iter().filter_map(|slot| match slot {
-            Slot::Resting { until, .. } => Some(until.saturating_duration_since(Instant::now())),
-            Slot::Idle | Slot::Alive { .. } => None,
-        });
-        rests.min()
-    }
-
-    /// Where the program that is not good yet stands; `None` if there is none.
-    pub fn check_facts(&self) -> Option<Check> {
-        let mut young = [&self.candidate, &self.serving].into_iter().filter_map(Slot::running);
-        young.find_map(|instance| instance.health.check(Instant::now()))
-    }
-
-    /// How the program ended last and what follows, or why it is not healthy, for people; `None`
-    /// while all is well.
-    pub fn message(&self) -> Option<String> {
-        if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
-            let settle_after = self.settings.timings.settle_after;
-            let wait = humantime::format_duration(*wait);
-            return Some(match self.serving.running() {
-                Some(old) if Some(old.record.build) != self.crashes.build => format!(
-                    "the new build does not come up, the one before it serves: {how}; next start \
-                     in {wait}; {output}"
-                ),
-                Some(up) if up.up_since.elapsed() >= settle_after => {
-                    format!("runs again after: {how}; {output}")
-                }
-                _ => format!("{how}; next start in {wait}; {output}"),
-            });
-        }
-        let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
-        let mut failures = instances.filter_map(|instance| {
-            Some(format!("the program is not healthy: {}", instance.health.last_failure()?))
-        });
-        failures.next()
     }
 
     /// Takes over settings that changed. A program that was started by another command is not fresh

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use goal_state::{AppName, HostPhase, HostStatus};
@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
+use crate::report::counts::AppCounts;
 use crate::report::service::Heartbeat;
 use crate::report::status::StatusBoard;
 
@@ -41,45 +42,6 @@ const NO_FAILURE: &str = "writing into a string cannot fail";
 
 /// Time that a connection is kept, busy or not.
 const CONNECTION_MAX: Duration = Duration::from_mins(5);
-
-/// What happened to an app since the agent started.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AppCounts {
-    /// Switches that began.
-    pub switches: u64,
-    /// Builds that were rolled back.
-    pub rollbacks: u64,
-    /// Starts of the program after it ended by itself.
-    pub restarts: u64,
-    /// Hooks that failed.
-    pub hook_failures: u64,
-    /// Waits for a token.
-    pub token_waits: u64,
-    /// Bytes that its programs printed, as far as was seen.
-    pub output_bytes: u64,
-    /// How often one of its programs began to print more than it may.
-    pub output_floods: u64,
-    /// Time spent downloading.
-    pub download_time: Duration,
-}
-
-/// The counts of all apps. Cheap to clone; clones are the same.
-#[derive(Clone, Debug, Default)]
-pub struct CountBoard {
-    counts: Arc<Mutex<BTreeMap<AppName, AppCounts>>>,
-}
-
-impl CountBoard {
-    /// Changes the counts of `app`.
-    pub fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        change(counts.entry(app.clone()).or_default());
-    }
-
-    fn read(&self) -> BTreeMap<AppName, AppCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
 
 /// What is served.
 #[derive(Clone, Debug)]

@@ -5,9 +5,9 @@
 //! sent is not queued, because the next report replaces it.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use goal_state::{AppName, GoalStore, HostStatus};
+use goal_state::{AppName, GoalStore, HostStatus, now_ms};
 use p2p_net::Node;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::report::metrics::CountBoard;
+use crate::report::counts::CountBoard;
 
 /// Least time between two reports. Fast enough for a progress bar; a busy download changes its row a
 /// few times a second, and every report is a write somewhere else.
@@ -114,12 +114,6 @@ fn add_note(row: &mut HostStatus, note: Option<&str>) {
     let parts = [note, row.message.as_deref()];
     let joined = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
     row.message = (!joined.is_empty()).then(|| shorten(joined));
-}
-
-/// Milliseconds since 1970 by this machine's clock.
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Where reports go.

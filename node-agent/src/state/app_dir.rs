@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 use p2p_core::{BuildId, Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::brain::explain::Paused;
 use crate::process::ProcessIdentity;
 use crate::state::durable::{self, ReadError, WriteError};
 
@@ -87,6 +86,16 @@ pub enum JournalPhase {
     RollingBack,
     /// `current` points to `to`, and its program ran.
     Good,
+}
+
+/// A pause that a person ordered on this host, kept in `paused.json`.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Paused {
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: u64,
+    /// Why, in the words of that person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 impl Journal {

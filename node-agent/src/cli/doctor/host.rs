@@ -5,12 +5,12 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use goal_state::now_ms;
 use rustix::fs::{OFlags, StatVfsMountFlags};
 use rustix::process::Resource;
 
 use super::Finding;
 use crate::brain::explain::bytes_text;
-use crate::report::status::now_ms;
 
 /// 2025-01-01: this code is newer, so a clock before it is wrong.
 const CLOCK_MIN_MS: u64 = 1_735_689_600_000;

@@ -67,7 +67,6 @@ fn plan(serving: Option<Known>, candidate: Option<Known>, strays: &[Age]) -> Vec
     moves
 }
 
-#[expect(clippy::multiple_inherent_impl, reason = "`supervisor` has the rest")]
 impl<H: Host> Supervisor<H> {
     /// Takes over or ends what runs without a record. Records come first.
     pub(super) fn take_over_strays(&mut self) {

@@ -1,0 +1,86 @@
+//! The download of the app: begun, followed, and taken in or noted as trouble when it ends.
+//!
+//! Invariant: at most one download of the app runs, and the time that each took is counted whichever
+//! way it ends. What to download, and when to try again, is not decided here.
+
+use command_line::causes;
+use p2p_core::BuildId;
+use p2p_net::Progress;
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::app::App;
+use crate::fleet::source::{BuildSource, RunningDownload};
+use crate::fleet::tokens::TokenDesk;
+use crate::host::Host;
+
+/// The download that runs.
+#[derive(Debug)]
+pub(super) struct ActiveDownload<D> {
+    pub(super) build: BuildId,
+    pub(super) download: D,
+    started_at: Instant,
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "the loop is cut by concern")]
+impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
+    /// Downloads `build` instead of whatever is being downloaded.
+    pub(super) fn start_download(&mut self, build: BuildId) {
+        info!(build = build.short(), "downloading");
+        // Dropped first, so that the node is never asked for two downloads of the app at once.
+        drop(self.take_download());
+        self.progress = (Some(build), Progress::default());
+        self.progress_since = Instant::now();
+        self.staged.insert(build);
+        let download = self.source.fetch(build, &self.store);
+        self.download = Some(ActiveDownload { build, download, started_at: Instant::now() });
+    }
+
+    /// The download that runs, which is over now, well or not.
+    pub(super) fn take_download(&mut self) -> Option<ActiveDownload<S::Download>> {
+        let active = self.download.take()?;
+        self.count(|counts| counts.download_time += active.started_at.elapsed());
+        Some(active)
+    }
+
+    /// Notes how far the download is, and when that changed last.
+    pub(super) fn on_progress(&mut self, progress: Progress) {
+        if progress.bytes_done != self.progress.1.bytes_done {
+            self.progress_since = Instant::now();
+        }
+        self.progress.1 = progress;
+    }
+
+    /// Takes in the build, or notes why it is not here.
+    pub(super) async fn on_download_ended(&mut self) {
+        let Some(ActiveDownload { build, download, .. }) = self.take_download() else { return };
+        match download.finish().await {
+            Ok(stored) => {
+                info!(build = build.short(), "downloaded and verified");
+                self.staged.remove(&build);
+                self.builds.insert(build, stored);
+                self.download_trouble.clear();
+                if self.damage.as_ref().is_some_and(|(damaged, _)| *damaged == build) {
+                    // The program runs from files that are gone.
+                    self.damage = None;
+                    self.supervisor.make_stale();
+                }
+            }
+            Err(error) => {
+                let short = error.disk_short_bytes();
+                let reason = format!("cannot download build {}: {}", build.short(), causes(error));
+                self.download_trouble.note_short(build, &reason, short);
+            }
+        }
+    }
+}
+
+/// Waits for news of the download, if one runs; `None` once it has ended. Cancel safe.
+pub(super) async fn next_progress<D: RunningDownload>(
+    download: &mut Option<ActiveDownload<D>>,
+) -> Option<Progress> {
+    match download {
+        Some(active) => active.download.next_progress().await,
+        None => std::future::pending().await,
+    }
+}

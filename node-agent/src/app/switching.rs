@@ -1,0 +1,123 @@
+//! The steps of a switch and of the way back: journal, `current`, and what is known of a build that
+//! failed.
+//!
+//! Invariant: the journal says what is about to happen before `current` changes, and each write is
+//! durable before the next. A step that fails half way leaves what the next step starts from; which
+//! step that is, `reconcile` decides.
+
+use p2p_core::BuildId;
+use tracing::{info, warn};
+
+use crate::app::App;
+use crate::app::step_error::StepError;
+use crate::fleet::source::BuildSource;
+use crate::fleet::tokens::TokenDesk;
+use crate::host::Host;
+use crate::state::app_dir::{FailedBuild, Journal, JournalPhase};
+use crate::state::durable::WriteError;
+
+#[expect(clippy::multiple_inherent_impl, reason = "the loop is cut by concern")]
+impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
+    /// Begins the switch to `build`: the journal first, then `current`.
+    pub(super) fn switch(&mut self, build: BuildId) -> Result<(), StepError> {
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
+        let generation = self.wanted().map_or(0, |wanted| wanted.generation);
+        let tries = self.settings.program.health.tries.get();
+        let journal =
+            Journal::switching(generation, build, self.current, tries, self.journal.as_ref());
+        info!(build = build.short(), generation, "switching");
+        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
+        self.supervisor.forget_failure();
+        self.hooks.on_switch_begun();
+        self.count(|counts| counts.switches += 1);
+        self.point_to(build)
+    }
+
+    /// Lets `current` point to `build`.
+    pub(super) fn point_to(&mut self, build: BuildId) -> Result<(), StepError> {
+        let failed = |source| StepError::Switch { build, source };
+        self.directory.set_current(self.builds[&build].root()).map_err(failed)?;
+        info!(build = build.short(), "`current` points to the build");
+        self.current = Some(build);
+        self.disk_trouble.clear();
+        Ok(())
+    }
+
+    fn write_journal(&mut self, journal: Journal) -> Result<(), WriteError> {
+        self.directory.write_journal(&journal)?;
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    /// What is known of the failure of `build`.
+    fn failure(&self, build: BuildId) -> FailedBuild {
+        let reason = match (self.hooks.failed(), self.supervisor.failed()) {
+            (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
+            (None, None) => self.supervisor.last_crash().map_or_else(
+                || "the agent or the machine stopped whenever it was started".into(),
+                ToOwned::to_owned,
+            ),
+        };
+        let wanted = self.wanted().filter(|wanted| wanted.build == build);
+        FailedBuild {
+            build,
+            since: wanted.map_or(0, |wanted| wanted.since),
+            reason,
+            output: self.supervisor.output_tail(build),
+            at_ms: self.supervisor.host().now_ms(),
+        }
+    }
+
+    /// Notes that `build` failed before anything was switched.
+    pub(super) fn quarantine(&mut self, build: BuildId) -> Result<(), StepError> {
+        let failed = self.failure(build);
+        warn!(build = build.short(), reason = failed.reason, "the build is not used here");
+        let journal = match &self.journal {
+            Some(journal) => Journal { failed: Some(failed), ..journal.clone() },
+            // Nothing ran here yet; the failure is all there is to note.
+            None => Journal { failed: Some(failed), ..Journal::switching(0, build, None, 0, None) },
+        };
+        self.write_journal(journal).map_err(|source| StepError::Quarantine { build, source })?;
+        self.hooks.on_switch_over();
+        self.supervisor.forget_failure();
+        self.disk_trouble.clear();
+        Ok(())
+    }
+
+    /// Begins the way back to `build`, and notes what failed.
+    pub(super) fn roll_back(&mut self, build: BuildId) -> Result<(), StepError> {
+        let Some(journal) = self.journal.clone() else { return Ok(()) };
+        if !self.check_before_use(build)? {
+            return Ok(());
+        }
+        let failed = (journal.phase == JournalPhase::Switching).then(|| self.failure(journal.to));
+        let reason = failed.as_ref().map_or("its files are damaged", |failed| &failed.reason);
+        warn!(from = journal.to.short(), to = build.short(), reason, "rolling back");
+        let journal = journal.rolling_back(build, failed);
+        self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
+        self.hooks.on_switch_over();
+        self.supervisor.forget_failure();
+        self.count(|counts| counts.rollbacks += 1);
+        self.point_to(build)
+    }
+
+    /// Notes that the build that the journal is about is good, which ends its switch.
+    pub(super) fn settle(&mut self) -> Result<(), StepError> {
+        let Some(journal) = &self.journal else { return Ok(()) };
+        let followed = self.goal.borrow().followed.clone();
+        let is_goal = followed.as_ref().is_some_and(|goal| goal.build == journal.to);
+        let now_ms = self.supervisor.host().now_ms();
+        let accepted_at = followed.as_ref().map(|goal| goal.accepted_at_ms);
+        let elapsed_ms =
+            accepted_at.filter(|_| is_goal).map(|accepted| now_ms.saturating_sub(accepted));
+        let generation = followed.map_or(journal.generation, |goal| goal.generation);
+        let settled = journal.settled(generation, elapsed_ms);
+        info!(build = settled.to.short(), elapsed_ms, "the build is good");
+        self.write_journal(settled).map_err(StepError::Settle)?;
+        self.hooks.on_switch_over();
+        self.disk_trouble.clear();
+        Ok(())
+    }
+}
