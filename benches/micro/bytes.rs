@@ -1,4 +1,5 @@
-//! What is done to every byte of a build: digests, and the publisher's pass of cutting, hashing and copying.
+//! What is done to every byte of a build: digests, and the publisher's pass of cutting, hashing and
+//! copying.
 
 use std::hint::black_box;
 use std::path::Path;

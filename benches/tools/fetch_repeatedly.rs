@@ -1,8 +1,8 @@
 //! Downloads and removes one build again and again in one process, and prints the process's memory
 //! after each download, one number of KiB a line.
 //!
-//! Owns no rule: it does what an agent does with one build after the other, through the same handle.
-//! Run by `benches/memory.py`, which says what the figures mean.
+//! Owns no rule: it does what an agent does with one build after the other, through the same
+//! handle. Run by `benches/memory.py`, which says what the figures mean.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints its measurement")]
 
 use std::error::Error;

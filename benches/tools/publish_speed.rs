@@ -1,7 +1,7 @@
 //! Publishes or verifies a path once and prints how long each part took, as one line of JSON.
 //!
-//! Owns no rule of publishing: what it times is what `shoal publish` and `shoal verify` call. Run by
-//! `benches/publish.py`, which says what the figures mean.
+//! Owns no rule of publishing: what it times is what `shoal publish` and `shoal verify` call. Run
+//! by `benches/publish.py`, which says what the figures mean.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints its measurement")]
 
 use std::error::Error;

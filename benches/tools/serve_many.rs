@@ -2,7 +2,7 @@
 //!
 //! Owns no rule: each host is a node of its own. Prints a line once all of them serve. Run by
 //! `benches/memory.py`, for neighbours without a copy on disk each.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tells when it is ready")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "says when it is ready")]
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -10,8 +10,8 @@ use tokio::sync::mpsc::{self, WeakSender};
 
 use crate::control::{Answer, ControlCommand, ControlEvent, Question};
 
-/// Questions that may wait to be picked up. More come from a region that asks faster than its seeder
-/// answers; they are refused and come again.
+/// Questions that may wait to be picked up. More come from a region that asks faster than its
+/// seeder answers; they are refused and come again.
 const ASKS_MAX: usize = 1_024;
 
 /// A question of a host, with the way to answer it.

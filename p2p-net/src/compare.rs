@@ -1,8 +1,8 @@
 //! What a host that has one build must fetch to get another. Pure: manifests in, figures out.
 //!
-//! Counts what a download counts: a chunk is reused if the other build has one with the same digest,
-//! wherever in it. Files are named by the chunks that hold their bytes, so a small file that shares a
-//! chunk with one that changed is named with it.
+//! Counts what a download counts: a chunk is reused if the other build has one with the same
+//! digest, wherever in it. Files are named by the chunks that hold their bytes, so a small file
+//! that shares a chunk with one that changed is named with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 

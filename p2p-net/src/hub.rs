@@ -55,7 +55,7 @@ mod reuse;
 mod wake;
 
 /// How often progress is published, and unused connections are looked for.
-pub(crate) const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(200);
 
 /// When no chunk has moved for so long, their memory is given back to the system.
 const QUIET_TIME: Duration = Duration::from_secs(5);
@@ -145,7 +145,7 @@ impl Hub {
             match self.next_wake(&mut ticks).await {
                 Some(Wake::Command(Command::Shutdown { reply })) => {
                     self.shut_down().await;
-                    // Who asked may have gone away meanwhile.
+                    // The asker may be gone by now.
                     reply.send(()).ok();
                     return;
                 }

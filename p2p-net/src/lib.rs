@@ -78,8 +78,7 @@ mod tls;
 
 pub use bytes::Bytes;
 pub use libp2p::PeerId;
-/// What the core has names for and this crate's signatures speak of: nobody who uses this crate
-/// needs `p2p-core` as well.
+// Whatever the signatures of this crate name, so that its users need no other.
 pub use p2p_core::{
     BuildId, ByteRate, ChunkIndex, ChunkInfo, ChunkLayout, ChunkSet, Digest, Entry, EntryKind,
     Manifest, ManifestError, NodeId, ParseDigestError, PathError, PeerFault, RateError,

@@ -265,7 +265,8 @@ impl Node {
         self.order(Command::Serve { stored: build.clone(), limits: limits.clone() });
     }
 
-    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at once.
+    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at
+    /// once.
     pub fn set_limits(&self, limits: Limits) {
         self.inner.limits.set(limits);
     }
@@ -307,13 +308,13 @@ impl Node {
         self.inner.reports.next().await
     }
 
-    /// Asks one seeder of the node's list about `topic`, which has at most 64 bytes. Body and answer
-    /// have less than 64 KiB; what they mean is a matter of those who ask and answer.
+    /// Asks one seeder of the node's list about `topic`, which has at most 64 bytes. Body and
+    /// answer have less than 64 KiB; what they mean is a matter of those who ask and answer.
     ///
     /// # Errors
     ///
-    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It may
-    /// have got the question all the same.
+    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It
+    /// may have got the question all the same.
     pub async fn ask(
         &self,
         seeder: NodeId,
@@ -331,8 +332,8 @@ impl Node {
         outcome.await.unwrap_or(Err(AskError::Shutdown))
     }
 
-    /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody picks
-    /// up are refused once too many wait.
+    /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody
+    /// picks up are refused once too many wait.
     pub async fn next_ask(&self) -> Option<Ask> {
         self.inner.asks.lock().await.recv().await
     }

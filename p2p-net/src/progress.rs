@@ -1,7 +1,7 @@
 //! What a download shows of itself while it runs, and a node of all of them.
 //!
-//! Pure values: who fills them in is the hub. Every type that people are to see prints itself; a
-//! program matches on it instead.
+//! Pure values, which the hub fills in. Every type that people are to see prints itself; a program
+//! matches on it instead.
 
 use std::fmt::{self, Display};
 

@@ -252,8 +252,8 @@ impl BuildStore {
 
     /// [`Self::remove`] where there is not even room for a directory to work in.
     fn remove_in_place(&self, build: BuildId) -> Result<(), StoreError> {
-        // From here on the tree is none of a build, and is swept if the process dies. A link to
-        // files that were moved out of the store is removed, and not followed.
+        // From here on the tree no longer belongs to a build, and is swept if the process dies. A
+        // link to files that were moved out of the store is removed, and not followed.
         self.shared.builds.doubt();
         remove_any(&self.manifest_of(build))?;
         remove_any(&self.distrusted_of(build))?;

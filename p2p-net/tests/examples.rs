@@ -41,7 +41,7 @@ impl Drop for Seeder {
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let program = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
-    assert!(program.exists(), "{program:?} is not built; run: cargo build -p p2p-net --examples");
+    assert!(program.exists(), "{name} is not built; run: cargo build -p p2p-net --examples");
     program
 }
 

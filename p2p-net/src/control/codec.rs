@@ -21,8 +21,8 @@ pub(crate) enum Question {
     Status(Vec<u8>),
     /// "How do I reach your data plane?"
     Reach,
-    /// A question that is not the swarm's. The topic has at most `TOPIC_BYTES_MAX` bytes; the body is
-    /// opaque to this crate.
+    /// A question that is not the swarm's. The topic has at most `TOPIC_BYTES_MAX` bytes; the body
+    /// is opaque to this crate.
     Ask { topic: String, body: Vec<u8> },
 }
 

@@ -1,7 +1,7 @@
 //! What the data plane reports to its owner, and the way there.
 //!
-//! Invariant: the way is bounded. A connection with more to report waits, and with it the peer behind
-//! it; the owner never does.
+//! Invariant: the way is bounded. A connection with more to report waits, and with it the peer
+//! behind it; the owner never does.
 
 use std::sync::Arc;
 

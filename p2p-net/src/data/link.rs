@@ -81,8 +81,8 @@ pub(crate) trait Uplink: Debug + Send + Sync {
     /// The runtime on which the connection lives; sending on another costs a switch per packet.
     fn runtime(&self) -> &Handle;
 
-    /// Sends a chunk or a manifest. Returns whether the peer received all of it; dropping the future
-    /// ends the transfer.
+    /// Sends a chunk or a manifest. Returns whether the peer received all of it; dropping the
+    /// future ends the transfer.
     fn send(&self, outgoing: Outgoing) -> BoxFuture<'static, Result<bool, StoreError>>;
 }
 

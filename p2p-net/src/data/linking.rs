@@ -71,7 +71,7 @@ pub(crate) struct LinkTasks<C> {
     receiving: Receiving,
 }
 
-/// Makes a link of a connection to `node` whose handshake is done, and that lives on the current
+/// Makes a link of a connection to `node` whose handshake is done and that lives on the current
 /// runtime.
 pub(super) fn make<C: Connection>(
     (id, node): (LinkId, NodeId),

@@ -107,7 +107,7 @@ impl QuicEndpoint {
     /// Closes every connection, and waits a moment for the far ends to hear of it.
     pub(super) async fn close(&self) {
         self.endpoint.close(0_u8.into(), b"shutdown");
-        // Who does not hear of it finds out when the connection falls silent.
+        // A far end that does not hear of it finds out when the connection falls silent.
         drop(timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await);
     }
 }
@@ -139,8 +139,8 @@ fn transport_config() -> quinn::TransportConfig {
     transport
 }
 
-/// A UDP socket with large buffers. `is_shared`: several sockets of this process share the port, and
-/// the system deals incoming connections out to them.
+/// A UDP socket with large buffers. `is_shared`: several sockets of this process share the port,
+/// and the system deals incoming connections out to them.
 pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;

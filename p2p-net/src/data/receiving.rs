@@ -1,8 +1,8 @@
 //! Receiving chunks and manifests: matched with what was asked for, hashed as they arrive, stored.
 //!
-//! Invariant: bytes reach the disk only after their digest was found right. What nobody asked for is
-//! not read at all: each transfer must match an entry of the [`Expectations`]. Decides nothing: what
-//! came of a transfer is an event for the owner.
+//! Invariant: bytes reach the disk only after their digest was found right. What nobody asked for
+//! is not read at all: each transfer must match an entry of the [`Expectations`]. Decides nothing:
+//! what came of a transfer is an event for the owner.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -401,8 +401,8 @@ mod tests {
     }
 
     /// Goal: a chunk whose sender has its receipt is kept, also if it is cancelled before it is on
-    /// disk: a seeder that sends another one than was asked for gives it to nobody else for a while.
-    /// Method: the build's writer is held until the transfer is cancelled.
+    /// disk: a seeder that sends another one than was asked for gives it to nobody else for a
+    /// while. Method: the build's writer is held until the transfer is cancelled.
     #[tokio::test]
     async fn chunk_that_came_is_kept_although_it_is_cancelled() {
         let rig = Rig::new();

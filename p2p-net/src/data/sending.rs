@@ -1,8 +1,8 @@
 //! Sending chunks and manifests: read from disk into segments, held back by the caps, written to a
 //! transfer.
 //!
-//! Invariant: no more of a chunk is in memory than the budget's segments hold, and none of it before
-//! the transfer is open. Bytes are not verified on their way out: the receiver does that.
+//! Invariant: no more of a chunk is in memory than the budget's segments hold, and none of it
+//! before the transfer is open. Bytes are not verified on their way out: the receiver does that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -127,8 +127,8 @@ async fn send_chunk(
     Ok(is_delivered)
 }
 
-/// Fills a segment with bytes of a chunk, or several if that needs the disk; `None` if the runtime is
-/// being shut down.
+/// Fills a segment with bytes of a chunk, or several if that needs the disk; `None` if the runtime
+/// is being shut down.
 async fn fill(
     source: &Source,
     (chunk, offset): (ChunkIndex, u32),

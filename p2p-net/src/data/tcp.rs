@@ -59,12 +59,12 @@ const DATA_MAX: usize = 4;
 /// Messages that arrived and wait for the owner.
 const MESSAGES_MAX: usize = 64;
 
-/// Segments of one transfer that arrived and wait to be hashed: a chunk of the largest size, so that
-/// the hashing of one chunk does not hold up the others.
+/// Segments of one transfer that arrived and wait to be hashed: a chunk of the largest size, so
+/// that the hashing of one chunk does not hold up the others.
 const ARRIVED_MAX: usize = p2p_core::CHUNK_SIZE_MAX.div_ceil(SEGMENT_BYTES) as usize + 2;
 
-/// How long the system may hold back what has arrived of a segment. Far above what a segment takes on
-/// links on which wake-ups matter, and far below [`IDLE_TIME`].
+/// How long the system may hold back what has arrived of a segment. Far above what a segment takes
+/// on links on which wake-ups matter, and far below [`IDLE_TIME`].
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Small frames that are written together when nothing else waits.
@@ -225,6 +225,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
     pub(super) async fn run(self) {
         let Self { stream, shared, buffers, queues, outstanding, messages, accepted } = self;
         let (rx, tx) = tokio::io::split(stream);
+        // Heads and small frames gather here; a segment is larger than the buffer and passes it by.
         let mut tx = BufWriter::with_capacity(GATHERED_BYTES, tx);
         let heard = AtomicBool::new(true);
         let mut reader = Reader {
@@ -237,6 +238,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
             accepted,
             incoming: BTreeMap::new(),
         };
+        // Four ways to end, of which the first is the reason: this end closes, the far end stops
+        // sending, the socket takes no more, or nothing is heard.
         let closed = async {
             shared.closed.cancelled().await;
             Ok("closed")
@@ -253,6 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
             Ok(reason) => shared.close(reason),
             Err(error) => shared.close(&error.to_string()),
         }
+        // Whoever waits for a receipt learns that none will come.
         shared.unanswered.lock().clear();
         // Says that this end is deliberate. A peer that does not read must not hold this up.
         drop(timeout(std::time::Duration::from_millis(100), tx.shutdown()).await);
@@ -285,6 +289,9 @@ async fn write<W: AsyncWrite + Unpin>(
     let mut pings = tokio::time::interval(KEEP_ALIVE);
     pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        // The most urgent that waits; only when nothing does is the buffer flushed and sleep begun.
+        // Receipts first: without them the far end keeps memory and places. Then messages, which
+        // steer everything else. Chunks last.
         if let Ok(frame) = receipts.try_recv() {
             write_receipt(tx, frame).await?;
         } else if let Ok(frame) = outbox.try_recv() {

@@ -1,7 +1,7 @@
 //! A build that is wanted in a second store of the same node: taken from the first by copying.
 //!
-//! A node takes part in a build's swarm once, whatever the number of stores. Who asks for the build in
-//! another store waits for the first copy and gets one of its own, checked chunk by chunk.
+//! A node takes part in a build's swarm once, whatever the number of stores. Whoever asks for the
+//! build in another store waits for the first copy and gets one of its own, hashed chunk by chunk.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The hub's part in the life of a build: it enters its swarm, is made durable, is read back, and is
-//! left.
+//! The hub's part in the life of a build: it enters its swarm, is made durable, is read back, and
+//! is left.
 //!
 //! Invariant: a build that was left is out of every table before anybody waits for its tasks. What
 //! the disk found wrong goes back to the swarm as lost chunks; any other failure of the disk ends

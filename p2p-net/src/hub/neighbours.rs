@@ -1,8 +1,8 @@
 //! The hub's part in connections: links that come and go, dials, bans, and what is sent.
 //!
-//! Keeps the table of [`links`](super::links) and what the swarms believe in step: a swarm learns of
-//! each peer it gained or lost as an event. Whom to connect to and whom to ban is for the swarms to
-//! decide.
+//! Keeps the table of [`links`](super::links) and what the swarms believe in step: a swarm learns
+//! of each peer it gained or lost as an event. Whom to connect to and whom to ban is for the swarms
+//! to decide.
 
 use p2p_core::wire::Message;
 use p2p_core::{BuildId, Contact, Event, Instant, NodeId};

@@ -1,8 +1,8 @@
-//! Chunks of a download that other builds on this host have: found when the manifest is here, copied
-//! beside the network, reported to the swarm as they are verified.
+//! Chunks of a download that other builds on this host have: found when the manifest is here,
+//! copied beside the network, reported to the swarm as they are verified.
 //!
-//! The manifest is kept from the swarm until it is known what can be copied, so that nobody is asked
-//! for those chunks. What cannot be copied is given back to the swarm to fetch.
+//! The manifest is kept from the swarm until it is known what can be copied, so that nobody is
+//! asked for those chunks. What cannot be copied is given back to the swarm to fetch.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -150,8 +150,8 @@ impl Hub {
 
 #[expect(clippy::multiple_inherent_impl, reason = "the member is cut by concern")]
 impl Member {
-    /// Keeps the manifest from the swarm while builds are looked through. Returns any other event, and
-    /// the manifest too if nothing is being looked through.
+    /// Keeps the manifest from the swarm while builds are looked through. Returns any other event,
+    /// and the manifest too if nothing is being looked through.
     pub(super) fn keep_back(&mut self, event: Event) -> Option<Event> {
         let is_manifest =
             matches!(event, Event::ManifestArrived { outcome: ManifestOutcome::Valid(_), .. });

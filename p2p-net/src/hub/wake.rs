@@ -158,12 +158,12 @@ impl HubSender {
         drop(self.wakes.send(wake).await);
     }
 
-    /// As [`Self::send`], from a thread that may block; whether the hub is still there.
+    /// As [`Self::send`], from a thread that may block. Returns whether the hub is still there.
     pub(crate) fn send_blocking(&self, wake: Wake) -> bool {
         self.wakes.blocking_send(wake).is_ok()
     }
 
-    /// As [`Self::send`]; whether the hub is still there.
+    /// As [`Self::send`]. Returns whether the hub is still there.
     pub(crate) async fn try_reach(&self, wake: Wake) -> bool {
         self.wakes.send(wake).await.is_ok()
     }

@@ -1,7 +1,7 @@
 //! When to give up on a download.
 //!
-//! Pure: the time is an argument. Only time in which the network is waited for counts: reading a large build back takes as
-//! long as the disk needs.
+//! Pure: the time is an argument. Only time in which the network is waited for counts: reading a
+//! large build back takes as long as the disk needs.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ impl Patience {
         self.since + self.time
     }
 
-    /// Takes note of where the download is at `now`. Returns whether nothing has changed for too long.
+    /// Takes note of where the download is at `now`. Returns whether nothing has changed for too
+    /// long.
     pub(super) fn is_over(&mut self, now: Instant, progress: &Progress) -> bool {
         let seen = (progress.phase, progress.bytes_done);
         let waits_for_network = matches!(progress.phase, Phase::Locating | Phase::Downloading);

@@ -1,15 +1,15 @@
 //! Where the bytes of a build are cut into chunks.
 //!
 //! The sizes and the algorithm, that of the crate `fastcdc`, are part of the format: with others,
-//! equal files would make another build, and two versions of a program would share no chunk. Where a
-//! cut lies depends on the bytes and on the step of the build's size alone, never on how the bytes
-//! were read.
+//! equal files would make another build, and two versions of a program would share no chunk. Where
+//! a cut lies depends on the bytes and on the step of the build's size alone, never on how the
+//! bytes were read.
 //!
-//! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the table.
-//! Its loop begins at the cut before and waits for one byte's hash before it begins the next. But a
-//! hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for [`Candidate`]s in
-//! different parts of a build, each at several places at once, and only the choice among these needs
-//! the cut before.
+//! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the
+//! table. Its loop begins at the cut before and waits for one byte's hash before it begins the
+//! next. But a hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for
+//! [`Candidate`]s in different parts of a build, each at several places at once, and only the
+//! choice among these needs the cut before.
 
 use std::ops::Range;
 
@@ -29,8 +29,9 @@ const LANE_SIZE: usize = 1024;
 const GROUP_SIZE: usize = LANES * LANE_SIZE;
 
 /// Most chunks of average size, beyond which the next larger size is taken. A fleet loses the time
-/// of some ten chunks until every host has something to give, so there should be a thousand or more;
-/// each costs a request, a few offers and a row of the manifest, so there should not be many more.
+/// of some ten chunks until every host has something to give, so there should be a thousand or
+/// more; each costs a request, a few offers and a row of the manifest, so there should not be many
+/// more.
 const AVERAGES_MAX: u64 = 4096;
 
 /// Smallest average: half of it would cost as many messages again for builds that are there within
@@ -43,7 +44,8 @@ const AVERAGE_MAX: usize = 1 << 20;
 /// From one average to the next. Large, because builds on two sides of a step share no chunk.
 const STEP: usize = 4;
 
-/// The lengths that the chunks of a build have, in bytes; even, as the algorithm takes two at a time.
+/// The lengths that the chunks of a build have, in bytes; even, as the algorithm takes two at a
+/// time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ChunkSizes {
     /// Only the last chunk of a build may be shorter.

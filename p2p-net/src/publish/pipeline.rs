@@ -2,9 +2,10 @@
 //!
 //! Where a section is cut depends on the last cut before it. But to look for candidates takes long
 //! and the choice among them does not, so threads wait for each other only for the choice. A chunk
-//! that ends in another section than it begins in is handed on with what is hashed of it. Invariant:
-//! the memory is a section for each thread, however large the source. Reads each byte once, compares
-//! every file with what the walk found before and after reading it, and writes nothing but the copy.
+//! that ends in another section than it begins in is handed on with what is hashed of it.
+//! Invariant: the memory is a section for each thread, however large the source. Reads each byte
+//! once, compares every file with what the walk found before and after reading it, and writes
+//! nothing but the copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -27,12 +28,12 @@ use super::cut::{Candidate, ChunkSizes, Cutter, Section, WINDOW};
 use super::walk::{Source, SourceError, Stamp, unreadable};
 use crate::store::{FileMap, StoreError, TreeFiles};
 
-/// Bytes of a section. A chunk that ends in a section began in it or in the one before; with less, it
-/// could be an earlier one. More would need more memory for nothing.
+/// Bytes of a section. A chunk that ends in a section began in it or in the one before; with less,
+/// it could be an earlier one. More would need more memory for nothing.
 const SECTION_SIZE: usize = CHUNK_SIZE_MAX as usize;
 
-/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would need
-/// twice the system calls; twice as much leaves some caches.
+/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would
+/// need twice the system calls; twice as much leaves some caches.
 const READ_SIZE: usize = 256 << 10;
 
 /// Fewest threads.

@@ -301,7 +301,7 @@ fn open_to_write(path: &Path) -> std::fs::File {
 fn check_change_is_found(expected: &str, change: impl Fn(&Path)) {
     let (_directory, source, store) = rig();
     sample_tree(&source);
-    // Away from the moment of the change, which a coarse clock may not tell from now.
+    // Away from the moment of the change, which a coarse clock may not distinguish from now.
     let helper = open_to_write(&source.join("bin/helper"));
     helper.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     let mut is_done = false;

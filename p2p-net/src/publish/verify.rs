@@ -327,7 +327,7 @@ fn changed_contents(
     let tree = TreeFiles::new(root, Arc::new(places), Access::Read, &Arc::default());
     let wrong = store::find_wrong(&tree, expected, layout.indices().filter(is_whole))?;
 
-    // A chunk of several files does not tell which of them changed, unless one of them is known to
+    // A chunk of several files does not show which of them changed, unless one of them is known to
     // have changed by a chunk of its own.
     let mut changed: BTreeSet<&str> = BTreeSet::new();
     let (sole, shared): (Vec<_>, Vec<_>) = wrong

@@ -1,12 +1,13 @@
 //! Keeps the bytes of a build from filling the page cache, if the store is told to.
 //!
 //! Without it, a large build that is written, read back and served pushes everything else out of
-//! memory, including what the programs of the host had there. With it, what a build's files have
-//! in the page cache is written out and dropped whenever [`WINDOW_BYTES`] more were touched, and who
-//! touches them waits for that: a slow disk slows the transfer down instead of filling memory.
+//! memory, including what the programs of the host had there. With it, what a build's files have in
+//! the page cache is written out and dropped whenever [`WINDOW_BYTES`] more were touched, and
+//! whoever touches them waits for that: a slow disk slows the transfer down instead of filling
+//! memory.
 //!
-//! Invariant: an outcome of a sync is never lost. The system tells a failed write once; if it tells
-//! it here, the next [`DropBehind::sync`] fails with it.
+//! Invariant: an outcome of a sync is never lost. The system reports a failed write once; if it
+//! reports it here, the next [`DropBehind::sync`] fails with it.
 
 use std::collections::BTreeSet;
 
@@ -16,9 +17,9 @@ use rustix::fs::{Advice, fadvise};
 use super::error::SyncFault;
 use super::tree::{self, TreeFiles};
 
-/// Bytes of one build that may be touched before its pages are dropped. Enough that a chunk which was
-/// just stored is still there when the first neighbours ask for it; twice as much would only take
-/// more memory from others.
+/// Bytes of one build that may be touched before its pages are dropped. Enough that a chunk which
+/// was just stored is still there when the first neighbours ask for it; twice as much would only
+/// take more memory from others.
 pub(super) const WINDOW_BYTES: usize = 16 << 20;
 
 /// What was touched of one tree since its pages were last dropped.

@@ -33,7 +33,8 @@ const RUN_BYTES_MAX: u64 = 16 << 20;
 /// Most threads that copy. One core is left to the network, and a disk gains nothing from more.
 const THREADS_MAX: usize = 4;
 
-/// Occurrences remembered per chunk: a second one helps if the first is damaged, a third hardly ever.
+/// Occurrences remembered per chunk: a second one helps if the first is damaged, a third hardly
+/// ever.
 const OCCURRENCES_MAX: usize = 2;
 
 /// Least bytes of a span whose blocks are worth sharing.
@@ -156,8 +157,8 @@ impl Reuse {
         &self.staged
     }
 
-    /// Copies them on several threads, run by run, and reports each run to `note`; when that returns
-    /// false no more are begun.
+    /// Copies them on several threads, run by run, and reports each run to `note`; when that
+    /// returns false no more are begun.
     ///
     /// # Errors
     ///

@@ -203,7 +203,8 @@ impl StagedBuild {
         Ok(())
     }
 
-    /// Lets `copy` fill the places of these chunks, reads them back, and keeps those that are right.
+    /// Lets `copy` fill the places of these chunks, reads them back, and keeps those that are
+    /// right.
     ///
     /// # Returns
     ///
@@ -273,7 +274,8 @@ impl StagedBuild {
         stored::read_chunk(&tree, self.manifest(), chunk)
     }
 
-    /// Reads bytes of a chunk that is in [`Self::have`], from an offset in it, into all of `buffer`.
+    /// Reads bytes of a chunk that is in [`Self::have`], from an offset in it, into all of
+    /// `buffer`.
     pub(crate) fn read_part(
         &self,
         (chunk, offset): (ChunkIndex, u32),

@@ -175,14 +175,14 @@ impl TreeFiles {
     }
 
     /// Fills `buffer` from `offset` of the build if that takes no waiting: the files are open and
-    /// their bytes are in the page cache. Whether it did; if not, `buffer` holds anything.
+    /// their bytes are in the page cache. Returns whether it did; if not, `buffer` holds anything.
     pub(crate) fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
         for Extent { file, file_offset, part } in self.map.extents(offset, buffer.len()) {
             let key = FileKey { owner: self.owner, file };
             let Some(handle) = self.open_files.get(key) else { return false };
             let wanted = part.len();
             let mut parts = [IoSliceMut::new(&mut buffer[part])];
-            // A file system that cannot tell refuses the flag.
+            // A file system that does not know refuses the flag.
             match preadv2(&*handle, &mut parts, file_offset, ReadWriteFlags::NOWAIT) {
                 Ok(count) if count == wanted => {}
                 Ok(_) | Err(_) => return false,

@@ -1,9 +1,9 @@
 //! A TCP stream that is woken when there is something worth waking for.
 //!
 //! While the rest of a chunk is on its way, every packet would wake the process, which costs more
-//! than the packet. So the reader says how much is certain to come ([`Outstanding`]), and the system
-//! holds its notice back until that much is there (`SO_RCVLOWAT`). Reads never wait for it: what is
-//! there is taken.
+//! than the packet. So the reader says how much is certain to come ([`Outstanding`]), and the
+//! system holds its notice back until that much is there (`SO_RCVLOWAT`). Reads never wait for it:
+//! what is there is taken.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 /// on fast links while the other fills the window.
 const LOW_WATER_MAX: usize = 48 << 10;
 
-/// A record of TLS at its largest. So much may have been taken from the system and wait for its end.
+/// A record of TLS at its largest. So much may have been taken from the system and wait for its
+/// end.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
 
 sockopt_impl!(
@@ -56,7 +57,7 @@ impl Outstanding {
 pub(in crate::data) struct Patient {
     stream: BufReader<TcpStream>,
     outstanding: Outstanding,
-    /// What the system was told last.
+    /// What the socket was last set to.
     low_water: usize,
 }
 
@@ -149,7 +150,7 @@ mod tests {
         let outstanding = near.outstanding();
         let mut buffer = vec![0; 256 << 10];
         outstanding.set(LOW_WATER_MAX + RECORD_BYTES_MAX);
-        // Waits, so that the system is told.
+        // Waits, so that the socket is set.
         assert!(timeout(Duration::from_millis(1), near.read(&mut buffer)).await.is_err());
         far.write_all(&[1; 100]).await.unwrap();
         let held = timeout(Duration::from_millis(50), near.read(&mut buffer)).await;
