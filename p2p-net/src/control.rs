@@ -1,7 +1,7 @@
 //! The control plane: small questions and answers between nodes over libp2p (QUIC).
 //!
-//! Announces to trackers, exchanges of contacts between neighbours, status reports and other
-//! questions to seeders.
+//! Announces to trackers, exchanges of contacts between neighbours, and questions to seeders about
+//! what is not the swarm's, such as a host's status.
 //! Runs on a thread of its own; nothing that hashes, decides or touches a disk happens here. What
 //! arrives is handed to the hub, whose answers come back as [`ControlCommand`]s.
 
@@ -23,13 +23,15 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::address::{socket_of, transport_of};
-use crate::error::NoAnswer;
 use crate::identity::{Identity, node_of, peer_id_of};
 
 use self::codec::ControlCodec;
+pub use self::codec::STATUS_TOPIC;
 pub(crate) use self::codec::{Answer, Question, TOPIC_BYTES_MAX};
+pub use self::no_answer::NoAnswer;
 
 mod codec;
+mod no_answer;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/control/1");
 

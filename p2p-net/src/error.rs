@@ -1,4 +1,4 @@
-//! Why a node did not start, a download ended, a report was lost or a question got no answer.
+//! Why a node did not start, a download ended or a question got no answer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use p2p_core::{BuildId, NodeId};
 
-use crate::identity::name_of;
+use crate::control::NoAnswer;
 use crate::progress::WaitingFor;
 use crate::store::StoreError;
 
@@ -82,21 +82,6 @@ impl FetchError {
     }
 }
 
-/// Why a status report did not reach a seeder.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReportError {
-    /// No seeder answered.
-    #[error("no seeder took the status report: {reason}")]
-    Unreachable {
-        /// What the last one that was tried did.
-        reason: NoAnswer,
-    },
-    /// The node shut down.
-    #[error("the node has shut down")]
-    Shutdown,
-}
-
 /// Why a question to a seeder got no answer.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -121,49 +106,16 @@ pub enum AskError {
         /// What happened.
         reason: NoAnswer,
     },
+    /// None of the node's seeders answers.
+    #[error("no seeder answers: {reason}")]
+    NobodyAnswers {
+        /// What the last one that was asked did.
+        reason: NoAnswer,
+    },
     /// It answers nothing of this topic, or is swamped.
     #[error("the seeder refused to answer; it may be swamped or of an older version")]
     Refused,
     /// The node shut down.
     #[error("the node has shut down")]
     Shutdown,
-}
-
-/// Why another node did not answer a question, or not as it should.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NoAnswer {
-    /// There is nobody to ask: the node's list of seeders is empty.
-    #[error("no seeder is configured")]
-    NoSeeder,
-    /// It is no seeder, so it cannot answer.
-    #[error("that node is not a seeder")]
-    NotASeeder,
-    /// Its name is no key, so nobody can prove to be it.
-    #[error("its key is not valid")]
-    InvalidKey,
-    /// Nothing listens at its address, or a node with another key does.
-    #[error("nobody answers there, or not the node {}", name_of(*node))]
-    NotReached {
-        /// The node that was to be asked.
-        node: NodeId,
-    },
-    /// It was reached, but its answer takes too long.
-    #[error("it does not answer in time")]
-    TimedOut,
-    /// It closed the connection before it answered.
-    #[error("it closed the connection")]
-    Closed,
-    /// It does not know this version of the protocol.
-    #[error("it speaks another version of the protocol")]
-    OtherVersion,
-    /// The connection failed under way.
-    #[error("the connection failed: {reason}")]
-    Broken {
-        /// What the system or the codec said.
-        reason: String,
-    },
-    /// This node has too many questions under way to ask another.
-    #[error("too many questions are waiting")]
-    Swamped,
 }

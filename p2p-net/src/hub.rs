@@ -21,13 +21,12 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, Question};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
-use crate::error::NoAnswer;
-use crate::progress::{Phase, StatusReport};
+use crate::progress::Phase;
 use crate::store::StoreError;
 
 use self::board::Board;
@@ -35,7 +34,6 @@ use self::clock::{Alarms, Clock};
 use self::links::Links;
 use self::member::{Member, Upload};
 use self::questions::{Answered, Questions};
-use self::reports::Reports;
 use self::reuse::Stores;
 use self::wake::Fetch;
 pub(crate) use self::wake::{AskOrder, Command, HubSender, Wake, Watches, channel};
@@ -50,7 +48,6 @@ pub(crate) mod member;
 mod neighbours;
 mod questions;
 mod remembered;
-pub(crate) mod reports;
 mod reuse;
 mod wake;
 
@@ -70,7 +67,6 @@ pub(crate) struct HubParts {
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
     pub(crate) limits: SharedLimits,
-    pub(crate) reports: Arc<Reports>,
     pub(crate) board: Arc<Board>,
     pub(crate) sender: HubSender,
     pub(crate) inbox: mpsc::Receiver<Wake>,
@@ -86,7 +82,6 @@ pub(crate) struct Hub {
     data_events: mpsc::Receiver<DataEvent>,
     /// The caps of the whole process.
     limits: SharedLimits,
-    reports: Arc<Reports>,
     sender: HubSender,
     inbox: mpsc::Receiver<Wake>,
     clock: Clock,
@@ -111,7 +106,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let HubParts { contact, seeders, tracker, data, data_events, .. } = parts;
-        let HubParts { control, limits, reports, board, sender, inbox, .. } = parts;
+        let HubParts { control, limits, board, sender, inbox, .. } = parts;
         Self {
             questions: Questions::new(control, sender.clone(), seeders.clone()),
             contact,
@@ -120,7 +115,6 @@ impl Hub {
             data,
             data_events,
             limits,
-            reports,
             sender,
             inbox,
             clock: Clock::start(),
@@ -287,8 +281,7 @@ impl Hub {
                     reply.send(()).ok();
                 }
             },
-            Command::Report { report, reply } => self.questions.report(report, 0, reply),
-            Command::Ask(order) => self.questions.ask_seeder(order),
+            Command::Ask(order) => self.questions.ask_about(order),
             Command::Shutdown { .. } => unreachable!("handled where the loop ends"),
         }
     }
@@ -338,12 +331,8 @@ impl Hub {
                 let swarm = member.and_then(|member| member.swarm.as_ref());
                 Answer::Exchange(swarm.map(Swarm::known_contacts).unwrap_or_default())
             }
-            Question::Status(report) if self.contact.role == PeerRole::Seeder => {
-                self.reports.push(StatusReport { node, report });
-                Answer::Status
-            }
-            // Asks were sorted out before.
-            Question::Status(_) | Question::Ask { .. } => Answer::Refused,
+            // Sorted out before.
+            Question::Ask { .. } => Answer::Refused,
             Question::Reach => Answer::Reach(self.contact),
         }
     }
@@ -449,7 +438,6 @@ impl Hub {
         }
         self.saving.close();
         self.saving.wait().await;
-        self.reports.close();
         self.data.close().await;
     }
 

@@ -88,17 +88,18 @@ pub use address::{ParseSeederAddressError, SeederAddress};
 pub use ask::Ask;
 pub use budget::{BufferBudget, ParseBufferBudgetError};
 pub use compare::{ChangeKind, Comparison, FileChange, compare};
+pub use control::{NoAnswer, STATUS_TOPIC};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};
 pub use disk_priority::{DiskPriority, ParseDiskPriorityError};
-pub use error::{AskError, FetchError, NoAnswer, ReportError, StartError};
+pub use error::{AskError, FetchError, StartError};
 pub use identity::{Identity, IdentityError};
 pub use measure::{
     MeasureError, PeerOutcome, PeerRate, SocketBuffers, measure_peer, socket_buffers,
 };
 pub use node::{Download, FetchOptions, Node, NodeConfig};
-pub use progress::{BannedPeer, LinkCounts, NodeStats, Phase, Progress, StatusReport, WaitingFor};
+pub use progress::{BannedPeer, LinkCounts, NodeStats, Phase, Progress, WaitingFor};
 pub use publish::{
     Difference, EntryDifference, PublishError, PublishProgress, Published, SourceError,
     Verification, VerifyError, publish, verify,

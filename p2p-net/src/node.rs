@@ -9,7 +9,6 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use p2p_core::wire::CONTROL_BYTES_MAX;
 use p2p_core::{
     BuildId, ByteRate, Contact, Location, NodeId, PeerRole, Seed, TrackerConfig, TrackerTable,
 };
@@ -19,18 +18,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::address::SeederAddress;
 use crate::ask::{Ask, AskSorter, Asks};
 use crate::budget::BufferBudget;
-use crate::control::{self, ControlCommand, Listening, TOPIC_BYTES_MAX};
+use crate::control::{self, ControlCommand, Listening};
 use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
 use crate::disk_priority::DiskPriority;
-use crate::error::{AskError, ReportError, StartError};
+use crate::error::{AskError, StartError};
 use crate::hub::board::Board;
-use crate::hub::reports::Reports;
 use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake};
 use crate::identity::Identity;
-use crate::progress::{NodeStats, Progress, StatusReport};
+use crate::progress::{NodeStats, Progress};
 use crate::store::{BuildStore, StoredBuild};
 
 pub use self::download::{Download, FetchOptions};
@@ -146,7 +144,6 @@ struct Inner {
     hub: HubSender,
     runtime: tokio::runtime::Handle,
     board: Arc<Board>,
-    reports: Arc<Reports>,
     asks: Asks,
     limits: SharedLimits,
     disk_priority: DiskPriority,
@@ -171,7 +168,6 @@ impl Node {
             node: config.identity.node(),
         };
 
-        let reports = Arc::new(Reports::default());
         let limits = SharedLimits::new(Limits {
             upload: config.upload_limit,
             download: config.download_limit,
@@ -180,7 +176,7 @@ impl Node {
         let disk_priority = config.disk_priority;
         let board = Arc::new(Board::default());
         let (ready, is_ready) = oneshot::channel();
-        let (sender, node_board, node_reports) = (hub.clone(), board.clone(), reports.clone());
+        let (sender, node_board) = (hub.clone(), board.clone());
         let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
             let data_config = config.data(data, node_limits.clone());
@@ -200,7 +196,6 @@ impl Node {
                 data_events,
                 control,
                 limits: node_limits,
-                reports: node_reports,
                 board: node_board,
                 sender,
                 inbox,
@@ -212,18 +207,8 @@ impl Node {
         })?;
         let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
         let threads = Mutex::new(vec![data_thread, control_thread]);
-        let inner = Inner {
-            contact,
-            address,
-            hub,
-            runtime,
-            board,
-            reports,
-            asks,
-            limits,
-            disk_priority,
-            threads,
-        };
+        let inner =
+            Inner { contact, address, hub, runtime, board, asks, limits, disk_priority, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -291,39 +276,42 @@ impl Node {
         self.inner.board.progress(build)
     }
 
-    /// Sends a status report of at most 64 KiB to the first seeder that takes it.
+    /// Asks one seeder of the node's list about `topic`, which has up to [`Ask::TOPIC_BYTES_MAX`]
+    /// bytes. Topic and body together have less than [`Ask::ANSWER_BYTES_MAX`]; what they mean is a
+    /// matter between those who ask and those who answer.
     ///
     /// # Errors
     ///
-    /// If no seeder takes it.
-    pub async fn report_status(&self, report: Vec<u8>) -> Result<(), ReportError> {
-        let (reply, outcome) = oneshot::channel();
-        self.inner.hub.send(Wake::Command(Command::Report { report, reply })).await;
-        outcome.await.unwrap_or(Err(ReportError::Shutdown))
-    }
-
-    /// The next report of a host to this seeder; `None` after shutdown. Reports that nobody picks
-    /// up are dropped, oldest first.
-    pub async fn next_report(&self) -> Option<StatusReport> {
-        self.inner.reports.next().await
-    }
-
-    /// Asks one seeder of the node's list about `topic`, which has at most 64 bytes. Body and
-    /// answer have less than 64 KiB; what they mean is a matter of those who ask and answer.
-    ///
-    /// # Errors
-    ///
-    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It
-    /// may have got the question all the same.
+    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It may
+    /// have got the question all the same.
     pub async fn ask(
         &self,
         seeder: NodeId,
         topic: &str,
         body: Vec<u8>,
     ) -> Result<Vec<u8>, AskError> {
+        self.ask_about(Some(seeder), topic, body).await
+    }
+
+    /// As [`Self::ask`], but asks the seeders of the list in turn until one answers.
+    ///
+    /// # Errors
+    ///
+    /// If none does.
+    pub async fn ask_any(&self, topic: &str, body: Vec<u8>) -> Result<Vec<u8>, AskError> {
+        self.ask_about(None, topic, body).await
+    }
+
+    async fn ask_about(
+        &self,
+        seeder: Option<NodeId>,
+        topic: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, AskError> {
         let (topic_bytes, body_bytes) = (topic.len(), body.len());
         // One byte says how long the topic is.
-        if topic_bytes > TOPIC_BYTES_MAX || 1 + topic_bytes + body_bytes > CONTROL_BYTES_MAX {
+        let is_short = 1 + topic_bytes + body_bytes <= Ask::ANSWER_BYTES_MAX;
+        if topic_bytes > Ask::TOPIC_BYTES_MAX || !is_short {
             return Err(AskError::TooLong { topic_bytes, body_bytes });
         }
         let (reply, outcome) = oneshot::channel();

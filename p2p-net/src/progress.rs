@@ -9,8 +9,8 @@ use p2p_core::{BuildId, NodeId, PeerFault};
 use serde::{Deserialize, Serialize};
 
 use crate::address::SeederAddress;
+use crate::control::NoAnswer;
 use crate::data::transport::TransportKind;
-use crate::error::NoAnswer;
 use crate::identity::name_of;
 
 /// How far a download has come. All counts are of the download's own process; they start at zero.
@@ -178,15 +178,6 @@ pub enum Phase {
     Verifying,
     /// The build is complete and served to others.
     Serving,
-}
-
-/// A host's report as a seeder receives it; the bytes are the host's claim.
-#[derive(Clone, Debug)]
-pub struct StatusReport {
-    /// Who sent it, as the connection proved.
-    pub node: NodeId,
-    /// What it said.
-    pub report: Vec<u8>,
 }
 
 /// What a node moved since its start, over all builds.

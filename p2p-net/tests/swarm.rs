@@ -286,19 +286,6 @@ async fn port_in_use_is_a_clear_error() {
     assert!(error.to_string().contains(&first.address().socket.to_string()), "{error}");
 }
 
-/// Goal: a host's status reaches its seeder with the host's name proved.
-#[tokio::test]
-async fn status_report_reaches_the_seeder() {
-    let seeder = seeder(None).await;
-    let host = host(&seeder).await;
-    soon(host.report_status(b"fine".to_vec())).await.unwrap();
-    let report = soon(seeder.next_report()).await.unwrap();
-    assert_eq!((report.node, report.report), (host.id(), b"fine".to_vec()));
-    soon(seeder.shutdown()).await;
-    assert!(soon(seeder.next_report()).await.is_none());
-    assert!(soon(host.report_status(b"fine".to_vec())).await.is_err());
-}
-
 /// Goal: a peer that sends wrong bytes is banned with the chunk named, what it sent is neither kept
 /// nor served on, and the download completes.
 /// Method: a host whose complete build was damaged on disk behind its back, and an honest seeder.

@@ -20,10 +20,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
+use crate::control::NoAnswer;
 use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
 use crate::data::sending::{Counters, Outgoing, Source};
-use crate::error::{FetchError, NoAnswer};
+use crate::error::FetchError;
 use crate::progress::{BannedPeer, LinkCounts, Phase, Progress, WaitingFor};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 

@@ -9,8 +9,8 @@ use p2p_core::{BuildId, Contact, Event, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, Question};
-use crate::error::{AskError, NoAnswer, ReportError};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
+use crate::error::AskError;
 
 use super::wake::{AskOrder, HubSender, Wake};
 
@@ -24,7 +24,6 @@ pub(super) struct Questions {
     next: u64,
 }
 
-type ReportReply = oneshot::Sender<Result<(), ReportError>>;
 type AskReply = oneshot::Sender<Result<Vec<u8>, AskError>>;
 
 /// Who waits for an answer, and what it is needed for.
@@ -39,12 +38,16 @@ enum Asked {
         build: BuildId,
         ip: IpAddr,
     },
-    Status {
-        report: Vec<u8>,
-        tried: usize,
-        reply: ReportReply,
-    },
+    /// One seeder; no other would do.
     Seeder {
+        reply: AskReply,
+    },
+    /// Any seeder, each in turn.
+    AnySeeder {
+        topic: String,
+        body: Vec<u8>,
+        /// The number in the list of the one that was asked.
+        number: usize,
         reply: AskReply,
     },
     /// Nobody waits for the answer.
@@ -95,27 +98,29 @@ impl Questions {
         self.ask((contact.node, contact.control), question, ask);
     }
 
-    /// Sends a status report to the seeder with this number in the list, or to the next that takes
-    /// it.
-    pub(super) fn report(&mut self, report: Vec<u8>, tried: usize, reply: ReportReply) {
-        let Some(seeder) = self.seeders.get(tried).copied() else {
-            return refuse(reply, NoAnswer::NoSeeder);
-        };
-        let question = Question::Status(report.clone());
-        let ask = Asked::Status { report, tried, reply };
-        self.ask((seeder.node, seeder.socket), question, ask);
-    }
-
-    /// Asks one seeder about something that is not the swarm's; no other would do.
-    pub(super) fn ask_seeder(&mut self, order: AskOrder) {
+    /// Asks about something that is not the swarm's.
+    pub(super) fn ask_about(&mut self, order: AskOrder) {
         let AskOrder { seeder, topic, body, reply } = order;
+        let Some(seeder) = seeder else { return self.ask_in_turn(0, (topic, body), reply) };
         let known = self.seeders.iter().find(|known| known.node == seeder).copied();
         let Some(known) = known else {
-            // Who asked may have gone away.
+            // The asker may be gone.
             return drop(reply.send(Err(AskError::UnknownSeeder { seeder })));
         };
         let question = Question::Ask { topic, body };
         self.ask((known.node, known.socket), question, Asked::Seeder { reply });
+    }
+
+    /// Asks the seeder with this number in the list, and then those after it.
+    fn ask_in_turn(&mut self, number: usize, (topic, body): (String, Vec<u8>), reply: AskReply) {
+        let Some(seeder) = self.seeders.get(number).copied() else {
+            let reason = NoAnswer::NoSeeder;
+            // The asker may be gone.
+            return drop(reply.send(Err(AskError::NobodyAnswers { reason })));
+        };
+        let question = Question::Ask { topic: topic.clone(), body: body.clone() };
+        let ask = Asked::AnySeeder { topic, body, number, reply };
+        self.ask((seeder.node, seeder.socket), question, ask);
     }
 
     /// Answers a question of another node.
@@ -151,21 +156,18 @@ impl Questions {
                 let contacts = contacts.into_iter().map(|contact| contact.seen_from(ip)).collect();
                 Some(Answered::Exchange { build, contacts })
             }
-            Asked::Status { report, tried, reply } => {
-                let failure = match outcome {
-                    Ok(Answer::Status) => {
-                        // Who reported may have gone away.
-                        drop(reply.send(Ok(())));
+            Asked::AnySeeder { topic, body, number, reply } => {
+                let outcome = match outcome {
+                    Ok(Answer::Ask(body)) => Ok(body),
+                    Ok(_) | Err(_) if number + 1 < self.seeders.len() => {
+                        self.ask_in_turn(number + 1, (topic, body), reply);
                         return None;
                     }
-                    Ok(_) => NoAnswer::NotASeeder,
-                    Err(reason) => reason,
+                    Ok(_) => Err(AskError::NobodyAnswers { reason: NoAnswer::NotASeeder }),
+                    Err(reason) => Err(AskError::NobodyAnswers { reason }),
                 };
-                if tried + 1 < self.seeders.len() {
-                    self.report(report, tried + 1, reply);
-                } else {
-                    refuse(reply, failure);
-                }
+                // The asker may be gone.
+                drop(reply.send(outcome));
                 None
             }
             Asked::Seeder { reply } => {
@@ -174,7 +176,7 @@ impl Questions {
                     Ok(_) => Err(AskError::Refused),
                     Err(reason) => Err(AskError::Unreachable { reason }),
                 };
-                // Who asked may have gone away.
+                // The asker may be gone.
                 drop(reply.send(outcome));
                 None
             }
@@ -197,9 +199,4 @@ impl Questions {
             });
         }
     }
-}
-
-fn refuse(reply: ReportReply, reason: NoAnswer) {
-    // Who reported may have gone away.
-    drop(reply.send(Err(ReportError::Unreachable { reason })));
 }

@@ -9,7 +9,7 @@ use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::ExpectationKey;
-use crate::error::{AskError, ReportError};
+use crate::error::AskError;
 use crate::progress::Progress;
 use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
 
@@ -115,10 +115,6 @@ pub(crate) enum Command {
         build: BuildId,
         reply: oneshot::Sender<()>,
     },
-    Report {
-        report: Vec<u8>,
-        reply: oneshot::Sender<Result<(), ReportError>>,
-    },
     Ask(AskOrder),
     Shutdown {
         reply: oneshot::Sender<()>,
@@ -128,7 +124,8 @@ pub(crate) enum Command {
 /// A question to a seeder.
 #[derive(Debug)]
 pub(crate) struct AskOrder {
-    pub(crate) seeder: NodeId,
+    /// `None`: each in turn until one answers.
+    pub(crate) seeder: Option<NodeId>,
     pub(crate) topic: String,
     pub(crate) body: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,

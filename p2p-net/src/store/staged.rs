@@ -151,7 +151,7 @@ impl StagedBuild {
     }
 
     /// The manifest as it is sent to others. Encoded at the first call and kept.
-    pub fn manifest_bytes(&self) -> Bytes {
+    pub(crate) fn manifest_bytes(&self) -> Bytes {
         stored::encoded(&self.shared.encoded, &self.shared.manifest)
     }
 
