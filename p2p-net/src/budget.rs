@@ -1,4 +1,7 @@
 //! How much memory the chunks of a process may take, as people write it.
+//!
+//! Only the number; what holds it is `data/buffers.rs`. Invariant: a budget is never below
+//! [`BufferBudget::MIN`], with which something still moves.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;

@@ -1,4 +1,7 @@
 //! Why a node did not start, a download ended or a question got no answer.
+//!
+//! One enum per operation of the handle. Each message ends with the next step where the reader can
+//! take one; those of the disk are in `store/error.rs`.
 
 use std::io;
 use std::net::SocketAddr;

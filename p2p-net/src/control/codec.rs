@@ -1,5 +1,8 @@
 //! How questions and answers of the control plane lie on a libp2p stream: a tag byte, then the
-//! message, to the end of the stream. Nothing longer than its kind allows is read.
+//! message, to the end of the stream.
+//!
+//! Invariant: nothing longer than a message may be is read, and no bytes make this panic. What a
+//! question means is for the hub, or for the program whose topic it is.
 
 use std::io;
 

@@ -1,4 +1,7 @@
 //! QUIC: quinn endpoints tuned for bulk, and quinn's connections as the data plane uses them.
+//!
+//! Owns the sizes of windows, buffers and packets. Invariant: a transfer that is dropped before its
+//! end is reset, although quinn would finish it. Knows nothing of builds.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,4 +1,7 @@
 //! The connections of a node: at most one per peer, which builds use it, and dials under way.
+//!
+//! Owns the choice between two connections to one peer, and when one that no build uses is closed.
+//! Speaks to no swarm: what changed is returned to the hub.
 
 use std::collections::{BTreeMap, BTreeSet};
 

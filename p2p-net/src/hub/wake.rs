@@ -1,4 +1,7 @@
 //! What can wake the hub, and the way to it.
+//!
+//! The way is bounded: whoever sends more waits, or gets the wake back if it must not wait. Nothing
+//! here acts on a wake.
 
 use p2p_core::wire::RequestId;
 use p2p_core::{BuildId, ChunkIndex, Contact, NodeId};

@@ -1,4 +1,7 @@
 //! TCP sockets for the data plane, and the TLS handshake on them.
+//!
+//! Invariant: a stream that comes out of here has proved the key of its far end. Moves no frame:
+//! that is the pump's.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
