@@ -246,10 +246,11 @@ impl Agent {
 }
 
 async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartError> {
+    let named = |place: &String| Some(place.clone()).filter(|place| !place.is_empty());
     let node = Node::start(NodeConfig {
         seeders: config.seeders.clone(),
-        zone: config.zone.clone(),
-        rack: config.rack.clone(),
+        zone: named(&config.zone),
+        rack: named(&config.rack),
         upload_limit: config.upload_limit,
         download_limit: config.download_limit,
         traffic_class: config.dscp,

@@ -269,7 +269,7 @@ async fn interrupted_switch_is_finished() {
         running.kill().await;
         let directory = host.directory();
         let store = BuildStore::open(directory.path()).unwrap();
-        let stored = publish(&host.folder.path().join("2"), &store, &|_| {}).unwrap().build;
+        let stored = publish(&host.folder.path().join("2"), &store, None).unwrap().build;
         let journal = Journal::switching(2, second, Some(first), 3, Some(&host.journal()));
         directory.write_journal(&journal).unwrap();
         if is_linked {

@@ -151,7 +151,7 @@ impl Host {
         }
         let elsewhere = tempfile::tempdir().unwrap();
         let store = BuildStore::open(elsewhere.path()).unwrap();
-        let build = publish(&tree, &store, &|_| {}).unwrap().build.id();
+        let build = publish(&tree, &store, None).unwrap().build.id();
         self.source.add(build, tree);
         build
     }

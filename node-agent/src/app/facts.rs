@@ -58,7 +58,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             done: row.bytes_done,
             total: row.bytes_total,
             unchanged_for_ms: milliseconds(app.progress_since.elapsed()),
-            waiting_for: app.progress.1.waiting_for.clone(),
+            waiting_for: app.progress.1.waiting_for.as_ref().map(ToString::to_string),
         }),
         checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
             CheckFacts {

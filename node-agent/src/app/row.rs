@@ -244,7 +244,7 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     parts.extend(app.supervisor.flood());
     parts.extend(app.hooks.note().map(String::from));
     if app.download.is_some() {
-        parts.extend(progress.waiting_for.clone());
+        parts.extend(progress.waiting_for.as_ref().map(ToString::to_string));
     } else {
         let waits = waiting(app).or_else(|| restart_waits(app));
         parts.extend(waits.map(|(_, text)| text));
