@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::file::{DiskFile, Open};
-use crate::operation::Operation;
+use crate::file::DiskFile;
+use crate::operation::{Open, Operation};
 use crate::watch::root_of;
 
 /// Makes a directory.

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::file::SimulatedFile;
 use super::prng::{Chance, Prng};
-use super::{Node, Tree};
-use crate::file::Open;
-use crate::operation::{Operation, Outcome, Recorded};
+use crate::operation::{Open, Operation, Outcome, Recorded};
+use crate::record::{Node, Record, Tree};
 
 /// A position in the table of inodes. Inodes are never forgotten.
 type Inode = usize;
@@ -66,8 +65,21 @@ impl Change {
 }
 
 impl Disk {
+    /// The disk after the first `count` operations of a record.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn after(record: &Record, count: usize) -> Self {
+        let mut disk = Self::new(&record.initial);
+        for recorded in &record.operations[..count] {
+            disk.apply(recorded);
+        }
+        disk
+    }
+
     /// A disk that holds `initial`, durable.
-    pub fn new(initial: &Tree) -> Self {
+    fn new(initial: &Tree) -> Self {
         let root = Content::Directory(Directory::default());
         let mut disk = Self { inodes: vec![root], handles: BTreeMap::new(), pending: vec![] };
         for (path, node) in &initial.nodes {
