@@ -1,12 +1,12 @@
 //! What `shoal`, `shoal-seeder` and `shoal-agent` do alike before and after their work: read
-//! arguments, start the log, lock the state directory, and say how it ended.
+//! arguments, start the log, lock the state directory, hear signals, and say how it ended.
 //!
 //! Invariant: a program complains in exactly one line on standard error, which begins with its name
 //! and ends with the next step. Exit codes: 0 done, 1 failed, 2 wrong usage. Knows no command.
 
 mod complaint;
+mod signals;
 mod state_lock;
-mod terminal;
 mod usage;
 
 use std::fs::File;
@@ -19,8 +19,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 pub use complaint::{causes, complain, describe, fail, note};
+pub use signals::{Hangup, SignalError, SignalRequest, Signals};
 pub use state_lock::{StateLock, StateLockError};
-pub use terminal::Terminal;
 pub use usage::{EXIT_USAGE, parse};
 
 /// Why a text is no log filter.
@@ -51,14 +51,19 @@ pub enum LogFormat {
     Json,
 }
 
-impl FromStr for LogFormat {
-    type Err = String;
+/// A text is no [`LogFormat`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("expected text or json")]
+pub struct LogFormatError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for LogFormat {
+    type Err = LogFormatError;
+
+    fn from_str(text: &str) -> Result<Self, LogFormatError> {
         match text {
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err("expected text or json".into()),
+            _ => Err(LogFormatError),
         }
     }
 }
@@ -68,12 +73,12 @@ pub fn start_log(filter: EnvFilter) {
     start_log_as(filter, LogFormat::Text);
 }
 
-/// Logs what `filter` lets pass to standard error. Colours only if that is a terminal; no time if it
-/// is the journal, which has its own.
+/// Logs what `filter` lets pass to standard error. Colours only if that is a terminal; no time if
+/// it is the journal, which has its own.
 pub fn start_log_as(filter: EnvFilter, format: LogFormat) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // It would complain on standard error that standard error is gone, and die of it: a daemon whose
-    // terminal was closed has programs to stop first.
+    // It would complain on standard error that standard error is gone, and die of it: a daemon
+    // whose terminal was closed has programs to stop first.
     let log = log.log_internal_errors(false);
     let log = log.with_ansi(io::stderr().is_terminal() && format == LogFormat::Text);
     // Fails only if a log is running, which then stays.

@@ -15,7 +15,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -25,6 +25,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,8 +34,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use crate::Service;
 use crate::behaviour::Behaviour;
 
-/// How long clients are told that an idle connection stays good. Short, because a service that was
-/// told to stop waits so long for clients that do not come back.
+/// For how long each answer says that an idle connection stays good. Short, because a service that
+/// was told to stop waits this long for clients that do not come back.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much longer the server waits: a request may be on its way for this long.
@@ -58,8 +59,8 @@ pub struct Listening {
     pub is_shared: bool,
 }
 
-/// Answers `GET /version`, `GET /healthz` and `GET /` until `stop` is ready, then lets clients go as
-/// the head of this file says.
+/// Answers `GET /version`, `GET /healthz` and `GET /` until `stop` is ready, then lets clients go
+/// as the head of this file says.
 ///
 /// # Errors
 ///
@@ -119,7 +120,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
     // Answers are small: waiting for more to send with them would only delay them.
     stream.set_nodelay(true).unwrap_or_default();
     let idle_since: IdleSince = Mutex::new(Some(Instant::now()));
-    let note = |moment| *idle_since.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    let note = |moment| *idle_since.lock() = moment;
     let answers = service_fn(|request| {
         let (service, is_draining) = (service.clone(), is_draining.clone());
         note(None);
@@ -132,7 +133,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answers);
     tokio::pin!(connection);
     loop {
-        let since = *idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *idle_since.lock();
         // With a request under way it is simply looked again.
         let closes_at = since.unwrap_or_else(Instant::now) + IDLE_TIMEOUT + IDLE_MARGIN;
         tokio::select! {
@@ -140,7 +141,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
             () = sleep_until(closes_at) => {}
         }
         let is_over = || {
-            let since = *idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = *idle_since.lock();
             since.is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT + IDLE_MARGIN)
         };
         if is_over() {

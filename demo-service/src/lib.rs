@@ -3,7 +3,7 @@
 //! A program as agents like it: takes its listening socket from the agent (or opens one itself),
 //! says when it is ready, and on SIGTERM stops without losing a request (`http`). On request it is
 //! one of the programs that agents have to live with (`behaviour`). What it says is read once at
-//! the start, so that a running service keeps telling the version it was started as, even after its
+//! the start, so that a running service keeps saying the version it was started as, even after its
 //! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
 
 use std::ffi::OsString;
@@ -15,15 +15,16 @@ use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::Context as _;
+use command_line::{Hangup, Signals};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod behaviour;
 mod http;
 
-pub use behaviour::{BEHAVIOUR_FILE, BEHAVIOUR_VARIABLE, Behaviour, BehaviourError, Behaviours};
+use behaviour::Behaviour;
+pub use behaviour::{BEHAVIOUR_FILE, Behaviours};
 pub use http::{Listening, serve};
 
 /// The name under which the service's executable lies in a build.
@@ -35,7 +36,7 @@ pub const VERSION_FILE: &str = "VERSION";
 /// Which of the sockets that an agent hands over is meant, if there are several with names.
 pub const SOCKET_NAME: &str = "http";
 
-/// What the service tells about itself.
+/// What the service says about itself.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
     /// The text of the version file, without surrounding white space.
@@ -61,7 +62,7 @@ pub struct Service {
     "usage: {PROGRAM} --listen IP:PORT (or none, with a socket handed over in LISTEN_FDS){}",
     given.as_ref().map_or_else(String::new, |given| format!("; found {given:?}"))
 )]
-pub struct ArgumentError {
+struct ArgumentError {
     /// What was found in place of the address; `None` if nothing was.
     given: Option<String>,
 }
@@ -73,7 +74,7 @@ impl Identity {
     /// # Errors
     ///
     /// If the version file cannot be read.
-    pub fn load(root: &Path) -> io::Result<Self> {
+    pub(crate) fn load(root: &Path) -> io::Result<Self> {
         let system_name = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let host = env::var("SHOAL_HOST").ok().or_else(system_name);
         Ok(Self {
@@ -108,11 +109,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let mut stop = StopSignals::catch(behaviours.has(Behaviour::IgnoreTerm))?;
+        let mut signals = Signals::catch(Hangup::Uncaught)?;
+        let ignores = behaviours.has(Behaviour::IgnoreTerm);
+        let mut stop = async || {
+            if ignores {
+                std::future::pending::<()>().await;
+            }
+            signals.stop().await;
+        };
         let leaked = begin(&behaviours)?;
         tokio::select! {
             () = get_ready(&behaviours) => {}
-            () = stop.next() => return Ok(()),
+            () = stop() => return Ok(()),
         }
         let listening = match handed_over.take() {
             Some(socket) => Listening { socket: TcpListener::from_std(socket)?, is_shared: true },
@@ -131,7 +139,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         }
         let crash = crash(behaviours.crash_after());
         let stopped = async {
-            stop.next().await;
+            stop().await;
             say(&[NotifyState::Stopping]);
         };
         let served = tokio::select! {
@@ -142,33 +150,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         drop(leaked);
         served.context("the service's socket failed")
     })
-}
-
-/// What makes the service stop.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-    ignores: bool,
-}
-
-impl StopSignals {
-    fn catch(ignores: bool) -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
-            ignores,
-        })
-    }
-
-    async fn next(&mut self) {
-        if self.ignores {
-            return std::future::pending().await;
-        }
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// Misbehaves as soon as it runs. Returns the child that it leaks.
@@ -224,7 +205,7 @@ async fn listen_on(address: SocketAddr) -> anyhow::Result<Listening> {
     Ok(Listening { socket, is_shared: false })
 }
 
-/// Tells whoever started the service, if it wants to know.
+/// Notifies whoever started the service, if it wants to know.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         // Nobody to tell but the log; a service does not fail because nobody listens.
