@@ -2,25 +2,22 @@
 //!
 //! One seeder and a few agents as processes of their own, real sockets, real files. This file tells
 //! the story; [`children`] keeps the processes, [`ground`] the folder, [`follow`] watches hosts and
-//! [`figures`] does the sums. Invariant: whatever happens, no process and (without `--keep`) no file
-//! is left behind.
+//! [`figures`] does the sums. Invariant: whatever happens, no process and (without `--keep`) no
+//! file is left behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use goal_state::{AppName, Goal, GoalStore, HostStatus};
+use goal_state::{AppName, Goal, GoalStore, HostStatus, RolloutChange};
 use p2p_core::BuildId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::human;
-use crate::rollout::deploy::block_on;
-use crate::signals::StopSignals;
+use crate::output::{self, Outcome, human};
+use crate::runtime::{block_on, catch_signals};
 use crate::status::table::Layout;
 
 mod ask;
@@ -92,11 +89,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     // On this thread: see `children`.
     block_on(async {
-        let mut signals = StopSignals::catch()?;
+        let mut signals = catch_signals()?;
         let mut demo = Demo::new(args)?;
         let ended = tokio::select! {
             ended = demo.play() => ended.map(|()| Outcome::Done),
-            () = signals.next() => {
+            () = signals.stop() => {
                 output::note("interrupted, cleaning up");
                 Ok(Outcome::Interrupted)
             }
@@ -340,7 +337,7 @@ impl Demo {
     async fn deploy(&mut self, published: &Published) -> anyhow::Result<Vec<HostStatus>> {
         let goal: Goal = self
             .store
-            .deploy(&self.app, published.build)
+            .deploy(&self.app, published.build, RolloutChange::default())
             .await
             .context("cannot set the demo's goal")?;
         let names = self.host_names();

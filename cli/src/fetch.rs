@@ -10,27 +10,24 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use command_line::Signals;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BufferBudget, DiskPriority, Download, Identity, LinkCounts, Node, NodeConfig, Phase, Progress,
+    BufferBudget, DiskPriority, Download, Identity, LinkCounts, Node, NodeConfig, Progress,
     SeederAddress, StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
-use crate::rollout::deploy::block_on;
-use crate::signals::StopSignals;
+use crate::output::{self, Outcome, bars, human};
+use crate::runtime::{block_on, catch_signals};
 
 mod patience;
 mod phase_times;
 mod place;
 
 use patience::Patience;
-use phase_times::PhaseTimes;
+use phase_times::{PhaseTimes, phase_word};
 use place::Place;
 
 /// How long a node may take to say goodbye to its peers.
@@ -123,12 +120,12 @@ enum End {
 /// long. What was stored is kept for the next run.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     block_on(async {
-        let mut signals = StopSignals::catch()?;
+        let mut signals = catch_signals()?;
         tokio::select! {
             already = holds_build(args) => if already? {
                 return report_already_there(args);
             },
-            () = signals.next() => return Ok(Outcome::Interrupted),
+            () = signals.stop() => return Ok(Outcome::Interrupted),
         }
         let place = Place::open(&args.out)?;
         let ended = download_and_serve(args, &place, &mut signals).await;
@@ -150,7 +147,7 @@ async fn holds_build(args: &Args) -> anyhow::Result<bool> {
 async fn download_and_serve(
     args: &Args,
     place: &Place,
-    signals: &mut StopSignals,
+    signals: &mut Signals,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let node = Node::start(NodeConfig {
@@ -167,7 +164,7 @@ async fn download_and_serve(
     .context("cannot join the swarm")?;
     let ended = tokio::select! {
         ended = download_with(args, place, &node, started) => ended,
-        () = signals.next() => Ok(End::Interrupted),
+        () = signals.stop() => Ok(End::Interrupted),
     };
     let ended = match ended {
         Ok(End::Complete(complete)) => {
@@ -182,7 +179,7 @@ async fn download_and_serve(
     };
     let is_serving = args.keep_serving && matches!(ended, Ok(Outcome::Done));
     if is_serving {
-        signals.next().await;
+        signals.stop().await;
         output::note("stopping");
     }
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, node.shutdown()).await.is_err() {
@@ -421,16 +418,5 @@ impl Drop for View {
     /// However the download ends, what is printed next starts on a clean line.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-    }
-}
-
-const fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Locating => "locating",
-        Phase::Resuming => "resuming",
-        Phase::Downloading => "fetching",
-        Phase::Verifying => "verifying",
-        Phase::Serving => "complete",
-        _ => "working",
     }
 }

@@ -4,15 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use goal_state::AppName;
+use goal_state::{AppName, now_ms};
 use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output::bars;
-use crate::output::human;
-use crate::{clock, output};
+use crate::output::{self, Outcome, bars, human};
 
 pub(crate) mod history;
 pub(crate) mod plan;
@@ -71,7 +68,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     bar.finish_and_clear();
     let published = published.with_context(|| format!("cannot publish {}", args.path.display()))?;
     let build = published.build.id();
-    let previous = history::record(&args.store, &args.app, build, clock::now_ms())
+    let previous = history::record(&args.store, &args.app, build, now_ms())
         .with_context(|| format!("build {build} is in the store, but not in the app's history"))?;
 
     let manifest = published.build.manifest();

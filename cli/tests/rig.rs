@@ -37,7 +37,7 @@ pub(crate) struct Rig {
     folder: TempDir,
 }
 
-/// A published build, as `shoal publish --json` tells of it.
+/// A published build, as `shoal publish --json` reports it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Published {
     #[serde(rename = "build")]
@@ -159,7 +159,7 @@ impl Rig {
         command
     }
 
-    /// What every agent is told.
+    /// What every agent is configured with.
     pub(crate) fn agent_arguments(&self, goal: &str, host: &str, listen: &str) -> Vec<String> {
         let state = self.text(host);
         let pairs = [
@@ -335,7 +335,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Tells whoever reads the output of a test something.
+/// Says something to whoever reads the output of a test.
 #[expect(clippy::print_stderr, reason = "shown with the test")]
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");

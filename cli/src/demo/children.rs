@@ -1,9 +1,10 @@
 //! The demo's processes, none of which outlives it.
 //!
-//! Three nets, one below the other: [`Children`] stops its processes when it is dropped, however the
-//! demo ends; what they leave behind is handed to the demo by the kernel and killed; and if the demo
-//! itself is killed, the kernel sends its processes SIGTERM ([`end_with_parent`]). The last one
-//! follows the *thread* that started a process, so processes are started on the main thread only.
+//! Three nets, one below the other: [`Children`] stops its processes when it is dropped, however
+//! the demo ends; what they leave behind is handed to the demo by the kernel and killed; and if the
+//! demo itself is killed, the kernel sends its processes SIGTERM ([`end_with_parent`]). The last
+//! one follows the *thread* that started a process, so processes are started on the main thread
+//! only.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -17,8 +18,7 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
-use crate::output;
-use crate::output::human;
+use crate::output::{self, human};
 
 /// Names the demo's process to the processes it starts. Not with the prefix of settings, which
 /// daemons read and would warn about.
@@ -66,7 +66,7 @@ pub(crate) fn end_with_parent() -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// If the system does not tell where the executable is.
+/// If the system does not say where the executable is.
 pub(super) fn shoal() -> anyhow::Result<Command> {
     let executable = env::current_exe().context("cannot find the shoal executable")?;
     let mut command = Command::new(executable);
@@ -141,12 +141,12 @@ impl Children {
         }
     }
 
-    /// Tells every process to stop, kills what has not stopped in time, and what was left behind by
-    /// any of them. Blocks up to [`STOP_TIMEOUT`].
+    /// Orders every process to stop, kills what has not stopped in time, and what was left behind
+    /// by any of them. Blocks up to [`STOP_TIMEOUT`].
     pub(super) fn stop(&mut self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         for running in &self.running {
-            tell(&running.pidfd, &running.name);
+            order_stop(&running.pidfd, &running.name);
         }
         for mut running in self.running.drain(..) {
             if !has_ended(&running.pidfd, deadline) {
@@ -173,7 +173,7 @@ fn pid_of(child: &Child) -> Pid {
 
 /// Asks a process to stop. Through its descriptor, because its id may belong to another process by
 /// now if it has ended.
-fn tell(pidfd: &OwnedFd, name: &str) {
+fn order_stop(pidfd: &OwnedFd, name: &str) {
     if let Err(error) = rustix::process::pidfd_send_signal(pidfd, Signal::TERM) {
         tracing::debug!(name, %error, "cannot tell it to stop, it has ended");
     }

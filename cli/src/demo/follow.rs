@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 use goal_state::{Goal, GoalStore, HostPhase, HostStatus};
 use indicatif::{MultiProgress, ProgressBar};
 
-use super::children::Children;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
+use crate::demo::children::Children;
+use crate::output::{self, bars, human};
 use crate::rollout::{Standing, standing};
 use crate::status::table::phase_word;
 
@@ -45,7 +43,7 @@ pub(super) enum FollowError {
 }
 
 impl FollowError {
-    /// The process whose log may tell more.
+    /// The process whose log may say more.
     pub(super) fn culprit(&self) -> Option<&str> {
         match self {
             Self::Ended { name, .. } => Some(name),

@@ -134,8 +134,9 @@ impl Ground {
     }
 }
 
-/// The agent holds the service's socket and swaps programs under it, so that no request is lost. The
-/// service says itself when it is ready, and nobody wants to wait as long as a real one is watched.
+/// The agent holds the service's socket and swaps programs under it, so that no request is lost.
+/// The service says itself when it is ready, and nobody wants to wait as long as a real one is
+/// watched.
 fn service_settings(app: &AppName, port: u16) -> String {
     let program = quoted(&format!("./{}", demo_service::PROGRAM));
     let socket = demo_service::SOCKET_NAME;

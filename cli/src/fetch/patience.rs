@@ -27,7 +27,7 @@ impl Patience {
         self.since + self.timeout
     }
 
-    /// Takes note of where the download is at `now`; whether nothing has changed for too long.
+    /// Notes where the download is at `now`. Returns whether nothing has changed for too long.
     pub(super) fn is_over(&mut self, now: Instant, progress: &Progress) -> bool {
         let seen = (progress.phase, progress.bytes_done);
         let waits_for_network = matches!(progress.phase, Phase::Locating | Phase::Downloading);

@@ -5,8 +5,6 @@ use std::time::{Duration, Instant};
 
 use p2p_net::Phase;
 
-use super::phase_word;
-
 /// Which phases a download went through so far, some of them perhaps twice.
 #[derive(Debug)]
 pub(super) struct PhaseTimes {
@@ -26,7 +24,7 @@ impl PhaseTimes {
         self.started
     }
 
-    /// Notes that the download is in `phase`; whether that is news.
+    /// Notes that the download is in `phase`. Returns whether that is news.
     pub(super) fn enter(&mut self, phase: Phase) -> bool {
         let is_news = self.now_in.is_none_or(|(known, _)| known != phase);
         if is_news {
@@ -46,6 +44,17 @@ impl PhaseTimes {
     /// Seconds by the word that people see for the phase.
     pub(super) fn in_seconds(&self) -> BTreeMap<&'static str, f64> {
         self.spent.iter().map(|(word, spent)| (*word, spent.as_secs_f64())).collect()
+    }
+}
+
+pub(super) const fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Locating => "locating",
+        Phase::Resuming => "resuming",
+        Phase::Downloading => "fetching",
+        Phase::Verifying => "verifying",
+        Phase::Serving => "complete",
+        _ => "working",
     }
 }
 

@@ -9,8 +9,8 @@ pub(crate) fn over_bytes(label: &'static str) -> ProgressBar {
     ProgressBar::no_length().with_style(style(template)).with_prefix(label)
 }
 
-/// A bar for one host, to be added to a screen of several. Setting the prefix later would draw it at
-/// once, on its own, and leave that line behind.
+/// A bar for one host, to be added to a screen of several. Setting the prefix later would draw it
+/// at once, on its own, and leave that line behind.
 pub(crate) fn of_host(name: String) -> ProgressBar {
     ProgressBar::no_length()
         .with_style(style("  {prefix:<9} [{bar:30}] {percent:>3} %  {wide_msg}"))

@@ -8,9 +8,7 @@ use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, ChangeKind, Comparison, FileChange, compare};
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::human;
+use crate::output::{self, Outcome, human};
 
 /// Files that are listed for people: a screen.
 const FILES_SHOWN_MAX: usize = 20;

@@ -8,10 +8,7 @@ use p2p_core::{BuildId, Manifest};
 use p2p_net::BuildStore;
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
+use crate::output::{self, Outcome, bars, human};
 
 /// Differences that are printed for people; `--json` has them all.
 const DIFFERENCES_SHOWN_MAX: usize = 20;

@@ -140,7 +140,8 @@ pub(crate) fn render(now_ms: u64, goals: &GoalList, rows: &[HostStatus], layout:
     text
 }
 
-/// What hosts say, a line for each message: in a table a sentence would be a column of single words.
+/// What hosts say, a line for each message: in a table a sentence would be a column of single
+/// words.
 fn messages(rows: &[HostStatus]) -> String {
     let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in rows {

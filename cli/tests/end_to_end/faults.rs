@@ -148,7 +148,7 @@ fn read_only_disk_is_told_and_survived() {
     let state = host.rig.text(HOST);
     make_read_only(&nsenter, &state);
     host.rig.deploy(&next);
-    let row = host.rig.wait_for_row("the disk's state is told", HOST, |row| {
+    let row = host.rig.wait_for_row("the disk's state is reported", HOST, |row| {
         row.row.message.as_ref().is_some_and(|text| text.contains("Read-only file system"))
     });
     assert!(row.row.message.unwrap().contains(&state), "the place is not named");

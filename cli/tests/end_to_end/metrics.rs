@@ -1,4 +1,4 @@
-//! What a running agent tells monitoring: `/metrics` and `/healthz` over a host's first deploys.
+//! What a running agent shows to monitoring: `/metrics` and `/healthz` over a host's first deploys.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};

@@ -22,7 +22,7 @@ fn fetched(row: &HostStatus) -> u64 {
 }
 
 /// Goal: publishing says what is new, `plan` says the same of any two builds, and a host fetches
-/// just that: the rest it copies, and the status tells.
+/// just that: the rest it copies, and the status says so.
 #[test]
 fn new_version_costs_what_publish_and_plan_say() {
     let rig = Rig::new();

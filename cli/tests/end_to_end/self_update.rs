@@ -1,5 +1,5 @@
-//! The agent as an app of its own: it becomes the agent of the build that is deployed, and of the one
-//! before if that one does not do, while the programs of other apps run on.
+//! The agent as an app of its own: it becomes the agent of the build that is deployed, and of the
+//! one before if that one does not do, while the programs of other apps run on.
 //!
 //! The watchdog of systemd is played by the test. `dist/try-units.py` does this with a real one.
 
@@ -88,8 +88,8 @@ impl<'a> Unit<'a> {
         assert_eq!(self.program(), self.agent_in(build));
     }
 
-    /// Deploys an agent that does not do, and waits until `good` runs again; the reason that the host
-    /// gives.
+    /// Deploys an agent that does not do, and waits until `good` runs again; the reason that the
+    /// host gives.
     fn deploy_bad(&self, build: &Published, good: &Published) -> String {
         deploy(self.host, build);
         let row = self.wait_for_row("the new agent is rolled back", "agent", |row| {
@@ -137,8 +137,8 @@ fn publish_script(host: &ServiceHost, name: &str, text: &str) -> Published {
     })
 }
 
-/// Goal: agents are replaced by newer ones, and bad ones by those before, without anybody's help and
-/// without anybody who uses the programs noticing.
+/// Goal: agents are replaced by newer ones, and bad ones by those before, without anybody's help
+/// and without anybody who uses the programs noticing.
 /// Method: a service under load all the time, each request counted; its process must stay the same.
 /// At the end a new build of the service, too, is switched to without a lost request.
 #[test]

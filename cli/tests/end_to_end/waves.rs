@@ -14,9 +14,9 @@ const HOSTS: usize = 20;
 /// Hosts of the group that may be down or switching at once.
 const MAX_UNAVAILABLE: usize = 2;
 
-/// A program that writes down when it is up and when it goes down, into the file that it is told.
-/// Lines of one write are never mixed, so that the file is one account of all hosts. It does not come
-/// up while there is a file `hold` beside.
+/// A program that writes down when it is up and when it goes down, into the file that its argument
+/// names. Lines of one write are never mixed, so that the file is one account of all hosts. It does
+/// not come up while there is a file `hold` beside.
 const PROGRAM: &str = "#!/bin/sh
 trap 'echo \"down $SHOAL_HOST\" >> \"$1\"; exit 0' TERM
 sleep 0.1

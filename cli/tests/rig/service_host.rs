@@ -27,8 +27,8 @@ pub(crate) struct ServiceHost {
 }
 
 impl ServiceHost {
-    /// A host whose app has `settings` (lines of TOML; `PORT` in them is the service's port) besides
-    /// the program. Its agent is not started yet.
+    /// A host whose app has `settings` (lines of TOML; `PORT` in them is the service's port)
+    /// besides the program. Its agent is not started yet.
     pub(crate) fn new(settings: &str) -> Self {
         let rig = Rig::new();
         let programs = rig.path("bin");

@@ -22,7 +22,7 @@ const LABEL_BYTES_MAX: usize = 64;
 
 /// Most labels in one list of a rollout. A region's stages and canary groups are a few; a list of
 /// hosts belongs into labels of those hosts.
-pub const ROLLOUT_LABELS_MAX: usize = 32;
+pub(crate) const ROLLOUT_LABELS_MAX: usize = 32;
 
 /// Keeps the draw apart from every other use of the digest. Changing it, or anything else in
 /// [`Rollout::draw`], would change the order of hosts in the middle of a rollout.
@@ -239,7 +239,7 @@ impl Rollout {
     }
 
     /// Whether every host may switch, though perhaps not all at once.
-    pub fn is_for_everybody(&self) -> bool {
+    pub(crate) fn is_for_everybody(&self) -> bool {
         is_everybody(&self.percent) && self.stages.is_empty()
     }
 

@@ -16,11 +16,10 @@ use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
-use crate::documents::status::HostStatus;
-use crate::documents::status::{newest_rows, status_from_json, status_to_pretty_json};
+use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_pretty_json};
+use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
-use crate::store::{GoalChange, GoalList, parse_goal};
 
 pub(crate) mod document;
 pub(crate) mod folder_watch;
