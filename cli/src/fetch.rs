@@ -112,7 +112,7 @@ enum End {
     Interrupted,
 }
 
-/// Downloads the build, moves it into the directory, and serves it on if asked to.
+/// Downloads the build, moves it into the directory, and goes on serving it if asked to.
 ///
 /// # Errors
 ///
@@ -247,8 +247,8 @@ async fn download_with(
     finish(download).await.map(|stored| End::Complete(Box::new((stored, progress, times))))
 }
 
-/// Takes back what a download has reserved that turned out to have no place to go; the error if
-/// that fails. What earlier runs had stored stays.
+/// Takes back what a download had reserved when it turned out that its files have no place to go.
+/// What earlier runs had stored stays.
 async fn abandon(
     build: BuildId,
     place: &Place,
@@ -363,7 +363,7 @@ fn report_already_there(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Runs work that waits for a disk where it does not hold up bar and signals.
+/// Runs work that waits for a disk where it does not hold up the bar and the signals.
 async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {

@@ -1,4 +1,8 @@
 //! `shoal publish`: a file or a directory becomes a build in a store.
+//!
+//! The work is `p2p_net::publish`; this room adds the name of the app ([`history`]), what is new
+//! against the build before, and two commands that ask about published builds: [`plan`] and
+//! [`verify`]. Invariant: standard output has the build's id or the report, whatever else is said.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -104,7 +108,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What is new against the previous build; `None` if that is not in the store any more, or damaged.
+/// What is new against the previous build; `None` if that is damaged or no longer in the store.
 fn against(store: &BuildStore, manifest: &Manifest, previous: BuildId) -> Option<Comparison> {
     let old = store.manifest(previous).unwrap_or_else(|error| {
         tracing::warn!("cannot read the previous build: {}", command_line::describe(&error.into()));

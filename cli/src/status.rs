@@ -1,4 +1,7 @@
 //! `shoal status`: what every host runs, as it reported.
+//!
+//! Owns when the goal store is read and drawn again; [`table`] makes the text. Invariant: a goal
+//! that is damaged hides no host, and is named.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
@@ -119,7 +122,7 @@ impl Snapshot {
         table::render(self.now_ms, &self.goals, &self.rows, layout)
     }
 
-    /// The text with all that is wrong, for when nothing else can be said beside it.
+    /// The text with all that is wrong below it, for a screen that has no room beside it.
     fn screen(&self, layout: Layout) -> String {
         let faults = self.faults().into_iter().map(|fault| format!("\n{fault}\n"));
         self.text(layout) + &faults.collect::<String>()

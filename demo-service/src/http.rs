@@ -45,7 +45,7 @@ const IDLE_MARGIN: Duration = Duration::from_secs(1);
 /// shorter than the grace an agent gives before it kills.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Pause after a connection that could not be accepted, such as for want of file descriptors.
+/// Pause after a connection that could not be accepted, such as for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -103,7 +103,7 @@ fn close(listening: Listening) -> io::Result<Vec<TcpStream>> {
     if listening.is_shared {
         return Ok(waiting);
     }
-    // Not through tokio, which may not have heard of the last of them yet.
+    // Not through tokio, which may not know of the newest of them yet.
     let socket = listening.socket.into_std()?;
     while let Ok((stream, _)) = socket.accept() {
         stream.set_nonblocking(true)?;
@@ -134,7 +134,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
     tokio::pin!(connection);
     loop {
         let since = *idle_since.lock();
-        // With a request under way it is simply looked again.
+        // While a request is under way, the next look is a full timeout away.
         let closes_at = since.unwrap_or_else(Instant::now) + IDLE_TIMEOUT + IDLE_MARGIN;
         tokio::select! {
             _ = &mut connection => return,

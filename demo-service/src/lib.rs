@@ -1,8 +1,8 @@
 //! The small HTTP service that `shoal demo` deploys: it says which version of itself runs.
 //!
 //! A program as agents like it: takes its listening socket from the agent (or opens one itself),
-//! says when it is ready, and on SIGTERM stops without losing a request (`http`). On request it is
-//! one of the programs that agents have to live with (`behaviour`). What it says is read once at
+//! says when it is ready, and on SIGTERM stops without losing a request (`http`). If its build says
+//! so, it is one of the programs that agents have to live with (`behaviour`). What it says is read once at
 //! the start, so that a running service keeps saying the version it was started as, even after its
 //! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
 
@@ -146,7 +146,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
             served = serve(listening, Service { identity, behaviours }, stopped) => served,
             crashed = crash => return crashed,
         };
-        // It is leaked on purpose.
+        // The child is leaked on purpose.
         drop(leaked);
         served.context("the service's socket failed")
     })
@@ -163,7 +163,8 @@ fn begin(behaviours: &Behaviours) -> anyhow::Result<Option<Child>> {
     child.map(Some).context("cannot start the process to leak")
 }
 
-/// Line by line with a pause after each; without one as a program that logs an error in a loop.
+/// Prints line by line with a pause after each; without a pause it is a program that logs an error
+/// in a loop.
 #[expect(
     clippy::disallowed_methods,
     reason = "the pause is for the pace, there is nothing to wait for"
@@ -213,7 +214,7 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The socket that was handed over, if one was: that with our name, or else the first.
+/// The socket that was handed over, if any: the one with our name, or else the first.
 fn take_socket() -> io::Result<Option<std::net::TcpListener>> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let index = names.split(':').position(|name| name == SOCKET_NAME).unwrap_or(0);

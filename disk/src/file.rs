@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use crate::operation::{Open, Operation};
 use crate::watch::{Root, root_of};
 
-/// Most bytes of one copy that is watched, because they are held in memory then.
+/// Most bytes of one copy that is watched: they are held in memory.
 const COPY_BYTES_MAX: u64 = 1 << 20;
 
 /// An open file. Reading goes by [`Self::as_file`].
@@ -52,7 +52,7 @@ impl DiskFile {
         Ok(Self { file, position: 0, watched })
     }
 
-    /// For reading only. Whatever else is done goes past this crate.
+    /// For reading only. Whatever else is done with it, this crate does not see.
     pub const fn as_file(&self) -> &File {
         &self.file
     }
@@ -142,8 +142,9 @@ impl DiskFile {
         self.carry_out(|path, handle| Operation::SyncAll { path, handle }, || Ok(()))
     }
 
-    /// Copies at most `size` bytes from `from` of `source` to `to` of this file within the kernel;
-    /// file systems that can share the blocks. Returns how many; zero at the end of `source`.
+    /// Copies at most `size` bytes from offset `from` of `source` to offset `to` of this file within
+    /// the kernel; file systems that can, share the blocks. Returns how many bytes were copied, zero
+    /// at the end of `source`.
     ///
     /// # Errors
     ///
@@ -193,7 +194,7 @@ impl AsFd for DiskFile {
     }
 }
 
-/// A file that is only read, in a place that takes both kinds.
+/// For a file that is only read, in a place that takes both kinds.
 impl From<File> for DiskFile {
     fn from(file: File) -> Self {
         Self { file, position: 0, watched: None }

@@ -70,7 +70,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// What it is done to; of a rename, where from.
+    /// The path that it changes; of a rename, the old one.
     pub fn path(&self) -> &Path {
         match self {
             Self::Open { path, .. }
@@ -91,7 +91,7 @@ impl Operation {
         }
     }
 
-    /// Whether it is one of those that make something durable.
+    /// Whether it makes something durable.
     pub const fn is_sync(&self) -> bool {
         matches!(
             self,
@@ -117,7 +117,7 @@ impl Operation {
     }
 }
 
-/// What became of an operation.
+/// How an operation ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// It took place.
@@ -129,7 +129,7 @@ pub enum Outcome {
     },
 }
 
-/// An operation and what became of it.
+/// An operation and how it ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recorded {
     /// What was asked for.

@@ -8,8 +8,8 @@
 //! The rules are those of POSIX where journaling file systems differ from each other, so harsher
 //! than any single one of them:
 //!
-//! - Bytes are durable after a sync of their file, or of the file system. Before that each block of
-//!   512 bytes has, on its own, what it had at the last sync or what any later write put there; the
+//! - Bytes are durable after a sync of their file, or of the file system. Before that each block
+//!   has, on its own, what it had at the last sync or what any later write put there; the
 //!   length is the synced one or any later one, and what is missing reads as zeros.
 //! - After a sync that failed, later ones do not make durable what it was for: the system may have
 //!   dropped it. Writing it again helps.

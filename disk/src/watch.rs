@@ -20,7 +20,7 @@ use crate::record::{Record, Tree};
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 static ROOTS: RwLock<Vec<Arc<Root>>> = RwLock::new(Vec::new());
 
-/// What is to become of an operation.
+/// What shall happen to an operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// It is carried out.
@@ -36,7 +36,7 @@ pub enum Verdict {
         errno: Errno,
     },
     /// The host has lost its power: this and every later operation under the root fails with
-    /// [`PowerLost`] and takes no place.
+    /// [`PowerLost`] and does not take place.
     Stop,
 }
 
@@ -58,12 +58,12 @@ impl<F: FnMut(usize, &Operation) -> Verdict + Send> Watcher for F {
 pub struct PowerLost;
 
 /// Watches all operations under `root`, which exists, from now on until the guard is dropped.
-/// Files that were opened before go unseen. Syncs are recorded and not carried out: what they are
-/// good for is asked of the record, and they would be most of a test's time.
+/// Files that were opened before go unseen. Syncs are recorded and not carried out: what they
+/// achieve is worked out from the record, and they would take most of a test's time.
 ///
 /// # Errors
 ///
-/// If what is there already cannot be read. It counts as durable in the record.
+/// If what is there already, which counts as durable in the record, cannot be read.
 pub fn watch(root: &Path, watcher: impl Watcher + 'static) -> io::Result<Watching> {
     let path = std::path::absolute(root)?;
     let state = State {
@@ -102,8 +102,8 @@ impl Watching {
         self.root.state.lock().has_power = false;
     }
 
-    /// A new process begins on a host that never lost its power: [`Verdict::Stop`] killed the old
-    /// one. Operations take place again, and what was not synced before is still not.
+    /// A new process begins on a host that never lost its power: [`Verdict::Stop`] only killed the
+    /// old one. Operations take place again, and what was not synced before still is not.
     pub fn resume(&self) {
         self.root.state.lock().has_power = true;
     }
@@ -136,7 +136,7 @@ struct State {
     recorded: Vec<Recorded>,
 }
 
-/// What an operation may do, once the watcher was asked.
+/// What an operation may do, now that the watcher was asked.
 enum Permit {
     All,
     /// The first bytes of a write, then this error.
@@ -144,7 +144,7 @@ enum Permit {
 }
 
 impl Root {
-    /// Asks the watcher, carries the operation out, and keeps it in the record.
+    /// Asks the watcher, carries the operation out, and records it.
     pub(crate) fn carry_out<T>(
         &self,
         operation: Operation,

@@ -34,7 +34,6 @@ pub(crate) mod watch;
 /// start of a daemon is an error of the call, not of the daemon.
 #[derive(Clone, Debug)]
 pub struct GoalStore {
-    url: GoalUrl,
     backend: Backend,
 }
 
@@ -53,12 +52,7 @@ impl GoalStore {
                 Backend::Etcd(EtcdStore::new(endpoints.clone(), prefix))
             }
         };
-        Self { url: url.clone(), backend }
-    }
-
-    /// Where the store is.
-    pub const fn url(&self) -> &GoalUrl {
-        &self.url
+        Self { backend }
     }
 
     /// The goal of one app.

@@ -30,8 +30,12 @@ impl Directory {
         directory
     }
 
+    fn url(&self) -> GoalUrl {
+        GoalUrl::File { directory: self.path.clone() }
+    }
+
     fn store(&self) -> GoalStore {
-        GoalStore::new(&GoalUrl::File { directory: self.path.clone() })
+        GoalStore::new(&self.url())
     }
 
     fn goal_file(&self) -> PathBuf {
@@ -97,7 +101,7 @@ async fn only_a_deploy_creates_the_directory() {
         assert!(matches!(error, GoalStoreError::StoreMissing { .. }), "{error:?}");
         let error = error.to_string();
         assert!(error.contains("deep/goal store does not exist; check the URL"), "{error}");
-        assert!(error.ends_with(&format!("--goal {}", store.url())), "{error}");
+        assert!(error.ends_with(&format!("--goal {}", directory.url())), "{error}");
     }
     assert!(!directory.path.exists());
 

@@ -25,8 +25,8 @@ use crate::catalog::Catalog;
 use crate::status_relay::StatusTable;
 use crate::token_server::TokenServer;
 
-/// How often the store is asked whether something changed: one `stat` of one directory. A tenth of
-/// the time a person takes to notice, and nothing next to the poll of the goal.
+/// How often the store is asked whether something changed: one `stat` of one directory. A fraction
+/// of what a person would notice, and nothing next to the poll of the goal.
 const STORE_POLL: Duration = Duration::from_millis(500);
 
 /// Every this many polls the store is listed even if its directory looks untouched: its time stamps
@@ -226,8 +226,8 @@ impl Seeder {
     }
 
     /// Polls instead of watching with inotify: the store may lie on a network or overlay file
-    /// system, where a watch does not see what another machine writes, and one `stat` twice a
-    /// second costs less than the code that would have to doubt the watch.
+    /// system, where a watch does not see what another machine writes, and one `stat` per
+    /// [`STORE_POLL`] costs less than the code that would have to doubt the watch.
     async fn follow_store(&mut self) {
         let directory = self.store.directory().join("builds");
         let mut seen = modified_at(directory.clone()).await;
@@ -334,7 +334,7 @@ impl Relay {
         }
     }
 
-    /// What hosts said last before the seeder stops is worth one try, not a slow stop.
+    /// The last reports before the seeder stops are worth one try, not a slow stop.
     async fn flush_last(&self) {
         if tokio::time::timeout(FLUSH_INTERVAL, self.flush(usize::MAX)).await.is_err() {
             tracing::debug!("the goal store did not take the last host status in time");

@@ -20,7 +20,7 @@ pub(crate) struct LimitsFile {
     pub(crate) upload_limit: Option<ByteRate>,
 }
 
-/// Why the file says nothing.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LimitsFileError {
     #[error("cannot read the limits {}", path.display())]

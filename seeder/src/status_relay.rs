@@ -28,7 +28,7 @@ const ROWS_PER_NODE_MAX: usize = 64;
 /// Longest name of a host in bytes, that of DNS.
 const HOST_BYTES_MAX: usize = 253;
 
-/// Longest message in characters that is passed on: a little more than agents send.
+/// Longest message, in characters, that is passed on: a little more than agents send.
 const MESSAGE_CHARS_MAX: usize = 512;
 
 /// How long a name stays with the node that reported it last. Longer than a restart of an agent
@@ -62,7 +62,7 @@ pub(crate) struct StatusTable {
     swept_at_ms: u64,
 }
 
-/// What became of a report.
+/// What was made of a report.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Taken {
     /// Rows that are in the table now.
@@ -81,7 +81,7 @@ pub(crate) enum ReportFault {
         /// What the decoder says.
         reason: String,
     },
-    /// No table could show the name, or no DNS has it.
+    /// A name that no table could show or no DNS could have.
     #[error("a host name of {bytes} bytes is too long, empty or not printable")]
     BadHost {
         /// Its length.

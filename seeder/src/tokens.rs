@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 /// How soon a host asks again that is among the next: short against the time of a switch.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
-/// How seldom the last of a long queue asks. With so many hosts waiting that this bounds them, the
-/// seeder gets a few hundred requests a second.
+/// How seldom the last of a long queue asks. Where so many hosts wait that this bound is reached,
+/// the seeder gets a few hundred requests a second.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What each host ahead adds to the time until the next request.
@@ -70,7 +70,7 @@ pub(crate) struct TokenTable {
     is_dirty: bool,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct Handled {
     /// What to answer the host.
@@ -170,8 +170,8 @@ impl TokenTable {
         }
     }
 
-    /// The table of a seeder that lost what it had granted: it grants nothing until that has run
-    /// out.
+    /// The table of a seeder that lost what it had granted: it grants nothing until all of that has
+    /// expired.
     pub(crate) fn lost(now: Duration, limits: TokenLimits) -> Self {
         let quiet_until = Some(now.saturating_add(LEASE_MAX));
         Self { quiet_until, is_dirty: false, ..Self::new(limits) }

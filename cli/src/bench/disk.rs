@@ -1,4 +1,4 @@
-//! How fast the folder's file system takes bytes for good, and gives them back.
+//! How fast the folder's file system stores bytes durably, and gives them back.
 //!
 //! The file has no name, so that nothing is left behind however the process ends. Before it is
 //! read, its pages are dropped from the cache, and the kernel is asked whether they are gone: what
@@ -23,7 +23,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Space that must stay free beside the measurement: other programs live there too.
 const SPARE_BYTES: u64 = 64 << 20;
 
-/// Places at which the kernel is asked whether the cache still has the file.
+/// Places in the file at which the kernel is asked whether the cache still has it.
 const PROBES: u64 = 16;
 
 /// A folder that can take the measurement.

@@ -24,7 +24,8 @@ use crate::output::{self, human};
 /// daemons read and would warn about.
 const PARENT_VARIABLE: &str = "_SHOAL_DEMO_PID";
 
-/// How long processes may take to stop before they are killed. Agents stop their programs in it.
+/// How long processes may take to stop before they are killed; agents stop their programs within
+/// it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lines of a log that a failure shows.
@@ -47,7 +48,7 @@ struct Running {
     log: PathBuf,
 }
 
-/// If a demo started this process: arranges that it is told to stop when the demo is gone.
+/// Arranges that this process is told to stop when the demo that started it is gone, if one did.
 ///
 /// # Errors
 ///
@@ -122,7 +123,7 @@ impl Children {
         Ok(stdout)
     }
 
-    /// A process that has ended by itself, if there is one.
+    /// Returns a process that has ended by itself, if there is one.
     pub(super) fn find_ended(&mut self) -> Option<(String, ExitStatus)> {
         self.running.iter_mut().find_map(|running| {
             let status = running.child.try_wait().ok().flatten()?;

@@ -116,7 +116,7 @@ pub(super) async fn follow(
     }
 }
 
-/// A store that cannot be read for once is as good as one where nothing changed.
+/// A store that cannot be read once counts as one where nothing changed.
 async fn statuses(store: &GoalStore) -> Vec<HostStatus> {
     store.statuses().await.unwrap_or_else(|error| {
         tracing::debug!(%error, "cannot read statuses");
@@ -131,7 +131,7 @@ fn check_alive(children: &mut Children) -> Result<(), FollowError> {
     }
 }
 
-/// Since when nothing changed, and since when which host fails.
+/// Since when nothing has changed, and since when each failing host has been failing.
 #[derive(Debug)]
 struct Watch {
     seen: Vec<(String, HostPhase, u64)>,

@@ -21,8 +21,8 @@ impl Patience {
         Self { timeout, seen: None, since: now }
     }
 
-    /// When to look again at the latest. Always ahead after [`Self::is_over`] said no, so that a
-    /// driver that waits for it does not spin.
+    /// When to look again at the latest. After [`Self::is_over`] said no it always lies ahead, so
+    /// that a driver that waits for it does not spin.
     pub(super) fn deadline(&self) -> Instant {
         self.since + self.timeout
     }

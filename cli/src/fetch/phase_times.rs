@@ -1,4 +1,6 @@
 //! How long a download spent in each of its phases, for reports and measurements.
+//!
+//! Only counts; what a phase means is in `p2p_net::Phase`. Phases that share a word share a time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,7 +16,7 @@ pub(super) struct PhaseTimes {
 }
 
 impl PhaseTimes {
-    /// Nothing but the start, at `started`.
+    /// No phase yet; the download began at `started`.
     pub(super) const fn new(started: Instant) -> Self {
         Self { started, now_in: None, spent: BTreeMap::new() }
     }
@@ -47,6 +49,7 @@ impl PhaseTimes {
     }
 }
 
+/// The word that people see for a phase.
 pub(super) const fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Locating => "locating",

@@ -1,4 +1,7 @@
 //! Progress bars. They live on standard error and draw nothing when that is not a terminal.
+//!
+//! Owns how bars over bytes look, so that all commands show a transfer alike; when one moves and
+//! ends is the command's.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -1,4 +1,6 @@
 //! `shoal plan`: what a host that runs one build would fetch to get another.
+//!
+//! Compares two manifests of a store and reads nothing else. A store that is not there is not made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,7 @@
 //! `shoal verify`: are these files that build, byte for byte?
+//!
+//! The id alone answers yes or no; with a store that has the build the files that differ are named.
+//! Reads only: a store that is not there is not made.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -203,7 +203,7 @@ fn chatty_build_is_good() {
     assert!(output.lines().count() > 10, "it did not print much:\n{output}");
 }
 
-/// Goal: a program that floods its log once it is good serves on, and the status says so.
+/// Goal: a program that floods its log once it is good goes on serving, and the status says so.
 /// Method: the limit is lowered under a program that prints as before.
 #[test]
 fn good_program_that_prints_too_much_serves_on_and_is_told() {

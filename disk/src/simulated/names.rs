@@ -1,4 +1,7 @@
 //! The names of a simulated disk: directories, and the changes to them that are not durable yet.
+//!
+//! Invariant: a change is kept only with those that it builds on. Which of the others are kept is
+//! drawn from the seed, and equal seeds draw alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -40,7 +43,7 @@ struct Directory {
     durable: BTreeMap<OsString, Inode>,
 }
 
-/// What is kept or lost as one.
+/// Names that are kept or lost together.
 #[derive(Clone, Debug)]
 struct Change {
     /// Directory, name, and what the name leads to afterwards.
@@ -104,7 +107,7 @@ impl Disk {
         match (&recorded.operation, recorded.outcome) {
             (operation, Outcome::Done) => self.carry_out(operation),
             (Operation::Write { handle, offset, bytes, .. }, Outcome::Failed { written }) => {
-                // A file that could not even be opened is not written to.
+                // It could not be opened, so nothing is written to it.
                 self.file(*handle).write(*offset, &bytes[..written]);
             }
             (

@@ -116,7 +116,7 @@ pub(crate) enum GoalDocumentError {
         /// The generation of the goal.
         generation: u64,
     },
-    /// The history is out of order, so it is not known what came before what.
+    /// The history is out of order, so it does not say what came before what.
     #[error(
         "its field `history` has generation {older} after generation {newer}, expected the newest \
          first"

@@ -25,7 +25,7 @@ use crate::store::url::GoalUrl;
 /// Most bytes of one value: etcd's default for a whole request, less room for the key and framing.
 pub(crate) const VALUE_BYTES_MAX: usize = (1 << 20) + (1 << 19) - (1 << 12);
 
-/// Values asked for at once. As many of the largest as still fit into [`ANSWER_BYTES_MAX`].
+/// Values asked for at once: as many of the largest ones as fit into [`ANSWER_BYTES_MAX`].
 const PAGE_VALUES: i64 = 8;
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -42,10 +42,10 @@ const CHANGE_ATTEMPTS_MAX: u32 = 64;
 pub(crate) struct Patience {
     /// To connect to a member.
     pub(crate) connect: Duration,
-    /// For the answer to a request, with the time to connect if that is needed.
+    /// For the answer to a request, including the time to connect if that is needed.
     pub(crate) request: Duration,
-    /// Between two pings on a connection that a watch is open on. etcd closes connections that ping
-    /// more often than every 5 s, or at all while nothing is open.
+    /// Between two pings on a connection with an open watch. etcd closes connections that ping more
+    /// often than every 5 s, or that ping at all while nothing is open.
     pub(crate) ping: Duration,
 }
 

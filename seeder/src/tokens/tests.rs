@@ -1,3 +1,6 @@
+//! Tests of the table: the queue, leases, restarts, limits, and random requests to a seeder that
+//! crashes and loses its file.
+
 use proptest::prelude::*;
 
 use super::*;

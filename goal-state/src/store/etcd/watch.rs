@@ -149,6 +149,7 @@ mod tests {
     use crate::documents::goal::Goal;
     use crate::documents::rollout::RolloutChange;
     use crate::store::GoalStore;
+    use crate::store::error::GoalStoreError;
     use crate::store::etcd::Patience;
     use crate::store::url::GoalUrl;
     use crate::store::watch::GoalWatch;
@@ -185,8 +186,9 @@ mod tests {
         assert_eq!(next(&mut watch).await.goal, Ok(Some(goal)));
 
         etcd.pause();
-        let reason = next(&mut watch).await.goal.unwrap_err().to_string();
-        assert!(reason.contains("no answer within 2s"), "{reason}");
+        let error = next(&mut watch).await.goal.unwrap_err();
+        assert!(matches!(error.cause(), GoalStoreError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("no answer within 2s"), "{error}");
         etcd.resume();
         assert!(next(&mut watch).await.goal.is_ok());
         let goal = deploy(&operator, &app, b"2").await;
