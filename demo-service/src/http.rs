@@ -31,8 +31,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::Service;
 use crate::behaviour::Behaviour;
+use crate::service::{Identity, Service};
 
 /// For how long each answer says that an idle connection stays good. Short, because a service that
 /// was told to stop waits this long for clients that do not come back.
@@ -190,7 +190,7 @@ fn content(service: &Service, method: &Method, path: &str) -> (StatusCode, Strin
     let identity = &service.identity;
     match path {
         "/" => {
-            let crate::Identity { version, host, build } = identity;
+            let Identity { version, host, build } = identity;
             (StatusCode::OK, format!("version {version} on {host}, build {build}\n"))
         }
         "/version" => (StatusCode::OK, format!("{}\n", identity.version)),

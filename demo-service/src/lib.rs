@@ -2,17 +2,16 @@
 //!
 //! A program as agents like it: takes its listening socket from the agent (or opens one itself),
 //! says when it is ready, and on SIGTERM stops without losing a request (`http`). If its build says
-//! so, it is one of the programs that agents have to live with (`behaviour`). What it says is read once at
-//! the start, so that a running service keeps saying the version it was started as, even after its
-//! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
+//! so, it is one of the programs that agents have to live with (`behaviour`). Runs from the root of
+//! its build, which holds the file [`VERSION_FILE`].
 
+use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
-use std::{env, fs};
 
 use anyhow::Context as _;
 use command_line::{Hangup, Signals};
@@ -22,39 +21,18 @@ use tokio::net::TcpListener;
 
 mod behaviour;
 mod http;
+mod service;
 
 use behaviour::Behaviour;
 pub use behaviour::{BEHAVIOUR_FILE, Behaviours};
 pub use http::{Listening, serve};
+pub use service::{Identity, Service, VERSION_FILE};
 
 /// The name under which the service's executable lies in a build.
 pub const PROGRAM: &str = "demo-service";
 
-/// The file in the root of the build that holds the version, one line.
-pub const VERSION_FILE: &str = "VERSION";
-
 /// Which of the sockets that an agent hands over is meant, if there are several with names.
 pub const SOCKET_NAME: &str = "http";
-
-/// What the service says about itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Identity {
-    /// The text of the version file, without surrounding white space.
-    pub version: String,
-    /// The host's name; `SHOAL_HOST`, or else the system's name.
-    pub host: String,
-    /// The build it was started from; `SHOAL_BUILD`, or `unknown`.
-    pub build: String,
-}
-
-/// What the service is.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// What it says.
-    pub identity: Identity,
-    /// What it does wrong.
-    pub behaviours: Behaviours,
-}
 
 /// Why the arguments are not those of the service.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -65,24 +43,6 @@ pub struct Service {
 struct ArgumentError {
     /// What was found in place of the address; `None` if nothing was.
     given: Option<String>,
-}
-
-impl Identity {
-    /// Reads the version of the build whose root is `root`, and host and build from the
-    /// environment.
-    ///
-    /// # Errors
-    ///
-    /// If the version file cannot be read.
-    pub(crate) fn load(root: &Path) -> io::Result<Self> {
-        let system_name = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let host = env::var("SHOAL_HOST").ok().or_else(system_name);
-        Ok(Self {
-            version: fs::read_to_string(root.join(VERSION_FILE))?.trim().to_owned(),
-            host: host.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned()),
-            build: env::var("SHOAL_BUILD").unwrap_or_else(|_| "unknown".to_owned()),
-        })
-    }
 }
 
 /// Runs the service as a process: `arguments` are those behind the program's name. Prints one line

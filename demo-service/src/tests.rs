@@ -1,5 +1,6 @@
 //! Arguments, and what clients see of a service that stops.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};

@@ -236,7 +236,8 @@ fn tail(log: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::sync::{Mutex, PoisonError};
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -253,7 +254,7 @@ mod tests {
     /// Method: one shell leaves a process behind that ignores SIGTERM, another simply goes on.
     #[test]
     fn dropped_children_and_their_orphans_are_gone() {
-        let _turn = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = CHILDREN.lock();
         let folder = tempfile::tempdir().unwrap();
         let mut children = Children::new().unwrap();
         let script = |text: &str| {
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn ended_process_is_found_with_its_status() {
-        let _turn = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = CHILDREN.lock();
         let folder = tempfile::tempdir().unwrap();
         let mut children = Children::new().unwrap();
         let mut command = Command::new("sh");

@@ -1,4 +1,4 @@
-//! How long to wait before looking or trying again.
+//! How long to wait before looking or trying again, and what time it is.
 //!
 //! Every wait is spread ([`SPREAD_PER_MILLE`]), because the hosts of a region start together and
 //! would otherwise ask together for ever. Not for anything that an attacker must not guess.
