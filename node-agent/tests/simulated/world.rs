@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,9 +12,8 @@ use disk::simulated::Disk;
 use disk::{Operation, Tree, Verdict, Watching};
 use goal_state::{Goal, Rollout};
 use node_agent::{
-    AcceptedGoals, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Health,
-    Hook, Hooks, Journal, JournalPhase, Launch, OUTPUT_WINDOW, Probe, ProgramSettings, StatusBoard,
-    Swap, WatchedFiles,
+    AcceptedGoals, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView,
+    Health, Hook, Hooks, Journal, JournalPhase, OUTPUT_WINDOW, Probe, StatusBoard, Swap,
 };
 use p2p_core::{BuildId, ByteRate};
 use rustix::io::Errno;
@@ -327,7 +327,6 @@ impl World {
     }
 
     fn settings(&self) -> AppSettings {
-        let timings = AppTimings::fleet();
         let health = Health {
             probe: Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() }),
             min_healthy_time: Duration::from_secs(5),
@@ -335,17 +334,6 @@ impl World {
             // Reached after a few probes.
             max_output_rate: ByteRate::new(FLOOD_BYTES * 3 / OUTPUT_WINDOW.as_secs()),
             ..Health::default()
-        };
-        let launch = Launch {
-            app: "web".into(),
-            host: "h1".into(),
-            exec: vec!["./run".into()],
-            unit: None,
-            environment: [].into(),
-            working_directory: None,
-            grace_period: Duration::from_secs(2),
-            user: None,
-            sockets: [].into(),
         };
         let hook = || {
             let timeout = Duration::from_mins(1);
@@ -355,22 +343,22 @@ impl World {
             name: "web".parse().unwrap(),
             host: "h1".into(),
             labels: BTreeSet::new(),
-            program: ProgramSettings { launch: Some(launch), health, timings: timings.supervisor },
-            user: None,
-            swap: self.swap,
-            hooks: Hooks {
-                before_switch: hook(),
-                after_switch: hook(),
-                after_rollback: hook(),
-                drain: hook(),
-                undrain: hook(),
+            app: AppConfig {
+                exec: Some(vec!["./run".into()]),
+                grace_period: Duration::from_secs(2),
+                health,
+                swap: self.swap,
+                hooks: Hooks {
+                    before_switch: hook(),
+                    after_switch: hook(),
+                    after_rollback: hook(),
+                    drain: hook(),
+                    undrain: hook(),
+                },
+                keep_builds: NonZero::new(KEEP_BUILDS).unwrap(),
+                ..AppConfig::default()
             },
-            watch: WatchedFiles::default(),
-            hold: false,
-            pin: None,
-            keep_builds: KEEP_BUILDS,
-            keep_bytes: None,
-            timings,
+            timings: AppTimings::fleet(),
         }
     }
 
