@@ -8,7 +8,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("p2p-core", &[]),
     ("disk", &[]),
     ("command-line", &["disk"]),
-    ("demo-service", &[]),
+    ("demo-service", &["command-line"]),
     ("simnet", &["p2p-core"]),
     ("p2p-net", &["p2p-core", "disk"]),
     ("goal-state", &["p2p-core", "disk"]),
