@@ -1,9 +1,9 @@
 //! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they say. It must never
-//! end because of one build, one report or a goal store that is down: those are logged and tried
-//! again, while everything else goes on.
+//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they
+//! say. It must never end because of one build, one report or a goal store that is down: those are
+//! logged and tried again, while everything else goes on.
 
 use std::io;
 use std::net::SocketAddr;
