@@ -250,7 +250,7 @@ impl Member {
     pub(crate) fn read_back(&mut self, hub: &HubSender) {
         let Some(staged) = self.staged().cloned() else { return };
         self.set_phase(Phase::Verifying);
-        // At once: how long the transfer took is measured by this.
+        // At once, because the time that the transfer took is measured by it.
         self.publish(&[]);
         let (build, hub) = (self.build, hub.clone());
         self.tasks.spawn(async move {

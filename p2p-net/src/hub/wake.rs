@@ -83,7 +83,7 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Under which it is expected.
+    /// What it is expected under.
     pub(crate) const fn key(&self) -> ExpectationKey {
         (self.peer, self.build, Some(self.request))
     }
