@@ -161,7 +161,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let journal = recover_journal(&directory)?;
         let paused = recover_paused(&directory)?;
         let timings = settings.timings;
-        let supervisor = Supervisor::recover(&directory, parts.host, settings.program.clone());
+        let supervisor = Supervisor::recover(&directory, parts.host, settings.program());
         let current = current.filter(|build| builds.contains_key(build));
         Ok(Self {
             supervisor,
@@ -174,7 +174,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             paused,
             pulse: parts.pulse,
             own_agent: parts.own_agent,
-            files: FileWatch::start(&settings.watch.files),
+            files: FileWatch::start(&settings.app.watch.files),
             hooks: HookRunner::default(),
             token: None,
             download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
@@ -235,13 +235,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     async fn end(mut self) {
         self.download = None;
         self.hooks.cancel();
-        if self.settings.program.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
+        if self.settings.app.systemd.is_some() {
             // systemd's, which goes on running it.
             return self.show_stopped();
         }
         if let Some(build) = self.current
             && self.hooks.view().drained != Drained::Yes
-            && self.settings.hooks.drain.is_some()
+            && self.settings.app.hooks.drain.is_some()
         {
             self.start_hook(HookKind::Drain, build);
             let result = self.hooks.next_end().await;
@@ -331,13 +331,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn policy(&self) -> Policy {
-        let settings = &self.settings;
+        let app = &self.settings.app;
         Policy {
-            has_program: settings.program.launch.is_some(),
-            swap: settings.swap,
-            keep_builds: settings.keep_builds,
-            keep_bytes: settings.keep_bytes,
-            hooks: settings.hooks.kinds(),
+            has_program: app.has_program(),
+            swap: app.swap,
+            keep_builds: app.keep_builds.get(),
+            keep_bytes: app.keep_bytes,
+            hooks: app.hooks.kinds(),
             leave: self.leave().0,
             needs_token: self.token_wish().is_some(),
         }
@@ -351,13 +351,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let text = format!("paused{why}; go on with: shoal-agent resume {name}");
             return (Leave::Shut, Some(text));
         }
-        if self.settings.hold {
+        if self.settings.app.hold {
             let text = "held by `hold = true` in the configuration of this host";
             return (Leave::Shut, Some(text.into()));
         }
         let goal = self.goal.borrow();
         match &goal.followed {
-            Some(goal) if self.settings.pin.is_none() => match self.admission(goal) {
+            Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
                 Ok(()) => (Leave::Open, None),
                 Err(reason) => (Leave::Later, Some(reason)),
             },
@@ -394,7 +394,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
-        let Some(hook) = self.settings.hooks.of(kind) else { return self.hooks.skip(kind, build) };
+        let Some(hook) = self.settings.app.hooks.of(kind) else {
+            return self.hooks.skip(kind, build);
+        };
         // A build that is damaged may still serve: its host is drained by the commands of the current
         // one. In the app's own folder a command of a build is not found, which is told.
         let stored = self.builds.get(&build).or_else(|| self.builds.get(&self.current?));
@@ -409,7 +411,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             hook: hook.clone(),
             root: root.to_owned(),
             variables,
-            default_user: self.settings.user.clone(),
+            default_user: self.settings.app.user.clone(),
         };
         self.hooks.start(self.supervisor.host(), kind, build, order);
     }
@@ -428,7 +430,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 warn!("the count of tries was not stored: {}", causes(error));
             }
         }
-        if self.settings.hooks.undrain.is_none() {
+        if self.settings.app.hooks.undrain.is_none() {
             // Where nothing brings the host back, its program does.
             self.hooks.on_drain_over();
         }
@@ -520,10 +522,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn on_order(&mut self, order: AppOrder) {
         match order {
             AppOrder::Settings(settings) => {
-                if settings.watch.files != self.settings.watch.files {
-                    self.files = FileWatch::start(&settings.watch.files);
+                if settings.app.watch.files != self.settings.app.watch.files {
+                    self.files = FileWatch::start(&settings.app.watch.files);
                 }
-                self.supervisor.set_settings(settings.program.clone());
+                self.supervisor.set_settings(settings.program());
                 self.settings = *settings;
             }
             AppOrder::Pause { reason } => {
@@ -541,7 +543,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn on_file_changed(&mut self, path: &Path) {
-        let on_change = self.settings.watch.on_change;
+        let on_change = self.settings.app.watch.on_change;
         info!(path = %path.display(), ?on_change, "a watched file changed");
         match on_change {
             OnChange::Restart => self.supervisor.make_stale(),
@@ -591,7 +593,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn wanted(&self) -> Option<Wanted> {
         let goal = self.goal.borrow();
         let followed = goal.followed.as_ref();
-        if let Some(build) = self.settings.pin {
+        if let Some(build) = self.settings.app.pin {
             let generation = followed.map_or(0, |followed| followed.generation);
             return Some(Wanted { generation, since: 0, build });
         }

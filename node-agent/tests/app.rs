@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
-use node_agent::{AppOrder, GoalView, Journal, JournalPhase};
+use node_agent::{AppConfig, AppOrder, GoalView, Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 
@@ -222,7 +222,7 @@ async fn failing_program_is_forgotten_with_the_next_goal() {
 
 #[tokio::test]
 async fn app_without_a_program_is_switched_at_once() {
-    let mut host = Host::new(None);
+    let mut host = Host::new(AppConfig::default());
     let first = host.patient_build("1");
     let running = host.start(3);
     host.set_goal(first);

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus, Rollout, now_ms};
 use node_agent::{
-    AcceptedGoal, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation, GoalView,
-    Hooks, Journal, Launch, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Swap,
-    Systemd, TokenDesk, TokenHold, TokenState, TokenWish, WatchedFiles,
+    AcceptedGoal, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation,
+    GoalView, Health, Journal, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Systemd,
+    TokenDesk, TokenHold, TokenState, TokenWish,
 };
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::local_source::LocalSource;
-use crate::rig::{PATIENCE, launch, program, timings, within};
+use crate::rig::{PATIENCE, timings, within};
 
 /// Tokens in the state that the test says; what is asked and returned is noted in order.
 #[derive(Clone)]
@@ -102,8 +103,8 @@ pub(crate) struct Running {
 }
 
 impl Host {
-    /// A host whose program is `launch`, `None` for an app without one.
-    pub(crate) fn new(launch: Option<Launch>) -> Self {
+    /// A host with `app`, whose builds are good as soon as they are ready.
+    pub(crate) fn new(app: AppConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("app")).unwrap();
         Self {
@@ -112,14 +113,18 @@ impl Host {
             tokens: TestTokens::new(),
             goal: watch::Sender::new(GoalView::default()),
             rollout: Rollout::default(),
-            settings: settings(launch),
+            settings: settings(app),
             systemd: None,
             generation: 0,
         }
     }
 
     pub(crate) fn with_program() -> Self {
-        Self::new(Some(launch(&["./run"])))
+        Self::new(AppConfig {
+            exec: Some(vec!["./run".into()]),
+            grace_period: Duration::from_millis(200),
+            ..AppConfig::default()
+        })
     }
 
     pub(crate) fn directory(&self) -> AppDir {
@@ -166,19 +171,20 @@ impl Host {
 
     /// When the supervisor acts, to be changed before the loop starts.
     pub(crate) const fn timings(&mut self) -> &mut SupervisorTimings {
-        &mut self.settings.program.timings
+        &mut self.settings.timings.supervisor
     }
 
     pub(crate) fn start(&self, keep_builds: usize) -> Running {
-        self.start_as(AppSettings { keep_builds, ..self.settings.clone() })
+        self.start_as(keep_builds, self.settings.timings)
     }
 
     pub(crate) fn start_refreshing(&self, keep_builds: usize, refresh: Duration) -> Running {
-        let timings = AppTimings { refresh, ..self.settings.timings };
-        self.start_as(AppSettings { keep_builds, timings, ..self.settings.clone() })
+        self.start_as(keep_builds, AppTimings { refresh, ..self.settings.timings })
     }
 
-    fn start_as(&self, settings: AppSettings) -> Running {
+    fn start_as(&self, keep_builds: usize, timings: AppTimings) -> Running {
+        let mut settings = AppSettings { timings, ..self.settings.clone() };
+        settings.app.keep_builds = NonZero::new(keep_builds).unwrap();
         let (board, stop) = (StatusBoard::default(), CancellationToken::new());
         let (orders_sender, orders) = mpsc::channel(8);
         let real = RealHost::new(BTreeMap::new());
@@ -220,20 +226,13 @@ impl Host {
     }
 }
 
-fn settings(launch: Option<Launch>) -> AppSettings {
+fn settings(app: AppConfig) -> AppSettings {
+    let health = Health { min_healthy_time: timings().settle_after, ..app.health };
     AppSettings {
         name: "web".parse().unwrap(),
         host: "h1".into(),
         labels: BTreeSet::new(),
-        program: program(launch, timings()),
-        user: None,
-        swap: Swap::Stop,
-        hooks: Hooks::default(),
-        watch: WatchedFiles::default(),
-        hold: false,
-        pin: None,
-        keep_builds: 3,
-        keep_bytes: None,
+        app: AppConfig { health, ..app },
         timings: AppTimings {
             supervisor: timings(),
             retry_first: Duration::from_millis(10),

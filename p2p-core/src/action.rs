@@ -58,7 +58,7 @@ pub enum Action {
         /// What to ask for.
         chunk: ChunkIndex,
     },
-    /// Forget a fetch: tell the peer, and drop what arrives.
+    /// Forget a fetch: say so to the peer, and drop what arrives.
     CancelFetch {
         /// Our name for the request.
         request: RequestId,

@@ -49,9 +49,9 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         }),
         current: app.current,
         not_yet: why_not.filter(|_| leave == Leave::Later),
-        is_held: settings.hold,
+        is_held: settings.app.hold,
         paused: app.paused.clone(),
-        pin: settings.pin,
+        pin: settings.app.pin,
         token,
         quarantine,
         download: app.download.as_ref().map(|_| DownloadFacts {
@@ -63,7 +63,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
             CheckFacts {
                 healthy_for_ms: milliseconds(check.healthy_for),
-                min_healthy_ms: milliseconds(settings.program.health.min_healthy_time),
+                min_healthy_ms: milliseconds(settings.app.health.min_healthy_time),
                 deadline_in_ms: milliseconds(check.deadline_in),
                 last_failure: check.last_failure,
             }

@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use disk::{Operation, Verdict, Watching};
+use disk::simulated::Disk;
+use disk::{Operation, Tree, Verdict, Watching};
 use goal_state::{Goal, Rollout};
 use node_agent::{
-    AcceptedGoals, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Health,
-    Hook, Hooks, Journal, JournalPhase, Launch, OUTPUT_WINDOW, Probe, ProgramSettings, StatusBoard,
-    Swap, WatchedFiles,
+    AcceptedGoals, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView,
+    Health, Hook, Hooks, Journal, JournalPhase, OUTPUT_WINDOW, Probe, StatusBoard, Swap,
 };
 use p2p_core::{BuildId, ByteRate};
 use rustix::io::Errno;
@@ -198,13 +199,13 @@ impl World {
     fn lose_power(&mut self, seed: u64) {
         self.host.machine.lose_power();
         let watching = self.watching.take().unwrap();
-        let tree = watching.record().disk_after(watching.count()).after_power_loss(seed);
+        let tree = Disk::after(&watching.record(), watching.count()).after_power_loss(seed);
         self.operations += watching.count();
         drop(watching);
         self.replace_disk(&tree);
     }
 
-    fn replace_disk(&mut self, tree: &disk::simulated::Tree) {
+    fn replace_disk(&mut self, tree: &Tree) {
         self.folder = folder();
         self.host.root = fs::canonicalize(self.folder.path()).unwrap();
         self.host.app = AppDir::new(self.host.root.join("apps/web"));
@@ -326,7 +327,6 @@ impl World {
     }
 
     fn settings(&self) -> AppSettings {
-        let timings = AppTimings::fleet();
         let health = Health {
             probe: Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() }),
             min_healthy_time: Duration::from_secs(5),
@@ -334,17 +334,6 @@ impl World {
             // Reached after a few probes.
             max_output_rate: ByteRate::new(FLOOD_BYTES * 3 / OUTPUT_WINDOW.as_secs()),
             ..Health::default()
-        };
-        let launch = Launch {
-            app: "web".into(),
-            host: "h1".into(),
-            exec: vec!["./run".into()],
-            unit: None,
-            environment: [].into(),
-            working_directory: None,
-            grace_period: Duration::from_secs(2),
-            user: None,
-            sockets: [].into(),
         };
         let hook = || {
             let timeout = Duration::from_mins(1);
@@ -354,22 +343,22 @@ impl World {
             name: "web".parse().unwrap(),
             host: "h1".into(),
             labels: BTreeSet::new(),
-            program: ProgramSettings { launch: Some(launch), health, timings: timings.supervisor },
-            user: None,
-            swap: self.swap,
-            hooks: Hooks {
-                before_switch: hook(),
-                after_switch: hook(),
-                after_rollback: hook(),
-                drain: hook(),
-                undrain: hook(),
+            app: AppConfig {
+                exec: Some(vec!["./run".into()]),
+                grace_period: Duration::from_secs(2),
+                health,
+                swap: self.swap,
+                hooks: Hooks {
+                    before_switch: hook(),
+                    after_switch: hook(),
+                    after_rollback: hook(),
+                    drain: hook(),
+                    undrain: hook(),
+                },
+                keep_builds: NonZero::new(KEEP_BUILDS).unwrap(),
+                ..AppConfig::default()
             },
-            watch: WatchedFiles::default(),
-            hold: false,
-            pin: None,
-            keep_builds: KEEP_BUILDS,
-            keep_bytes: None,
-            timings,
+            timings: AppTimings::fleet(),
         }
     }
 
@@ -437,7 +426,7 @@ impl World {
         let skipped = log.len().saturating_sub(120);
         log.drain(..skipped);
         let journal = fs::read_to_string(self.host.app.path().join("journal"));
-        let names: Vec<String> = disk::simulated::Tree::read(&self.host.root)
+        let names: Vec<String> = Tree::read(&self.host.root)
             .map(|tree| tree.nodes.keys().map(|path| path.display().to_string()).collect())
             .unwrap_or_default();
         panic!(

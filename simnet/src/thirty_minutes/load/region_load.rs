@@ -88,7 +88,8 @@ pub(super) fn run_region(
     }
 }
 
-/// When the region's store has each build, what it waited for others, and how long the WAN was busy.
+/// When the region's store has each build, what it waited for others, and how
+/// long the WAN was busy.
 fn replicate(
     plan: &Plan,
     deploys: &[Deploy],
