@@ -17,8 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::data::limiter::SharedLimits;
 use crate::error::FetchError;
-use crate::hub::member::DownloadOutcome;
-use crate::hub::{Command, HubSender, Wake, Watches};
+use crate::hub::{Command, DownloadOutcome, HubSender, Wake, Watches};
 use crate::progress::Progress;
 use crate::store::{BuildStore, StoredBuild};
 
