@@ -1,12 +1,10 @@
 //! Runs the agent until it is told to stop.
 
-use std::io;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use command_line::Terminal;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use command_line::{Hangup, SignalRequest, Signals};
 use tokio::task::block_in_place;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -34,7 +32,7 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 
 async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half way.
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::catch(Hangup::Reload).map_err(|error| error.source)?;
     let start = Agent::start(config.clone());
     tokio::pin!(start);
     let early = tokio::select! {
@@ -47,7 +45,7 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
         Err(told_at) => {
             let agent = tokio::select! {
                 agent = start => agent?,
-                () = signals.next_request(told_at) => return Ok(()),
+                () = next_request(&mut signals, told_at) => return Ok(()),
             };
             return stop(agent, &mut signals, told_at).await;
         }
@@ -69,9 +67,9 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
                 break Err(anyhow::Error::new(error).context("cannot start the new agent"));
             }
             error = agent.unexpected_end() => break Err(error),
-            told = signals.next() => match told {
-                Told::Stop => break Ok(()),
-                Told::Reload => {
+            asked = signals.next() => match asked {
+                SignalRequest::Stop => break Ok(()),
+                SignalRequest::Reload => {
                     service::say_reloading();
                     // Reads a file, and user data over the network if the host was started from that.
                     agent.reload(block_in_place(|| read_again(settings)));
@@ -89,7 +87,7 @@ async fn stop(agent: Agent, signals: &mut Signals, told_at: Instant) -> anyhow::
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
         () = agent.stop() => Ok(()),
-        () = signals.next_request(told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+        () = next_request(signals, told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
     }
 }
 
@@ -119,54 +117,12 @@ fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
     Ok(loaded.config)
 }
 
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Told {
-    Stop,
-    Reload,
-}
-
-/// The signals that mean something.
-#[derive(Debug)]
-struct Signals {
-    terminal: Terminal,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminal: Terminal::look(),
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal that does not belong to the request of `told_at`.
-    async fn next_request(&mut self, told_at: Instant) {
-        loop {
-            self.stop().await;
-            if told_at.elapsed() >= SAME_REQUEST {
-                return;
-            }
-        }
-    }
-
-    /// Waits for a signal that means stop.
-    async fn stop(&mut self) {
-        while self.next().await != Told::Stop {}
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop,
-            _ = self.interrupt.recv() => Told::Stop,
-            _ = self.hangup.recv() => {
-                if self.terminal.is_gone() { Told::Stop } else { Told::Reload }
-            }
+/// Waits for a signal to stop that does not belong to the request of `told_at`.
+async fn next_request(signals: &mut Signals, told_at: Instant) {
+    loop {
+        signals.stop().await;
+        if told_at.elapsed() >= SAME_REQUEST {
+            return;
         }
     }
 }
