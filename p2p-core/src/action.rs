@@ -1,4 +1,7 @@
 //! Everything that a swarm can order its driver to do.
+//!
+//! The list is closed and holds no chunk bytes. Invariant: an order that has an outcome names what
+//! the event that answers it will name again.
 
 use crate::contact::Contact;
 use crate::fault::PeerFault;

@@ -144,9 +144,9 @@ pub struct SwarmConfig {
     pub offer_interval_min: Duration,
 
     // How long "busy" lasts.
-    /// Shortest wait that a refusal names, and shortest that one is believed to mean. With less, two
-    /// fast nodes would exchange little but requests and refusals; twice as much would be most of
-    /// what a chunk takes on a fast link.
+    /// Shortest wait that a refusal names, and shortest that one is believed to mean. With less,
+    /// two fast nodes would exchange little but requests and refusals; twice as much would be most
+    /// of what a chunk takes on a fast link.
     pub busy_min: Duration,
     /// Longest wait that a refusal names: that of a node that has nothing for the asker yet, which
     /// soon changes in a swarm that works. Half of it would mostly be too early. It is less than
@@ -154,8 +154,9 @@ pub struct SwarmConfig {
     /// double it.
     pub busy_named_max: Duration,
     /// Longest time that a neighbour is left alone for being busy, whatever it names and however
-    /// often it has refused: a peer may ask for patience, not for silence. Long enough for the crowd
-    /// around a seeder when a build is new, short enough to take a place in a queue that became free.
+    /// often it has refused: a peer may ask for patience, not for silence. Long enough for the
+    /// crowd around a seeder when a build is new, short enough to take a place in a queue that
+    /// became free.
     pub busy_wait_max: Duration,
     /// How long a request is assumed to take while no neighbour has delivered anything: about that
     /// of a large chunk on a gigabit, with others before it. A first guess, replaced by the first

@@ -1,4 +1,7 @@
 //! Everything outside that can influence a swarm.
+//!
+//! Plain values, closed and without chunk bytes. What they mean for a swarm is decided in `swarm/`;
+//! what leads to them is up to the driver.
 
 use std::sync::Arc;
 

@@ -1,4 +1,7 @@
 //! The name of a node: its public key.
+//!
+//! Only a name here: who holds the private key is proved by connections, which the core never sees.
+//! Invariant: equal names are equal keys.
 
 use core::fmt;
 

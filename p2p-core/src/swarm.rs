@@ -96,7 +96,7 @@ pub struct Swarm {
     actions: VecDeque<Action>,
 }
 
-#[expect(clippy::multiple_inherent_impl, reason = "what asks for chunks is a concern of its own")]
+#[expect(clippy::multiple_inherent_impl, reason = "handlers and rules are in files of their own")]
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
@@ -179,6 +179,9 @@ impl Swarm {
             }
         }
 
+        // The event is dealt with; from here on new work is looked for. Requests come before
+        // uploads because a chunk that is asked for a moment earlier is on its way a moment
+        // earlier, and the deadline comes last because all else moves timers.
         let scope = core::mem::take(&mut self.scope);
         if scope == Scope::All {
             self.look_for_neighbours();

@@ -146,9 +146,9 @@ impl Faults {
 
 /// What a link that loses packets carries of chunks, out of `rate`.
 ///
-/// What is lost is sent again, and a congestion controller of the classic kind keeps each connection
-/// to `1.22 * packet / (round trip * sqrt(loss))` at most (Mathis et al., 1997); a host is taken to
-/// keep several connections busy.
+/// What is lost is sent again, and a congestion controller of the classic kind keeps each
+/// connection to `1.22 * packet / (round trip * sqrt(loss))` at most (Mathis et al., 1997); a host
+/// is taken to keep several connections busy.
 pub(crate) fn lossy_rate(rate: ByteRate, lost_percent: u32, latency: Duration) -> ByteRate {
     const PACKET: u128 = 1_400;
     const CONNECTIONS: u128 = 4;

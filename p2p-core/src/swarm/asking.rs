@@ -166,6 +166,7 @@ impl Swarm {
     fn pick_for(&mut self, peer: NodeId) -> Option<ChunkIndex> {
         let is_starving = self.is_starving();
         let entry = self.peers.get(peer)?;
+        // Of a far neighbour nothing is asked that the rack has or is about to get.
         let stays_near = !entry.is_near() && !is_starving;
         let choice = Choice {
             offered: entry.have.as_ref()?,
@@ -174,6 +175,7 @@ impl Swarm {
             availability: self.peers.copies()?,
             kept_back: if stays_near { self.claims.kept_back(&self.peers) } else { None },
         };
+        // A seeder is for what no host has. One that starves cannot afford either rule.
         if entry.is_seeder() && !is_starving {
             choice.pick_unseen(&mut self.prng)
         } else {
@@ -186,6 +188,7 @@ impl Swarm {
         let Some(layout) = &self.layout else { return false };
         let size = layout.size_of(chunk);
         let bytes = self.requests.bytes() + u64::from(size);
+        // A chunk larger than the limit goes alone: otherwise it would never come.
         if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
             self.requests.note_full();
             return false;
@@ -260,6 +263,7 @@ impl Swarm {
     }
 
     fn plan_checks(&mut self) {
+        // The check of a request depends on its peer, so the table is taken out to look at both.
         let mut requests = core::mem::replace(&mut self.requests, RequestTable::new(0));
         requests.plan_checks(|request| self.next_check_of(request));
         self.requests = requests;
@@ -269,6 +273,7 @@ impl Swarm {
         if self.requests.check_at().is_none_or(|at| at > self.now) {
             return;
         }
+        // What is usual may have changed since the checks were planned, so some are no longer due.
         self.plan_checks();
         let is_due = |request: &&Request| request.check_at <= self.now;
         let due: Vec<(RequestId, Request)> = self
@@ -281,6 +286,7 @@ impl Swarm {
             return;
         }
         for (id, request) in due {
+            // From the gravest to the mildest: stalled, silent, merely late.
             if request.stalled_at(&self.config) <= self.now {
                 self.send(request.peer, Message::Leave);
                 self.actions.push_back(Action::Disconnect { peer: request.peer });
@@ -299,6 +305,7 @@ impl Swarm {
                 self.requests.note_late(id);
                 self.peers.note_slow(request.peer);
             } else {
+                // Gone together with its peer, earlier in this loop.
                 continue;
             }
             // It did not deliver in time, so nobody waits for what it claimed.
@@ -322,10 +329,12 @@ impl Swarm {
             {
                 continue;
             }
+            // While a mate brings the chunk, no second copy is to cross the uplink of the rack.
             let only_near = self.claims.is_theirs(chunk);
             let asked = (asked.as_slice(), only_near);
             let second = self.peers.second_source(self.now, chunk, asked, &self.config);
             if second.is_some_and(|second| !self.request(second, chunk)) {
+                // The memory for chunks in flight is used up.
                 return;
             }
         }

@@ -1,4 +1,7 @@
 //! The chunks being sent and those waiting to be: a short queue, fair between peers.
+//!
+//! Counts and orders requests; which of them are refused, and with which chunk they are answered,
+//! is decided in `serving.rs`. Invariant: an upload is waiting or active, never both.
 
 use std::collections::VecDeque;
 
