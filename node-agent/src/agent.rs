@@ -40,6 +40,7 @@ use crate::state::StateDir;
 use crate::state::goals::AcceptedGoals;
 
 mod goal_follower;
+#[expect(unreachable_pub, reason = "goes with the key table")]
 pub(crate) mod reload;
 
 /// Orders that wait for an app's loop. People give them one by one.
@@ -53,7 +54,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(5);
 
 /// A running agent. Stop it with [`Agent::stop`]: dropped, it leaves its programs running.
 #[derive(Debug)]
-pub struct Agent {
+pub(crate) struct Agent {
     node: Node,
     /// What the agent runs with.
     running: Config,
@@ -81,7 +82,7 @@ impl Agent {
     /// # Errors
     ///
     /// If the state directory is in use or damaged, or the node cannot listen. Nothing runs then.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state)?;
         let identity = Identity::load_or_create(&state.key_path())?;
         let accepted = AcceptedGoals::load(&state.goals_path())?;
@@ -151,12 +152,12 @@ impl Agent {
     }
 
     /// The newest status rows.
-    pub const fn board(&self) -> &StatusBoard {
+    pub(crate) const fn board(&self) -> &StatusBoard {
         &self.board
     }
 
     /// Who of the agent's loops has to report in.
-    pub const fn heartbeat(&self) -> &Heartbeat {
+    pub(crate) const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
@@ -165,19 +166,14 @@ impl Agent {
     /// # Cancel safety
     ///
     /// Can be dropped and called again.
-    pub fn replacement(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn replacement(&self) -> impl Future<Output = ()> + use<> {
         let restart = self.restart.clone();
         async move { restart.notified().await }
     }
 
-    /// The agent's node.
-    pub const fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Takes over what can change without a restart, and says in log and status what cannot.
     /// Without a configuration, everything stays as it is.
-    pub fn reload(&mut self, wanted: anyhow::Result<Config>) {
+    pub(crate) fn reload(&mut self, wanted: anyhow::Result<Config>) {
         let wanted = match wanted {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -208,7 +204,7 @@ impl Agent {
     /// # Cancel safety
     ///
     /// Can be dropped and called again.
-    pub async fn unexpected_end(&mut self) -> anyhow::Error {
+    pub(crate) async fn unexpected_end(&mut self) -> anyhow::Error {
         match self.apps.join_next().await {
             Some(Err(error)) => {
                 anyhow::Error::new(error).context("an app's loop ended; this is a bug of the agent")
@@ -221,7 +217,7 @@ impl Agent {
 
     /// Ends the loops where they are, for the agent that takes the place of this one: no hook runs on
     /// that it would start again beside. Programs run on.
-    pub async fn let_go(&mut self) {
+    pub(crate) async fn let_go(&mut self) {
         for order in self.orders.values() {
             // A loop that takes no order is not waited for long.
             drop(order.try_send(AppOrder::LetGo));
@@ -233,7 +229,7 @@ impl Agent {
     }
 
     /// Stops the programs within their grace periods, reports that, and closes the node.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.goals.abort();
         self.apps_stop.cancel();
         while self.apps.join_next().await.is_some() {}
@@ -319,14 +315,14 @@ impl Opening<'_> {
                 goal: follower.subscribe(name),
                 orders: receiver,
                 board: self.board.clone(),
-                pulse: Some(self.heartbeat.register(name.as_str())),
-                own_agent: app
-                    .is_agent
-                    .then(|| OwnAgent::new(self.heartbeat.clone(), self.restart.clone())),
             };
+            let pulse = self.heartbeat.register(name.as_str());
+            let own_agent =
+                app.is_agent.then(|| OwnAgent::new(self.heartbeat.clone(), self.restart.clone()));
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
-            opened.push(app.await?.with_context(|| format!("app {name}"))?);
+            let app = app.await?.with_context(|| format!("app {name}"))?;
+            opened.push(app.with_pulse(pulse).with_own_agent(own_agent));
             orders.insert(name.clone(), sender);
         }
         Ok((opened, orders))

@@ -18,7 +18,6 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::app::trouble::{Stall, Trouble};
 use crate::brain::reconcile::{
     self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
@@ -29,7 +28,7 @@ use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::HookRunner;
-use crate::programs::supervisor::{self, Supervisor};
+use crate::programs::supervisor::{Supervisor, SupervisorWake};
 use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
@@ -54,6 +53,8 @@ use itself::own_agent_change;
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
 use upkeep::audit_end;
+
+pub use settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,7 +128,7 @@ enum Wake {
     Order(AppOrder),
     File(PathBuf),
     Progress(Option<Progress>),
-    Program(supervisor::Wake),
+    Program(SupervisorWake),
     Hook(Result<(), String>),
     Token,
     Removed(Result<(), StepError>),
@@ -172,8 +173,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 Some(Journal::switching(0, current, None, 0, None).settled(0, None))
             }),
             paused,
-            pulse: parts.pulse,
-            own_agent: parts.own_agent,
+            pulse: None,
+            own_agent: None,
             files: FileWatch::start(&settings.watch.files),
             hooks: HookRunner::default(),
             token: None,
@@ -199,6 +200,18 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             builds,
             staged,
         })
+    }
+
+    /// The same, whose loop reports in to `pulse`.
+    #[must_use]
+    pub(crate) fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse: Some(pulse), ..self }
+    }
+
+    /// The same, as the app that is this agent itself.
+    #[must_use]
+    pub(crate) fn with_own_agent(self, own_agent: Option<OwnAgent>) -> Self {
+        Self { own_agent, ..self }
     }
 
     /// The app.
@@ -502,7 +515,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     /// Counts what its programs did for the metrics. What becomes of them is the supervisor's to say,
     /// and what follows from that the brain's.
-    fn on_program(&mut self, wake: supervisor::Wake) {
+    fn on_program(&mut self, wake: SupervisorWake) {
         let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
         self.supervisor.on_wake(wake);
         let crashes = u64::from(self.supervisor.crash_count() - crashes);

@@ -14,9 +14,6 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::host::hook::HookOrder;
-use crate::host::launch::Launch;
-use crate::host::probe::Probe;
 use crate::process::ProcessIdentity;
 use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
@@ -32,6 +29,23 @@ pub(crate) mod unit;
 pub(crate) mod unit_program;
 pub(crate) mod user;
 pub(crate) mod watch_files;
+
+pub use hook::{
+    HOOK_OUTPUT_BYTES_MAX, Hook, HookFailure, HookFailureCause, HookOrder, HookOutput, Hooks,
+    run as run_hook,
+};
+pub use launch::Launch;
+pub use mark::MarkKey;
+pub use notify::{NotifyMessage, NotifySocket};
+pub use probe::{
+    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+};
+pub use real::{RealHost, RealProgram};
+pub use runs_from::{RunsFrom, runs_from, why_runs_from};
+pub use sockets::{HeldSockets, SocketAddress, SocketsError};
+pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
+pub use user::UserError;
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};
 
 /// The machine, as one app uses it.
 pub trait Host: fmt::Debug + Send + 'static {

@@ -17,3 +17,10 @@ pub(crate) mod instance;
 pub(crate) mod output;
 pub(crate) mod output_watch;
 pub(crate) mod supervisor;
+
+pub use flood::OUTPUT_WINDOW;
+pub use health_watch::Check;
+pub use output::OUTPUT_BYTES_MAX;
+pub use supervisor::{
+    OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, SupervisorWake,
+};

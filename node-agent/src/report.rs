@@ -7,3 +7,5 @@ pub(crate) mod counts;
 pub(crate) mod metrics;
 pub mod service;
 pub(crate) mod status;
+
+pub use status::StatusBoard;

@@ -244,14 +244,14 @@ impl AgentApp {
 }
 
 /// The build of which this process is the agent; `None` for the installed binary.
-pub fn running_build() -> Option<BuildId> {
+pub(crate) fn running_build() -> Option<BuildId> {
     std::env::var(BUILD_VARIABLE).ok()?.parse().ok()
 }
 
 /// Replaces this process by a new start of the stub, which picks the agent that `current` names. The
 /// process keeps its id, and its programs run on. Call it with the journal written and `current`
 /// switched; only returns if it fails.
-pub fn restart_in_place() -> io::Error {
+pub(crate) fn restart_in_place() -> io::Error {
     let arguments = arguments_of_stub().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let stub = match std::env::var_os(STUB_VARIABLE) {
         Some(stub) => PathBuf::from(stub),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
-use node_agent::{AppOrder, GoalView, Journal, JournalPhase};
+use node_agent::app::{AppOrder, GoalView};
+use node_agent::state::{Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 

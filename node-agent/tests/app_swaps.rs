@@ -7,10 +7,10 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
-use node_agent::{
-    AppOrder, AppSettings, Health, Hook, Hooks, OnChange, Probe, ProcessIdentity, Situation, Swap,
-    WatchedFiles,
-};
+use node_agent::app::{AppOrder, AppSettings};
+use node_agent::brain::{Situation, Swap};
+use node_agent::host::{Health, Hook, Hooks, OnChange, Probe, WatchedFiles};
+use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
 use crate::app_rig::{Host, Notebook, Running, is_alive, process};
@@ -358,7 +358,8 @@ async fn wave_pause_and_download_are_explained() {
     running.phase(HostPhase::Downloading).await;
     let explanation = running.explain().await;
     assert_eq!(explanation.answer().situation, Situation::Downloading);
-    assert_eq!(explanation.download.unwrap().done, 7);
+    let facts = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(facts["download"]["done"], 7);
     host.source.permit(2);
     running.good(first).await;
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
-use node_agent::{AppOrder, Launch, ProcessIdentity, Systemd, runs_from};
+use node_agent::app::AppOrder;
+use node_agent::host::{Launch, Systemd, runs_from};
+use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
 use crate::app_rig::{Host, Running, is_alive, process};

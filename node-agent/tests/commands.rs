@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use node_agent::{
-    AgentStatus, AppState, ControlRequest, ControlServer, Explanation, Paused, Refusal,
-};
+use node_agent::brain::Explanation;
+use node_agent::control::{AgentStatus, AppState, ControlRequest, ControlServer, Refusal};
+use node_agent::state::Paused;
 
 /// `shoal-agent` without what the environment of the test says.
 fn command(arguments: &[&str]) -> Command {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use node_agent::{BuildSource, RunningDownload};
+use node_agent::fleet::{BuildSource, RunningDownload};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, FetchError, Phase, Progress, StoredBuild, publish};
 use tokio::sync::Semaphore;

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use node_agent::Place::Serving;
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Health, ProgramSettings, RealHost, Supervisor};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Health, RealHost};
+use node_agent::programs::{ProgramSettings, Supervisor};
+use node_agent::state::Place::Serving;
 use p2p_core::ByteRate;
 
 use crate::rig::{Rig, build, drive, drive_until, launch, stop, timings, within};

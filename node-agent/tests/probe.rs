@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use node_agent::{Probe, ProbeCaller, check_as, check_probe};
+use node_agent::host::{Probe, ProbeCaller, check_as, check_probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use node_agent::{RunsFrom, runs_from, why_runs_from};
+use node_agent::host::{RunsFrom, runs_from, why_runs_from};
 
 /// Says that it runs, then waits.
 const SCRIPT: &str = "echo up; read line";
@@ -155,7 +155,7 @@ fn wait_until_older_than_slack(process: &Running) {
 }
 
 fn start_ticks(pid: u32) -> u64 {
-    node_agent::ProcessIdentity::of(pid).unwrap().start_ticks
+    node_agent::process::ProcessIdentity::of(pid).unwrap().start_ticks
 }
 
 #[test]

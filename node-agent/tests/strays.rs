@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use node_agent::Place::{Candidate, Leaving, Serving};
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Launch, MarkKey, ProcessIdentity, RealHost, Supervisor};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Launch, MarkKey, RealHost};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::Supervisor;
+use node_agent::state::Place::{Candidate, Leaving, Serving};
 
 use crate::rig::{
     Ear, Rig, build, drive, gone, is_settled, is_stopped, launch, program, recover, stop, timings,

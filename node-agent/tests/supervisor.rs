@@ -5,9 +5,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use node_agent::Place::Serving;
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Launch, ProcessIdentity, RealHost, RunningRecord, Supervisor, SupervisorTimings};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Launch, RealHost};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::{Supervisor, SupervisorTimings};
+use node_agent::state::Place::Serving;
+use node_agent::state::RunningRecord;
 use rustix::process::Signal;
 
 use crate::rig::{
@@ -215,7 +218,7 @@ async fn long_output_of_a_running_program_is_shortened() {
         supervisor.on_wake(wake);
     }
     let kept = fs::metadata(rig.app.path().join("output.log.1")).unwrap().len();
-    assert_eq!(kept, node_agent::OUTPUT_BYTES_MAX);
+    assert_eq!(kept, node_agent::programs::OUTPUT_BYTES_MAX);
     stop(supervisor).await;
 }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use goal_state::{TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest, granting_seeder};
-use node_agent::{SeederHold, SeederTokens, TokenDesk as _, TokenHold as _, TokenState, TokenWish};
+use node_agent::fleet::{
+    SeederHold, SeederTokens, TokenDesk as _, TokenHold as _, TokenState, TokenWish,
+};
 use p2p_net::{
     BufferBudget, DiskPriority, Identity, Node, NodeConfig, SeederAddress, TrafficClass, Transport,
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node_agent::{Systemd, UnitError, UnitOrder, UnitState};
+use node_agent::host::{Systemd, UnitError, UnitOrder, UnitState};
 
 use crate::fake_systemd::{Bus, Model, connect};
 use crate::rig::within;

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node_agent::{FileWatch, WatchTimings};
+use node_agent::host::{FileWatch, WatchTimings};
 
 use crate::rig::within;
 

@@ -226,7 +226,8 @@ fn start_anew(host: &ServiceHost) -> Pid {
 
 /// The process that the app's record names.
 fn recorded(host: &ServiceHost) -> Option<Pid> {
-    let record = node_agent::AppDir::new(host.app()).running(node_agent::Place::Serving);
+    let record =
+        node_agent::state::AppDir::new(host.app()).running(node_agent::state::Place::Serving);
     let process = record.unwrap()?.process?;
     Pid::from_raw(i32::try_from(process.pid).unwrap())
 }

@@ -20,7 +20,7 @@ mod tests;
 
 /// What is wanted of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Generation of the goal.
     pub generation: u64,
     /// Generation that made `build` the goal; a build that failed is not tried again within it.
@@ -31,7 +31,7 @@ pub struct Wanted {
 
 /// Where an app stands on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Actual {
+pub(crate) struct Actual {
     /// Builds that are complete on disk, with their bytes.
     pub complete: BTreeMap<BuildId, u64>,
     /// Builds of which parts are on disk.
@@ -61,7 +61,7 @@ pub struct Actual {
 
 /// What the operator configured about running an app, and what holds for this host now.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Whether the app has a program to run. If not, its builds are only switched.
     pub has_program: bool,
     /// How a new program takes the place of the old one.
@@ -90,7 +90,7 @@ pub enum Swap {
 
 /// This agent, as the app that it is itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct AgentView {
+pub(crate) struct AgentView {
     /// The build that this process was started from; `None` for the installed agent.
     pub runs: Option<BuildId>,
     /// Whether it has been well for long enough.
@@ -101,7 +101,7 @@ pub struct AgentView {
 
 /// Whether a switch may start on this host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leave {
+pub(crate) enum Leave {
     /// It may.
     Open,
     /// The host's wave has not come. A host without any build does not wait for it: it has nothing
@@ -113,7 +113,7 @@ pub enum Leave {
 
 /// Commands around a switch.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum HookKind {
+pub(crate) enum HookKind {
     /// Before `current` points to the new build.
     BeforeSwitch,
     /// Before the program of the new build starts.
@@ -128,7 +128,7 @@ pub enum HookKind {
 
 /// What is known of hooks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct HookView {
+pub(crate) struct HookView {
     /// The hook that runs, and the build that it runs in.
     pub running: Option<(HookKind, BuildId)>,
     /// Hooks that have run for the switch under way, whether well or not.
@@ -139,7 +139,7 @@ pub struct HookView {
 
 /// Whether a host is out of its load balancer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Drained {
+pub(crate) enum Drained {
     /// It is in.
     No,
     /// An agent that starts does not know, nor does one whose hook has begun and not ended.
@@ -151,7 +151,7 @@ pub enum Drained {
 
 /// The token for this host to be down.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Token {
+pub(crate) enum Token {
     /// Not asked for.
     #[default]
     None,
@@ -208,7 +208,7 @@ pub enum Gate {
 
 /// The download of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Transfer {
+pub(crate) enum Transfer {
     /// None runs.
     Idle,
     /// It runs.
@@ -225,7 +225,7 @@ pub enum Transfer {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Nothing, until something changes.
     Rest,
     /// Drop the download that runs; what it stored stays.
@@ -299,7 +299,7 @@ pub enum Step {
 ///
 /// Programs come before downloads: a host keeps running what it has, whatever else fails. Without a
 /// goal, a switch that was begun is still finished.
-pub fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
+pub(crate) fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
     let brain = Brain { wanted, actual, policy };
     brain
         .pick_stale_hook_step()

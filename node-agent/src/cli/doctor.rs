@@ -23,7 +23,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How a check went.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing to do.
     Ok,
     /// It works, and could be better or will not last.
@@ -34,7 +34,7 @@ pub enum Verdict {
 
 /// What a check found.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was looked at, such as "disk".
     pub check: &'static str,
     /// How it is.
@@ -82,7 +82,7 @@ pub(crate) fn warnings(warnings: &[String]) -> Vec<Finding> {
 }
 
 /// All checks of a host with `config`, in the order in which they matter.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     let (agent, is_running) = agent(config);
     let mut findings = vec![agent];
     findings.extend(host::clock(&config.state));

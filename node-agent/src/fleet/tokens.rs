@@ -29,7 +29,7 @@ use crate::backoff::Backoff;
 /// The time limit that hosts wish for. Long enough that a seeder can be restarted, or the network be
 /// away for some seconds, while hosts go on; short enough that a host that died does not hold up the
 /// others for long.
-pub const LEASE_DEFAULT: Duration = Duration::from_mins(1);
+pub(crate) const LEASE_DEFAULT: Duration = Duration::from_mins(1);
 
 /// Time for an answer. A seeder stores a token before it grants it, and its disk may be busy.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);

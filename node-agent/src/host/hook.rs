@@ -22,7 +22,7 @@ use crate::host::user::{User, UserError};
 use crate::process::ProcessIdentity;
 
 /// Time for a hook whose operator says nothing.
-pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
+pub(crate) const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 
 /// One command.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -39,7 +39,7 @@ const SERVICE_VARIABLES: [&str; 7] = [
 
 /// How long a program may take to stop if the operator says nothing: enough to finish requests,
 /// short enough that a switch is not noticed by clients that retry.
-pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
+pub(crate) const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
 
 /// The configured program of one app.
 #[derive(Clone, Debug, Eq, PartialEq)]

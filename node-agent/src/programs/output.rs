@@ -24,7 +24,7 @@ const LINE_CHARS_MAX: usize = 200;
 
 /// What a look at the output found.
 #[derive(Debug)]
-pub struct Look {
+pub(crate) struct Look {
     /// Bytes in the file, before it was cut.
     pub length: u64,
     /// Whether it was cut: it is empty now.
@@ -36,14 +36,14 @@ pub struct Look {
 
 /// The output files of one app.
 #[derive(Clone, Debug)]
-pub struct OutputLog {
+pub(crate) struct OutputLog {
     path: PathBuf,
     bytes_max: u64,
 }
 
 impl OutputLog {
     /// Output in `path`, moved aside past `bytes_max` bytes.
-    pub const fn new(path: PathBuf, bytes_max: u64) -> Self {
+    pub(crate) const fn new(path: PathBuf, bytes_max: u64) -> Self {
         Self { path, bytes_max }
     }
 
@@ -52,7 +52,7 @@ impl OutputLog {
     /// # Errors
     ///
     /// If the system refuses.
-    pub fn open(&self) -> io::Result<(File, u64)> {
+    pub(crate) fn open(&self) -> io::Result<(File, u64)> {
         if fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > self.bytes_max) {
             // Nothing writes into it now, so it can be moved without losing a byte.
             fs::rename(&self.path, self.older())?;
@@ -63,7 +63,7 @@ impl OutputLog {
     }
 
     /// How long the file is; 0 if it is not there.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 
@@ -73,7 +73,7 @@ impl OutputLog {
     /// # Errors
     ///
     /// If the system refuses; the file is then as it was.
-    pub fn look(&self) -> io::Result<Option<Look>> {
+    pub(crate) fn look(&self) -> io::Result<Option<Look>> {
         match fs::metadata(&self.path) {
             Ok(found) if found.len() <= self.bytes_max => {
                 return Ok(Some(Look { length: found.len(), is_cut: false, lost: None }));
@@ -95,7 +95,7 @@ impl OutputLog {
 
     /// The last lines printed at or after `offset` that are not empty; for people, so without
     /// control characters and cut to a readable length. `None` if nothing was printed.
-    pub fn tail(&self, offset: u64) -> Option<String> {
+    pub(crate) fn tail(&self, offset: u64) -> Option<String> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         // A file that was shortened since then is shorter than `offset`.
@@ -111,7 +111,7 @@ impl OutputLog {
     }
 
     /// The last lines of what was cut, as [`Self::tail`] gives them.
-    pub fn older_tail(&self) -> Option<String> {
+    pub(crate) fn older_tail(&self) -> Option<String> {
         Self::new(self.older(), self.bytes_max).tail(0)
     }
 
@@ -120,7 +120,7 @@ impl OutputLog {
     /// # Errors
     ///
     /// If the system refuses.
-    pub fn become_current(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn become_current(&self, path: &Path) -> io::Result<()> {
         if self.path == path {
             // An agent that died has moved it.
             return Ok(());
@@ -137,7 +137,7 @@ impl OutputLog {
     }
 
     /// The file, for messages.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

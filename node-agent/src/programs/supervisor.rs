@@ -142,7 +142,7 @@ struct Crash {
 
 /// What woke the supervisor.
 #[derive(Debug)]
-pub struct Wake {
+pub struct SupervisorWake {
     place: Place,
     what: SlotWake,
 }
@@ -321,17 +321,17 @@ impl<H: Host> Supervisor<H> {
     /// # Cancel safety
     ///
     /// Nothing is lost when it is dropped and called again.
-    pub async fn next_wake(&mut self) -> Wake {
+    pub async fn next_wake(&mut self) -> SupervisorWake {
         tokio::select! {
-            what = self.serving.next_wake() => Wake { place: Place::Serving, what },
-            what = self.candidate.next_wake() => Wake { place: Place::Candidate, what },
-            what = self.leaving.next_wake() => Wake { place: Place::Leaving, what },
+            what = self.serving.next_wake() => SupervisorWake { place: Place::Serving, what },
+            what = self.candidate.next_wake() => SupervisorWake { place: Place::Candidate, what },
+            what = self.leaving.next_wake() => SupervisorWake { place: Place::Leaving, what },
         }
     }
 
     /// Deals with what [`Self::next_wake`] waited for.
-    pub fn on_wake(&mut self, wake: Wake) {
-        let Wake { place, what } = wake;
+    pub fn on_wake(&mut self, wake: SupervisorWake) {
+        let SupervisorWake { place, what } = wake;
         let what = match what {
             SlotWake::Rested => return *self.slot_mut(place) = Slot::Idle,
             SlotWake::Instance(what) => what,

@@ -11,7 +11,7 @@ use goal_state::AppName;
 
 /// What happened to an app since the agent started.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AppCounts {
+pub(crate) struct AppCounts {
     /// Switches that began.
     pub switches: u64,
     /// Builds that were rolled back.
@@ -32,13 +32,13 @@ pub struct AppCounts {
 
 /// The counts of all apps. Cheap to clone; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct CountBoard {
+pub(crate) struct CountBoard {
     counts: Arc<Mutex<BTreeMap<AppName, AppCounts>>>,
 }
 
 impl CountBoard {
     /// Changes the counts of `app`.
-    pub fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
+    pub(crate) fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         change(counts.entry(app.clone()).or_default());
     }

@@ -59,7 +59,7 @@ impl Default for StatusBoard {
 
 impl StatusBoard {
     /// What happened to the apps, for metrics.
-    pub const fn counts(&self) -> &CountBoard {
+    pub(crate) const fn counts(&self) -> &CountBoard {
         &self.counts
     }
 
@@ -118,7 +118,7 @@ fn add_note(row: &mut HostStatus, note: Option<&str>) {
 
 /// Where reports go.
 #[derive(Clone, Debug)]
-pub enum StatusSink {
+pub(crate) enum StatusSink {
     /// Into the goal store, which takes documents of hosts.
     Store(GoalStore),
     /// To the seeders, which write for many hosts at once.
@@ -162,7 +162,7 @@ fn encode_reports(rows: &[HostStatus]) -> serde_json::Result<Vec<Vec<u8>>> {
 
 /// Sends the rows of a board until it is stopped, and once more then.
 #[derive(Debug)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     host: String,
     rows: watch::Receiver<Rows>,
     note: watch::Receiver<Option<String>>,
@@ -173,14 +173,14 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter of `board` that writes as `host`.
-    pub fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
+    pub(crate) fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
         let backoff = Backoff::new(REPORT_INTERVAL_MIN * 2, REPORT_RETRY_MAX);
         let (rows, note) = (board.subscribe(), board.note.subscribe());
         Self { host, rows, note, sink, is_failing: false, backoff }
     }
 
     /// Reports until `stop`, then makes a last report.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let wait = tokio::select! {
                 result = self.report(REPORT_TIMEOUT) => self.on_reported(result),

@@ -24,7 +24,7 @@ const RESTART_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// See the head of this file.
 #[derive(Debug)]
-pub struct OwnAgent {
+pub(crate) struct OwnAgent {
     runs: Option<BuildId>,
     heartbeat: Heartbeat,
     restart: Arc<Notify>,
@@ -51,7 +51,7 @@ enum Replacement {
 impl OwnAgent {
     /// This process, whose loops report to `heartbeat` and which is replaced by whoever waits for
     /// `restart`.
-    pub fn new(heartbeat: Heartbeat, restart: Arc<Notify>) -> Self {
+    pub(crate) fn new(heartbeat: Heartbeat, restart: Arc<Notify>) -> Self {
         let now = Instant::now();
         Self {
             runs: running_build(),

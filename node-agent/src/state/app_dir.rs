@@ -26,7 +26,7 @@ use crate::state::durable::{self, ReadError, WriteError};
 
 /// Most builds whose order the journal remembers. More than any sensible number of kept builds, few
 /// enough that the journal stays one disk sector or so.
-pub const SWITCHES_REMEMBERED_MAX: usize = 32;
+pub(crate) const SWITCHES_REMEMBERED_MAX: usize = 32;
 
 /// The directory of one app. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use node_agent::{
-    AppDir, Host, HostProcess, Notice, Place, Probe, ProcessIdentity, RunningRecord, StartOrder,
-    Stray, Swap,
-};
+use node_agent::brain::Swap;
+use node_agent::host::{Host, HostProcess, Notice, Probe, StartOrder, Stray};
+use node_agent::process::ProcessIdentity;
+use node_agent::state::{AppDir, Place, RunningRecord};
 use p2p_core::{BuildId, Prng, Seed};
 use rustix::process::Signal;
 use tokio::sync::Notify;
@@ -436,7 +436,7 @@ impl Host for SimulatedHost {
 
     fn run_hook(
         &self,
-        order: node_agent::HookOrder,
+        order: node_agent::host::HookOrder,
     ) -> impl Future<Output = Result<(), String>> + Send + 'static {
         let mut state = self.0.lock();
         let fails_in = state.hook_fails_in;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use disk::Operation;
-use node_agent::Swap;
+use node_agent::brain::Swap;
 use rustix::io::Errno;
 
 use super::builds::{Behaviour, Sample};

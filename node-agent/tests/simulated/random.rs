@@ -8,7 +8,8 @@ use std::fs;
 use std::time::{Duration, SystemTime};
 
 use disk::Operation;
-use node_agent::{AppOrder, Swap};
+use node_agent::app::AppOrder;
+use node_agent::brain::Swap;
 use p2p_core::{Prng, Seed};
 use rustix::io::Errno;
 

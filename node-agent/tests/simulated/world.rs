@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use disk::{Operation, Verdict, Watching};
 use goal_state::{Goal, Rollout};
-use node_agent::{
-    AcceptedGoals, App, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView, Health,
-    Hook, Hooks, Journal, JournalPhase, Launch, OUTPUT_WINDOW, Probe, ProgramSettings, StatusBoard,
-    Swap, WatchedFiles,
-};
+use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+use node_agent::brain::Swap;
+use node_agent::host::{Health, Hook, Hooks, Launch, Probe, WatchedFiles};
+use node_agent::programs::{OUTPUT_WINDOW, ProgramSettings};
+use node_agent::report::StatusBoard;
+use node_agent::state::{AcceptedGoals, AppDir, Journal, JournalPhase};
 use p2p_core::{BuildId, ByteRate};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -571,7 +572,5 @@ fn parts(
         goal: goal.subscribe(),
         orders,
         board: board.clone(),
-        pulse: None,
-        own_agent: None,
     }
 }
