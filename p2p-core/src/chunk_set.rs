@@ -134,7 +134,7 @@ impl ChunkSet {
     }
 
     /// How many 64-bit words [`Self::word`] answers for.
-    pub const fn word_count(&self) -> usize {
+    pub(crate) const fn word_count(&self) -> usize {
         self.capacity.div_ceil(WORD_BITS) as usize
     }
 
@@ -143,7 +143,7 @@ impl ChunkSet {
     /// # Panics
     ///
     /// If `i` is not below [`Self::word_count`] and the set is packed.
-    pub fn word(&self, i: usize) -> u64 {
+    pub(crate) fn word(&self, i: usize) -> u64 {
         match &self.form {
             Form::Empty => 0,
             Form::Full => full_word(self.capacity, i),

@@ -43,7 +43,7 @@ impl Location {
     }
 
     /// Whether both are known to stand in one rack, so that bytes between them cross no uplink.
-    pub const fn shares_rack_with(self, other: Self) -> bool {
+    pub(crate) const fn shares_rack_with(self, other: Self) -> bool {
         self.rack != 0 && self.rack == other.rack
     }
 }

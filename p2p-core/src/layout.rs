@@ -2,7 +2,12 @@
 //!
 //! Chunks are content-defined, so every one has its own size; the layout is the running sum.
 
-use crate::manifest::{CHUNK_SIZE_MAX, CHUNKS_MAX};
+/// Most chunks of a build. At the average chunk size that is a hundred times the largest build the
+/// fleet knows; a table with an entry per chunk stays a few MiB.
+pub const CHUNKS_MAX: u32 = 1 << 20;
+
+/// Most bytes of a chunk, which a node holds in memory while it checks them.
+pub const CHUNK_SIZE_MAX: u32 = 4 << 20;
 
 /// How a build's bytes are cut into chunks. Shared by everything that works on one build.
 #[derive(Clone, Eq, PartialEq)]
@@ -93,7 +98,7 @@ impl ChunkLayout {
     }
 
     /// Bytes of a chunk on average; zero for a build without chunks.
-    pub fn average_size(&self) -> u64 {
+    pub(crate) fn average_size(&self) -> u64 {
         self.build_size().checked_div(self.chunk_count().into()).unwrap_or(0)
     }
 

@@ -20,16 +20,10 @@ const MAGIC: &[u8; 7] = b"shoalmf";
 /// Raised whenever an older node would misread the encoding.
 const VERSION: u8 = 1;
 
-/// Most bytes of an encoded manifest. A build at [`CHUNKS_MAX`] needs two thirds of it, half would
-/// refuse such builds; twice as much would let one bad name cost a host that much memory.
+/// Most bytes of an encoded manifest. A build of [`CHUNKS_MAX`](crate::CHUNKS_MAX) chunks needs two
+/// thirds of it, so half would refuse such builds; twice as much would let one bad name cost a host
+/// that much memory.
 pub const MANIFEST_BYTES_MAX: usize = 64 << 20;
-
-/// Most chunks of a build. At the average chunk size that is a hundred times the largest build the
-/// fleet knows; a table with an entry per chunk stays a few MiB.
-pub const CHUNKS_MAX: u32 = 1 << 20;
-
-/// Most bytes of a chunk, which a node holds in memory while it checks them.
-pub const CHUNK_SIZE_MAX: u32 = 4 << 20;
 
 /// Most files, directories and links of a build. Bounds the work of making and removing a slot.
 pub const ENTRIES_MAX: usize = 1 << 20;

@@ -37,7 +37,7 @@ impl Availability {
     }
 
     /// A host with these chunks went.
-    pub fn remove_host(&mut self, have: &ChunkSet) {
+    pub(crate) fn remove_host(&mut self, have: &ChunkSet) {
         if have.is_full() {
             self.complete_hosts = self.complete_hosts.saturating_sub(1);
         } else {
@@ -46,7 +46,7 @@ impl Availability {
     }
 
     /// Copies of the chunk among the neighbouring hosts.
-    pub fn copies_of(&self, chunk: ChunkIndex) -> u16 {
+    pub(crate) fn copies_of(&self, chunk: ChunkIndex) -> u16 {
         self.copies[chunk.as_usize()].saturating_add(self.complete_hosts)
     }
 
@@ -65,7 +65,7 @@ impl Availability {
     }
 
     /// A host that had `had` now also has `chunk`.
-    pub fn note_offer(&mut self, had: &ChunkSet, chunk: ChunkIndex) {
+    pub(crate) fn note_offer(&mut self, had: &ChunkSet, chunk: ChunkIndex) {
         if had.count() + 1 == had.capacity() {
             // It becomes complete and moves from the counters to the number of complete hosts.
             had.iter().for_each(|held| self.remove_copy(held));
@@ -144,7 +144,7 @@ impl Choice<'_> {
     }
 
     /// A random chunk that no neighbouring host has: what a seeder is for.
-    pub fn pick_unseen(&self, prng: &mut Prng) -> Option<ChunkIndex> {
+    pub(crate) fn pick_unseen(&self, prng: &mut Prng) -> Option<ChunkIndex> {
         rotated(self.offered.word_count(), prng, |i| {
             self.word(i) & !self.availability.word_of_seen(i)
         })
@@ -174,7 +174,7 @@ fn rotated<F: Fn(usize) -> u64>(
 }
 
 /// A random member of the set given by its words; `None` if it is empty.
-pub fn pick_any(
+pub(crate) fn pick_any(
     word_count: usize,
     prng: &mut Prng,
     word: impl Fn(usize) -> u64,

@@ -53,16 +53,11 @@ impl TrackerTable {
         let tracker = self.trackers.get_mut(&announce.build).expect("inserted above");
         tracker.answer(now, announce)
     }
-
-    /// The swarms that are tracked.
-    pub fn swarm_count(&self) -> usize {
-        self.trackers.len()
-    }
 }
 
 /// The members of one swarm.
 #[derive(Debug)]
-pub struct Tracker {
+struct Tracker {
     config: TrackerConfig,
     members: BTreeMap<NodeId, Member>,
     degrees: Degrees,
@@ -83,7 +78,7 @@ struct Member {
 
 impl Tracker {
     /// A swarm without members.
-    pub fn new(config: TrackerConfig, seed: Seed) -> Self {
+    fn new(config: TrackerConfig, seed: Seed) -> Self {
         Self {
             members: BTreeMap::new(),
             // Who announces again leaves its group for a moment, and takes its place again.
@@ -96,13 +91,8 @@ impl Tracker {
         }
     }
 
-    /// Members that have announced lately.
-    pub fn member_count(&self) -> usize {
-        self.members.len()
-    }
-
     /// Answers an announce, and remembers its sender as a member, as far as the limit allows.
-    pub fn answer(&mut self, now: Instant, announce: &Announce) -> AnnounceAnswer {
+    fn answer(&mut self, now: Instant, announce: &Announce) -> AnnounceAnswer {
         self.forget_silent(now);
         let node = announce.contact.node;
         let is_new = !self.remove(node);

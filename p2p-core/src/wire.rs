@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::chunk_set::ChunkSet;
 use crate::contact::Contact;
 use crate::digest::BuildId;
-use crate::layout::ChunkIndex;
-use crate::manifest::CHUNKS_MAX;
+use crate::layout::{CHUNKS_MAX, ChunkIndex};
 use crate::node_id::NodeId;
 
 /// Most bytes of an encoded [`Message`]. The largest is a `Join` with a packed set of

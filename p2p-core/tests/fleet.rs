@@ -65,6 +65,12 @@ pub(crate) struct Fleet {
     seed: u64,
 }
 
+/// Requests that a swarm has in flight.
+pub(crate) fn request_count(swarm: &Swarm) -> usize {
+    let requests = swarm.table_sizes().into_iter().find(|table| table.name == "requests");
+    usize::try_from(requests.unwrap().size).unwrap()
+}
+
 /// The node with this number; the seeder of a fleet has number zero.
 pub(crate) fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])

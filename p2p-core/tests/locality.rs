@@ -8,7 +8,7 @@ use p2p_core::{
     SwarmConfig, SwarmParams, Verdict,
 };
 
-use crate::fleet::{Fleet, contact, node};
+use crate::fleet::{Fleet, contact, node, request_count};
 
 /// The host under test. Mates have lower and higher numbers.
 const SELF: u8 = 5;
@@ -181,7 +181,7 @@ fn of_two_claimants_the_one_with_the_lower_key_goes_on() {
     assert!(!actions.iter().any(is_cancel), "{actions:?}");
     let actions = rig.says(LOWER_MATE, Message::Claim { chunk: 4 });
     assert!(actions.iter().any(is_cancel), "{actions:?}");
-    assert_eq!(rig.swarm.request_count(), 0);
+    assert_eq!(request_count(&rig.swarm), 0);
 }
 
 /// Goal: a claim is renewed while its chunk is on its way, and given up when its source has no time.
@@ -228,11 +228,11 @@ fn starving_host_does_not_wait_for_its_mates() {
     rig.joins(STRANGER, "b", &[4]);
     for second in 1..=5 {
         rig.now = Instant::from_start(Duration::from_secs(second));
-        assert_eq!(rig.swarm.request_count(), 0, "after {second} s");
+        assert_eq!(request_count(&rig.swarm), 0, "after {second} s");
         rig.says(LOWER_MATE, Message::Claim { chunk: 4 });
         rig.give(Event::DeadlineReached);
     }
-    assert_eq!(rig.swarm.request_count(), 1);
+    assert_eq!(request_count(&rig.swarm), 1);
 }
 
 /// Goal: places for mates are not taken by others, nor the other way round.

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
 
+mod bound;
 pub mod buckets;
 pub mod checker;
 mod faults;

@@ -5,11 +5,9 @@
 use core::time::Duration;
 use std::sync::Arc;
 
-use p2p_core::{
-    ByteRate, CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkLayout, Fleet as FleetRates, Instant, chunked_bound,
-    fluid_bound,
-};
+use p2p_core::{ByteRate, CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkLayout, Instant};
 
+use crate::bound::{FleetRates, chunked_bound, fluid_bound};
 use crate::faults::{Faults, LOSS_PERCENT_MAX};
 use crate::settings::Settings;
 
@@ -70,9 +68,9 @@ pub struct Bound {
 /// Which bound is the tightest that is known for a scenario.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BoundKind {
-    /// `p2p_core::fluid_bound`: rates alone.
+    /// Rates alone: bytes that flow like water.
     Fluid,
-    /// `p2p_core::chunked_bound`: one seeder as fast as the hosts, chunks as units.
+    /// One seeder as fast as the hosts, and whole chunks as units.
     Chunked,
     /// One copy of the build through the uplink of a rack.
     Rack,

@@ -70,14 +70,21 @@ pub(super) const fn is_routine(event: &Event) -> bool {
 }
 
 impl Swarm {
+    pub(super) fn on_ready(&mut self, peer: NodeId) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.note_ready(self.now);
+            self.look_at(peer);
+        }
+    }
+
     /// A neighbour may have something new to ask for.
-    pub(super) fn look_at(&mut self, node: NodeId) {
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.is_dry = false;
+    pub(super) fn look_at(&mut self, peer: NodeId) {
+        if let Some(entry) = self.peers.get_mut(peer) {
+            entry.is_dry = false;
         }
         self.scope = match self.scope {
-            Scope::Nobody => Scope::One(node),
-            Scope::One(other) if other == node => Scope::One(node),
+            Scope::Nobody => Scope::One(peer),
+            Scope::One(other) if other == peer => Scope::One(peer),
             Scope::One(_) | Scope::All => Scope::All,
         };
     }
@@ -126,39 +133,39 @@ impl Swarm {
         self.plan_checks_near_end();
     }
 
-    /// Asks a neighbour for one chunk, if it has one to ask for; whether it was asked.
-    fn ask(&mut self, node: NodeId) -> bool {
-        let chunk = self.pick_for(node);
-        match (chunk, self.peers.get_mut(node)) {
-            (Some(chunk), _) => self.request(node, chunk),
-            (None, Some(peer)) => {
-                peer.is_dry = true;
+    /// Asks a neighbour for one chunk, if it has one to ask for. Returns whether it was asked.
+    fn ask(&mut self, peer: NodeId) -> bool {
+        let chunk = self.pick_for(peer);
+        match (chunk, self.peers.get_mut(peer)) {
+            (Some(chunk), _) => self.request(peer, chunk),
+            (None, Some(entry)) => {
+                entry.is_dry = true;
                 false
             }
             (None, None) => false,
         }
     }
 
-    fn pick_for(&mut self, node: NodeId) -> Option<ChunkIndex> {
+    fn pick_for(&mut self, peer: NodeId) -> Option<ChunkIndex> {
         let is_starving = self.is_starving();
-        let peer = self.peers.get(node)?;
-        let stays_near = !peer.is_near() && !is_starving;
+        let entry = self.peers.get(peer)?;
+        let stays_near = !entry.is_near() && !is_starving;
         let choice = Choice {
-            offered: peer.have.as_ref()?,
+            offered: entry.have.as_ref()?,
             have: &self.have,
             asked: self.requests.asked(),
             availability: self.peers.copies()?,
             kept_back: if stays_near { self.claims.kept_back(&self.peers) } else { None },
         };
-        if peer.is_seeder() && !is_starving {
+        if entry.is_seeder() && !is_starving {
             choice.pick_unseen(&mut self.prng)
         } else {
             choice.pick_rarest(self.config.pick_sample_max, &mut self.prng)
         }
     }
 
-    /// Asks `peer` for `chunk`; false if the memory for chunks in flight is used up.
-    fn request(&mut self, node: NodeId, chunk: ChunkIndex) -> bool {
+    /// Asks `peer` for `chunk`. Returns false if the memory for chunks in flight is used up.
+    fn request(&mut self, peer: NodeId, chunk: ChunkIndex) -> bool {
         let Some(layout) = &self.layout else { return false };
         let size = layout.size_of(chunk);
         let bytes = self.requests.bytes() + u64::from(size);
@@ -168,7 +175,7 @@ impl Swarm {
         }
         let (asked_at, advanced_at) = (self.now, self.now);
         let mut request = Request {
-            peer: node,
+            peer,
             chunk,
             size,
             asked_at,
@@ -179,16 +186,26 @@ impl Swarm {
         request.check_at = self.next_check_of(&request);
         let request = self.requests.add(request);
         self.is_deadline_stale = true;
-        let is_far_host = self.peers.get_mut(node).is_some_and(|peer| {
-            peer.requests += 1;
-            peer.is_ready = false;
-            !peer.is_near() && !peer.is_seeder()
+        let is_far_host = self.peers.get_mut(peer).is_some_and(|entry| {
+            entry.requests += 1;
+            entry.is_ready = false;
+            !entry.is_near() && !entry.is_seeder()
         });
-        self.actions.push_back(Action::Fetch { request, peer: node, chunk });
+        self.actions.push_back(Action::Fetch { request, peer, chunk });
         if is_far_host {
             self.claim(chunk);
         }
         true
+    }
+
+    /// Requests in flight beyond which only those are asked that have nothing to send.
+    fn requests_target(&self) -> u16 {
+        let config = &self.config;
+        if self.is_of_small_chunks() {
+            config.requests_target_small
+        } else {
+            config.requests_target
+        }
     }
 
     fn is_request_table_full(&self) -> bool {
@@ -205,12 +222,12 @@ impl Swarm {
 
     /// How long a peer may be silent; `None` for seeders, whose queues are long and who do not lie.
     /// Longer each time, because a host on a slow link may be busy with others for that long.
-    fn patience_with(&self, node: NodeId) -> Option<Duration> {
-        let peer = self.peers.get(node).filter(|peer| !peer.is_seeder())?;
-        let usual = peer.service().or_else(|| self.peers.usual_service());
+    fn patience_with(&self, peer: NodeId) -> Option<Duration> {
+        let entry = self.peers.get(peer).filter(|entry| !entry.is_seeder())?;
+        let usual = entry.service().or_else(|| self.peers.usual_service());
         let least = usual.map_or(Duration::ZERO, |usual| usual * self.config.late_factor);
         // Twice as long as until it is late, so that a second peer has its chance first.
-        Some(least.max(self.config.late_unknown) * (2 << peer.silences()))
+        Some(least.max(self.config.late_unknown) * (2 << entry.silences()))
     }
 
     /// Looks at requests sooner once nothing is left to ask for.

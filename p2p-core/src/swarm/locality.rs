@@ -1,15 +1,14 @@
-//! What keeps bytes within a rack: a chunk crosses the rack's uplink once, and its hosts pass it on.
+//! Claims: a chunk crosses the uplink of a rack about once, and the hosts of the rack pass it on.
 //!
-//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a host elsewhere
-//! for a chunk claims it before its mates; they wait until it is offered in the rack. A claim is a
-//! promise, not a lock: it ends when it is given up, with the claimant's connection, or after a time.
-//! A node that does not know its rack has no mates, and nothing here happens. Invariant: `claimed` holds
-//! exactly the chunks with a claim in the table.
+//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a host
+//! elsewhere for a chunk claims it before its mates; they wait until it is offered in the rack. A
+//! claim is a promise, not a lock: it ends when it is given up, with the claimant's connection, or
+//! after a time. A node that does not know its rack has no mates, and nothing here happens. Invariant:
+//! `claimed` holds exactly the chunks with a claim in the table.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use crate::action::Action;
 use crate::chunk_set::ChunkSet;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
@@ -29,7 +28,7 @@ const RENEWALS_MAX: u8 = 3;
 pub(super) struct Claims {
     theirs: BTreeMap<ChunkIndex, Claim>,
     claimed: ChunkSet,
-    /// What we told our mates that we bring, and when to tell them what became of it. A few.
+    /// What we claimed before our mates, and when to renew that or give it up. A few.
     ours: Vec<(ChunkIndex, Instant)>,
     /// No later than the first moment at which something is to be done about a claim.
     check_at: Option<Instant>,
@@ -72,8 +71,8 @@ impl Claims {
         self.ours.iter().any(|(ours, _)| *ours == chunk)
     }
 
-    /// A mate claims a chunk, or says that it is still at it; whether we wait for it now. The first
-    /// claim of a chunk counts, and no more of one mate than it may have requests in flight.
+    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk counts, and no
+    /// more of one mate than it may have requests in flight. Returns whether we wait for it now.
     fn note_claim(
         &mut self,
         by: NodeId,
@@ -99,13 +98,13 @@ impl Claims {
         true
     }
 
-    /// Whether a mate's claim was in force and ends.
+    /// A mate gives a claim up. Returns whether it was in force.
     fn note_disclaim(&mut self, by: NodeId, chunk: ChunkIndex) -> bool {
         self.theirs.get(&chunk).is_some_and(|claim| claim.by == by) && self.end(chunk)
     }
 
-    /// The chunk is in the rack, or nobody brings it any more; whether it was claimed.
-    fn end(&mut self, chunk: ChunkIndex) -> bool {
+    /// The chunk is in the rack, or nobody brings it any more. Returns whether it was claimed.
+    pub(super) fn end(&mut self, chunk: ChunkIndex) -> bool {
         self.theirs.remove(&chunk).is_some() && self.claimed.remove(chunk)
     }
 
@@ -116,11 +115,11 @@ impl Claims {
     }
 
     /// A mate is gone, and its claims with it.
-    pub(super) fn forget_peer(&mut self, node: NodeId) {
-        self.end_all(|claim| claim.by == node);
+    pub(super) fn forget_peer(&mut self, peer: NodeId) {
+        self.end_all(|claim| claim.by == peer);
     }
 
-    /// Ends claims; which.
+    /// Ends the claims that are over, and returns their chunks.
     fn end_all(&mut self, is_over: impl Fn(&Claim) -> bool) -> Vec<ChunkIndex> {
         let over = self.theirs.iter().filter(|(_, claim)| is_over(claim));
         let over: Vec<ChunkIndex> = over.map(|(chunk, _)| *chunk).collect();
@@ -137,7 +136,7 @@ impl Claims {
 
 #[expect(clippy::multiple_inherent_impl, reason = "the dispatcher is cut by concern")]
 impl Swarm {
-    /// We ask a host outside the rack for `chunk`: the mates are told, unless they know.
+    /// We ask a host outside the rack for `chunk`: the rack mates hear of it, unless they know.
     pub(super) fn claim(&mut self, chunk: ChunkIndex) {
         if self.peers.near_count() == 0 || self.claims.is_ours(chunk) {
             return;
@@ -145,7 +144,7 @@ impl Swarm {
         let tend_at = self.now.after(self.claim_time() / 2);
         self.claims.ours.push((chunk, tend_at));
         self.claims.plan_check(tend_at);
-        self.tell_mates(&Message::Claim { chunk: chunk.get() });
+        self.send_to_mates(&Message::Claim { chunk: chunk.get() });
     }
 
     /// Ends what mates claimed too long ago, renews our claims of chunks that are on their way, and
@@ -164,9 +163,9 @@ impl Swarm {
                 self.claims.ours.push((chunk, due));
             } else if self.requests.asked().contains(chunk) {
                 self.claims.ours.push((chunk, tend_at));
-                self.tell_mates(&Message::Claim { chunk: chunk.get() });
+                self.send_to_mates(&Message::Claim { chunk: chunk.get() });
             } else {
-                self.tell_mates(&Message::Disclaim { chunk: chunk.get() });
+                self.send_to_mates(&Message::Disclaim { chunk: chunk.get() });
             }
         }
         let theirs = self.claims.theirs.values().map(|claim| claim.until);
@@ -174,28 +173,29 @@ impl Swarm {
         self.claims.check_at = theirs.chain(ours).min();
     }
 
-    fn tell_mates(&mut self, message: &Message) {
-        let mates = self.peers.iter().filter(|peer| peer.is_near());
-        let mates: Vec<NodeId> = mates.map(|peer| peer.node).collect();
+    fn send_to_mates(&mut self, message: &Message) {
+        let mates = self.peers.iter().filter(|entry| entry.is_near());
+        let mates: Vec<NodeId> = mates.map(|entry| entry.node).collect();
         for mate in mates {
             self.send(mate, message.clone());
         }
     }
 
-    pub(super) fn on_claim(&mut self, node: NodeId, raw: u32) {
+    pub(super) fn on_claim(&mut self, peer: NodeId, raw: u32) {
         let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
         // One that does not deliver would only keep us waiting.
-        let is_trusted = self.peers.get(node).is_some_and(|peer| peer.is_near() && !peer.is_slow());
+        let entry = self.peers.get(peer);
+        let is_trusted = entry.is_some_and(|entry| entry.is_near() && !entry.is_slow());
         if !is_trusted || self.have.contains(chunk) {
             return;
         }
         // Of two that claim a chunk at the same time the one with the lower key goes on.
         let is_ours = self.claims.is_ours(chunk);
-        if is_ours && self.contact.node < node {
+        if is_ours && self.contact.node < peer {
             return;
         }
         let until = self.now.after(self.claim_time());
-        let is_taken = self.claims.note_claim(node, chunk, until, self.config.requests_max);
+        let is_taken = self.claims.note_claim(peer, chunk, until, self.config.requests_max);
         if is_ours && is_taken {
             self.yield_claim(chunk);
         }
@@ -205,7 +205,8 @@ impl Swarm {
         self.claims.ours.retain(|(ours, _)| *ours != chunk);
         let asked: Vec<_> = self.requests.of_chunk(chunk).collect();
         for (request, peer) in asked {
-            if self.peers.get(peer).is_some_and(|peer| !peer.is_near() && !peer.is_seeder()) {
+            let entry = self.peers.get(peer);
+            if entry.is_some_and(|entry| !entry.is_near() && !entry.is_seeder()) {
                 self.cancel_request(request);
             }
         }
@@ -213,55 +214,12 @@ impl Swarm {
         self.scope = Scope::All;
     }
 
-    pub(super) fn on_disclaim(&mut self, node: NodeId, raw: u32) {
+    pub(super) fn on_disclaim(&mut self, peer: NodeId, raw: u32) {
         let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
-        if self.claims.note_disclaim(node, chunk) {
+        if self.claims.note_disclaim(peer, chunk) {
             self.peers.note_wanted(chunk);
             self.scope = Scope::All;
         }
-    }
-
-    /// A peer says that it has chunks now.
-    pub(super) fn note_offered(
-        &mut self,
-        node: NodeId,
-        chunks: impl Iterator<Item = ChunkIndex> + Clone,
-    ) {
-        let is_new = self.peers.note_has(node, chunks.clone());
-        let Some(peer) = self.peers.get_mut(node).filter(|_| is_new) else { return };
-        peer.fed_at = self.now;
-        if peer.is_near() {
-            for chunk in chunks {
-                self.claims.end(chunk);
-            }
-        }
-    }
-
-    /// How many more neighbours outside the rack to look for; a node with few mates needs more.
-    ///
-    /// Neighbours that all lack the same chunks look healthy: one who starves among them looks
-    /// beyond, but not so far that nobody has a place left for those who have no neighbours.
-    pub(super) fn missing_neighbours(&self) -> usize {
-        let near = self.peers.near_count();
-        let target = usize::from(self.config.neighbours_target).saturating_sub(near);
-        let target = if near > 0 { target.max(self.config.far_target.into()) } else { target };
-        let far = self.peers.len() - near;
-        let looks_beyond = self.is_starving() && far < target * 3 / 2;
-        target.saturating_sub(far).max(usize::from(looks_beyond))
-    }
-
-    /// Whether a neighbour that told where it stands is one too many of those outside the rack.
-    pub(super) fn is_crowded_by(&self, node: NodeId) -> bool {
-        let far = self.peers.len() - self.peers.near_count();
-        let is_far = self.peers.get(node).is_some_and(|peer| !peer.is_near());
-        is_far && far > usize::from(self.config.neighbours_max)
-    }
-
-    /// Parts from a neighbour for which there is no room.
-    pub(super) fn turn_away(&mut self, node: NodeId) {
-        self.send(node, Message::Leave);
-        self.actions.push_back(Action::Disconnect { peer: node });
-        self.forget_peer(node);
     }
 
     /// How long a mate gets to bring a chunk.

@@ -1,16 +1,29 @@
-//! Whom to ask for the manifest: one neighbour after the other, hosts before seeders.
+//! The manifest: whom to ask for it, and what changes once it is here.
 //!
-//! Hosts first, because the manifest of a large build, sent to every host of a region, would be more
-//! than a copy of the build.
+//! One neighbour after the other is asked, hosts before seeders: the manifest of a large build, sent
+//! to every host of a region, would be more than a copy of the build. Invariant: `layout` is set
+//! once, together with every table that has an entry per chunk.
 
 use core::time::Duration;
+use std::sync::Arc;
+
+use crate::action::Action;
+use crate::chunk_set::ChunkSet;
 
 use crate::config::SwarmConfig;
+use crate::contact::PeerRole;
+use crate::event::ManifestOutcome;
+use crate::fault::PeerFault;
+use crate::layout::ChunkLayout;
 use crate::node_id::NodeId;
 use crate::prng::Prng;
 use crate::time::Instant;
 
+use super::Swarm;
+use super::ledger::Ledger;
+use super::locality::Claims;
 use super::peers::{Peer, PeerTable};
+use super::requests::RequestTable;
 
 /// A peer that turned out not to have the manifest gets this long to find it.
 const MISSING_TIME: Duration = Duration::from_secs(1);
@@ -63,8 +76,80 @@ impl ManifestSearch {
         self.asked = self.asked.filter(|(asked, _)| *asked != peer);
     }
 
-    /// `peer` does not have the manifest after all.
-    pub(super) fn note_missing(now: Instant, peer: &mut Peer) {
-        peer.manifest_after = now.after(MISSING_TIME);
+    /// A neighbour does not have the manifest after all.
+    fn note_missing(now: Instant, entry: &mut Peer) {
+        entry.manifest_after = now.after(MISSING_TIME);
+    }
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "the manifest is a concern of its own")]
+impl Swarm {
+    pub(super) fn on_manifest_arrived(&mut self, peer: NodeId, outcome: ManifestOutcome) {
+        self.search.note_end(peer);
+        match outcome {
+            ManifestOutcome::Valid(layout) if self.layout.is_none() => self.learn_layout(layout),
+            ManifestOutcome::Valid(_) => {}
+            ManifestOutcome::Wrong => self.ban(peer, PeerFault::WrongManifest),
+            ManifestOutcome::Missing => {
+                if let Some(entry) = self.peers.get_mut(peer) {
+                    ManifestSearch::note_missing(self.now, entry);
+                }
+            }
+        }
+    }
+
+    /// The manifest is here. Neighbours whose sets it proves impossible are banned; the others hear
+    /// of it, so that they can ask us for it.
+    pub(super) fn learn_layout(&mut self, layout: Arc<ChunkLayout>) {
+        let have = ChunkSet::empty(layout.chunk_count());
+        self.adopt_layout(layout, have);
+        self.progress_at = self.now;
+        let is_liar = |entry: &&Peer| self.differs_from_layout(entry.have.as_ref());
+        let liars: Vec<NodeId> =
+            self.peers.iter().filter(is_liar).map(|entry| entry.node).collect();
+        for liar in liars {
+            self.ban(liar, PeerFault::WrongLayout);
+        }
+        self.join_all();
+        if self.is_complete() {
+            self.actions.push_back(Action::Complete);
+        }
+    }
+
+    /// Makes every table with an entry per chunk anew, for a build that is cut like this.
+    pub(super) fn adopt_layout(&mut self, layout: Arc<ChunkLayout>, have: ChunkSet) {
+        let chunk_count = layout.chunk_count();
+        assert_eq!(have.capacity(), chunk_count, "the chunks are of another build");
+        self.requests = RequestTable::new(chunk_count);
+        self.claims = Claims::new(chunk_count);
+        if self.contact.role == PeerRole::Seeder {
+            self.ledger = Some(Ledger::new(chunk_count, &self.config));
+        }
+        if !have.is_full() {
+            self.peers.start_counting(chunk_count);
+        }
+        self.peers.forget_dryness();
+        self.have = have;
+        self.layout = Some(layout);
+    }
+
+    /// Whether a peer's set is of another number of chunks than the build that we know.
+    pub(super) fn differs_from_layout(&self, have: Option<&ChunkSet>) -> bool {
+        let (Some(have), Some(layout)) = (have, &self.layout) else { return false };
+        have.capacity() != layout.chunk_count()
+    }
+
+    /// When to ask for the manifest; `None` once it is here, or while nobody claims to know it.
+    pub(super) fn manifest_due(&self) -> Option<Instant> {
+        self.layout.is_none().then(|| self.search.due(&self.peers, &self.config)).flatten()
+    }
+
+    pub(super) fn ask_for_manifest(&mut self) {
+        if self.layout.is_none()
+            && let Some(peer) =
+                self.search.next(self.now, &mut self.peers, &self.config, &mut self.prng)
+        {
+            self.actions.push_back(Action::FetchManifest { peer });
+        }
     }
 }

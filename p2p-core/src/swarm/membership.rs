@@ -1,4 +1,4 @@
-//! Who else takes part: contacts, dials, bans, and when to ask a tracker or a neighbour for more.
+//! Who else takes part: contacts, dials and bans.
 //!
 //! Invariant: a contact is forgotten only when it is banned or when better ones need its place. A
 //! node that lost all its neighbours goes on dialling those it knew, less and less often, because
@@ -13,8 +13,6 @@ use crate::node_id::NodeId;
 use crate::prng::Prng;
 use crate::time::Instant;
 use crate::wire::AnnounceAnswer;
-
-use super::trackers::{Trackers, jittered};
 
 /// How long a contact that could not be reached is left alone the first time; doubles each time.
 const DIAL_RETRY: Duration = Duration::from_secs(5);
@@ -32,7 +30,7 @@ const REDIAL_WAIT: Duration = Duration::from_secs(1);
 /// that takes longer costs a few dials too many.
 const RECALL_WAIT: Duration = Duration::from_millis(250);
 
-/// The swarm's knowledge of nodes that are not neighbours, and its dealings with trackers.
+/// The swarm's knowledge of nodes that are not neighbours.
 #[derive(Debug)]
 pub(super) struct Membership {
     contacts: BTreeMap<NodeId, Contact>,
@@ -53,8 +51,6 @@ pub(super) struct Membership {
     remembered: Vec<Contact>,
     /// When they are needed at the latest; `None` once a tracker answered.
     recall_at: Option<Instant>,
-    trackers: Trackers,
-    exchange_at: Instant,
     /// The seeder that a tracker last named.
     seeder: Option<Contact>,
 }
@@ -79,23 +75,22 @@ pub(super) enum Parting {
 impl Membership {
     pub(super) fn new(
         now: Instant,
-        (trackers, own): (Vec<NodeId>, &Contact),
+        here: Location,
         remembered: Vec<Contact>,
+        has_tracker: bool,
     ) -> Self {
-        let wait = if trackers.is_empty() { Duration::ZERO } else { RECALL_WAIT };
+        let wait = if has_tracker { RECALL_WAIT } else { Duration::ZERO };
         Self {
             contacts: BTreeMap::new(),
             mates: BTreeMap::new(),
             dialling: BTreeMap::new(),
             dialling_mates: BTreeMap::new(),
-            here: own.location,
+            here,
             reached: BTreeMap::new(),
             banned: BTreeMap::new(),
             waits: BTreeMap::new(),
             recall_at: (!remembered.is_empty()).then_some(now.after(wait)),
             remembered,
-            trackers: Trackers::new(now, trackers, own.role),
-            exchange_at: now,
             seeder: None,
         }
     }
@@ -296,46 +291,8 @@ impl Membership {
         self.waits.insert(node, wait);
     }
 
-    /// When the next announce is due, given whether neighbours are short.
-    pub(super) fn announce_due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
-        self.trackers.due(is_hungry, config)
-    }
-
-    /// The tracker to announce to now, if one is due; the answer is awaited from here on.
-    pub(super) fn begin_announce(
-        &mut self,
-        now: Instant,
-        is_hungry: bool,
-        config: &SwarmConfig,
-    ) -> Option<NodeId> {
-        self.trackers.begin(now, is_hungry, config)
-    }
-
-    /// Whether to announce to `tracker` now because the node asks it something anyway; the answer is
-    /// awaited from here on.
-    pub(super) fn begin_announce_along(
-        &mut self,
-        now: Instant,
-        tracker: NodeId,
-        is_hungry: bool,
-        config: &SwarmConfig,
-    ) -> bool {
-        self.trackers.begin_along(now, tracker, is_hungry, config)
-    }
-
-    /// The trackers to say farewell to.
-    pub(super) fn trackers(&self) -> Vec<NodeId> {
-        self.trackers.all()
-    }
-
-    pub(super) fn note_answer(
-        &mut self,
-        now: Instant,
-        (tracker, answer): (NodeId, &AnnounceAnswer),
-        config: &SwarmConfig,
-        prng: &mut Prng,
-    ) {
-        self.trackers.note_answer(now, tracker, answer.interval_ms, prng);
+    /// A tracker answered: what it hands out is better than what is remembered.
+    pub(super) fn note_answer(&mut self, answer: &AnnounceAnswer, config: &SwarmConfig) {
         self.recall_at = None;
         self.seeder = answer.seeder.or(self.seeder);
         for contact in &answer.contacts {
@@ -343,36 +300,16 @@ impl Membership {
         }
     }
 
-    pub(super) fn note_failure(
-        &mut self,
-        now: Instant,
-        tracker: NodeId,
-        config: &SwarmConfig,
-        prng: &mut Prng,
-    ) {
-        self.trackers.note_failure(now, tracker, config, prng);
-        if self.trackers.are_failing() && !self.remembered.is_empty() {
+    /// No tracker answers: contacts from an earlier life are needed at once.
+    pub(super) fn plan_recall(&mut self, now: Instant) {
+        if !self.remembered.is_empty() {
             self.recall_at = Some(now);
         }
-    }
-
-    /// Whether the last announce failed, or none was answered yet.
-    pub(super) fn is_tracker_silent(&self) -> bool {
-        self.trackers.are_silent()
     }
 
     /// Whether some tracker said that its seeder has the build.
     pub(super) fn knows_seeder(&self) -> bool {
         self.seeder.is_some()
-    }
-
-    /// When to ask a neighbour for contacts; only while trackers fail.
-    pub(super) fn exchange_due(&self) -> Option<Instant> {
-        self.trackers.are_failing().then_some(self.exchange_at)
-    }
-
-    pub(super) fn note_exchange(&mut self, now: Instant, config: &SwarmConfig, prng: &mut Prng) {
-        self.exchange_at = now.after(jittered(config.exchange_interval, prng));
     }
 }
 

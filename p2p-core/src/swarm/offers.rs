@@ -1,13 +1,19 @@
-//! The chunks that came, in order, and which of them each neighbour was told of.
+//! Offers: what neighbours say that they have now, and what we say to them.
+//!
+//! New chunks are collected for a while, so that one message names several. Invariant: only chunks
+//! that are here are offered, and none to a host that is known to have it.
 
 use core::time::Duration;
 
 use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
+use crate::fault::PeerFault;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::time::Instant;
 use crate::wire::Message;
 
+use super::Swarm;
 use super::peers::PeerTable;
 
 /// New chunks on their way to the neighbours, collected for a while.
@@ -20,7 +26,7 @@ pub(super) struct Offers {
 }
 
 impl Offers {
-    /// How many chunks wait to be offered: what a peer that learns the whole set now was told of.
+    /// How many chunks wait to be offered: a peer to which the whole set goes now knows of them all.
     pub(super) fn arrival_count(&self) -> usize {
         self.arrivals.len()
     }
@@ -37,8 +43,8 @@ impl Offers {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// What to tell whom now. A complete host is told nothing, because it wants nothing; a seeder
-    /// is told everything, because it gives us what we lack.
+    /// What is now offered to whom. To a complete host nothing, because it wants nothing; to a seeder
+    /// everything, because it gives us what we lack.
     pub(super) fn collect(
         &mut self,
         now: Instant,
@@ -70,5 +76,63 @@ impl Offers {
         }
         self.arrivals.clear();
         offers
+    }
+}
+
+#[expect(clippy::multiple_inherent_impl, reason = "offers are a concern of their own")]
+impl Swarm {
+    pub(super) fn on_offer(&mut self, peer: NodeId, runs: &[(u32, u32)]) {
+        let theirs = self.peers.get(peer).and_then(|entry| entry.have.as_ref());
+        let Some(capacity) = theirs.map(ChunkSet::capacity) else {
+            // Nobody who knows no manifest has chunks to offer.
+            return self.ban(peer, PeerFault::WrongLayout);
+        };
+        for (start, length) in runs {
+            let end = u64::from(*start) + u64::from(*length);
+            if end > u64::from(capacity) {
+                let raw = u32::try_from(end - 1).unwrap_or(u32::MAX);
+                return self.ban(peer, PeerFault::NoSuchChunk { raw, chunk_count: capacity });
+            }
+            let chunks = (*start..start + length).map(ChunkIndex::new_unchecked);
+            self.note_offered(peer, chunks.clone());
+            let has_late = self.requests.has_late();
+            let is_useful = |chunk| {
+                let is_asked = || !has_late && self.requests.asked().contains(chunk);
+                self.layout.is_some() && !self.have.contains(chunk) && !is_asked()
+            };
+            if chunks.into_iter().any(is_useful) {
+                self.look_at(peer);
+            }
+        }
+    }
+
+    /// How long a new chunk may wait to be offered together with others: on links so fast that a
+    /// chunk takes less than the longest interval, half of what it takes. A node with nothing to send
+    /// gains nothing from waiting.
+    pub(super) fn offer_wait(&self) -> Duration {
+        if self.is_upload_slot_free() {
+            return Duration::ZERO;
+        }
+        let SwarmConfig { offer_interval_min, offer_interval_max, .. } = *self.config;
+        let half = self.peers.usual_service().unwrap_or(offer_interval_max) / 2;
+        half.clamp(offer_interval_min, offer_interval_max)
+    }
+
+    pub(super) fn offer_new_chunks(&mut self) {
+        for (peer, offer) in self.offers.collect(self.now, &mut self.peers, &self.have) {
+            self.send(peer, offer);
+        }
+    }
+
+    /// A peer says that it has chunks now.
+    fn note_offered(&mut self, peer: NodeId, chunks: impl Iterator<Item = ChunkIndex> + Clone) {
+        let is_new = self.peers.note_has(peer, chunks.clone());
+        let Some(entry) = self.peers.get_mut(peer).filter(|_| is_new) else { return };
+        entry.fed_at = self.now;
+        if entry.is_near() {
+            for chunk in chunks {
+                self.claims.end(chunk);
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! What this host's own disk gives and loses, and what neighbours are told that we have.
+//! What this host's own disk gives and loses.
 //!
 //! Chunks that are copied out of other builds on this host are asked of nobody, and offered to hosts
-//! only once they are verified and stored, like any other chunk. Seeders are told of them at once: a
+//! only once they are verified and stored, like any other chunk. Seeders hear of them at once: a
 //! seeder sends what nobody was given yet rather than what it was asked for, and those chunks would
 //! come for nothing. What turns out not to be here after all is taken back by joining again, because
 //! nobody sends a chunk to a node that has offered it.
@@ -12,7 +12,6 @@ use crate::chunk_set::ChunkSet;
 use crate::event::LocalCopy;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
-use crate::wire::{Have, Message};
 
 use super::Swarm;
 use super::peers::Peer;
@@ -46,34 +45,35 @@ impl Swarm {
             self.requests.end_local(*chunk);
         }
         self.peers.forget_dryness();
-        // They were told that these need not be sent.
+        // Their `Join` from us said that these need not be sent.
         self.join_seeders();
     }
 
-    /// What a neighbour is told that we have.
-    fn told_to(&self, node: NodeId) -> Cow<'_, ChunkSet> {
+    /// What our `Join` shows a peer: the chunks that are here, and to a seeder those that are being
+    /// copied as well.
+    pub(super) fn shown_to(&self, peer: NodeId) -> Cow<'_, ChunkSet> {
         let local = self.requests.local();
-        if local.is_empty() || !self.peers.get(node).is_some_and(Peer::is_seeder) {
+        if local.is_empty() || !self.peers.get(peer).is_some_and(Peer::is_seeder) {
             return Cow::Borrowed(&self.have);
         }
-        let mut told = self.have.clone();
+        let mut shown = self.have.clone();
         for chunk in local.iter() {
-            told.insert(chunk);
+            shown.insert(chunk);
         }
-        Cow::Owned(told)
+        Cow::Owned(shown)
     }
 
-    /// A neighbour turned out to be a seeder, after it was told what hosts are told.
-    pub(super) fn tell_seeder_of_local_chunks(&mut self, node: NodeId) {
-        let is_seeder = self.peers.get(node).is_some_and(Peer::is_seeder);
+    /// Joins anew a neighbour that turned out to be a seeder, after it was shown what hosts are.
+    pub(super) fn rejoin_seeder_with_local_chunks(&mut self, peer: NodeId) {
+        let is_seeder = self.peers.get(peer).is_some_and(Peer::is_seeder);
         if is_seeder && !self.requests.local().is_empty() {
-            self.join(node);
+            self.join(peer);
         }
     }
 
     fn join_seeders(&mut self) {
-        let seeders = self.peers.iter().filter(|peer| peer.is_seeder());
-        let seeders: Vec<NodeId> = seeders.map(|peer| peer.node).collect();
+        let seeders = self.peers.iter().filter(|entry| entry.is_seeder());
+        let seeders: Vec<NodeId> = seeders.map(|entry| entry.node).collect();
         for seeder in seeders {
             self.join(seeder);
         }
@@ -89,18 +89,5 @@ impl Swarm {
         self.peers.forget_dryness();
         self.progress_at = self.now;
         self.join_all();
-    }
-
-    pub(super) fn join(&mut self, node: NodeId) {
-        let have = self.layout.as_ref().map(|_| Have::of(&self.told_to(node)));
-        if let Some(peer) = self.peers.get_mut(node) {
-            peer.offers_sent = self.offers.arrival_count();
-            let contact = Box::new(self.contact);
-            self.send(node, Message::Join { contact, have });
-        }
-    }
-
-    pub(super) fn join_all(&mut self) {
-        self.peers.nodes().into_iter().for_each(|peer| self.join(peer));
     }
 }

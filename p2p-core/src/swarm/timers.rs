@@ -34,7 +34,7 @@ impl Swarm {
     /// Looks at every timer for the first that is due; `None` while only an event can move us.
     pub(super) fn find_deadline(&self) -> Option<Deadline> {
         let offer = (self.offers.due(), TimerKind::Offer);
-        let announce = self.members.announce_due(self.is_hungry(), &self.config);
+        let announce = self.trackers.due(self.is_hungry(), &self.config);
         let announce = (announce, TimerKind::Announce);
         let nothing = (None, TimerKind::Members);
         let mut deadlines =

@@ -1,4 +1,5 @@
-//! Dealings with trackers: which one is asked, when, and how often it failed.
+//! Dealings with trackers: which one is asked, when, how often it failed, and when a neighbour is
+//! asked instead.
 //!
 //! Trackers are asked along lines. A host has one line over all its trackers: it asks the first as
 //! long as that answers, and goes on to the next when it fails. A seeder has a line per tracker and
@@ -16,6 +17,8 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(super) struct Trackers {
     lines: Vec<Line>,
+    /// When a neighbour may be asked for contacts, should no tracker answer.
+    exchange_at: Instant,
 }
 
 /// Trackers that stand in for each other.
@@ -40,7 +43,7 @@ impl Trackers {
             PeerRole::Seeder => trackers.into_iter().map(|tracker| vec![tracker]).collect(),
         };
         let lines = lines.into_iter().filter(|line| !line.is_empty());
-        Self { lines: lines.map(|trackers| Line::new(now, trackers)).collect() }
+        Self { lines: lines.map(|trackers| Line::new(now, trackers)).collect(), exchange_at: now }
     }
 
     /// When the next announce is due, given whether neighbours are short.
@@ -76,7 +79,7 @@ impl Trackers {
         self.lines.iter_mut().find(is_meant).map(|line| line.begin(now)).is_some()
     }
 
-    /// The trackers to say farewell to: those that were told of us last.
+    /// The trackers to say farewell to: those that heard of us last.
     pub(super) fn all(&self) -> Vec<NodeId> {
         self.lines.iter().map(|line| line.trackers[line.next]).collect()
     }
@@ -124,6 +127,16 @@ impl Trackers {
         self.lines.iter().all(|line| line.failures > 0 || !line.is_answered)
     }
 
+    /// When to ask a neighbour for contacts; only while no tracker answers.
+    pub(super) fn exchange_due(&self) -> Option<Instant> {
+        self.are_failing().then_some(self.exchange_at)
+    }
+
+    /// A neighbour is asked for contacts now.
+    pub(super) fn note_exchange(&mut self, now: Instant, config: &SwarmConfig, prng: &mut Prng) {
+        self.exchange_at = now.after(jittered(config.exchange_interval, prng));
+    }
+
     fn line_of(&mut self, tracker: NodeId) -> Option<&mut Line> {
         self.lines.iter_mut().find(|line| line.trackers.contains(&tracker))
     }
@@ -168,7 +181,7 @@ impl Line {
 }
 
 /// `span` give or take a tenth, so that nodes that start together drift apart.
-pub(super) fn jittered(span: Duration, prng: &mut Prng) -> Duration {
+fn jittered(span: Duration, prng: &mut Prng) -> Duration {
     let tenth = u64::try_from((span / 10).as_nanos()).unwrap_or(u64::MAX / 4).max(1);
     span * 9 / 10 + Duration::from_nanos(prng.below(2 * tenth))
 }

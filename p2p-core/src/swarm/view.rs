@@ -29,7 +29,7 @@ impl Swarm {
             let no_manifest = self.layout.is_none();
             return Some(if no_manifest { Waiting::Manifest } else { Waiting::Chunks });
         }
-        Some(if self.members.is_tracker_silent() {
+        Some(if self.trackers.are_silent() {
             Waiting::Tracker
         } else if self.members.knows_seeder() {
             Waiting::Neighbours

@@ -6,24 +6,24 @@
 
 use core::time::Duration;
 
-use crate::units::ByteRate;
+use p2p_core::ByteRate;
 
 /// The hosts that download and the seeder that has the build, with their link rates.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Fleet {
+pub(crate) struct FleetRates {
     /// Hosts without the build.
-    pub hosts: u64,
+    pub(crate) hosts: u64,
     /// What the seeder can send.
-    pub seeder_up: ByteRate,
+    pub(crate) seeder_up: ByteRate,
     /// What one host can send.
-    pub host_up: ByteRate,
+    pub(crate) host_up: ByteRate,
     /// What one host can receive.
-    pub host_down: ByteRate,
+    pub(crate) host_down: ByteRate,
 }
 
 /// The least time in which `build_size` bytes reach every host, if bytes flow like water: the
-/// seeder must send a copy, each host must receive one, and all copies must be sent by somebody.
-pub fn fluid_bound(fleet: Fleet, build_size: u64) -> Duration {
+/// seeder must send a copy, each host must receive one, and some node must send each copy.
+pub(crate) fn fluid_bound(fleet: FleetRates, build_size: u64) -> Duration {
     let hosts = u128::from(fleet.hosts);
     let all_up = u128::from(fleet.seeder_up.get()) + hosts * u128::from(fleet.host_up.get());
     let copies_nanos = (hosts * u128::from(build_size) * 1_000_000_000).div_ceil(all_up);
@@ -33,7 +33,12 @@ pub fn fluid_bound(fleet: Fleet, build_size: u64) -> Duration {
 
 /// The least time for `chunk_count` equal chunks over links of one rate, a chunk at a time: one
 /// chunk time each, and as many more as it takes to double one copy to all hosts.
-pub fn chunked_bound(hosts: u64, chunk_count: u32, chunk_size: u64, rate: ByteRate) -> Duration {
+pub(crate) fn chunked_bound(
+    hosts: u64,
+    chunk_count: u32,
+    chunk_size: u64,
+    rate: ByteRate,
+) -> Duration {
     let doublings = hosts.max(1).ilog2();
     rate.occupancy(chunk_size) * chunk_count.saturating_add(doublings)
 }
@@ -46,13 +51,18 @@ mod tests {
     fn the_narrowest_place_sets_the_fluid_bound() {
         let rate = |bytes| ByteRate::new(bytes).unwrap();
         let equal =
-            Fleet { hosts: 100, seeder_up: rate(10), host_up: rate(10), host_down: rate(10) };
+            FleetRates { hosts: 100, seeder_up: rate(10), host_up: rate(10), host_down: rate(10) };
         let cases = [
-            ("seeder", Fleet { seeder_up: rate(5), ..equal }, 200),
-            ("downlink", Fleet { host_down: rate(4), ..equal }, 250),
+            ("seeder", FleetRates { seeder_up: rate(5), ..equal }, 200),
+            ("downlink", FleetRates { host_down: rate(4), ..equal }, 250),
             (
                 "uplinks",
-                Fleet { host_up: rate(1), host_down: rate(100), seeder_up: rate(100), ..equal },
+                FleetRates {
+                    host_up: rate(1),
+                    host_down: rate(100),
+                    seeder_up: rate(100),
+                    ..equal
+                },
                 500,
             ),
             ("all equal", equal, 100),
