@@ -1,7 +1,7 @@
 //! One agent: its state directory, its node, the loops of its apps, and the status reports.
 //!
-//! Invariant: loops share nothing but the node, so an app that fails does not hold up another. Goals
-//! reach them through [`goal_follower`], which stores each before it hands it on.
+//! Invariant: loops share nothing but the node, so an app that fails does not hold up another.
+//! Goals reach them through [`goal_follower`], which stores each before it hands it on.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings};
 use crate::config::{AppConfig, Config};
 use crate::control::ControlServer;
-use crate::control::desk::{AppOrders, ControlDesk};
+use crate::control::answers::{Answers, AppOrders};
 use crate::fleet::source::LimitedNode;
 use crate::fleet::tokens::SeederTokens;
 use crate::host::launch::Launch;
@@ -46,7 +46,7 @@ pub(crate) mod reload;
 /// Orders that wait for an app's loop. People give them one by one.
 const ORDERS_MAX: usize = 16;
 
-/// Time for the node to say goodbye. Its peers notice a silent end too, only later.
+/// Time for the node to say goodbye. Its peers notice a silent end as well, but later.
 const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Time for the loops to end for another agent. One that hangs is left behind with this process.
@@ -116,13 +116,13 @@ impl Agent {
             }
         };
         let (opened, orders): (Vec<_>, AppOrders) = opened;
-        let desk = ControlDesk {
+        let answers = Answers {
             host: config.host.clone(),
             board: board.clone(),
             orders: orders.clone(),
             started_at: Instant::now(),
         };
-        let control = start_control(&config, &state, desk);
+        let control = start_control(&config, &state, answers);
 
         let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
         let apps = spawn_apps(opened, &apps_stop);
@@ -156,7 +156,7 @@ impl Agent {
         &self.board
     }
 
-    /// Who of the agent's loops has to report in.
+    /// Which of the agent's loops have to report in.
     pub(crate) const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
@@ -190,7 +190,7 @@ impl Agent {
         }
         for (name, app) in &reload.apps {
             let settings = Box::new(settings_of(&self.running, name, app));
-            // A loop that is so far behind gets them with the next reading.
+            // A loop that is so far behind gets them when the configuration is next read.
             if self.orders[name].try_send(AppOrder::Settings(settings)).is_err() {
                 warn!(%name, "the app does not take orders; its new settings wait");
             }
@@ -215,8 +215,8 @@ impl Agent {
         }
     }
 
-    /// Ends the loops where they are, for the agent that takes the place of this one: no hook runs on
-    /// that it would start again beside. Programs run on.
+    /// Ends the loops where they are, for the agent that takes the place of this one. Hooks end
+    /// with them, because the next agent starts them again; programs run on.
     pub(crate) async fn let_go(&mut self) {
         for order in self.orders.values() {
             // A loop that takes no order is not waited for long.
@@ -329,17 +329,17 @@ impl Opening<'_> {
     }
 }
 
-/// Without its socket an agent is as good as with it, but for people on the host.
+/// The socket serves only people on the host; the agent works without it.
 fn start_control(
     config: &Config,
     state: &StateDir,
-    desk: ControlDesk,
+    answers: Answers,
 ) -> Vec<AbortOnDropHandle<()>> {
     let default = || state.path().join("control.sock");
     match ControlServer::bind(&config.control.clone().unwrap_or_else(default)) {
         Ok((server, requests)) => vec![
             AbortOnDropHandle::new(tokio::spawn(server.run())),
-            AbortOnDropHandle::new(tokio::spawn(desk.run(requests))),
+            AbortOnDropHandle::new(tokio::spawn(answers.run(requests))),
         ],
         Err(error) => {
             warn!("the agent runs without its control socket: {:#}", anyhow::Error::new(error));
@@ -384,7 +384,7 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
 }
 
 /// An app that was taken out of the configuration keeps its files, and its program too if the agent
-/// was killed: whether that is wanted, only a person knows.
+/// was killed. Only a person knows whether that is wanted.
 fn warn_of_strays(state: &StateDir, config: &Config) {
     for name in state.apps() {
         if config.apps.keys().any(|app| app.as_str() == name) {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -60,8 +60,8 @@ pub trait Host: fmt::Debug + Send + 'static {
     ///
     /// # Errors
     ///
-    /// Why not, on one line.
-    fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, String>;
+    /// If it cannot be started; nothing of it runs then.
+    fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, StartError>;
 
     /// The program of `record`, whose build's files are in `root`, if any process of it still runs.
     ///
@@ -75,27 +75,35 @@ pub trait Host: fmt::Debug + Send + 'static {
         root: &Path,
     ) -> io::Result<Option<Self::Process>>;
 
-    /// The programs of the app that run and were started by an agent of its directory, whether there
-    /// is a record of them or not. Units of systemd are not among them.
+    /// The running programs of the app that an agent of its directory started, recorded or not.
+    /// Units of systemd are not among them.
     ///
     /// # Errors
     ///
     /// If the system does not say.
     fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>>;
 
-    /// Asks a program whether it is healthy; `Err` says why not.
+    /// Asks a program whether it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// If the answer is not good, or does not come within `timeout`.
     fn check(
         &self,
         probe: &Probe,
         root: &Path,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+    ) -> impl Future<Output = Result<(), ProbeFailure>> + Send + 'static;
 
-    /// Runs a hook; `Err` says how it failed.
+    /// Runs a hook.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be run, does not end in time, or fails.
     fn run_hook(
         &self,
         order: HookOrder,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+    ) -> impl Future<Output = Result<(), HookFailure>> + Send + 'static;
 }
 
 /// What is to be started.
@@ -111,10 +119,37 @@ pub struct StartOrder<'a> {
     pub record: &'a RunningRecord,
     /// See `record`.
     pub root: &'a Path,
-    /// Whether the program is to say when it is ready.
+    /// Whether the program is expected to say when it is ready.
     pub says_ready: bool,
     /// Where the program prints; `None`: nowhere.
     pub output: Option<File>,
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The system refuses.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// The program's path.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system does not let the agent follow its own child.
+    #[error("the program was started but cannot be watched, so it was killed")]
+    Watch(#[source] io::Error),
+    /// The file that it prints into cannot be handed over twice.
+    #[error("its output cannot be opened twice")]
+    Output(#[source] io::Error),
+    /// It is to say when it is ready, and there is no way to hear it.
+    #[error("the socket on which it says that it is ready cannot be made")]
+    Notify(#[source] io::Error),
+    /// It is to listen on sockets that cannot be had.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
 }
 
 /// A program that runs and that there may be no record of.

@@ -1,8 +1,8 @@
 //! The daemon of every host: follows the goals of its apps.
 //!
-//! [`cli`] is the whole program and all that another crate needs. The other rooms are public for the
-//! tests of this crate only, which drive them one by one: [`app`] is the loop of one app, which asks
-//! [`brain`] (pure) what to do next and lets [`programs`] run what it is told to.
+//! [`cli`] is the whole program and all that another crate needs. The other rooms are public for
+//! the tests of this crate only, which drive them one by one: [`app`] is the loop of one app, which
+//! asks [`brain`] (pure) what to do next and lets [`programs`] run that.
 //!
 //! Imports run downwards: `cli`, `agent`, `control`, `app`, `self_update`, then `config` and
 //! `programs`, then `host` and `brain`, then `state`, `fleet` and `report`, then `process` and

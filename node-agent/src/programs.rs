@@ -1,5 +1,5 @@
-//! An app's programs, as the agent judges them: which one serves, which is tried beside it, which is
-//! leaving, and how far each is trusted.
+//! An app's programs, as the agent judges them: which one serves, which is tried beside it, which
+//! is leaving, and how far each is trusted.
 //!
 //! - [`supervisor`] owns the places of an app and starts, stops and adopts what stands in them; an
 //!   [`instance`] is one program in one place.

@@ -1,5 +1,5 @@
-//! How programs of an app take each other's place: overlap, hooks, orders to restart, tokens, watched
-//! files; and what the loop answers when it is asked why.
+//! How programs of an app take each other's place: overlap, hooks, orders to restart, tokens,
+//! watched files; and what the loop answers when it is asked why.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -92,8 +92,8 @@ async fn settings_with_hook(host: &mut Host, running: &Running) {
     settings(running, &host.settings).await;
 }
 
-/// Goal: a candidate that never gets ready is given up and told, and the program that serves notices
-/// nothing of it.
+/// Goal: a candidate that never gets ready is given up and reported, and the program that serves
+/// notices nothing of it.
 #[tokio::test]
 async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     let mut host = Host::with_program();
@@ -272,7 +272,7 @@ async fn new_agent_drains_the_program_that_it_takes_over() {
 }
 
 #[tokio::test]
-async fn drain_that_hangs_is_ended_and_told_and_holds_nothing_up() {
+async fn drain_that_hangs_is_ended_and_reported_and_holds_nothing_up() {
     let mut host = Host::with_program();
     let notebook = host.notebook();
     let build = |version: &str| {

@@ -1,5 +1,5 @@
-//! The loop of an app whose program is a unit of systemd, with a systemd of the test's own that starts
-//! real processes.
+//! The loop of an app whose program is a unit of systemd, with a systemd of the test's own that
+//! starts real processes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -96,7 +96,7 @@ async fn switch_restarts_the_unit_and_is_good_once_its_main_process_runs_the_bui
 }
 
 #[tokio::test]
-async fn unit_that_points_elsewhere_is_told_and_rolled_back() {
+async fn unit_that_points_elsewhere_is_reported_and_rolled_back() {
     let mut host = UnitHost::new().await;
     let (first, second) = (host.build("1"), host.build("2"));
     let running = host.start_with(first).await;
@@ -116,7 +116,7 @@ async fn unit_that_points_elsewhere_is_told_and_rolled_back() {
 }
 
 #[tokio::test]
-async fn job_that_fails_is_told_and_rolled_back() {
+async fn job_that_fails_is_reported_and_rolled_back() {
     let mut host = UnitHost::new().await;
     let (first, second) = (host.build("1"), host.build("2"));
     let running = host.start_with(first).await;

@@ -93,7 +93,7 @@ fn effective_settings_are_shown_with_their_origin() {
 }
 
 #[test]
-fn second_agent_on_one_state_directory_is_told_who_has_it() {
+fn second_agent_on_one_state_directory_learns_who_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let state = StateDir::open(&path).unwrap();

@@ -1,5 +1,5 @@
-//! Programs that run without a record, as after a full disk and a kill, with real processes: what an
-//! agent started is found, and nothing else is touched.
+//! Programs that run without a record, as after a full disk and a kill, with real processes: what
+//! an agent started is found, and nothing else is touched.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use crate::rig::{
     within,
 };
 
-/// A program that an agent started and left behind, and that no record tells of.
+/// A program that an agent started and left behind, and that has no record.
 async fn leave_behind(rig: &Rig, ear: &mut Ear) -> ProcessIdentity {
     let mut agent = recover(rig, launch(&["./run"]), timings());
     agent.start(Serving, build(1), &rig.root);

@@ -1,8 +1,8 @@
 //! Why is this host not on the build of its goal? From facts to sentences and steps.
 //!
-//! Pure: the core fills in an [`Explanation`], [`Explanation::answer`] draws the conclusion. Every
-//! reason that holds the host off is told, the one that comes first in the order of a switch first,
-//! so that lifting one does not bring up the next as a surprise.
+//! Pure: the loop of the app fills in an [`Explanation`], [`Explanation::answer`] draws the
+//! conclusion. Every reason that keeps the host off its goal is shown, in the order of a switch, so
+//! that removing one does not bring up the next as a surprise.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::state::app_dir::Paused;
 
 /// A download whose bytes did not change for this long is stuck: far above the time of a chunk over
-/// a bad link, and short enough that a person who looks is told.
+/// a bad link, and short enough that a person who looks sees it.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 
 /// What the agent knows of one app when it is asked.
@@ -56,8 +56,8 @@ pub struct Explanation {
     pub(crate) next_try_in_ms: Option<u64>,
     /// The program that serves.
     pub(crate) program: Option<ProgramFacts>,
-    /// What somebody should look at although it keeps the host off nothing, such as a program that
-    /// prints too much.
+    /// What somebody should look at although it does not keep the host off its goal, such as a
+    /// program that prints too much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) warning: Option<String>,
 }
@@ -143,9 +143,9 @@ pub enum Situation {
     Quarantined,
     /// The disk is full.
     DiskFull,
-    /// The build is not complete here, and comes no further.
+    /// The build is not complete here, and its download makes no progress.
     DownloadStuck,
-    /// The build comes.
+    /// The build is being downloaded.
     Downloading,
     /// The configuration forbids switches.
     Held,
@@ -194,7 +194,7 @@ pub struct Answer {
 }
 
 impl Explanation {
-    /// What is known of an app of which nothing is known yet.
+    /// The explanation of an app of which nothing is known yet.
     pub const fn new(host: String, app: AppName, at_ms: u64) -> Self {
         Self {
             host,
@@ -461,7 +461,7 @@ mod tests {
         BuildId::of_manifest(&[seed])
     }
 
-    /// On build 1 since long; the goal is build 2, which is on disk, and nothing is in the way.
+    /// Long on build 1; the goal is build 2, which is on disk, and nothing is in the way.
     fn ready() -> Explanation {
         Explanation {
             phase: HostPhase::Running,
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_before_the_switch_is_told() {
+    fn every_reason_before_the_switch_is_shown() {
         use Situation::{
             DiskFull, DownloadStuck, Downloading, Held, NoGoal, Paused as IsPaused, Quarantined,
             UnderWay, WaitingForRollout, WaitingForToken,
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn switched_host_is_told_apart_from_one_at_its_goal() {
+    fn switched_host_is_not_mistaken_for_one_at_its_goal() {
         use Situation::{Checking, CrashLoop, Failed};
         let there = Explanation { current: Some(build(2)), ..ready() };
         check(&there, &[], &["is at its goal", "generation 7"]);

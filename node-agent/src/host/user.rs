@@ -1,7 +1,8 @@
 //! The user that a program or a hook runs as.
 //!
-//! Owns the lookup of users and the start of a command as one of them, with the user's own groups as
-//! login and systemd give them. Only an agent that runs as root can start anything as somebody else.
+//! Owns the lookup of users and the start of a command as one of them, with the user's own groups
+//! as login and systemd give them. Only an agent that runs as root can start anything as somebody
+//! else.
 
 use std::ffi::CString;
 use std::io;
@@ -114,7 +115,8 @@ impl User {
             return command.spawn();
         }
         // On Linux user and groups belong to the thread, and a child inherits those of the thread
-        // that started it. `Command::uid` drops all groups, and `Command::groups` is not stable yet.
+        // that started it. `Command::uid` drops all groups, and `Command::groups` is not stable
+        // yet.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("spawn-as-user".into());
             let child = thread.spawn_scoped(scope, || {

@@ -1,9 +1,9 @@
 //! What a supervised program prints: `output.log` and, when that grows too long, `output.log.1`.
 //!
-//! Invariant: the program writes into the file itself, never into a pipe to the agent, so it goes on
-//! undisturbed when the agent dies. The price is that the agent can only shorten the file behind the
-//! program's back: it copies the end aside and truncates, which is safe because the file is open for
-//! appending, but loses what is printed between the two steps.
+//! Invariant: the program writes into the file itself, never into a pipe to the agent, so it goes
+//! on undisturbed when the agent dies. The price is that the agent can only shorten the file behind
+//! the program's back: it copies the end aside and truncates, which is safe because the file is
+//! open for appending, but loses what is printed between the two steps.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -47,7 +47,8 @@ impl OutputLog {
         Self { path, bytes_max }
     }
 
-    /// Opens the file for a program that is about to start, and tells where its output will begin.
+    /// Opens the file for a program that is about to start, and returns where its output will
+    /// begin.
     ///
     /// # Errors
     ///
@@ -87,7 +88,7 @@ impl OutputLog {
         file.seek(SeekFrom::Start(length.saturating_sub(self.bytes_max)))?;
         let copied = File::create(self.older())
             .and_then(|mut older| io::copy(&mut (&mut file).take(self.bytes_max), &mut older));
-        // As late as possible, so that little goes uncounted.
+        // As late as possible, so that little is lost uncounted.
         let length = file.metadata()?.len();
         file.set_len(0)?;
         Ok(Some(Look { length, is_cut: true, lost: copied.err() }))

@@ -4,10 +4,11 @@
 //! count, and none survives the agent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use goal_state::AppName;
+use parking_lot::Mutex;
 
 /// What happened to an app since the agent started.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -39,12 +40,12 @@ pub(crate) struct CountBoard {
 impl CountBoard {
     /// Changes the counts of `app`.
     pub(crate) fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         change(counts.entry(app.clone()).or_default());
     }
 
     /// The counts of every app that has any.
     pub(super) fn read(&self) -> BTreeMap<AppName, AppCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 }

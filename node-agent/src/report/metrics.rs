@@ -37,7 +37,7 @@ const CONNECTIONS_MAX: usize = 16;
 /// Time for a request to arrive.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-/// Why the text of a page can always be written.
+/// Why writing the text of a page cannot fail.
 const NO_FAILURE: &str = "writing into a string cannot fail";
 
 /// Time that a connection is kept, busy or not.
@@ -88,7 +88,7 @@ impl MetricsServer {
             };
             let source = self.source.clone();
             tokio::spawn(async move {
-                // Who breaks off a scrape asks again.
+                // A scraper that disconnects will retry.
                 drop(timeout(CONNECTION_MAX, serve(stream, source)).await);
                 drop(place);
             });

@@ -1,8 +1,8 @@
-//! Tells the world how this host is doing: collects a row per app and reports them.
+//! How this host is doing, for the fleet: collects a row per app and reports them.
 //!
 //! Invariant: reporting never holds up an app. Apps write their row and go on; the reporter sends
-//! the newest rows when it can, soon after a change and regularly without one, and what could not be
-//! sent is not queued, because the next report replaces it.
+//! the newest rows when it can, soon after a change and regularly without one, and what could not
+//! be sent is not queued, because the next report replaces it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::report::counts::CountBoard;
 
-/// Least time between two reports. Fast enough for a progress bar; a busy download changes its row a
-/// few times a second, and every report is a write somewhere else.
+/// Least time between two reports. Fast enough for a progress bar; a busy download changes its row
+/// a few times a second, and every report is a write somewhere else.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Time after which unchanged rows are reported again, so that a reader can tell a host at rest from
-/// one that is gone.
+/// Time after which unchanged rows are reported again, so that a reader does not take a host at
+/// rest for one that is gone.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Time after which a report is given up. A store that hangs must not look like a host at rest.

@@ -1,7 +1,7 @@
 //! This agent as an app of its own: which build it runs, how long it has been well, and how it is
 //! replaced.
 //!
-//! Invariant: nothing here replaces the process by itself; whoever runs the agent is told and does it
+//! Invariant: nothing here replaces the process by itself; whoever runs the agent is asked to do it
 //! when that is safe. What happens at the next start is in `self_update`.
 
 use std::sync::Arc;

@@ -153,7 +153,7 @@ pub struct RunningRecord {
     /// The order to restart ([`restart`](goal_state::Rollout::restart)) that this start fulfils.
     #[serde(default)]
     pub restart: u64,
-    /// Tells this start from every other one of the app. Empty in records of older agents.
+    /// Distinguishes this start from every other of the app. Empty in records of older agents.
     #[serde(default)]
     pub instance: String,
     /// The systemd unit that runs it; `None` for a process of the agent's.

@@ -52,8 +52,8 @@ pub enum ReadError {
 ///
 /// # Errors
 ///
-/// If the system refuses, such as on a full disk; `path` then keeps its old content, unless only the
-/// sync of its directory failed: it then has the new content and may lose that in a power cut.
+/// If the system refuses, such as on a full disk; `path` then keeps its old content, unless only
+/// the sync of its directory failed: it then has the new content and may lose that in a power cut.
 pub(crate) fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), WriteError> {
     let failed = |source| WriteError { path: path.into(), source };
     let mut bytes = serde_json::to_vec_pretty(document).map_err(|e| failed(e.into()))?;
@@ -65,7 +65,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), 
 ///
 /// # Errors
 ///
-/// If the system refuses; the symlink then points where it did, with the exception told at
+/// If the system refuses; the symlink then points where it did, with the exception described at
 /// [`write_json`].
 pub(crate) fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
     disk::replace_symlink(path, &temporary_beside(path), target)

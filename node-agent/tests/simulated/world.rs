@@ -1,5 +1,5 @@
-//! One host with one app: runs agents one after the other, lets the disk fail as ordered, and checks
-//! what must hold.
+//! One host with one app: runs agents one after the other, lets the disk fail as ordered, and
+//! checks what must hold.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -59,7 +59,7 @@ pub(crate) enum End {
 
 /// What happens to the host from outside, and how long an agent lives without a crash.
 pub(crate) trait Script {
-    /// Called every second; whether the life of the agent is over.
+    /// Called every second; returns whether the life of the agent is over.
     fn look(&mut self, view: &View<'_>) -> Turn;
 }
 
