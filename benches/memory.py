@@ -23,7 +23,7 @@ class Bench:
         self.arguments = arguments
         self.folder = Path(tempfile.mkdtemp(prefix="shoal-memory-", dir=arguments.folder))
         self.shoal = Path(arguments.programs) / "shoal"
-        self.repeat = Path(arguments.programs) / "examples/fetch_repeatedly"
+        self.repeat = Path(arguments.programs) / "fetch_repeatedly"
         self.processes, self.all_right = [], True
 
     def start(self, name, *command):
@@ -139,7 +139,7 @@ def main():
     arguments = parser.parse_args()
     if not arguments.programs:
         root = Path(__file__).resolve().parent.parent
-        for what in (["--bin", "shoal"], ["-p", "p2p-net", "--examples"]):
+        for what in (["--bin", "shoal"], ["-p", "benches", "--bins"]):
             subprocess.run(["cargo", "build", "--release", "--locked", "--quiet", *what], cwd=root, check=True)
         arguments.programs = root / "target/release"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))

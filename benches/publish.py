@@ -13,7 +13,7 @@ has: on a virtual machine, memory used for the first time is written several tim
 host has to provide it. `bare copy` is the same bytes read and written on one core without any other work.
 Exits with 1 if a process needs more memory than the limit.
 
-With --against DIR, where the example `publish_speed` of another state lies, the two publish in turn, A B B A,
+With --against DIR, where the program `publish_speed` of another state lies, the two publish in turn, A B B A,
 on all cores, after a first pair that does not count. `ratio` is the median over the pairs of this state's
 time over the other's.
 """
@@ -79,15 +79,15 @@ def main():
     parser.add_argument("--gigabytes", type=float, default=1)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--folder", default=os.environ.get("TMPDIR", "/tmp"))
-    parser.add_argument("--programs", metavar="DIR", help="where the example publish_speed is")
+    parser.add_argument("--programs", metavar="DIR", help="where the program publish_speed is")
     parser.add_argument("--against", metavar="DIR", help="where the publish_speed of another state is")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if not arguments.programs:
         root = Path(__file__).resolve().parent.parent
-        build = ["cargo", "build", "--release", "--locked", "--quiet", "-p", "p2p-net", "--example", "publish_speed"]
+        build = ["cargo", "build", "--release", "--locked", "--quiet", "-p", "benches", "--bin", "publish_speed"]
         subprocess.run(build, cwd=root, check=True)
-        arguments.programs = root / "target/release/examples"
+        arguments.programs = root / "target/release"
     folder = Path(tempfile.mkdtemp(prefix="shoal-publish-", dir=arguments.folder))
     try:
         sys.exit(0 if measure(folder, arguments) else 1)

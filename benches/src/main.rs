@@ -81,7 +81,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // With standard error closed there is nobody to tell.
+            // With standard error closed there is nobody to report to.
             drop(writeln!(io::stderr(), "bare-pipeline: {error:#}"));
             ExitCode::FAILURE
         }
@@ -141,7 +141,7 @@ fn announce(address: SocketAddr) -> io::Result<()> {
     out.flush()
 }
 
-/// Makes the receiver's file once the sender has told the size.
+/// Makes the receiver's file once the sender has sent the size.
 fn destination(out: &Path, size: u64) -> anyhow::Result<Destination> {
     Destination::new(out, size).with_context(|| format!("cannot write {}", out.display()))
 }

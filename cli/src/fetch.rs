@@ -2,7 +2,7 @@
 //!
 //! What is being downloaded lives in `DIR/.shoal`, so that nothing half done carries a name of the
 //! build, and a run that was interrupted resumes from there. Only a complete, verified build is
-//! moved out. [`place`] owns the directory, [`patience`] decides when to give up.
+//! moved out. [`place`] owns the directory; when to give up, the node decides.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,8 +13,8 @@ use anyhow::Context as _;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BufferBudget, DiskPriority, Download, Identity, LinkCounts, Node, NodeConfig, Phase, Progress,
-    SeederAddress, StoredBuild, TrafficClass, Transport,
+    BufferBudget, DiskPriority, FetchError, FetchOptions, Identity, LinkCounts, Node, NodeConfig,
+    Phase, Progress, SeederAddress, SharedLimits, StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
@@ -25,11 +25,9 @@ use crate::output::human;
 use crate::rollout::deploy::block_on;
 use crate::signals::StopSignals;
 
-mod patience;
 mod phase_times;
 mod place;
 
-use patience::Patience;
 use phase_times::PhaseTimes;
 use place::Place;
 
@@ -218,17 +216,12 @@ async fn download_with(
     // Files of an earlier run that was kept serving may have been edited since.
     on_disk(move || found.check_moved_out(build)).await?;
 
-    let mut download = node.fetch(args.build, place.store());
+    let options = FetchOptions { give_up_after: Some(args.timeout), ..FetchOptions::default() };
+    let mut download = node.fetch(args.build, place.store(), options);
     let mut view = View::new(started);
     let mut times = PhaseTimes::new(started);
-    let mut patience = Patience::new(args.timeout, Instant::now());
     let mut is_checked = false;
-    loop {
-        let progress = tokio::select! {
-            progress = download.next_progress() => progress,
-            () = tokio::time::sleep_until(patience.deadline().into()) => Some(download.progress()),
-        };
-        let Some(progress) = progress else { break };
+    while let Some(progress) = download.next_progress().await {
         view.show(&progress, times.enter(progress.phase));
         if !is_checked && progress.bytes_total.is_some() {
             // As soon as the names are known, not after gigabytes.
@@ -240,14 +233,17 @@ async fn download_with(
                 }
             }
         }
-        if patience.is_over(Instant::now(), &progress) {
-            return Err(give_up(args, &progress));
-        }
     }
     drop(view);
     times.end();
     let progress = download.progress();
-    finish(download).await.map(|stored| End::Complete(Box::new((stored, progress, times))))
+    match download.finish().await {
+        Ok(stored) => Ok(End::Complete(Box::new((stored, progress, times)))),
+        Err(FetchError::NoProgress { .. }) => Err(give_up(args, &progress)),
+        Err(error) => {
+            Err(error).context("the download failed; run the same command again to resume")
+        }
+    }
 }
 
 /// Takes back what a download has reserved that turned out to have no place to go; the error if
@@ -267,20 +263,18 @@ async fn abandon(
     removed.err()
 }
 
-async fn finish(download: Download) -> anyhow::Result<StoredBuild> {
-    download.finish().await.context("the download failed; run the same command again to resume")
-}
-
 fn give_up(args: &Args, progress: &Progress) -> anyhow::Error {
     let timeout = humantime::format_duration(args.timeout);
-    let cause = progress.waiting_for.as_deref();
-    let cause = cause.unwrap_or("nothing arrives; check --seeder, or wait longer with --timeout");
+    let cause = progress.waiting_for.as_ref().map_or_else(
+        || "nothing arrives; check --seeder, or wait longer with --timeout".to_owned(),
+        ToString::to_string,
+    );
     let kept = if progress.bytes_done > 0 {
         "; what arrived is kept, run the same command again to resume"
     } else {
         ""
     };
-    anyhow::anyhow!("no progress for {timeout}: {}{kept}", human::printable(cause))
+    anyhow::anyhow!("no progress for {timeout}: {}{kept}", human::printable(&cause))
 }
 
 /// Moves the files to their place and says so.
@@ -301,7 +295,7 @@ async fn conclude(
         )
     })?;
     if args.keep_serving {
-        node.serve(&moved);
+        node.serve(&moved, &SharedLimits::default());
     }
     let report = Report {
         build: args.build.to_string(),
@@ -389,7 +383,7 @@ impl View {
     fn show(&mut self, progress: &Progress, is_news: bool) {
         let word = phase_word(progress.phase);
         let note = match &progress.waiting_for {
-            Some(reason) => human::printable(reason),
+            Some(reason) => human::printable(&reason.to_string()),
             None => format!(
                 "{} peers ({}), {} from seeders, {} from peers",
                 progress.neighbours,

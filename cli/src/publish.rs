@@ -64,10 +64,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let store = BuildStore::open(&args.store)
         .with_context(|| format!("cannot open the store {}", args.store.display()))?;
     let bar = bars::over_bytes("publishing");
-    let published = p2p_net::publish(&args.path, &store, &|progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes_done);
-    });
+    let published = p2p_net::publish(
+        &args.path,
+        &store,
+        Some(&mut |progress| {
+            bar.set_length(progress.bytes_total);
+            bar.set_position(progress.bytes_done);
+        }),
+    );
     bar.finish_and_clear();
     let published = published.with_context(|| format!("cannot publish {}", args.path.display()))?;
     let build = published.build.id();

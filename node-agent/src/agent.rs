@@ -28,11 +28,9 @@ use crate::control::ControlServer;
 use crate::control::answers::{Answers, AppOrders};
 use crate::fleet::source::LimitedNode;
 use crate::fleet::tokens::SeederTokens;
-use crate::host::launch::Launch;
 use crate::host::mark::MarkKey;
 use crate::host::probe::ProbeCaller;
 use crate::host::real::RealHost;
-use crate::programs::supervisor::ProgramSettings;
 use crate::report::service::Heartbeat;
 use crate::report::status::{Reporter, StatusBoard, StatusSink};
 use crate::self_update::own_agent::OwnAgent;
@@ -40,7 +38,6 @@ use crate::state::StateDir;
 use crate::state::goals::AcceptedGoals;
 
 mod goal_follower;
-#[expect(unreachable_pub, reason = "goes with the key table")]
 pub(crate) mod reload;
 
 /// Orders that wait for an app's loop. People give them one by one.
@@ -244,10 +241,11 @@ impl Agent {
 }
 
 async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartError> {
+    let named = |place: &String| Some(place.clone()).filter(|place| !place.is_empty());
     let node = Node::start(NodeConfig {
         seeders: config.seeders.clone(),
-        zone: config.zone.clone(),
-        rack: config.rack.clone(),
+        zone: named(&config.zone),
+        rack: named(&config.rack),
         upload_limit: config.upload_limit,
         download_limit: config.download_limit,
         traffic_class: config.dscp,
@@ -349,37 +347,12 @@ fn start_control(
 }
 
 fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings {
-    let has_program = app.exec.is_some() || app.systemd.is_some();
-    let launch = has_program.then(|| Launch {
-        app: name.to_string(),
-        host: config.host.clone(),
-        exec: app.exec.clone().unwrap_or_default(),
-        unit: app.systemd.clone(),
-        environment: app.environment.clone(),
-        working_directory: app.working_directory.clone(),
-        grace_period: app.grace_period,
-        user: app.user.clone(),
-        sockets: app.sockets.clone(),
-    });
-    let timings = AppTimings::fleet();
     AppSettings {
         name: name.clone(),
         host: config.host.clone(),
         labels: config.labels.clone(),
-        program: ProgramSettings {
-            launch,
-            health: app.health.clone(),
-            timings: timings.supervisor,
-        },
-        user: app.user.clone(),
-        swap: app.swap,
-        hooks: app.hooks.clone(),
-        watch: app.watch.clone(),
-        hold: app.hold,
-        pin: app.pin,
-        keep_builds: app.keep_builds.get(),
-        keep_bytes: app.keep_bytes,
-        timings,
+        app: app.clone(),
+        timings: AppTimings::fleet(),
     }
 }
 

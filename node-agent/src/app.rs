@@ -162,7 +162,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let journal = recover_journal(&directory)?;
         let paused = recover_paused(&directory)?;
         let timings = settings.timings;
-        let supervisor = Supervisor::recover(&directory, parts.host, settings.program.clone());
+        let supervisor = Supervisor::recover(&directory, parts.host, settings.program());
         let current = current.filter(|build| builds.contains_key(build));
         Ok(Self {
             supervisor,
@@ -175,7 +175,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             paused,
             pulse: None,
             own_agent: None,
-            files: FileWatch::start(&settings.watch.files),
+            files: FileWatch::start(&settings.app.watch.files),
             hooks: HookRunner::default(),
             token: None,
             download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
@@ -248,13 +248,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     async fn end(mut self) {
         self.download = None;
         self.hooks.cancel();
-        if self.settings.program.launch.as_ref().is_some_and(|launch| launch.unit.is_some()) {
+        if self.settings.app.systemd.is_some() {
             // systemd's, which goes on running it.
             return self.show_stopped();
         }
         if let Some(build) = self.current
             && self.hooks.view().drained != Drained::Yes
-            && self.settings.hooks.drain.is_some()
+            && self.settings.app.hooks.drain.is_some()
         {
             self.start_hook(HookKind::Drain, build);
             let result = self.hooks.next_end().await;
@@ -344,13 +344,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn policy(&self) -> Policy {
-        let settings = &self.settings;
+        let app = &self.settings.app;
         Policy {
-            has_program: settings.program.launch.is_some(),
-            swap: settings.swap,
-            keep_builds: settings.keep_builds,
-            keep_bytes: settings.keep_bytes,
-            hooks: settings.hooks.kinds(),
+            has_program: app.has_program(),
+            swap: app.swap,
+            keep_builds: app.keep_builds.get(),
+            keep_bytes: app.keep_bytes,
+            hooks: app.hooks.kinds(),
             permission: self.permission().0,
             needs_token: self.token_wish().is_some(),
         }
@@ -364,13 +364,13 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let text = format!("paused{why}; go on with: shoal-agent resume {name}");
             return (Permission::Refused, Some(text));
         }
-        if self.settings.hold {
+        if self.settings.app.hold {
             let text = "held by `hold = true` in the configuration of this host";
             return (Permission::Refused, Some(text.into()));
         }
         let goal = self.goal.borrow();
         match &goal.followed {
-            Some(goal) if self.settings.pin.is_none() => match self.admission(goal) {
+            Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
                 Ok(()) => (Permission::Granted, None),
                 Err(reason) => (Permission::Later, Some(reason)),
             },
@@ -407,7 +407,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn start_hook(&mut self, kind: HookKind, build: BuildId) {
-        let Some(hook) = self.settings.hooks.of(kind) else { return self.hooks.skip(kind, build) };
+        let Some(hook) = self.settings.app.hooks.of(kind) else {
+            return self.hooks.skip(kind, build);
+        };
         // A build that is damaged may still serve: its host is drained by the commands of the
         // current one. With neither, the app's own folder is searched: the command is not found,
         // and that is reported.
@@ -423,7 +425,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             hook: hook.clone(),
             root: root.to_owned(),
             variables,
-            default_user: self.settings.user.clone(),
+            default_user: self.settings.app.user.clone(),
         };
         self.hooks.start(self.supervisor.host(), kind, build, order);
     }
@@ -442,7 +444,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 warn!("the count of tries was not stored: {}", causes(error));
             }
         }
-        if self.settings.hooks.undrain.is_none() {
+        if self.settings.app.hooks.undrain.is_none() {
             // Without a hook for it, the start of the program counts as bringing the host back.
             self.hooks.on_drain_over();
         }
@@ -534,10 +536,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn on_order(&mut self, order: AppOrder) {
         match order {
             AppOrder::Settings(settings) => {
-                if settings.watch.files != self.settings.watch.files {
-                    self.files = FileWatch::start(&settings.watch.files);
+                if settings.app.watch.files != self.settings.app.watch.files {
+                    self.files = FileWatch::start(&settings.app.watch.files);
                 }
-                self.supervisor.set_settings(settings.program.clone());
+                self.supervisor.set_settings(settings.program());
                 self.settings = *settings;
             }
             AppOrder::Pause { reason } => {
@@ -555,7 +557,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn on_file_changed(&mut self, path: &Path) {
-        let on_change = self.settings.watch.on_change;
+        let on_change = self.settings.app.watch.on_change;
         info!(path = %path.display(), ?on_change, "a watched file changed");
         match on_change {
             OnChange::Restart => self.supervisor.make_stale(),
@@ -605,7 +607,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn wanted(&self) -> Option<Wanted> {
         let goal = self.goal.borrow();
         let followed = goal.followed.as_ref();
-        if let Some(build) = self.settings.pin {
+        if let Some(build) = self.settings.app.pin {
             let generation = followed.map_or(0, |followed| followed.generation);
             return Some(Wanted { generation, since: 0, build });
         }

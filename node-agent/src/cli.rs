@@ -21,7 +21,6 @@ use crate::self_update;
 
 mod ask;
 pub(crate) mod doctor;
-#[expect(unreachable_pub, reason = "goes with the key table")]
 pub(crate) mod init;
 mod run;
 mod settings;

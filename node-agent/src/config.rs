@@ -1,9 +1,10 @@
-//! What an agent is told: from a file, the environment and flags, later ones on top.
+//! How an agent is configured: by a file, the environment and flags, later ones on top.
 //!
 //! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so that
-//! every complaint names that place, and `--check-config` can show it. [`schema`] says which keys
-//! there are, [`layers`] collects them, [`values`] gives them types, [`apps`] checks those of an app
-//! against each other, [`show`] prints what came of it; this file has the types and the defaults.
+//! every complaint names that place, and `--check-config` can show it. [`table`] has a row for each
+//! key, [`keys`] says what follows from a row, [`layers`] collects what is given, [`values`] gives it
+//! types, [`apps`] checks the keys of an app against each other, [`show`] prints what came of it; this
+//! file has the types and the defaults.
 //!
 //! `example.toml` beside this crate's manifest explains every key to operators.
 //!
@@ -26,17 +27,24 @@ use crate::host::probe::Health;
 use crate::host::sockets::SocketAddress;
 use crate::host::watch_files::WatchedFiles;
 
+mod access;
 mod apps;
 pub(crate) mod bootstrap;
+mod keys;
 mod layers;
 mod schema;
 mod show;
+mod table;
 mod values;
 mod words;
 
+use keys::Place;
+pub(crate) use keys::Settings;
 use layers::Layers;
 pub use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
 pub(crate) use show::toml_key;
+use table::{AGENT, APP, NO_APP};
+use values::DIRECTORY;
 pub(crate) use values::socket_text;
 
 /// Where an agent stores everything if the operator says nothing.
@@ -48,9 +56,6 @@ pub(crate) const CONTROL_FILE: &str = "control.sock";
 /// Builds kept if the operator says nothing: the current one, the one to go back to, and one more
 /// for the case that both are bad.
 const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not zero");
-
-/// The effective settings by dotted key; those without a value are missing.
-pub(crate) type Settings = BTreeMap<String, toml::Value>;
 
 /// The settings of an agent.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -163,6 +168,11 @@ impl Default for AppConfig {
 }
 
 impl AppConfig {
+    /// Whether something is run for the app, by the agent or by systemd.
+    pub const fn has_program(&self) -> bool {
+        self.exec.is_some() || self.systemd.is_some()
+    }
+
     /// Both caps.
     pub const fn limits(&self) -> Limits {
         Limits { upload: self.upload_limit, download: self.download_limit }
@@ -237,6 +247,16 @@ pub enum ConfigError {
     },
 }
 
+/// What operators read about the key that the key table calls `name`, an app's name being `NAME`.
+///
+/// # Panics
+///
+/// If there is no such key.
+pub(crate) fn about_key(name: &str) -> String {
+    let (about, default) = table::about(name).expect("the caller names a key of the table");
+    default.map_or_else(|| about.into(), |default| format!("{about} Default: {default}."))
+}
+
 fn suggestion_text(suggestion: Option<&str>) -> String {
     suggestion.map_or_else(String::new, |key| format!("; did you mean {key:?}?"))
 }
@@ -263,53 +283,44 @@ impl Config {
     }
 
     fn of_layers(layers: &Layers) -> Result<Loaded, ConfigError> {
-        let zone = layers.value(&["zone"], values::text)?.unwrap_or_default();
-        let config = Self {
-            host: layers.value(&["host"], values::host)?.unwrap_or_else(machine_name),
-            state: state_of(layers)?,
-            goal: layers.value(&["goal"], values::goal_url)?.ok_or(ConfigError::Missing {
-                what: "no goal store is given",
-                key: "goal = \"file:///DIRECTORY\"",
-                flag: "--goal URL",
-                variable: "SHOAL_GOAL",
-            })?,
-            seeders: layers
-                .value(&["seeders"], values::seeders)?
-                .filter(|seeders| !seeders.is_empty())
-                .ok_or(ConfigError::Missing {
-                    what: "no seeder is given",
-                    key: "seeders = [\"MULTIADDR\"]",
-                    flag: "--seeder MULTIADDR",
-                    variable: "SHOAL_SEEDERS",
-                })?,
-            listen: layers
-                .value(&["listen"], values::socket)?
-                .unwrap_or_else(|| (Ipv4Addr::UNSPECIFIED, 0).into()),
-            group: layers.value(&["group"], values::group)?.unwrap_or_else(|| zone.clone()),
-            zone,
-            rack: layers.value(&["rack"], values::text)?.unwrap_or_default(),
-            upload_limit: layers.value(&["upload_limit"], values::byte_rate)?,
-            download_limit: layers.value(&["download_limit"], values::byte_rate)?,
-            dscp: layers.value(&["dscp"], values::word)?.unwrap_or_default(),
-            disk_priority: layers.value(&["disk_priority"], values::word)?.unwrap_or_default(),
-            transport: layers.value(&["transport"], values::word)?.unwrap_or_default(),
-            buffer_budget: layers.value(&["buffer_budget"], values::word)?.unwrap_or_default(),
-            labels: layers.value(&["labels"], values::labels)?.unwrap_or_default(),
-            control: layers.value(&["control"], values::socket_path)?,
-            metrics: layers.value(&["metrics"], values::socket)?,
-            apps: apps::apps_of(layers)?,
-        };
+        let agent = Place { layers, prefix: &[] };
+        let mut config = Self::defaults();
+        agent.read(AGENT, &mut config)?;
+        if !agent.is_given("group") {
+            config.group.clone_from(&config.zone);
+        }
+        config.apps = apps::apps_of(layers)?;
         if config.apps.is_empty() {
-            return Err(ConfigError::Missing {
-                what: "no app is given",
-                key: "[apps.NAME]",
-                flag: "--app NAME",
-                variable: "SHOAL_APPS__NAME__EXEC",
-            });
+            return Err(NO_APP.into());
         }
         let mut warnings = layers.warnings.clone();
         warnings.extend(apps::warnings_of(&config.apps));
         Ok(Loaded { config, warnings, origins: layers.origins() })
+    }
+
+    /// What holds without any key. Goal store and seeders have no default: they are here because a
+    /// place has to be taken until their keys are read.
+    fn defaults() -> Self {
+        Self {
+            host: machine_name(),
+            state: STATE_DEFAULT.into(),
+            goal: GoalUrl::File { directory: PathBuf::new() },
+            seeders: vec![],
+            listen: (Ipv4Addr::UNSPECIFIED, 0).into(),
+            zone: String::new(),
+            rack: String::new(),
+            upload_limit: None,
+            download_limit: None,
+            dscp: TrafficClass::default(),
+            disk_priority: DiskPriority::default(),
+            transport: Transport::default(),
+            buffer_budget: BufferBudget::default(),
+            labels: BTreeSet::new(),
+            group: String::new(),
+            control: None,
+            metrics: None,
+            apps: BTreeMap::new(),
+        }
     }
 
     /// The state directory that `inputs` name, whatever else is right or wrong in them.
@@ -318,7 +329,8 @@ impl Config {
     ///
     /// The first mistake found in the names of keys, or in this key.
     pub fn state_directory(inputs: &Inputs) -> Result<PathBuf, ConfigError> {
-        state_of(&Layers::collect(inputs)?)
+        let state = Layers::collect(inputs)?.value(&["state"], DIRECTORY.read)?;
+        Ok(state.unwrap_or_else(|| STATE_DEFAULT.into()))
     }
 
     /// Socket of `shoal-agent status` and its like.
@@ -331,31 +343,27 @@ impl Config {
         Limits { upload: self.upload_limit, download: self.download_limit }
     }
 
-    /// Every setting as [`Loaded`] shows it, so that no key can be forgotten.
-    pub(crate) fn settings(&self) -> Settings {
-        let (warnings, origins) = (vec![], BTreeMap::new());
-        let text = Loaded { config: self.clone(), warnings, origins }.to_string();
-        let table: toml::Table = text.parse().expect("what is shown is a configuration");
-        let mut settings = Settings::new();
-        flatten("", table, &mut settings);
-        settings
-    }
-}
-
-fn flatten(prefix: &str, table: toml::Table, settings: &mut Settings) {
-    for (key, value) in table {
-        let key = format!("{prefix}{}", toml_key(&key));
-        match value {
-            toml::Value::Table(inner) => flatten(&format!("{key}."), inner, settings),
-            value => {
-                settings.insert(key, value);
+    /// Takes over from `wanted` what takes effect without a restart of the agent, and that of its
+    /// apps that are here, too.
+    pub(crate) fn adopt(&mut self, wanted: &Self) {
+        keys::adopt(AGENT, self, wanted);
+        for (name, app) in &mut self.apps {
+            if let Some(wanted) = wanted.apps.get(name) {
+                keys::adopt(APP, app, wanted);
             }
         }
     }
-}
 
-fn state_of(layers: &Layers) -> Result<PathBuf, ConfigError> {
-    Ok(layers.value(&["state"], values::path)?.unwrap_or_else(|| STATE_DEFAULT.into()))
+    /// Every value by its key.
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::new();
+        keys::collect(AGENT, "", self, &mut settings);
+        for (name, app) in &self.apps {
+            let prefix = format!("apps.{}.", toml_key(name.as_str()));
+            keys::collect(APP, &prefix, app, &mut settings);
+        }
+        settings
+    }
 }
 
 /// Never fails: the kernel always has a name, if only `(none)`.
@@ -363,5 +371,7 @@ fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod tests;

@@ -16,9 +16,8 @@ pub mod app;
 mod backoff;
 pub mod brain;
 pub mod cli;
-#[expect(unreachable_pub, reason = "its key table is being rewritten")]
-#[cfg_attr(not(test), expect(dead_code, reason = "its key table is being rewritten"))]
-pub mod config;
+mod config;
+pub use config::AppConfig;
 pub mod control;
 pub mod fleet;
 pub mod host;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
 use node_agent::app::{AppOrder, GoalView};
+use node_agent::config::AppConfig;
 use node_agent::state::{Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
@@ -223,7 +224,7 @@ async fn failing_program_is_forgotten_with_the_next_goal() {
 
 #[tokio::test]
 async fn app_without_a_program_is_switched_at_once() {
-    let mut host = Host::new(None);
+    let mut host = Host::new(AppConfig::default());
     let first = host.patient_build("1");
     let running = host.start(3);
     host.set_goal(first);
@@ -270,7 +271,7 @@ async fn interrupted_switch_is_finished() {
         running.kill().await;
         let directory = host.directory();
         let store = BuildStore::open(directory.path()).unwrap();
-        let stored = publish(&host.folder.path().join("2"), &store, &|_| {}).unwrap().build;
+        let stored = publish(&host.folder.path().join("2"), &store, None).unwrap().build;
         let journal = Journal::switching(2, second, Some(first), 3, Some(&host.journal()));
         directory.write_journal(&journal).unwrap();
         if is_linked {

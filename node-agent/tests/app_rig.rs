@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::num::NonZero;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus, Rollout, now_ms};
 use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
-use node_agent::brain::{Explanation, Swap};
+use node_agent::brain::Explanation;
+use node_agent::config::AppConfig;
 use node_agent::fleet::{TokenDesk, TokenHold, TokenState, TokenWish};
-use node_agent::host::{Hooks, Launch, RealHost, Systemd, WatchedFiles};
+use node_agent::host::{Health, RealHost, Systemd};
 use node_agent::process::ProcessIdentity;
 use node_agent::programs::SupervisorTimings;
 use node_agent::report::StatusBoard;
@@ -23,7 +25,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::local_source::LocalSource;
-use crate::rig::{PATIENCE, launch, program, timings, within};
+use crate::rig::{PATIENCE, timings, within};
 
 /// Tokens in the state that the test says; what is asked and returned is noted in order.
 #[derive(Clone)]
@@ -105,8 +107,8 @@ pub(crate) struct Running {
 }
 
 impl Host {
-    /// A host whose program is `launch`, `None` for an app without one.
-    pub(crate) fn new(launch: Option<Launch>) -> Self {
+    /// A host with `app`, whose builds are good as soon as they are ready.
+    pub(crate) fn new(app: AppConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("app")).unwrap();
         Self {
@@ -115,14 +117,18 @@ impl Host {
             tokens: TestTokens::new(),
             goal: watch::Sender::new(GoalView::default()),
             rollout: Rollout::default(),
-            settings: settings(launch),
+            settings: settings(app),
             systemd: None,
             generation: 0,
         }
     }
 
     pub(crate) fn with_program() -> Self {
-        Self::new(Some(launch(&["./run"])))
+        Self::new(AppConfig {
+            exec: Some(vec!["./run".into()]),
+            grace_period: Duration::from_millis(200),
+            ..AppConfig::default()
+        })
     }
 
     pub(crate) fn directory(&self) -> AppDir {
@@ -149,7 +155,7 @@ impl Host {
         }
         let elsewhere = tempfile::tempdir().unwrap();
         let store = BuildStore::open(elsewhere.path()).unwrap();
-        let build = publish(&tree, &store, &|_| {}).unwrap().build.id();
+        let build = publish(&tree, &store, None).unwrap().build.id();
         self.source.add(build, tree);
         build
     }
@@ -169,19 +175,20 @@ impl Host {
 
     /// When the supervisor acts, to be changed before the loop starts.
     pub(crate) const fn timings(&mut self) -> &mut SupervisorTimings {
-        &mut self.settings.program.timings
+        &mut self.settings.timings.supervisor
     }
 
     pub(crate) fn start(&self, keep_builds: usize) -> Running {
-        self.start_as(AppSettings { keep_builds, ..self.settings.clone() })
+        self.start_as(keep_builds, self.settings.timings)
     }
 
     pub(crate) fn start_refreshing(&self, keep_builds: usize, refresh: Duration) -> Running {
-        let timings = AppTimings { refresh, ..self.settings.timings };
-        self.start_as(AppSettings { keep_builds, timings, ..self.settings.clone() })
+        self.start_as(keep_builds, AppTimings { refresh, ..self.settings.timings })
     }
 
-    fn start_as(&self, settings: AppSettings) -> Running {
+    fn start_as(&self, keep_builds: usize, timings: AppTimings) -> Running {
+        let mut settings = AppSettings { timings, ..self.settings.clone() };
+        settings.app.keep_builds = NonZero::new(keep_builds).unwrap();
         let (board, stop) = (StatusBoard::default(), CancellationToken::new());
         let (orders_sender, orders) = mpsc::channel(8);
         let real = RealHost::new(BTreeMap::new());
@@ -221,20 +228,13 @@ impl Host {
     }
 }
 
-fn settings(launch: Option<Launch>) -> AppSettings {
+fn settings(app: AppConfig) -> AppSettings {
+    let health = Health { min_healthy_time: timings().settle_after, ..app.health };
     AppSettings {
         name: "web".parse().unwrap(),
         host: "h1".into(),
         labels: BTreeSet::new(),
-        program: program(launch, timings()),
-        user: None,
-        swap: Swap::Stop,
-        hooks: Hooks::default(),
-        watch: WatchedFiles::default(),
-        hold: false,
-        pin: None,
-        keep_builds: 3,
-        keep_bytes: None,
+        app: AppConfig { health, ..app },
         timings: AppTimings {
             supervisor: timings(),
             retry_first: Duration::from_millis(10),

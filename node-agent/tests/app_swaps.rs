@@ -88,7 +88,7 @@ async fn hook_ends_with_a_loop_that_lets_go_and_runs_again_with_the_next() {
 }
 
 async fn settings_with_hook(host: &mut Host, running: &Running) {
-    host.settings.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
+    host.settings.app.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
     settings(running, &host.settings).await;
 }
 
@@ -102,9 +102,9 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
         host.build_of(version, &[("run", &talking(&notebook, version)), ("check", check)])
     };
     let (first, second) = (build("1", "exit 0"), build("2", "echo no database; exit 1"));
-    host.settings.swap = Swap::Overlap;
+    host.settings.app.swap = Swap::Overlap;
     let exec = vec!["./check".to_owned()];
-    host.settings.program.health = Health {
+    host.settings.app.health = Health {
         probe: Some(Probe::Command { exec }),
         interval: Duration::from_millis(20),
         timeout: Duration::from_secs(20),
@@ -114,7 +114,7 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     };
     let (running, old) = start_with(&mut host, first).await;
     // Only the build that is never ready is to meet it, however slow the machine is.
-    host.settings.program.health.deadline = Duration::from_millis(500);
+    host.settings.app.health.deadline = Duration::from_millis(500);
     settings(&running, &host.settings).await;
     host.set_goal(second);
     host.source.permit(1);
@@ -142,7 +142,7 @@ async fn before_switch_that_fails_keeps_everything_as_it_was() {
         host.build_of(version, &[("run", &talking(&notebook, version)), ("before", before)])
     };
     let (first, second) = (build("1", "true"), build("2", "echo no compiler here; exit 7"));
-    host.settings.hooks = Hooks { before_switch: hook(&["./before"]), ..Hooks::default() };
+    host.settings.app.hooks = Hooks { before_switch: hook(&["./before"]), ..Hooks::default() };
     let (running, old) = start_with(&mut host, first).await;
     host.set_goal(second);
     host.source.permit(1);
@@ -170,7 +170,7 @@ async fn after_switch_that_fails_is_rolled_back_and_its_program_never_starts() {
         )
     };
     let (first, second) = (build("1", "true"), build("2", "echo cache is cold; exit 9"));
-    host.settings.hooks = Hooks {
+    host.settings.app.hooks = Hooks {
         after_switch: hook(&["./after"]),
         after_rollback: hook(&["./back"]),
         ..Hooks::default()
@@ -195,7 +195,7 @@ async fn after_switch_that_fails_is_rolled_back_and_its_program_never_starts() {
 async fn start_balanced() -> (Host, Running, BuildId) {
     let mut host = Host::with_program();
     let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
-    host.settings.hooks =
+    host.settings.app.hooks =
         Hooks { drain: hook(&["./hook"]), undrain: hook(&["./hook"]), ..Hooks::default() };
     let (running, _) = start_with(&mut host, first).await;
     // An agent that starts does not know whether an earlier one drained the host.
@@ -222,7 +222,7 @@ async fn host_is_drained_before_the_stop_and_back_once_the_new_program_is_ready(
 async fn program_is_drained_again_where_no_command_undrains() {
     let mut host = Host::with_program();
     let build = talking_build(&host, "1");
-    host.settings.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
+    host.settings.app.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
     let (running, _) = start_with(&mut host, build).await;
     let notebook = host.notebook();
     for lines in [4, 7] {
@@ -243,7 +243,7 @@ async fn host_that_is_stopped_while_it_is_undrained_is_drained() {
     let (run, drain) = (talking(&notebook, "1"), notebook.note("drain"));
     let undrain = format!("{}\nexec sleep 600", notebook.note("undrain"));
     let build = host.build_of("1", &[("run", &run), ("drain", &drain), ("undrain", &undrain)]);
-    host.settings.hooks =
+    host.settings.app.hooks =
         Hooks { drain: hook(&["./drain"]), undrain: hook(&["./undrain"]), ..Hooks::default() };
     let (running, _) = start_with(&mut host, build).await;
     assert_eq!(notebook.wait_for(2).await, ["started 1", "undrain"]);
@@ -256,13 +256,13 @@ async fn host_that_is_stopped_while_it_is_undrained_is_drained() {
 async fn new_agent_drains_the_program_that_it_takes_over() {
     let (mut host, running, second) = start_balanced().await;
     let notebook = host.notebook();
-    host.settings.hold = true;
+    host.settings.app.hold = true;
     settings(&running, &host.settings).await;
     host.set_goal(second);
     host.source.permit(1);
     running.row(|row| row.waiting_for == Some(WaitReason::Hold)).await;
     running.kill().await;
-    host.settings.hold = false;
+    host.settings.app.hold = false;
     let running = host.start(3);
     running.good(second).await;
     let lines = notebook.wait_for(6).await;
@@ -281,7 +281,7 @@ async fn drain_that_hangs_is_ended_and_reported_and_holds_nothing_up() {
     };
     let (first, second) = (build("1"), build("2"));
     let drain = hook(&["./drain"]).map(|hook| Hook { timeout: Duration::from_millis(300), ..hook });
-    host.settings.hooks = Hooks { drain, ..Hooks::default() };
+    host.settings.app.hooks = Hooks { drain, ..Hooks::default() };
     let (running, old) = start_with(&mut host, first).await;
     host.set_goal(second);
     host.source.permit(1);
@@ -299,7 +299,7 @@ async fn drain_that_hangs_is_ended_and_reported_and_holds_nothing_up() {
 async fn host_with_a_damaged_build_is_drained_by_the_next_one() {
     let mut host = Host::with_program();
     let (first, second) = (talking_build(&host, "1"), talking_build(&host, "2"));
-    host.settings.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
+    host.settings.app.hooks = Hooks { drain: hook(&["./hook"]), ..Hooks::default() };
     host.settings.timings.audit = Duration::from_millis(10);
     host.settings.timings.refresh = Duration::from_millis(10);
     let (running, _) = start_with(&mut host, first).await;
@@ -321,7 +321,7 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     let mut host = Host::with_program();
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
     let (running, old) = start_with(&mut host, first).await;
-    host.settings.hold = true;
+    host.settings.app.hold = true;
     settings(&running, &host.settings).await;
     host.set_goal(second);
     host.source.permit(1);
@@ -329,19 +329,19 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
     assert_eq!(running.explain().await.answer().situation, Situation::Held);
 
-    host.settings.hold = false;
+    host.settings.app.hold = false;
     settings(&running, &host.settings).await;
     running.good(second).await;
     assert_eq!(running.explain().await.answer().situation, Situation::AtGoal);
 
-    host.settings.pin = Some(first);
+    host.settings.app.pin = Some(first);
     settings(&running, &host.settings).await;
     let row = running.row(|row| row.current == Some(first) && row.pid.is_some()).await;
     assert_eq!(row.target, Some(first));
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Pin)).await;
     assert_eq!((row.phase, row.current), (HostPhase::Waiting, Some(first)));
     assert_eq!(running.explain().await.answer().situation, Situation::Pinned);
-    host.settings.pin = None;
+    host.settings.app.pin = None;
     settings(&running, &host.settings).await;
     running.good(second).await;
     running.stop().await;
@@ -382,7 +382,7 @@ async fn orders_to_restart_start_a_new_program_of_the_same_build() {
     for swap in [Swap::Stop, Swap::Overlap] {
         let mut host = Host::with_program();
         let first = talking_build(&host, "1");
-        host.settings.swap = swap;
+        host.settings.app.swap = swap;
         let (running, mut old) = start_with(&mut host, first).await;
         let notebook = host.notebook();
         for restart in [true, false] {
@@ -415,7 +415,8 @@ async fn watched_file_that_changes_restarts_or_reloads() {
     let first = talking_build(&host, "1");
     let file = host.folder.path().join("web.conf");
     fs::write(&file, "a = 1").unwrap();
-    host.settings.watch = WatchedFiles { files: vec![file.clone()], on_change: OnChange::Restart };
+    host.settings.app.watch =
+        WatchedFiles { files: vec![file.clone()], on_change: OnChange::Restart };
     let (running, old) = start_with(&mut host, first).await;
     fs::write(&file, "a = 2").unwrap();
     let row = running.row(|row| row.pid.is_some_and(|pid| pid != old.pid)).await;
@@ -423,7 +424,7 @@ async fn watched_file_that_changes_restarts_or_reloads() {
     let notebook = host.notebook();
     assert_eq!(notebook.wait_for(3).await, ["started 1", "stopped 1", "started 1"]);
 
-    host.settings.watch.on_change = OnChange::Reload;
+    host.settings.app.watch.on_change = OnChange::Reload;
     settings(&running, &host.settings).await;
     // The order is taken before the file can be noticed.
     running.explain().await;
@@ -481,7 +482,7 @@ async fn builds_are_kept_while_they_fit() {
     let mut host = Host::with_program();
     let builds: Vec<_> = ["1", "2", "3", "4"].map(|version| host.patient_build(version)).into();
     // Room for the current one, the one before and no other.
-    host.settings.keep_bytes = Some(1);
+    host.settings.app.keep_bytes = Some(1);
     let running = host.start(9);
     for build in &builds {
         host.set_goal(*build);

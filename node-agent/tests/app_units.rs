@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
 use node_agent::app::AppOrder;
-use node_agent::host::{Launch, Systemd, runs_from};
+use node_agent::config::AppConfig;
+use node_agent::host::{Systemd, runs_from};
 use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
 use crate::app_rig::{Host, Running, is_alive, process};
 use crate::fake_systemd::{Bus, FakeSystemd, Model, connect};
-use crate::rig::{launch, within};
+use crate::rig::within;
 
 /// A host whose systemd has `web.service`, which starts `run` of `current`.
 struct UnitHost {
@@ -26,11 +27,8 @@ impl UnitHost {
     async fn new() -> Self {
         let bus = Bus::start();
         let systemd = connect(&bus, Model::new("done")).await;
-        let mut host = Host::new(Some(Launch {
-            exec: vec![],
-            unit: Some("web.service".into()),
-            ..launch(&[])
-        }));
+        let mut host =
+            Host::new(AppConfig { systemd: Some("web.service".into()), ..AppConfig::default() });
         let of_host = Systemd::at(&bus.address).with_look_interval(Duration::from_millis(10));
         host.systemd = Some(Arc::new(of_host));
         systemd.set_exec(&host.folder.path().join("app/current/run"));

@@ -116,7 +116,7 @@ impl RunningDownload for LocalDownload {
             }
         }
         let tree = self.source.shared.trees.lock().unwrap()[&self.build].clone();
-        Ok(publish(&tree, &self.store, &|_| {}).unwrap().build)
+        Ok(publish(&tree, &self.store, None).unwrap().build)
     }
 }
 

@@ -48,7 +48,7 @@ impl Host {
         let tree = self.folder.path().join(name);
         fs::create_dir_all(tree.join("bin")).unwrap();
         make(&tree);
-        publish(&tree, &self.store, &|_| {}).unwrap().build
+        publish(&tree, &self.store, None).unwrap().build
     }
 
     /// A build whose agent is a script.

@@ -6,13 +6,16 @@
 
 use libp2p::request_response::InboundRequestId;
 use p2p_core::NodeId;
+use p2p_core::wire::CONTROL_BYTES_MAX;
 use tokio::sync::mpsc::{self, WeakSender};
 
-use crate::control::{Answer, ControlCommand, ControlEvent, Question};
+use crate::control::{
+    Answer, ControlCommand, ControlEvent, Question, STATUS_TOPIC, TOPIC_BYTES_MAX,
+};
 
-/// Questions that may wait to be picked up. More come from a region that asks faster than its seeder
-/// answers; they are refused and come again.
-const ASKS_MAX: usize = 1_024;
+/// Questions that may wait to be picked up. More come from a region that asks faster than its
+/// seeder answers; they are refused and come again.
+const ASKS_MAX: usize = 4_096;
 
 /// A question of a host, with the way to answer it.
 #[derive(Debug)]
@@ -30,9 +33,17 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Answers with at most 64 KiB. A host that is gone meanwhile does not mind.
+    /// Most bytes of a topic.
+    pub const TOPIC_BYTES_MAX: usize = TOPIC_BYTES_MAX;
+
+    /// Most bytes of an answer. A question has one less for its topic and its body together.
+    pub const ANSWER_BYTES_MAX: usize = CONTROL_BYTES_MAX;
+
+    /// Answers with up to [`Self::ANSWER_BYTES_MAX`] bytes; what is longer does not arrive. One about
+    /// [`STATUS_TOPIC`] is answered without any. A host that is gone meanwhile does not mind.
     pub fn answer(mut self, body: Vec<u8>) {
-        self.send(Answer::Ask(body));
+        let is_status = self.topic == STATUS_TOPIC;
+        self.send(if is_status { Answer::Status } else { Answer::Ask(body) });
     }
 
     fn send(&mut self, answer: Answer) {

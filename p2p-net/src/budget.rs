@@ -1,12 +1,15 @@
 //! How much memory the chunks of a process may take, as people write it.
+//!
+//! Only the number; what holds it is `data/buffers.rs`. Invariant: a budget is never below
+//! [`BufferBudget::MIN`], with which something still moves.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
 use p2p_core::ByteRate;
 
-/// Bytes of chunks in memory at once, half for what arrives and half for what is sent. What does not
-/// fit waits: hosts ask for less, and senders read from the disk later.
+/// Bytes of chunks in memory at once, half for what arrives and half for what is sent. What does
+/// not fit waits: hosts ask for less, and senders read from the disk later.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct BufferBudget {
     bytes: u64,
@@ -31,7 +34,7 @@ impl Default for BufferBudget {
     }
 }
 
-/// The text is no budget.
+/// The text does not say how much memory there is to be.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
     "{text:?} is not an amount of memory of at least {}; write it as {}",
@@ -47,7 +50,7 @@ impl FromStr for BufferBudget {
 
     fn from_str(text: &str) -> Result<Self, ParseBufferBudgetError> {
         let wrong = || ParseBufferBudgetError { text: text.to_owned() };
-        // Sizes are written as rates are, but for what makes them rates.
+        // A size is a rate without its per-second part.
         if text.contains("bit") || text.contains('/') {
             return Err(wrong());
         }

@@ -1,8 +1,8 @@
 //! What a host that has one build must fetch to get another. Pure: manifests in, figures out.
 //!
-//! Counts what a download counts: a chunk is reused if the other build has one with the same digest,
-//! wherever in it. Files are named by the chunks that hold their bytes, so a small file that shares a
-//! chunk with one that changed is named with it.
+//! Counts what a download counts: a chunk is reused if the other build has one with the same
+//! digest, wherever in it. Files are named by the chunks that hold their bytes, so a small file
+//! that shares a chunk with one that changed is named with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -78,9 +78,9 @@ pub fn compare(new: &Manifest, old: &Manifest) -> Comparison {
         }
         found.chunks_new += 1;
         found.bytes_new += u64::from(info.size);
-        for segment in map.segments(layout.offset_of(chunk), info.size as usize) {
-            *new_bytes.entry(&map.files()[segment.file].path).or_default() +=
-                segment.part.len() as u64;
+        for extent in map.extents(layout.offset_of(chunk), info.size as usize) {
+            *new_bytes.entry(&map.files()[extent.file].path).or_default() +=
+                extent.part.len() as u64;
         }
     }
     let before: BTreeMap<&str, &EntryKind> = kinds(old).collect();

@@ -1,9 +1,9 @@
 //! The control plane: small questions and answers between nodes over libp2p (QUIC).
 //!
-//! Announces to trackers, exchanges of contacts between neighbours, status reports and other
-//! questions to seeders.
-//! Runs on a thread of its own; nothing that hashes, decides or touches a disk happens here. What
-//! arrives is handed to the hub, whose answers come back as [`ControlCommand`]s.
+//! Announces to trackers, exchanges of contacts between neighbours, and questions to seeders about
+//! what is not the swarm's, such as a host's status. Runs on a thread of its own; nothing that hashes,
+//! decides or touches a disk happens here. What arrives is handed to the hub, whose answers come back
+//! as [`ControlCommand`]s.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,9 +26,12 @@ use crate::address::{socket_of, transport_of};
 use crate::identity::{Identity, node_of, peer_id_of};
 
 use self::codec::ControlCodec;
+pub use self::codec::STATUS_TOPIC;
 pub(crate) use self::codec::{Answer, Question, TOPIC_BYTES_MAX};
+pub use self::no_answer::NoAnswer;
 
 mod codec;
+mod no_answer;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/control/1");
 
@@ -55,13 +58,13 @@ pub(crate) enum ControlCommand {
     Answer { id: InboundRequestId, answer: Answer },
 }
 
-/// What the control plane tells the hub.
+/// What the control plane reports to the hub.
 #[derive(Debug)]
 pub(crate) enum ControlEvent {
     /// A question of another node.
     Asked { id: InboundRequestId, node: NodeId, from: IpAddr, question: Question },
     /// The outcome of a question that was ordered: the answer, or why there is none.
-    Answered { token: u64, outcome: Result<Answer, String> },
+    Answered { token: u64, outcome: Result<Answer, NoAnswer> },
 }
 
 /// The libp2p node and the tables that tie its ids to the hub's.
@@ -171,7 +174,7 @@ where
         match command {
             ControlCommand::Ask { token, node, address, question } => {
                 let Some(peer) = peer_id_of(node) else {
-                    let outcome = Err("its key is not valid".to_owned());
+                    let outcome = Err(NoAnswer::InvalidKey);
                     return (self.sink)(ControlEvent::Answered { token, outcome }).await;
                 };
                 let addresses = vec![transport_of(address).with(Protocol::P2p(peer))];
@@ -237,7 +240,7 @@ where
         }
     }
 
-    async fn report(&mut self, id: OutboundRequestId, outcome: Result<Answer, String>) -> bool {
+    async fn report(&mut self, id: OutboundRequestId, outcome: Result<Answer, NoAnswer>) -> bool {
         match self.asked.remove(&id) {
             Some(token) => (self.sink)(ControlEvent::Answered { token, outcome }).await,
             None => true,
@@ -253,15 +256,16 @@ fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
     })
 }
 
-/// In words for a person: libp2p's own texts name layers that the reader has never met.
-fn reason_of(error: &OutboundFailure, peer: &PeerId) -> String {
+/// What libp2p's errors mean to somebody who has never met its layers.
+fn reason_of(error: &OutboundFailure, peer: &PeerId) -> NoAnswer {
     match error {
-        OutboundFailure::DialFailure => {
-            format!("nobody answers there, or not the node {peer}")
-        }
-        OutboundFailure::Timeout => "it does not answer in time".into(),
-        OutboundFailure::ConnectionClosed => "it closed the connection".into(),
-        OutboundFailure::UnsupportedProtocols => "it speaks another version of the protocol".into(),
-        OutboundFailure::Io(error) => format!("the connection failed: {error}"),
+        OutboundFailure::DialFailure => match node_of(peer) {
+            Some(node) => NoAnswer::NotReached { node },
+            None => NoAnswer::InvalidKey,
+        },
+        OutboundFailure::Timeout => NoAnswer::TimedOut,
+        OutboundFailure::ConnectionClosed => NoAnswer::Closed,
+        OutboundFailure::UnsupportedProtocols => NoAnswer::OtherVersion,
+        OutboundFailure::Io(error) => NoAnswer::Broken { reason: error.to_string() },
     }
 }

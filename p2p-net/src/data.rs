@@ -23,7 +23,7 @@ use self::buffers::Buffers;
 use self::dscp::TrafficClass;
 pub(crate) use self::event::DataEvent;
 use self::limiter::SharedLimits;
-use self::transfer::{Expectations, Receiving};
+use self::receiving::{Expectations, Receiving};
 use self::transport::Transport;
 use self::worker::{Ports, Worker};
 
@@ -34,17 +34,19 @@ mod first;
 pub(crate) mod frame;
 pub(crate) mod limiter;
 pub(crate) mod link;
+mod linking;
 pub(crate) mod measure;
 mod quic;
+pub(crate) mod receiving;
+pub(crate) mod sending;
 mod tcp;
-pub(crate) mod transfer;
 pub(crate) mod transport;
 mod worker;
 
 pub(crate) use self::quic::socket_buffers;
 pub(crate) use self::worker::DIAL_TIME;
 
-/// What a data plane is told at its start.
+/// How a data plane is configured.
 #[derive(Clone, Debug)]
 pub(crate) struct DataConfig {
     /// Where to listen; port 0: any free one.
@@ -56,7 +58,7 @@ pub(crate) struct DataConfig {
     pub(crate) buffer_budget: BufferBudget,
     /// Threads that carry connections, the caller's included.
     pub(crate) threads: NonZero<usize>,
-    /// What measurements are held back by, as uploads are.
+    /// The caps that hold measurements back, as they do uploads.
     pub(crate) limits: SharedLimits,
 }
 

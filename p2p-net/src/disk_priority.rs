@@ -24,7 +24,7 @@ pub enum DiskPriority {
     Low,
 }
 
-/// The text is no priority.
+/// The text is not the name of a priority.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{text:?} is not a priority for the disk; expected low or normal")]
 pub struct ParseDiskPriorityError {
@@ -53,16 +53,16 @@ impl fmt::Display for DiskPriority {
 }
 
 impl DiskPriority {
-    /// Gives the calling thread its class, which threads that it starts inherit. A system that
-    /// refuses is told of once; nothing depends on it.
+    /// Gives the calling thread its class, which threads that it starts inherit. A refusal of
+    /// the system is logged once; nothing depends on it.
     pub(crate) fn apply_to_this_thread(self) {
-        static TOLD: Once = Once::new();
+        static LOGGED: Once = Once::new();
         if self == Self::Normal {
             return;
         }
         let this_thread = Target::Process(Pid::from_raw(0));
         if let Err(error) = ioprio::set_priority(this_thread, Priority::new(Class::Idle)) {
-            TOLD.call_once(|| {
+            LOGGED.call_once(|| {
                 warn!(%error, "the system refuses the idle class for the disk; going on without it");
             });
         }

@@ -1,12 +1,18 @@
-//! Why a node did not start, a download ended, a report was lost or a question got no answer.
+//! Why a node did not start, a download ended or a question got no answer.
+//!
+//! One enum per operation of the handle. Each message ends with the next step where the reader can
+//! take one; those of the disk are in `store/error.rs`.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use p2p_core::{BuildId, NodeId};
 
+use crate::control::NoAnswer;
+use crate::progress::WaitingFor;
 use crate::store::StoreError;
 
 /// Why a node did not start.
@@ -46,9 +52,21 @@ pub enum FetchError {
         /// The damaged files.
         path: PathBuf,
     },
+    /// Nothing arrived for as long as [`FetchOptions::give_up_after`](crate::FetchOptions) allows.
+    #[error("no progress for {waited:?}: {}", cause_of(waiting_for.as_ref()))]
+    NoProgress {
+        /// How long nothing was to arrive at most.
+        waited: Duration,
+        /// Why nothing arrived; `None` if nobody knows.
+        waiting_for: Option<WaitingFor>,
+    },
     /// The download was cancelled, or the node shut down.
     #[error("the download was cancelled")]
     Cancelled,
+}
+
+fn cause_of(waiting_for: Option<&WaitingFor>) -> String {
+    waiting_for.map_or_else(|| "nothing arrives".to_owned(), WaitingFor::to_string)
 }
 
 impl FetchError {
@@ -65,21 +83,6 @@ impl FetchError {
             _ => None,
         }
     }
-}
-
-/// Why a status report did not reach a seeder.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReportError {
-    /// No seeder answered.
-    #[error("no seeder took the status report: {reason}")]
-    Unreachable {
-        /// What the last one that was tried did.
-        reason: String,
-    },
-    /// The node shut down.
-    #[error("the node has shut down")]
-    Shutdown,
 }
 
 /// Why a question to a seeder got no answer.
@@ -104,7 +107,13 @@ pub enum AskError {
     #[error("the seeder does not answer: {reason}")]
     Unreachable {
         /// What happened.
-        reason: String,
+        reason: NoAnswer,
+    },
+    /// None of the node's seeders answers.
+    #[error("no seeder answers: {reason}")]
+    NobodyAnswers {
+        /// What the last one that was asked did.
+        reason: NoAnswer,
     },
     /// It answers nothing of this topic, or is swamped.
     #[error("the seeder refused to answer; it may be swamped or of an older version")]

@@ -6,56 +6,52 @@
 //! outcomes come back as [`Wake`]s. The hub decides nothing about the protocol.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{BuildHasher as _, RandomState};
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use p2p_core::wire::{Message, RequestId};
 use p2p_core::{
-    Action, BuildId, ChunkIndex, Contact, Event, Holdings, Instant, NodeId, PeerRole, Seed, Swarm,
-    SwarmConfig, SwarmParams, TrackerTable,
+    Action, BuildId, ChunkIndex, Contact, Event, Instant, NodeId, PeerRole, Swarm, TrackerTable,
 };
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, Question};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
 use crate::data::buffers::Room;
-use crate::data::limiter::{SharedLimits, TransferLimits};
-use crate::data::link::{Link, LinkId};
-use crate::data::transfer::{Expected, ExpectedBytes};
+use crate::data::limiter::SharedLimits;
+use crate::data::receiving::{Expected, ExpectedBytes};
 use crate::data::{DataEvent, DataPlane};
-use crate::error::FetchError;
-use crate::progress::{Phase, StatusReport};
-use crate::store::{BuildStore, StoreError, StoredBuild};
+use crate::progress::Phase;
+use crate::store::StoreError;
 
+use self::board::Board;
 use self::clock::{Alarms, Clock};
-use self::links::{Admission, Links};
+use self::links::Links;
 use self::member::{Member, Upload};
-use self::questions::{Outcome as Answered, Questions};
-use self::reports::Reports;
-use self::reuse::{Stores, look_at_disk};
-use self::shared::Shared;
+use self::questions::{Answered, Questions};
+use self::reuse::Stores;
+use self::wake::Fetch;
 pub(crate) use self::wake::{AskOrder, Command, HubSender, Wake, Watches, channel};
-use self::wake::{Fetch, OnDisk};
 
 mod announces;
+pub(crate) mod board;
 mod clock;
 mod copy;
+mod downloads;
 mod links;
 pub(crate) mod member;
-mod memory;
+mod neighbours;
 mod questions;
-pub(crate) mod reports;
+mod remembered;
 mod reuse;
-pub(crate) mod shared;
 mod wake;
 
-/// How often people are told of progress, and unused connections are looked for.
+/// How often progress is published, and unused connections are looked for.
 const TICK: Duration = Duration::from_millis(200);
 
 /// When no chunk has moved for so long, their memory is given back to the system.
@@ -71,8 +67,7 @@ pub(crate) struct HubParts {
     pub(crate) data_events: mpsc::Receiver<DataEvent>,
     pub(crate) control: mpsc::Sender<ControlCommand>,
     pub(crate) limits: SharedLimits,
-    pub(crate) reports: Arc<Reports>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) board: Arc<Board>,
     pub(crate) sender: HubSender,
     pub(crate) inbox: mpsc::Receiver<Wake>,
 }
@@ -87,7 +82,6 @@ pub(crate) struct Hub {
     data_events: mpsc::Receiver<DataEvent>,
     /// The caps of the whole process.
     limits: SharedLimits,
-    reports: Arc<Reports>,
     sender: HubSender,
     inbox: mpsc::Receiver<Wake>,
     clock: Clock,
@@ -98,8 +92,8 @@ pub(crate) struct Hub {
     /// Events for swarms that came of carrying out actions.
     pending: VecDeque<(BuildId, Event)>,
     questions: Questions,
-    shared: Arc<Shared>,
-    /// Where builds on this host lie, as far as this node was told.
+    board: Arc<Board>,
+    /// Where builds on this host lie, as far as this node has heard.
     stores: Stores,
     /// Downloads that were left and are being made durable.
     saving: TaskTracker,
@@ -112,7 +106,7 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn new(parts: HubParts) -> Self {
         let HubParts { contact, seeders, tracker, data, data_events, .. } = parts;
-        let HubParts { control, limits, reports, shared, sender, inbox, .. } = parts;
+        let HubParts { control, limits, board, sender, inbox, .. } = parts;
         Self {
             questions: Questions::new(control, sender.clone(), seeders.clone()),
             contact,
@@ -121,7 +115,6 @@ impl Hub {
             data,
             data_events,
             limits,
-            reports,
             sender,
             inbox,
             clock: Clock::start(),
@@ -130,7 +123,7 @@ impl Hub {
             banned: BTreeMap::new(),
             alarms: Alarms::default(),
             pending: VecDeque::new(),
-            shared,
+            board,
             stores: Stores::new(),
             saving: TaskTracker::new(),
             moved_at: None,
@@ -146,7 +139,7 @@ impl Hub {
             match self.next_wake(&mut ticks).await {
                 Some(Wake::Command(Command::Shutdown { reply })) => {
                     self.shut_down().await;
-                    // Who asked may have gone away meanwhile.
+                    // The asker may be gone by now.
                     reply.send(()).ok();
                     return;
                 }
@@ -207,7 +200,7 @@ impl Hub {
             let Some(swarm) = self.members.get_mut(&build).and_then(|m| m.swarm.as_mut()) else {
                 continue;
             };
-            // One that went along takes nobody along.
+            // An announce that rode along does not take others with it.
             let goes_along = matches!(event, Event::TrackerAsked { .. });
             swarm.handle_event(now, event);
             let actions: Vec<Action> = std::iter::from_fn(|| swarm.poll_action()).collect();
@@ -288,8 +281,7 @@ impl Hub {
                     reply.send(()).ok();
                 }
             },
-            Command::Report { report, reply } => self.questions.report(report, 0, reply),
-            Command::Ask(order) => self.questions.ask_seeder(order),
+            Command::Ask(order) => self.questions.ask_about(order),
             Command::Shutdown { .. } => unreachable!("handled where the loop ends"),
         }
     }
@@ -339,17 +331,13 @@ impl Hub {
                 let swarm = member.and_then(|member| member.swarm.as_ref());
                 Answer::Exchange(swarm.map(Swarm::known_contacts).unwrap_or_default())
             }
-            Question::Status(report) if self.contact.role == PeerRole::Seeder => {
-                self.reports.push(StatusReport { node, report });
-                Answer::Status
-            }
-            // Asks were sorted out before.
-            Question::Status(_) | Question::Ask { .. } => Answer::Refused,
+            // Sorted out before.
+            Question::Ask { .. } => Answer::Refused,
             Question::Reach => Answer::Reach(self.contact),
         }
     }
 
-    fn on_answered(&mut self, token: u64, outcome: Result<Answer, String>) {
+    fn on_answered(&mut self, token: u64, outcome: Result<Answer, NoAnswer>) {
         match self.questions.on_answered(token, outcome) {
             Some(Answered::Announce { build, event, error }) => {
                 if let Some(member) = self.members.get_mut(&build) {
@@ -365,68 +353,9 @@ impl Hub {
         }
     }
 
-    fn on_linked(&mut self, node: NodeId, outcome: Result<Link, String>) {
-        let link = match outcome {
-            Ok(link) if self.is_banned(node) => {
-                link.close("banned");
-                return self.on_dial_failed(node, "it is banned");
-            }
-            Ok(link) => link,
-            Err(reason) => return self.on_dial_failed(node, &reason),
-        };
-        let waiting = match self.links.admit(self.contact.node, link) {
-            Admission::Taken { waiting } => waiting,
-            Admission::Replaced { old, waiting } => {
-                old.link.close("replaced");
-                for build in &old.builds {
-                    self.lose_peer(*build, node);
-                    self.links.attach(node, *build);
-                    self.pending.push_back((*build, Event::PeerConnected { peer: node }));
-                }
-                waiting
-            }
-            Admission::Surplus { link, waiting } => {
-                link.close("there is another connection");
-                waiting
-            }
-        };
-        for build in waiting {
-            self.links.attach(node, build);
-            self.pending.push_back((build, Event::PeerConnected { peer: node }));
-        }
-        self.note_connections();
-    }
-
-    fn on_dial_failed(&mut self, node: NodeId, reason: &str) {
-        debug!(%node, reason, "could not connect");
-        for build in self.links.end_dial(node) {
-            self.pending.push_back((build, Event::DialFailed { peer: node }));
-        }
-    }
-
-    fn on_link_lost(&mut self, id: LinkId, node: NodeId) {
-        if self.links.is_current(node, id)
-            && let Some(linked) = self.links.remove(node)
-        {
-            for build in linked.builds {
-                self.lose_peer(build, node);
-            }
-            self.note_connections();
-        }
-    }
-
-    fn note_connections(&self) {
-        self.shared.note_links(self.links.counts());
-    }
-
-    fn lose_peer(&mut self, build: BuildId, node: NodeId) {
-        self.data.expectations().cancel_peer(node, build);
-        self.pending.push_back((build, Event::PeerLost { peer: node }));
-    }
-
     fn on_message(&mut self, node: NodeId, build: BuildId, mut message: Message) {
         if self.members.get(&build).is_none_or(|member| member.swarm.is_none()) {
-            // Tell it, so that it looks elsewhere; but never answer a farewell with a farewell.
+            // Answered, so that it looks elsewhere; but never a farewell with a farewell.
             if message != Message::Leave {
                 self.send(build, node, &Message::Leave);
             }
@@ -449,72 +378,12 @@ impl Hub {
         self.pending.push_back((build, Event::MessageReceived { peer: node, message }));
     }
 
-    fn on_malformed(&mut self, node: NodeId, build: Option<BuildId>) {
-        let event = Event::MalformedReceived { peer: node };
-        let builds = self.links.get(node).map(|linked| linked.builds.clone()).unwrap_or_default();
-        match build.filter(|build| builds.contains(build)).or(builds.first().copied()) {
-            Some(build) => self.pending.push_back((build, event)),
-            // No swarm to judge it: hang up.
-            None => {
-                if let Some(linked) = self.links.get(node) {
-                    linked.link.close("malformed");
-                }
-            }
-        }
-    }
-
     fn on_transfer(&mut self, build: BuildId, event: Event) {
         self.moved_at = Some(tokio::time::Instant::now());
         let Some(member) = self.members.get_mut(&build) else { return };
         member.note_transfer(&event);
         let event = member.keep_back(event);
         self.pending.extend(event.map(|event| (build, event)));
-    }
-
-    fn on_checkpointed(&mut self, build: BuildId, chunks: u32, outcome: Result<(), StoreError>) {
-        let Some(member) = self.members.get_mut(&build) else { return };
-        member.checkpoint.is_running = false;
-        match outcome {
-            Ok(()) => member.checkpoint.chunks = chunks,
-            Err(error) => self.on_store_error(build, error),
-        }
-    }
-
-    /// A sync that failed costs the chunks that it was for; anything else ends the download.
-    fn on_store_error(&mut self, build: BuildId, error: StoreError) {
-        match error {
-            StoreError::SyncFailed { ref chunks, .. } => {
-                warn!(%build, %error, "the disk did not keep chunks; they are fetched again");
-                self.lose_chunks(build, chunks.clone());
-            }
-            error => self.fail(build, Arc::new(error)),
-        }
-    }
-
-    fn lose_chunks(&mut self, build: BuildId, chunks: Vec<ChunkIndex>) {
-        let Some(member) = self.members.get_mut(&build) else { return };
-        member.note_lost(&chunks);
-        self.pending.push_back((build, Event::ChunksLost { chunks }));
-    }
-
-    fn on_read_back(
-        &mut self,
-        build: BuildId,
-        outcome: Result<Result<StoredBuild, Vec<ChunkIndex>>, StoreError>,
-    ) {
-        let Some(member) = self.members.get_mut(&build) else { return };
-        match outcome {
-            Ok(Ok(stored)) => {
-                member.links = self.links.counts_of(build);
-                debug!(%build, bytes = member.bytes_done, "build is complete and verified");
-                member.succeed(stored);
-            }
-            Ok(Err(chunks)) => {
-                warn!(%build, chunks = chunks.len(), "chunks read back wrong from the disk");
-                self.lose_chunks(build, chunks);
-            }
-            Err(error) => self.on_store_error(build, error),
-        }
     }
 
     fn on_served(
@@ -562,110 +431,6 @@ impl Hub {
         }
     }
 
-    fn start_download(
-        &mut self,
-        build: BuildId,
-        store: BuildStore,
-        limits: SharedLimits,
-    ) -> Watches {
-        self.know_store(&store);
-        let failed = |member: &Member| matches!(&*member.outcome.borrow(), Some(Err(_)));
-        if self.members.get(&build).is_some_and(failed) {
-            self.leave(build);
-        }
-        if let Some(member) = self.members.get(&build)
-            && !member.is_in(&store)
-        {
-            return copy::start(build, store, member.watches());
-        }
-        let (sender, stores) = (self.sender.clone(), self.known_stores());
-        let limits = TransferLimits::new(limits, self.limits.clone());
-        let member = self.members.entry(build).or_insert_with(|| {
-            let member = Member::new(build, Phase::Resuming, Some(store.clone()), limits);
-            let prepare = move || look_at_disk(build, &store, &stores);
-            member.tasks.spawn(async move {
-                if let Ok(outcome) = spawn_blocking(prepare).await {
-                    sender.send(Wake::Prepared { build, outcome }).await;
-                }
-            });
-            self.shared.add(build, member.progress.subscribe());
-            member
-        });
-        member.watches()
-    }
-
-    fn serve_stored(&mut self, stored: StoredBuild, limits: SharedLimits) {
-        let build = stored.id();
-        if let Some(store) = stored.store() {
-            self.know_store(store);
-        }
-        if self.members.contains_key(&build) {
-            return;
-        }
-        let limits = TransferLimits::new(limits, self.limits.clone());
-        let mut member = Member::new(build, Phase::Serving, None, limits);
-        let holdings = member.adopt(OnDisk::Whole(stored));
-        self.shared.add(build, member.progress.subscribe());
-        self.members.insert(build, member);
-        self.enter_swarm(build, holdings);
-    }
-
-    fn enter_swarm(&mut self, build: BuildId, holdings: Holdings) {
-        let is_seeder = self.contact.role == PeerRole::Seeder;
-        // A seeder is its own first tracker.
-        let own = is_seeder.then_some(self.contact.node);
-        let trackers = own.into_iter().chain(self.seeders.iter().map(|seeder| seeder.node));
-        let Some(member) = self.members.get_mut(&build) else { return };
-        let params = SwarmParams {
-            config: if is_seeder { SwarmConfig::seeder() } else { SwarmConfig::host() }.into(),
-            build,
-            contact: self.contact,
-            trackers: trackers.collect(),
-            remembered: std::mem::take(&mut member.memory.remembered),
-            seed: Seed::from_u64(self.entropy.hash_one(build)),
-        };
-        let swarm = Swarm::new(params, holdings, self.clock.now());
-        // An attempt that ended after its last chunk left only the reading back to do.
-        if swarm.is_complete() {
-            member.read_back(&self.sender);
-        }
-        member.swarm = Some(swarm);
-        self.pending.push_back((build, Event::Started));
-    }
-
-    fn leave(&mut self, build: BuildId) -> Option<Member> {
-        self.pending.push_back((build, Event::Leaving));
-        self.feed_swarms();
-        let mut member = self.members.remove(&build)?;
-        self.alarms.set(build, None);
-        member.reuse.cancel.cancel();
-        for token in member.serving.values() {
-            token.cancel();
-        }
-        member.publish(&self.seeders);
-        member.fail(FetchError::Cancelled);
-        self.shared.forget(build);
-        if let Some(staged) = member.staged().cloned() {
-            // What is written is made durable, so that the next attempt resumes all of it.
-            let save = member.tasks.track_future(self.saving.track_future(async move {
-                if let Ok(Err(error)) = spawn_blocking(move || staged.checkpoint()).await {
-                    warn!(%build, %error, "cannot save how far the download came");
-                }
-            }));
-            tokio::spawn(save);
-        }
-        Some(member)
-    }
-
-    /// The disk failed a download: nothing more can be stored, so the build is left.
-    fn fail(&mut self, build: BuildId, error: Arc<StoreError>) {
-        debug!(%build, %error, "the download failed");
-        if let Some(member) = self.members.get_mut(&build) {
-            member.fail_store(error);
-            self.leave(build);
-        }
-    }
-
     async fn shut_down(&mut self) {
         let builds: Vec<BuildId> = self.members.keys().copied().collect();
         for build in builds {
@@ -673,54 +438,7 @@ impl Hub {
         }
         self.saving.close();
         self.saving.wait().await;
-        self.reports.close();
         self.data.close().await;
-    }
-
-    fn connect(&mut self, build: BuildId, contact: Contact) {
-        let node = contact.node;
-        if self.links.get(node).is_some() {
-            self.links.attach(node, build);
-            self.pending.push_back((build, Event::PeerConnected { peer: node }));
-            return;
-        }
-        if self.is_banned(node) {
-            self.pending.push_back((build, Event::DialFailed { peer: node }));
-            return;
-        }
-        if self.links.begin_dial(node, build) {
-            self.data.dial(contact);
-        }
-    }
-
-    fn disconnect(&mut self, build: BuildId, node: NodeId) {
-        self.data.expectations().cancel_peer(node, build);
-        self.links.detach(node, build);
-    }
-
-    fn ban(&mut self, node: NodeId, until: Instant) {
-        let now = self.clock.now();
-        self.banned.retain(|_, until| *until > now);
-        self.banned.insert(node, until);
-        if let Some(linked) = self.links.remove(node) {
-            linked.link.close("banned");
-            for build in linked.builds {
-                self.lose_peer(build, node);
-            }
-        }
-    }
-
-    fn is_banned(&self, node: NodeId) -> bool {
-        self.banned.get(&node).is_some_and(|until| *until > self.clock.now())
-    }
-
-    fn send(&mut self, build: BuildId, node: NodeId, message: &Message) {
-        if let Some(linked) = self.links.get(node)
-            && linked.link.send(build, message).is_err()
-        {
-            debug!(%node, "peer does not read what it is sent");
-            linked.link.close("too slow");
-        }
     }
 
     fn fetch_manifest(&mut self, build: BuildId, peer: NodeId) {

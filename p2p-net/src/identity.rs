@@ -128,6 +128,11 @@ pub(crate) fn peer_id_of(node: NodeId) -> Option<PeerId> {
     Some(PublicKey::from(key).to_peer_id())
 }
 
+/// A node's name as people see it: the libp2p one, as in a seeder's address.
+pub(crate) fn name_of(node: NodeId) -> String {
+    peer_id_of(node).map_or_else(|| node.to_string(), |peer| peer.to_string())
+}
+
 /// The node behind a libp2p name; `None` if its key is not an ed25519 key.
 pub(crate) fn node_of(peer: &PeerId) -> Option<NodeId> {
     // A PeerId of a short key is the identity multihash (code 0) of the encoded public key.

@@ -1,8 +1,8 @@
 //! What the way to a peer can carry, and what the system grants its sockets; for people who wonder
 //! why a download is slow.
 //!
-//! Asks the peer's control plane where its data plane is, and then for bytes, over each transport in
-//! turn, on connections that carry nothing else. Starts no node and joins no swarm.
+//! Asks the peer's control plane where its data plane is, and then for bytes, over each transport
+//! in turn, on connections that carry nothing else. Starts no node and joins no swarm.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -42,7 +42,7 @@ pub enum PeerOutcome {
     Measured {
         /// How many, of those asked for; fewer if they took too long.
         bytes: u64,
-        /// Over the whole time, the first question included.
+        /// Their rate over the whole time, the first question included.
         bytes_per_second: u64,
         /// From the question to the first sign of an answer, in microseconds.
         round_trip_us: u64,
@@ -98,8 +98,8 @@ pub fn socket_buffers() -> io::Result<SocketBuffers> {
     Ok(SocketBuffers { asked, receive, send })
 }
 
-/// Asks `peer`, a seeder or an agent, for `bytes` (at most 1 GiB) over each transport. Blocks, for up to
-/// half a minute if the way is slow.
+/// Asks `peer`, a seeder or an agent, for `bytes` over each transport, or for as many as it gives
+/// at once. Blocks; on a slow way until the time for each is over.
 ///
 /// # Errors
 ///
@@ -156,7 +156,7 @@ async fn reach(identity: &Identity, peer: SeederAddress) -> Result<Contact, Meas
         async move {
             match event {
                 ControlEvent::Answered { outcome, .. } => answers.send(outcome).await.is_ok(),
-                // Who asks a stranger that listens for a moment gets no answer.
+                // Nobody else knows of this socket, which is there for a moment only.
                 ControlEvent::Asked { .. } => true,
             }
         }
@@ -180,7 +180,7 @@ async fn reach(identity: &Identity, peer: SeederAddress) -> Result<Contact, Meas
             Ok(contact.seen_from(peer.socket.ip()))
         }
         Some(Ok(_)) => Err(unreachable("it does not know the question; update it")),
-        Some(Err(reason)) => Err(unreachable(&reason)),
+        Some(Err(reason)) => Err(unreachable(&reason.to_string())),
         None => Err(unreachable("no answer in time")),
     }
 }

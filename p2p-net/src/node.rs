@@ -1,4 +1,4 @@
-//! The handle of a node: starts its threads, passes orders to its hub, tells what it does.
+//! The handle of a node: starts its threads, passes orders to its hub, shows what it does.
 //!
 //! A node runs on two threads of its own, one for the control plane and one for the data plane and
 //! the hub, so that a program's own runtime neither starves it nor is starved by it.
@@ -6,32 +6,35 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZero;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use p2p_core::wire::CONTROL_BYTES_MAX;
 use p2p_core::{
     BuildId, ByteRate, Contact, Location, NodeId, PeerRole, Seed, TrackerConfig, TrackerTable,
 };
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
 use crate::ask::{Ask, AskSorter, Asks};
 use crate::budget::BufferBudget;
-use crate::control::{self, ControlCommand, Listening, TOPIC_BYTES_MAX};
+use crate::control::{self, ControlCommand, Listening};
 use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
 use crate::data::{DataConfig, DataPlane};
 use crate::disk_priority::DiskPriority;
-use crate::error::{AskError, FetchError, ReportError, StartError};
-use crate::hub::member::Outcome;
-use crate::hub::reports::Reports;
-use crate::hub::shared::Shared;
-use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake, Watches};
+use crate::error::{AskError, StartError};
+use crate::hub::board::Board;
+use crate::hub::{self, AskOrder, Command, Hub, HubParts, HubSender, Wake};
 use crate::identity::Identity;
-use crate::progress::{NodeStats, Progress, StatusReport};
+use crate::progress::{NodeStats, Progress};
 use crate::store::{BuildStore, StoredBuild};
+
+pub use self::download::{Download, FetchOptions};
+
+mod download;
+mod patience;
 
 /// Orders that may wait for the control plane, which drains them all the time.
 const CONTROL_COMMANDS_MAX: usize = 1_024;
@@ -39,7 +42,7 @@ const CONTROL_COMMANDS_MAX: usize = 1_024;
 /// Threads for chunks beyond which none is started unasked: the programs of the host come first.
 const DATA_THREADS_MAX: usize = 4;
 
-/// What a node is told at its start.
+/// How a node is configured.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// The node's key.
@@ -51,10 +54,10 @@ pub struct NodeConfig {
     pub is_seeder: bool,
     /// Seeders of the region, each also a tracker. Empty for a seeder on its own.
     pub seeders: Vec<SeederAddress>,
-    /// Where the node is, for locality. Empty if unknown.
-    pub zone: String,
-    /// The rack within the zone. Empty if unknown.
-    pub rack: String,
+    /// The name of the zone that the node is in, for locality. `None` if unknown.
+    pub zone: Option<String>,
+    /// The name of its rack within the zone. `None` if unknown.
+    pub rack: Option<String>,
     /// Cap on chunk bytes sent, over all builds and peers. `None`: no cap. [`Node::set_limits`]
     /// changes it.
     pub upload_limit: Option<ByteRate>,
@@ -68,8 +71,8 @@ pub struct NodeConfig {
     pub transport: Transport,
     /// Memory for chunks.
     pub buffer_budget: BufferBudget,
-    /// Threads that carry connections for chunks. `None`: one for every two processors, at most
-    /// four.
+    /// Threads that carry connections for chunks. `None`: one for every two processors, up to a
+    /// bound that leaves the others to the programs of the host.
     pub data_threads: Option<NonZero<usize>>,
 }
 
@@ -81,8 +84,8 @@ impl NodeConfig {
             listen,
             is_seeder: false,
             seeders: Vec::new(),
-            zone: String::new(),
-            rack: String::new(),
+            zone: None,
+            rack: None,
             upload_limit: None,
             download_limit: None,
             traffic_class: TrafficClass::Default,
@@ -115,12 +118,14 @@ impl NodeConfig {
     }
 
     fn contact(&self, control: SocketAddr, data: SocketAddr) -> Contact {
+        // The core has no name for what is unknown.
+        let [zone, rack] = [&self.zone, &self.rack].map(|name| name.as_deref().unwrap_or_default());
         Contact {
             node: self.identity.node(),
             control,
             data,
             role: if self.is_seeder { PeerRole::Seeder } else { PeerRole::Host },
-            location: Location::named(&self.zone, &self.rack),
+            location: Location::named(zone, rack),
         }
     }
 }
@@ -138,8 +143,7 @@ struct Inner {
     address: SeederAddress,
     hub: HubSender,
     runtime: tokio::runtime::Handle,
-    shared: Arc<Shared>,
-    reports: Arc<Reports>,
+    board: Arc<Board>,
     asks: Asks,
     limits: SharedLimits,
     disk_priority: DiskPriority,
@@ -164,16 +168,15 @@ impl Node {
             node: config.identity.node(),
         };
 
-        let reports = Arc::new(Reports::default());
         let limits = SharedLimits::new(Limits {
             upload: config.upload_limit,
             download: config.download_limit,
         });
         let node_limits = limits.clone();
         let disk_priority = config.disk_priority;
-        let shared = Arc::new(Shared::default());
+        let board = Arc::new(Board::default());
         let (ready, is_ready) = oneshot::channel();
-        let (sender, node_shared, node_reports) = (hub.clone(), shared.clone(), reports.clone());
+        let (sender, node_board) = (hub.clone(), board.clone());
         let data_thread = spawn_thread("shoal-data", disk_priority, async move || {
             let data = SocketAddr::new(control_address.ip(), 0);
             let data_config = config.data(data, node_limits.clone());
@@ -193,8 +196,7 @@ impl Node {
                 data_events,
                 control,
                 limits: node_limits,
-                reports: node_reports,
-                shared: node_shared,
+                board: node_board,
                 sender,
                 inbox,
             });
@@ -205,18 +207,8 @@ impl Node {
         })?;
         let (contact, runtime) = is_ready.await.unwrap_or_else(|died| Err(thread_died(died)))?;
         let threads = Mutex::new(vec![data_thread, control_thread]);
-        let inner = Inner {
-            contact,
-            address,
-            hub,
-            runtime,
-            shared,
-            reports,
-            asks,
-            limits,
-            disk_priority,
-            threads,
-        };
+        let inner =
+            Inner { contact, address, hub, runtime, board, asks, limits, disk_priority, threads };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -233,45 +225,33 @@ impl Node {
     }
 
     /// Joins the swarm of `build` and downloads it into `store`; returns at once. Resumes what an
-    /// earlier attempt staged there. If the store has the build, the download is complete at once; if
-    /// another store of this node has it or is getting it, it is copied from there.
-    pub fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
-        self.fetch_within(build, store, &SharedLimits::default())
-    }
-
-    /// As [`Self::fetch`], with caps of its own on the build's bytes, now and when it is served on.
-    /// What moves has to pass these and those of the node. If the node has the build in another
-    /// store, those given there hold.
-    pub fn fetch_within(
-        &self,
-        build: BuildId,
-        store: &BuildStore,
-        limits: &SharedLimits,
-    ) -> Download {
+    /// earlier attempt staged there. If the store has the build, the download is complete at once;
+    /// if another store of this node has it or is getting it, it is copied from there.
+    ///
+    /// A build that nobody serves may be published at any moment, so without
+    /// [`FetchOptions::give_up_after`] the download waits for ever; [`Progress::waiting_for`] says
+    /// for what.
+    pub fn fetch(&self, build: BuildId, store: &BuildStore, options: FetchOptions) -> Download {
         let (reply, watches) = oneshot::channel();
-        let limits = limits.clone();
+        let FetchOptions { limits, give_up_after } = options;
         if self.inner.disk_priority != DiskPriority::Normal {
             store.set_disk_priority(self.inner.disk_priority);
         }
         self.order(Command::Fetch { build, store: store.clone(), limits, reply });
-        let state = DownloadState::Asked(watches);
-        Download { build, store: store.clone(), hub: self.inner.hub.clone(), state }
+        Download::new((build, store.clone()), self.inner.hub.clone(), watches, give_up_after)
     }
 
-    /// Serves a complete build to others until [`Self::leave`].
-    pub fn serve(&self, build: &StoredBuild) {
-        self.serve_within(build, &SharedLimits::default());
-    }
-
-    /// As [`Self::serve`], with caps of its own on the build's bytes.
-    pub fn serve_within(&self, build: &StoredBuild, limits: &SharedLimits) {
+    /// Serves a complete build to others until [`Self::leave`]. What moves has to pass `limits` and
+    /// the caps of the node.
+    pub fn serve(&self, build: &StoredBuild, limits: &SharedLimits) {
         if self.inner.disk_priority != DiskPriority::Normal {
             build.set_disk_priority(self.inner.disk_priority);
         }
         self.order(Command::Serve { stored: build.clone(), limits: limits.clone() });
     }
 
-    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at once.
+    /// Replaces the caps on what the node moves over all builds. Transfers under way follow at
+    /// once.
     pub fn set_limits(&self, limits: Limits) {
         self.inner.limits.set(limits);
     }
@@ -291,30 +271,14 @@ impl Node {
     }
 
     /// The progress of a build in a swarm of this node, complete ones included; `None` if it is in
-    /// none. At most a fifth of a second old.
+    /// none. Up to a moment old.
     pub fn progress(&self, build: BuildId) -> Option<Progress> {
-        self.inner.shared.progress(build)
+        self.inner.board.progress(build)
     }
 
-    /// Sends a status report of at most 64 KiB to the first seeder that takes it.
-    ///
-    /// # Errors
-    ///
-    /// If no seeder takes it.
-    pub async fn report_status(&self, report: Vec<u8>) -> Result<(), ReportError> {
-        let (reply, outcome) = oneshot::channel();
-        self.inner.hub.send(Wake::Command(Command::Report { report, reply })).await;
-        outcome.await.unwrap_or(Err(ReportError::Shutdown))
-    }
-
-    /// The next report of a host to this seeder; `None` after shutdown. Reports that nobody picks
-    /// up are dropped, oldest first.
-    pub async fn next_report(&self) -> Option<StatusReport> {
-        self.inner.reports.next().await
-    }
-
-    /// Asks one seeder of the node's list about `topic`, which has at most 64 bytes. Body and answer
-    /// have less than 64 KiB; what they mean is a matter of those who ask and answer.
+    /// Asks one seeder of the node's list about `topic`, which has up to [`Ask::TOPIC_BYTES_MAX`]
+    /// bytes. Topic and body together have less than [`Ask::ANSWER_BYTES_MAX`]; what they mean is a
+    /// matter between those who ask and those who answer.
     ///
     /// # Errors
     ///
@@ -326,9 +290,28 @@ impl Node {
         topic: &str,
         body: Vec<u8>,
     ) -> Result<Vec<u8>, AskError> {
+        self.ask_about(Some(seeder), topic, body).await
+    }
+
+    /// As [`Self::ask`], but asks the seeders of the list in turn until one answers.
+    ///
+    /// # Errors
+    ///
+    /// If none does.
+    pub async fn ask_any(&self, topic: &str, body: Vec<u8>) -> Result<Vec<u8>, AskError> {
+        self.ask_about(None, topic, body).await
+    }
+
+    async fn ask_about(
+        &self,
+        seeder: Option<NodeId>,
+        topic: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, AskError> {
         let (topic_bytes, body_bytes) = (topic.len(), body.len());
         // One byte says how long the topic is.
-        if topic_bytes > TOPIC_BYTES_MAX || 1 + topic_bytes + body_bytes > CONTROL_BYTES_MAX {
+        let is_short = 1 + topic_bytes + body_bytes <= Ask::ANSWER_BYTES_MAX;
+        if topic_bytes > Ask::TOPIC_BYTES_MAX || !is_short {
             return Err(AskError::TooLong { topic_bytes, body_bytes });
         }
         let (reply, outcome) = oneshot::channel();
@@ -337,15 +320,15 @@ impl Node {
         outcome.await.unwrap_or(Err(AskError::Shutdown))
     }
 
-    /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody picks
-    /// up are refused once too many wait.
+    /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody
+    /// picks up are refused once too many wait.
     pub async fn next_ask(&self) -> Option<Ask> {
         self.inner.asks.lock().await.recv().await
     }
 
-    /// What the node moved since its start; at most a fifth of a second old.
+    /// What the node moved since its start; up to a moment old.
     pub fn stats(&self) -> NodeStats {
-        self.inner.shared.stats()
+        self.inner.board.stats()
     }
 
     /// Closes every connection and stops the node's threads. Downloads end as cancelled.
@@ -354,9 +337,7 @@ impl Node {
         self.inner.hub.send(Wake::Command(Command::Shutdown { reply })).await;
         // An error means that another clone was first.
         drop(is_done.await);
-        let threads = std::mem::take(
-            &mut *self.inner.threads.lock().expect("no code panics while it holds the lock"),
-        );
+        let threads = std::mem::take(&mut *self.inner.threads.lock());
         let joined = tokio::task::spawn_blocking(|| {
             for thread in threads {
                 // A thread that panicked has printed why.
@@ -383,99 +364,6 @@ impl Drop for Inner {
             self.runtime.spawn(async move { hub.send(*wake).await });
         }
     }
-}
-
-/// A running download. Dropping it cancels the download; what was stored is kept.
-#[derive(Debug)]
-pub struct Download {
-    build: BuildId,
-    store: BuildStore,
-    hub: HubSender,
-    state: DownloadState,
-}
-
-#[derive(Debug)]
-enum DownloadState {
-    Asked(oneshot::Receiver<Watches>),
-    Running(Watches),
-    /// The node shut down before it took the download on.
-    Gone,
-}
-
-impl Download {
-    /// How far the download is now.
-    pub fn progress(&mut self) -> Progress {
-        if let DownloadState::Asked(watches) = &mut self.state
-            && let Ok(watches) = watches.try_recv()
-        {
-            self.state = DownloadState::Running(watches);
-        }
-        match &self.state {
-            DownloadState::Running(watches) => watches.progress.borrow().clone(),
-            DownloadState::Asked(_) | DownloadState::Gone => Progress::default(),
-        }
-    }
-
-    /// Waits for the next change, at most a few a second; `None` once the download has ended.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future loses nothing.
-    pub async fn next_progress(&mut self) -> Option<Progress> {
-        let watches = self.watches().await?;
-        if is_over(watches) {
-            return None;
-        }
-        tokio::select! {
-            changed = watches.progress.changed() => changed.ok()?,
-            changed = watches.outcome.changed() => changed.ok()?,
-        }
-        Some(watches.progress.borrow_and_update().clone())
-    }
-
-    /// Waits for the end. The node goes on serving the build.
-    ///
-    /// # Errors
-    ///
-    /// If the disk fails, or the download is cancelled by [`Node::leave`] or [`Node::shutdown`].
-    pub async fn finish(mut self) -> Result<StoredBuild, FetchError> {
-        let Some(watches) = self.watches().await else { return Err(FetchError::Cancelled) };
-        match watches.outcome.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().unwrap_or(Err(FetchError::Cancelled)),
-            Err(_) => Err(FetchError::Cancelled),
-        }
-    }
-
-    async fn watches(&mut self) -> Option<&mut Watches> {
-        if let DownloadState::Asked(watches) = &mut self.state {
-            self.state = watches.await.map_or(DownloadState::Gone, DownloadState::Running);
-        }
-        match &mut self.state {
-            DownloadState::Running(watches) => Some(watches),
-            DownloadState::Asked(_) | DownloadState::Gone => None,
-        }
-    }
-}
-
-impl Drop for Download {
-    fn drop(&mut self) {
-        let is_over = match &self.state {
-            DownloadState::Running(watches) => is_over(watches),
-            DownloadState::Asked(_) => false,
-            DownloadState::Gone => true,
-        };
-        if !is_over {
-            // A hub without room is one that shuts down or drains within moments; the download is
-            // then found abandoned when its last watcher is gone.
-            let (build, store) = (self.build, self.store.clone());
-            drop(self.hub.send_now(Wake::Command(Command::Cancel { build, store })));
-        }
-    }
-}
-
-fn is_over(watches: &Watches) -> bool {
-    let outcome: &Outcome = &watches.outcome.borrow();
-    outcome.is_some()
 }
 
 fn tracker_table() -> TrackerTable {
@@ -519,7 +407,7 @@ async fn start_control(
     Ok((listening, thread))
 }
 
-/// Runs `body` on a thread with a runtime of its own, whose blocking threads treat the disk as told.
+/// Runs `body` on a thread with a runtime of its own, whose blocking threads have this priority.
 fn spawn_thread(
     name: &str,
     disk_priority: DiskPriority,
@@ -565,6 +453,24 @@ fn reachable_ip(listening: &Listening) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: a place without a name is on the wire what it always was, and one with a name too.
+    #[test]
+    fn places_keep_their_form_on_the_wire() {
+        let socket = "127.0.0.1:1".parse().unwrap();
+        let location = |zone: Option<&str>, rack: Option<&str>| {
+            let config = NodeConfig {
+                zone: zone.map(str::to_owned),
+                rack: rack.map(str::to_owned),
+                ..NodeConfig::host(Identity::generate(), socket)
+            };
+            config.contact(socket, socket).location
+        };
+        assert_eq!(location(None, None), Location::default());
+        assert_eq!(location(Some("z"), None), Location::named("z", ""));
+        assert_eq!(location(None, Some("r")), Location::named("", "r"));
+        assert_eq!(location(Some("z"), Some("r")), Location::named("z", "r"));
+    }
 
     #[test]
     fn address_for_others_is_not_loopback_if_there_is_another() {

@@ -1,14 +1,20 @@
-//! What a download tells about itself while it runs, and a node about all of them.
+//! What a download shows of itself while it runs, and a node of all of them.
+//!
+//! Pure values, which the hub fills in. Every type that people are to see prints itself; a program
+//! matches on it instead.
 
 use std::fmt::{self, Display};
 
-use p2p_core::NodeId;
+use p2p_core::{BuildId, NodeId, PeerFault};
 use serde::{Deserialize, Serialize};
 
+use crate::address::SeederAddress;
+use crate::control::NoAnswer;
 use crate::data::transport::TransportKind;
+use crate::identity::name_of;
 
 /// How far a download has come. All counts are of the download's own process; they start at zero.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Progress {
     /// What the download is doing.
@@ -33,10 +39,87 @@ pub struct Progress {
     pub neighbours: u32,
     /// Connections to them by transport.
     pub links: LinkCounts,
-    /// Peers banned for a fault, with what they did, oldest first.
-    pub faults: Vec<String>,
-    /// Why nothing is happening, in words for a person; `None` while chunks arrive.
-    pub waiting_for: Option<String>,
+    /// Peers banned for a fault, oldest first.
+    pub faults: Vec<BannedPeer>,
+    /// Why nothing is happening; `None` while chunks arrive.
+    pub waiting_for: Option<WaitingFor>,
+}
+
+/// A peer that lost this node's trust, and by what. Prints as a sentence for people.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BannedPeer {
+    /// Whom, as the connection proved.
+    pub node: NodeId,
+    /// What it did.
+    pub fault: PeerFault,
+}
+
+impl Display for BannedPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "banned {}: it {}", name_of(self.node), self.fault)
+    }
+}
+
+/// What a download that does not move waits for. Prints as a sentence for people, with what they
+/// can do about it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum WaitingFor {
+    /// For the address of a seeder: the node knows none.
+    SeederAddress,
+    /// For the first answer of a seeder.
+    Answer {
+        /// The seeders of the node's list.
+        asked: Vec<SeederAddress>,
+    },
+    /// For a seeder to answer: none does.
+    Seeder {
+        /// The seeders of the node's list.
+        asked: Vec<SeederAddress>,
+        /// What happened to the last question.
+        reason: NoAnswer,
+    },
+    /// For somebody who has the build: seeders answer, but nobody they know has it.
+    Source {
+        /// The build.
+        build: BuildId,
+        /// The seeders of the node's list.
+        asked: Vec<SeederAddress>,
+    },
+    /// For connections to the nodes that have the build.
+    Neighbours,
+    /// For the manifest, which no neighbour has sent yet.
+    Manifest,
+    /// For chunks: neighbours are busy, or have nothing that is missing here.
+    Chunks,
+}
+
+impl Display for WaitingFor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let listed = |seeders: &[SeederAddress]| {
+            let names: Vec<String> = seeders.iter().map(SeederAddress::to_string).collect();
+            names.join(", ")
+        };
+        match self {
+            Self::SeederAddress => f.write_str("no seeder is configured: name one with --seeder"),
+            Self::Answer { asked } => write!(f, "asking the seeder {}", listed(asked)),
+            Self::Seeder { asked, reason } => write!(
+                f,
+                "no seeder answers ({}): {reason}; check that it runs and that its UDP port is \
+                 reachable",
+                listed(asked)
+            ),
+            Self::Source { build, asked } => write!(
+                f,
+                "no seeder has build {build} (asked {}); check the id, or publish the build to \
+                 the seeder's store",
+                listed(asked)
+            ),
+            Self::Neighbours => f.write_str("connecting to other nodes"),
+            Self::Manifest => f.write_str("neighbours have not sent the manifest yet"),
+            Self::Chunks => f.write_str("neighbours are busy or have nothing new"),
+        }
+    }
 }
 
 /// Connections by transport.
@@ -97,15 +180,6 @@ pub enum Phase {
     Serving,
 }
 
-/// A host's report as a seeder receives it; the bytes are the host's claim.
-#[derive(Clone, Debug)]
-pub struct StatusReport {
-    /// Who sent it, as the connection proved.
-    pub node: NodeId,
-    /// What it said, at most 64 KiB.
-    pub report: Vec<u8>,
-}
-
 /// What a node moved since its start, over all builds.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
@@ -122,5 +196,62 @@ impl NodeStats {
     pub(crate) const fn add(&mut self, progress: &Progress) {
         self.bytes_sent += progress.bytes_served;
         self.bytes_received += progress.bytes_from_seeders + progress.bytes_from_peers;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::Digest;
+
+    use super::*;
+    use crate::identity::Identity;
+
+    /// Goal: what people read, and what scripts search for, stays as it is.
+    #[test]
+    fn sentences_are_those_that_people_know() {
+        let node = Identity::generate();
+        let (node, name) = (node.node(), node.peer_id().to_string());
+        let address = |port: u16| SeederAddress { socket: ([10, 0, 0, 1], port).into(), node };
+        let asked = vec![address(1), address(2)];
+        let listed = format!("{}, {}", asked[0], asked[1]);
+        let build = BuildId::from_digest(Digest::of(b"x"));
+        let silent = WaitingFor::Seeder { asked: asked.clone(), reason: NoAnswer::TimedOut };
+        let cases = [
+            (WaitingFor::SeederAddress, "no seeder is configured: name one with --seeder".into()),
+            (WaitingFor::Answer { asked: asked.clone() }, format!("asking the seeder {listed}")),
+            (
+                silent,
+                format!(
+                    "no seeder answers ({listed}): it does not answer in time; check that it runs \
+                     and that its UDP port is reachable"
+                ),
+            ),
+            (
+                WaitingFor::Source { build, asked },
+                format!(
+                    "no seeder has build {build} (asked {listed}); check the id, or publish the \
+                     build to the seeder's store"
+                ),
+            ),
+            (WaitingFor::Neighbours, "connecting to other nodes".into()),
+            (WaitingFor::Manifest, "neighbours have not sent the manifest yet".into()),
+            (WaitingFor::Chunks, "neighbours are busy or have nothing new".into()),
+        ];
+        for (waiting_for, expected) in cases {
+            assert_eq!(waiting_for.to_string(), expected);
+        }
+        let banned = BannedPeer { node, fault: PeerFault::WrongBytes { chunk: 7 } };
+        let expected = format!("banned {name}: it sent wrong bytes for chunk 7");
+        assert_eq!(banned.to_string(), expected);
+        let reasons = [
+            (
+                NoAnswer::NotReached { node },
+                format!("nobody answers there, or not the node {name}"),
+            ),
+            (NoAnswer::Broken { reason: "x".into() }, "the connection failed: x".into()),
+        ];
+        for (reason, expected) in reasons {
+            assert_eq!(reason.to_string(), expected);
+        }
     }
 }

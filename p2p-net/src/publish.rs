@@ -1,4 +1,4 @@
-//! Cuts a file or a directory tree into a build, and tells which build a tree is.
+//! Cuts a file or a directory tree into a build, and verifies which build a tree is.
 //!
 //! Owns the rules for what can be published, the pass over the bytes, and their comparison with a
 //! manifest. Whatever goes wrong, the store is as before and the source is never written to. All
@@ -16,12 +16,14 @@ use std::sync::Arc;
 
 use p2p_core::{BuildId, ChunkInfo, Manifest};
 
-use crate::store::{self, Access, FileMap, SyncFault, TreeFiles, Work, WorkDir};
-use crate::{BuildStore, StoreError, StoredBuild};
-use pipeline::PassError;
-pub use verify::{Verification, VerifyError, verify};
-pub use walk::SourceError;
-use walk::{Source, StateDirectory};
+use crate::store::{
+    self, Access, BuildStore, FileMap, StoreError, StoredBuild, SyncFault, TreeFiles, Work, WorkDir,
+};
+
+use self::pipeline::PassError;
+pub use self::verify::{Difference, EntryDifference, Verification, VerifyError, verify};
+pub use self::walk::SourceError;
+use self::walk::{Source, StateDirectory};
 
 /// What publishing or verifying has done so far.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -83,7 +85,8 @@ impl From<PassError> for PublishError {
 /// # Arguments
 ///
 /// - `progress`: called on the calling thread, once at the start, a few times a second, and when
-///   all bytes are read. After that the copy is synced, which may take a while.
+///   all bytes are read. After that the copy is synced, which may take a while. `None` if nobody
+///   is watching.
 ///
 /// # Errors
 ///
@@ -96,7 +99,7 @@ impl From<PassError> for PublishError {
 pub fn publish(
     path: &Path,
     store: &BuildStore,
-    progress: &(dyn Fn(PublishProgress) + Sync),
+    progress: Option<&mut dyn FnMut(PublishProgress)>,
 ) -> Result<Published, PublishError> {
     check_apart(path, store)?;
     let source = Source::walk(path, StateDirectory::Refuse)?;

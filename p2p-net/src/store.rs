@@ -15,7 +15,6 @@
 
 mod audit;
 mod bitmap;
-mod check;
 mod contacts;
 mod drop_behind;
 mod durable;
@@ -23,6 +22,7 @@ mod error;
 mod names;
 mod open_files;
 mod place;
+mod read_back;
 mod reuse;
 mod staged;
 mod stored;
@@ -44,12 +44,13 @@ use p2p_core::{BuildId, Contact, Entry, MANIFEST_BYTES_MAX, Manifest, ManifestEr
 use crate::disk_priority::DiskPriority;
 
 pub use audit::BuildDamage;
-pub(crate) use check::find_wrong;
 pub use error::StoreError;
+pub(crate) use error::SyncFault;
 use names::Names;
 use open_files::OpenFiles;
 use place::remove_any;
-pub(crate) use place::{SyncFault, reserve, seal};
+pub(crate) use place::{reserve, seal};
+pub(crate) use read_back::find_wrong;
 pub(crate) use reuse::{Copied, Reuse};
 pub use staged::StagedBuild;
 pub use stored::StoredBuild;
@@ -251,8 +252,8 @@ impl BuildStore {
 
     /// [`Self::remove`] where there is not even room for a directory to work in.
     fn remove_in_place(&self, build: BuildId) -> Result<(), StoreError> {
-        // From here on the tree is none of a build, and is swept if the process dies. A link to
-        // files that were moved out of the store is removed, and not followed.
+        // From here on the tree no longer belongs to a build, and is swept if the process dies. A
+        // link to files that were moved out of the store is removed, and not followed.
         self.shared.builds.doubt();
         remove_any(&self.manifest_of(build))?;
         remove_any(&self.distrusted_of(build))?;

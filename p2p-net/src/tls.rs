@@ -22,7 +22,7 @@ use rustls::{
 
 use crate::identity::{Identity, node_of};
 
-/// Told apart from libp2p's own connections, so that the planes cannot be confused.
+/// Not that of libp2p's own connections, so that the planes cannot be confused.
 const ALPN: &[u8] = b"shoal-data/1";
 
 /// Connections that are opened to see how fast they are, and carry nothing of any build.
@@ -118,7 +118,7 @@ fn to_quic<C>(
     config.map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-/// Whether who opened the connection wants to measure it.
+/// Whether the node that opened the connection wants to measure it.
 pub(crate) fn is_measuring(connection: &quinn::Connection) -> bool {
     let data = connection.handshake_data();
     let data = data.and_then(|data| data.downcast::<HandshakeData>().ok());

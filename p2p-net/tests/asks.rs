@@ -1,9 +1,9 @@
 //! Questions about topics that this crate knows nothing of, over real sockets.
 
 use p2p_core::NodeId;
-use p2p_net::{AskError, Node};
+use p2p_net::{AskError, NoAnswer, Node, STATUS_TOPIC};
 
-use crate::rig::{host, seeder, soon};
+use crate::rig::{host, host_config, seeder, soon};
 
 /// Answers every question with its topic and its body, reversed; drops those about `silence`.
 async fn answer_all(seeder: Node) {
@@ -64,4 +64,39 @@ async fn questions_that_make_no_sense_are_refused() {
     // A host that is named as a seeder by mistake says no at once.
     let mistaken = self::host(&host).await;
     assert_eq!(soon(mistaken.ask(host.id(), "t", vec![])).await, Err(AskError::Refused));
+}
+
+/// Goal: a host's status reaches its seeder with the host's name proved, and is taken.
+#[tokio::test]
+async fn status_reaches_the_seeder() {
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let asking = host.clone();
+    let asked = tokio::spawn(async move { asking.ask_any(STATUS_TOPIC, b"fine".to_vec()).await });
+    let ask = soon(seeder.next_ask()).await.unwrap();
+    assert_eq!((ask.node, &*ask.topic, &*ask.body), (host.id(), STATUS_TOPIC, &b"fine"[..]));
+    ask.answer(b"nobody reads this".to_vec());
+    assert_eq!(soon(asked).await.unwrap(), Ok(vec![]));
+}
+
+/// Goal: a seeder that is gone, and one that refuses, are passed by; if none is left, the last one's
+/// reason is what is heard.
+#[tokio::test]
+async fn seeders_are_asked_in_turn() {
+    let gone = seeder(None).await;
+    let no_seeder = host(&gone).await;
+    let last = seeder(None).await;
+    let answering = tokio::spawn(answer_all(last.clone()));
+    soon(gone.shutdown()).await;
+    let list = [gone.address(), no_seeder.address(), last.address()];
+    let asker = Node::start(host_config(&list)).await.unwrap();
+    assert_eq!(soon(asker.ask_any("t", b"abc".to_vec())).await, Ok(b"tcba".to_vec()));
+    let alone = Node::start(host_config(&list[..2])).await.unwrap();
+    let refused = AskError::NobodyAnswers { reason: NoAnswer::NotASeeder };
+    assert_eq!(soon(alone.ask_any("t", vec![])).await, Err(refused));
+    let lost = Node::start(host_config(&[])).await.unwrap();
+    let nobody = AskError::NobodyAnswers { reason: NoAnswer::NoSeeder };
+    assert_eq!(soon(lost.ask_any("t", vec![])).await, Err(nobody));
+    soon(last.shutdown()).await;
+    soon(answering).await.unwrap();
 }

@@ -207,7 +207,7 @@ impl<'a> Host<'a> {
         Ok(())
     }
 
-    /// Fetches `chunks_max` chunks of what is missing; whether all are there then.
+    /// Fetches `chunks_max` chunks of what is missing. Returns whether all are there then.
     pub(crate) fn fetch_some(
         &mut self,
         sample: usize,

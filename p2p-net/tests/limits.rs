@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use p2p_core::ByteRate;
 use p2p_net::{
-    DiskPriority, Identity, Limits, Node, NodeConfig, SharedLimits, TrafficClass, Transport,
+    DiskPriority, FetchOptions, Identity, Limits, Node, NodeConfig, SharedLimits, TrafficClass,
+    Transport,
 };
 
 use crate::rig::{Rig, assert_same_tree, host, host_config, seeder};
@@ -42,9 +43,13 @@ impl Capped {
         let published = rig.published("store", 24 * MIB);
         limit(&self);
         let started = Instant::now();
-        self.seeder.serve_within(&published, &self.of_seeder_app);
+        self.seeder.serve(&published, &self.of_seeder_app);
         let store = rig.store("host");
-        let download = self.host.fetch_within(published.id(), &store, &self.of_host_app);
+        let download = self.host.fetch(
+            published.id(),
+            &store,
+            FetchOptions { limits: self.of_host_app.clone(), ..FetchOptions::default() },
+        );
         let mut finished = std::pin::pin!(download.finish());
         // The bound grows with the time that really went by, so a slow machine does not break it.
         while self.received() == 0 || started.elapsed() < Duration::from_secs(1) {
@@ -116,10 +121,10 @@ async fn nodes_in_the_background_share_a_build() {
         };
         let own = NodeConfig::seeder(Identity::generate(), "127.0.0.1:0".parse().unwrap());
         let seeder = Node::start(polite(own)).await.unwrap();
-        seeder.serve(&published);
+        seeder.serve(&published, &SharedLimits::default());
         let config = polite(host_config(&[seeder.address()]));
         let host = Node::start(config).await.unwrap();
-        let download = host.fetch(published.id(), &rig.store("host"));
+        let download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
         let finished = tokio::time::timeout(Duration::from_mins(1), download.finish()).await;
         let build = finished.expect("took over a minute").unwrap();
         assert_same_tree(published.root(), build.root());

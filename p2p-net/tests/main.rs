@@ -4,6 +4,7 @@
 
 mod asks;
 mod crash;
+mod examples;
 mod limits;
 mod measure;
 mod reuse;

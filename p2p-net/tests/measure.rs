@@ -32,7 +32,7 @@ async fn node_is_measured_over_both_transports() {
 
 /// Goal: a transport that the peer does not offer is named, and the other one measured.
 #[tokio::test]
-async fn transport_that_is_off_is_told_apart() {
+async fn transport_that_is_off_is_named() {
     let config = NodeConfig {
         transport: Transport::Quic,
         ..NodeConfig::host(Identity::generate(), "127.0.0.1:0".parse().unwrap())

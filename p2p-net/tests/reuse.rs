@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use p2p_core::{Prng, Seed};
-use p2p_net::{Node, Progress, StoredBuild, publish};
+use p2p_net::{FetchOptions, Node, Progress, SharedLimits, StoredBuild, publish};
 
 use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder, soon};
 
@@ -44,7 +44,7 @@ fn publish_bytes(rig: &Rig, name: &str, bytes: &[u8]) -> StoredBuild {
     std::fs::create_dir_all(root.join("bin")).unwrap();
     std::fs::write(root.join("bin/data"), bytes).unwrap();
     std::fs::write(root.join("version"), name).unwrap();
-    publish(&root, &rig.store("store"), &|_| {}).unwrap().build
+    publish(&root, &rig.store("store"), None).unwrap().build
 }
 
 fn overwrite(file: &Path, offset: u64, bytes: &[u8]) {
@@ -67,17 +67,21 @@ impl Upgrade {
         let published = publish_bytes(&rig, "old", old);
         let new = publish_bytes(&rig, "new", new);
         let seeder = seeder(None).await;
-        seeder.serve(&published);
-        seeder.serve(&new);
+        seeder.serve(&published, &SharedLimits::default());
+        seeder.serve(&new, &SharedLimits::default());
         let host = host(&seeder).await;
-        let fetched = host.fetch(published.id(), &rig.store("one")).finish();
+        let fetched =
+            host.fetch(published.id(), &rig.store("one"), FetchOptions::default()).finish();
         let old = soon(fetched).await.unwrap();
         Self { rig, seeder, host, old, new }
     }
 
     /// Downloads the second version into the store `name` and checks it.
     async fn fetch(&self, name: &str) -> Progress {
-        let build = soon(self.host.fetch(self.new.id(), &self.rig.store(name)).finish()).await;
+        let build = soon(
+            self.host.fetch(self.new.id(), &self.rig.store(name), FetchOptions::default()).finish(),
+        )
+        .await;
         assert_same_tree(self.new.root(), build.unwrap().root());
         let progress = self.host.progress(self.new.id()).unwrap();
         assert_eq!(progress.bytes_done, self.new.manifest().build_size());
@@ -138,16 +142,18 @@ async fn moved_files_are_not_fetched() {
         std::fs::write(rig.path(&format!("{name}-source/{name}-name")), &data).unwrap();
     }
     let publish_it = |name: &str| {
-        publish(&rig.path(&format!("{name}-source")), &rig.store("store"), &|_| {}).unwrap().build
+        publish(&rig.path(&format!("{name}-source")), &rig.store("store"), None).unwrap().build
     };
     let (old, new) = (publish_it("old"), publish_it("new"));
     assert_ne!(old.id(), new.id());
     let seeder = seeder(None).await;
-    seeder.serve(&old);
-    seeder.serve(&new);
+    seeder.serve(&old, &SharedLimits::default());
+    seeder.serve(&new, &SharedLimits::default());
     let host = host(&seeder).await;
-    soon(host.fetch(old.id(), &rig.store("host")).finish()).await.unwrap();
-    let build = soon(host.fetch(new.id(), &rig.store("host")).finish()).await.unwrap();
+    soon(host.fetch(old.id(), &rig.store("host"), FetchOptions::default()).finish()).await.unwrap();
+    let build = soon(host.fetch(new.id(), &rig.store("host"), FetchOptions::default()).finish())
+        .await
+        .unwrap();
     assert_same_tree(new.root(), build.root());
     let progress = host.progress(new.id()).unwrap();
     assert_eq!((progress.bytes_reused, progress.bytes_from_seeders), (data.len() as u64, 0));
@@ -161,12 +167,12 @@ async fn unfinished_builds_give_and_resumed_ones_take() {
     let data = random_bytes(24 * MIB, 6);
     let (old, new) = (publish_bytes(&rig, "old", &data), publish_bytes(&rig, "new", &data));
     let slow = seeder(Some(16 << 20)).await;
-    slow.serve(&old);
-    slow.serve(&new);
+    slow.serve(&old, &SharedLimits::default());
+    slow.serve(&new, &SharedLimits::default());
     // Both are begun by nodes that do not know each other's store, and end unfinished.
     for (build, store, bytes) in [(&old, "one", 12 << 20), (&new, "two", 4 << 20)] {
         let host = host(&slow).await;
-        let mut download = host.fetch(build.id(), &rig.store(store));
+        let mut download = host.fetch(build.id(), &rig.store(store), FetchOptions::default());
         while soon(download.next_progress()).await.unwrap().bytes_done < bytes {}
         drop(download);
         soon(host.shutdown()).await;
@@ -174,11 +180,13 @@ async fn unfinished_builds_give_and_resumed_ones_take() {
     soon(slow.shutdown()).await;
 
     let seeder = seeder(None).await;
-    seeder.serve(&new);
+    seeder.serve(&new, &SharedLimits::default());
     let host = Node::start(host_config(&[seeder.address()])).await.unwrap();
     // Nobody serves the old build any more: it only makes its store known.
-    let _old = host.fetch(old.id(), &rig.store("one"));
-    let build = soon(host.fetch(new.id(), &rig.store("two")).finish()).await.unwrap();
+    let _old = host.fetch(old.id(), &rig.store("one"), FetchOptions::default());
+    let build = soon(host.fetch(new.id(), &rig.store("two"), FetchOptions::default()).finish())
+        .await
+        .unwrap();
     assert_same_tree(new.root(), build.root());
     let progress = host.progress(new.id()).unwrap();
     assert!(progress.bytes_resumed >= 4 << 20, "{progress:?}");

@@ -39,7 +39,7 @@ impl Rig {
     /// Publishes such a tree into the store `name`.
     pub(crate) fn published(&self, name: &str, bytes: usize) -> StoredBuild {
         let tree = self.tree(&format!("{name}-source"), bytes, 7);
-        publish(&tree, &self.store(name), &|_| {}).unwrap().build
+        publish(&tree, &self.store(name), None).unwrap().build
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn assert_same_tree(left: &Path, right: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-/// Waits for `future`, but not for ever: a test that hangs tells nothing.
+/// Waits for `future`, but not for ever: a test that hangs says nothing.
 pub(crate) async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_mins(1), future).await.expect("took over a minute")
 }

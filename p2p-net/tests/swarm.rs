@@ -1,7 +1,12 @@
 //! Whole downloads between nodes of one process.
 
-use p2p_core::BuildId;
-use p2p_net::{FetchError, Identity, Node, Phase, StoredBuild};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use p2p_net::{
+    BannedPeer, BuildId, FetchError, FetchOptions, Identity, NoAnswer, Node, PeerFault, Phase,
+    Progress, SharedLimits, StoredBuild, WaitingFor,
+};
 
 use crate::rig::{Rig, assert_same_tree, host, host_config, random_bytes, seeder, soon};
 
@@ -14,9 +19,12 @@ async fn one_host_downloads_a_build() {
     let rig = Rig::new();
     let published = rig.published("store", 5 * MIB);
     let seeder = seeder(None).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let host = host(&seeder).await;
-    let build = soon(host.fetch(published.id(), &rig.store("host")).finish()).await.unwrap();
+    let build =
+        soon(host.fetch(published.id(), &rig.store("host"), FetchOptions::default()).finish())
+            .await
+            .unwrap();
     assert_same_tree(published.root(), build.root());
     let progress = host.progress(published.id()).unwrap();
     assert_eq!(progress.phase, Phase::Serving);
@@ -33,13 +41,15 @@ async fn five_hosts_share_the_work() {
     let rig = Rig::new();
     let published = rig.published("store", 48 * MIB);
     let seeder = seeder(None).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let mut hosts = Vec::new();
     for number in 0..5 {
         hosts.push((host(&seeder).await, rig.store(&format!("host-{number}"))));
     }
-    let downloads: Vec<_> =
-        hosts.iter().map(|(host, store)| host.fetch(published.id(), store).finish()).collect();
+    let downloads: Vec<_> = hosts
+        .iter()
+        .map(|(host, store)| host.fetch(published.id(), store, FetchOptions::default()).finish())
+        .collect();
     for outcome in soon(futures::future::join_all(downloads)).await {
         assert_same_tree(published.root(), outcome.unwrap().root());
     }
@@ -50,7 +60,7 @@ async fn five_hosts_share_the_work() {
     let early: u64 = hosts.iter().map(|(host, _)| progress(host).chunks_served_early).sum();
     assert!(early > 0, "no host served before it was complete");
     for (host, _) in &hosts {
-        assert_eq!(progress(host).faults, Vec::<String>::new());
+        assert_eq!(progress(host).faults, []);
         soon(host.shutdown()).await;
     }
     soon(seeder.shutdown()).await;
@@ -60,9 +70,9 @@ async fn five_hosts_share_the_work() {
 /// is not, then ends the seeder and the download.
 async fn interrupt_at(rig: &Rig, published: &StoredBuild, bytes: u64) {
     let seeder = seeder(Some(6 << 20)).await;
-    seeder.serve(published);
+    seeder.serve(published, &SharedLimits::default());
     let host = host(&seeder).await;
-    let mut download = host.fetch(published.id(), &rig.store("host"));
+    let mut download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
     while soon(download.next_progress()).await.unwrap().bytes_done < bytes {}
     soon(seeder.shutdown()).await;
     drop(download);
@@ -79,9 +89,12 @@ async fn interrupted_download_is_resumed() {
     interrupt_at(&rig, &published, size / 3).await;
 
     let seeder = seeder(None).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let second = host(&seeder).await;
-    let build = soon(second.fetch(published.id(), &rig.store("host")).finish()).await.unwrap();
+    let build =
+        soon(second.fetch(published.id(), &rig.store("host"), FetchOptions::default()).finish())
+            .await
+            .unwrap();
     assert_same_tree(published.root(), build.root());
     let progress = second.progress(published.id()).unwrap();
     assert!(progress.bytes_resumed >= size / 3, "{progress:?}");
@@ -96,14 +109,14 @@ async fn host_that_returns_finds_its_neighbours_without_a_tracker() {
     let rig = Rig::new();
     let published = rig.published("store", 24 * MIB);
     let seeder = seeder(Some(4 << 20)).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let mut config = host_config(&[seeder.address()]);
     config.upload_limit = p2p_core::ByteRate::new(4 << 20);
     let neighbour = Node::start(config).await.unwrap();
-    neighbour.serve(&published);
+    neighbour.serve(&published, &SharedLimits::default());
     let config = host_config(&[seeder.address()]);
     let first = Node::start(config.clone()).await.unwrap();
-    let mut download = first.fetch(published.id(), &rig.store("host"));
+    let mut download = first.fetch(published.id(), &rig.store("host"), FetchOptions::default());
     let kept = rig.path("host/staging/contacts");
     // Both neighbours are known, and were written: a header, the contacts, a digest.
     let kept_count = || {
@@ -117,7 +130,10 @@ async fn host_that_returns_finds_its_neighbours_without_a_tracker() {
     soon(seeder.shutdown()).await;
 
     let second = Node::start(config).await.unwrap();
-    let build = soon(second.fetch(published.id(), &rig.store("host")).finish()).await.unwrap();
+    let build =
+        soon(second.fetch(published.id(), &rig.store("host"), FetchOptions::default()).finish())
+            .await
+            .unwrap();
     assert_same_tree(published.root(), build.root());
     soon(second.shutdown()).await;
     soon(neighbour.shutdown()).await;
@@ -131,7 +147,9 @@ async fn complete_build_is_found_on_disk() {
     let host = Node::start(host_config(&[])).await.unwrap();
     for _ in 0..2 {
         let store = rig.store("store");
-        let build = soon(host.fetch(published.id(), &store).finish()).await.unwrap();
+        let build = soon(host.fetch(published.id(), &store, FetchOptions::default()).finish())
+            .await
+            .unwrap();
         assert_eq!(build.root(), published.root());
     }
 }
@@ -143,17 +161,85 @@ async fn unknown_build_says_that_no_seeder_has_it() {
     let seeder = seeder(None).await;
     let host = host(&seeder).await;
     let build = BuildId::of_manifest(b"nobody has this");
-    let mut download = host.fetch(build, &rig.store("host"));
-    let waiting = loop {
+    let mut download = host.fetch(build, &rig.store("host"), FetchOptions::default());
+    loop {
         let progress = soon(download.next_progress()).await.unwrap();
-        let text = progress.waiting_for.unwrap_or_default();
-        if text.contains("no seeder has build") {
-            break text;
+        if let Some(WaitingFor::Source { build: wanted, asked }) = progress.waiting_for {
+            assert_eq!((wanted, asked), (build, vec![seeder.address()]));
+            break;
         }
-    };
-    assert!(waiting.contains(&build.to_string()), "{waiting}");
+    }
     host.leave(build).await;
     assert!(matches!(soon(download.finish()).await, Err(FetchError::Cancelled)));
+}
+
+fn give_up_after(time: Duration) -> FetchOptions {
+    FetchOptions { give_up_after: Some(time), ..FetchOptions::default() }
+}
+
+/// Goal: a fetch that nobody can serve ends after the time that it was given, with the reason, and
+/// the node leaves the swarm.
+#[tokio::test]
+async fn download_that_nobody_serves_is_given_up() {
+    let rig = Rig::new();
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let build = BuildId::of_manifest(b"nobody has this");
+    let time = Duration::from_secs(2);
+    let ended = soon(host.fetch(build, &rig.store("host"), give_up_after(time)).finish()).await;
+    let Err(FetchError::NoProgress { waited, waiting_for }) = ended else { panic!("{ended:?}") };
+    let asked = vec![seeder.address()];
+    assert_eq!((waited, waiting_for), (time, Some(WaitingFor::Source { build, asked })));
+    soon(async {
+        while host.progress(build).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+/// Goal: what stops half-way is given up too, what moves is not, and the next attempt resumes.
+#[tokio::test]
+async fn download_whose_source_is_gone_is_given_up_and_resumed() {
+    let rig = Rig::new();
+    let published = rig.published("store", 24 * MIB);
+    let slow = seeder(Some(6 << 20)).await;
+    slow.serve(&published, &SharedLimits::default());
+    let first = host(&slow).await;
+    let time = Duration::from_secs(3);
+    let mut download = first.fetch(published.id(), &rig.store("host"), give_up_after(time));
+    while soon(download.next()).await.unwrap().bytes_done < 4 << 20 {}
+    soon(slow.shutdown()).await;
+    // As a stream, the download ends with the last that it has to show.
+    let last = soon(download.by_ref().fold(None, async |_, now| Some(now))).await.unwrap();
+    assert!(last.bytes_done >= 4 << 20, "{last:?}");
+    assert!(download.next_progress().await.is_none(), "what has ended goes on");
+    let ended = soon(download.finish()).await;
+    assert!(matches!(ended, Err(FetchError::NoProgress { .. })), "{ended:?}");
+    soon(first.shutdown()).await;
+
+    let seeder = seeder(None).await;
+    seeder.serve(&published, &SharedLimits::default());
+    let second = host(&seeder).await;
+    let options = give_up_after(Duration::from_secs(30));
+    let build = soon(second.fetch(published.id(), &rig.store("host"), options).finish()).await;
+    assert_same_tree(published.root(), build.unwrap().root());
+    let progress = second.progress(published.id()).unwrap();
+    assert!(progress.bytes_resumed >= 4 << 20, "{progress:?}");
+}
+
+/// Goal: who follows a download as a stream sees it grow, and its end last.
+#[tokio::test]
+async fn stream_of_a_download_shows_all_of_it() {
+    let rig = Rig::new();
+    let published = rig.published("store", 5 * MIB);
+    let seeder = seeder(None).await;
+    seeder.serve(&published, &SharedLimits::default());
+    let host = host(&seeder).await;
+    let download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
+    let shown: Vec<Progress> = soon(download.collect()).await;
+    assert!(shown.is_sorted_by_key(|progress| progress.bytes_done), "{shown:?}");
+    assert_eq!(shown.last().map(|progress| progress.phase), Some(Phase::Serving));
 }
 
 /// Goal: a build that is published while hosts wait for it arrives.
@@ -163,14 +249,11 @@ async fn build_published_later_is_found() {
     let seeder = seeder(None).await;
     let host = host(&seeder).await;
     let published = rig.published("store", MIB);
-    let mut download = host.fetch(published.id(), &rig.store("host"));
-    while !soon(download.next_progress())
-        .await
-        .unwrap()
-        .waiting_for
-        .is_some_and(|text| text.contains("no seeder has build"))
-    {}
-    seeder.serve(&published);
+    let mut download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
+    let is_missed =
+        |progress: Progress| matches!(progress.waiting_for, Some(WaitingFor::Source { .. }));
+    while !is_missed(soon(download.next_progress()).await.unwrap()) {}
+    seeder.serve(&published, &SharedLimits::default());
     soon(download.finish()).await.unwrap();
 }
 
@@ -183,12 +266,12 @@ async fn seeder_that_is_down_is_named() {
     let address = gone.address();
     soon(gone.shutdown()).await;
     let host = Node::start(host_config(&[address])).await.unwrap();
-    let mut download = host.fetch(published.id(), &rig.store("host"));
+    let mut download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
     loop {
         let progress = soon(download.next_progress()).await.unwrap();
-        let text = progress.waiting_for.unwrap_or_default();
-        if text.contains("no seeder answers") {
-            assert!(text.contains(&address.to_string()), "{text}");
+        if let Some(WaitingFor::Seeder { asked, reason }) = progress.waiting_for {
+            assert_eq!(asked, [address]);
+            assert_eq!(reason, NoAnswer::NotReached { node: address.node });
             break;
         }
     }
@@ -203,19 +286,6 @@ async fn port_in_use_is_a_clear_error() {
     assert!(error.to_string().contains(&first.address().socket.to_string()), "{error}");
 }
 
-/// Goal: a host's status reaches its seeder with the host's name proved.
-#[tokio::test]
-async fn status_report_reaches_the_seeder() {
-    let seeder = seeder(None).await;
-    let host = host(&seeder).await;
-    soon(host.report_status(b"fine".to_vec())).await.unwrap();
-    let report = soon(seeder.next_report()).await.unwrap();
-    assert_eq!((report.node, report.report), (host.id(), b"fine".to_vec()));
-    soon(seeder.shutdown()).await;
-    assert!(soon(seeder.next_report()).await.is_none());
-    assert!(soon(host.report_status(b"fine".to_vec())).await.is_err());
-}
-
 /// Goal: a peer that sends wrong bytes is banned with the chunk named, what it sent is neither kept
 /// nor served on, and the download completes.
 /// Method: a host whose complete build was damaged on disk behind its back, and an honest seeder.
@@ -224,10 +294,13 @@ async fn lying_peer_is_banned_and_the_download_completes() {
     let rig = Rig::new();
     let published = rig.published("store", 24 * MIB);
     let seeder = seeder(Some(24 << 20)).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
 
     let liar = host(&seeder).await;
-    let lie = soon(liar.fetch(published.id(), &rig.store("liar")).finish()).await.unwrap();
+    let lie =
+        soon(liar.fetch(published.id(), &rig.store("liar"), FetchOptions::default()).finish())
+            .await
+            .unwrap();
     let wrong = random_bytes(24 * MIB, 99);
     let file = std::fs::OpenOptions::new().write(true).open(lie.root().join("bin/data")).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &wrong, 0).unwrap();
@@ -237,18 +310,17 @@ async fn lying_peer_is_banned_and_the_download_completes() {
     let downloads: Vec<_> = honest
         .iter()
         .zip(&stores)
-        .map(|(host, store)| host.fetch(published.id(), store).finish())
+        .map(|(host, store)| host.fetch(published.id(), store, FetchOptions::default()).finish())
         .collect();
     for outcome in soon(futures::future::join_all(downloads)).await {
         assert_same_tree(published.root(), outcome.unwrap().root());
     }
-    let liar_name = liar.address().to_string().rsplit('/').next().unwrap().to_owned();
-    let faults: Vec<String> =
+    let faults: Vec<BannedPeer> =
         honest.iter().flat_map(|host| host.progress(published.id()).unwrap().faults).collect();
     assert!(!faults.is_empty(), "nobody noticed the liar");
-    for fault in faults {
-        let names = fault.contains(&liar_name) && fault.contains("sent wrong bytes for chunk ");
-        assert!(names, "{fault}");
+    for BannedPeer { node, fault } in faults {
+        assert_eq!(node, liar.id());
+        assert!(matches!(fault, PeerFault::WrongBytes { .. }), "{fault}");
     }
 }
 
@@ -258,14 +330,14 @@ async fn node_with_another_key_is_not_talked_to() {
     let rig = Rig::new();
     let published = rig.published("store", MIB);
     let seeder = seeder(None).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let mut address = seeder.address();
     address.node = Identity::generate().node();
     let host = Node::start(host_config(&[address])).await.unwrap();
-    let mut download = host.fetch(published.id(), &rig.store("host"));
+    let mut download = host.fetch(published.id(), &rig.store("host"), FetchOptions::default());
     loop {
         let progress = soon(download.next_progress()).await.unwrap();
-        if progress.waiting_for.is_some_and(|text| text.contains("no seeder answers")) {
+        if matches!(progress.waiting_for, Some(WaitingFor::Seeder { .. })) {
             break;
         }
     }
@@ -283,9 +355,12 @@ async fn damaged_staging_is_repaired() {
     std::os::unix::fs::FileExt::write_all_at(&file, &[0; 4096], 1 << 20).unwrap();
 
     let seeder = seeder(None).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let second = host(&seeder).await;
-    let build = soon(second.fetch(published.id(), &rig.store("host")).finish()).await.unwrap();
+    let build =
+        soon(second.fetch(published.id(), &rig.store("host"), FetchOptions::default()).finish())
+            .await
+            .unwrap();
     assert_same_tree(published.root(), build.root());
 }
 
@@ -296,10 +371,11 @@ async fn build_wanted_in_two_stores_is_fetched_once() {
     let rig = Rig::new();
     let published = rig.published("store", 8 * MIB);
     let seeder = seeder(Some(16 << 20)).await;
-    seeder.serve(&published);
+    seeder.serve(&published, &SharedLimits::default());
     let host = host(&seeder).await;
     let stores = [rig.store("one"), rig.store("two"), rig.store("three")];
-    let [first, second, third] = stores.each_ref().map(|store| host.fetch(published.id(), store));
+    let [first, second, third] =
+        stores.each_ref().map(|store| host.fetch(published.id(), store, FetchOptions::default()));
     drop(third);
     let (first, second) = soon(futures::future::join(first.finish(), second.finish())).await;
     for build in [&first.unwrap(), &second.unwrap()] {

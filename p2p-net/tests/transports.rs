@@ -2,7 +2,7 @@
 
 use std::num::NonZero;
 
-use p2p_net::{BufferBudget, Identity, Node, NodeConfig, Transport};
+use p2p_net::{BufferBudget, FetchOptions, Identity, Node, NodeConfig, SharedLimits, Transport};
 
 use crate::rig::{Rig, assert_same_tree, host_config, soon};
 
@@ -32,7 +32,7 @@ async fn builds_arrive_over_each_transport() {
     let published = rig.published("store", 24 * MIB);
     for (case, (transport, threads, links)) in cases.into_iter().enumerate() {
         let seeder = seeder(transport, threads).await;
-        seeder.serve(&published);
+        seeder.serve(&published, &SharedLimits::default());
         let config = NodeConfig {
             transport,
             data_threads: NonZero::new(threads),
@@ -41,7 +41,9 @@ async fn builds_arrive_over_each_transport() {
         };
         let host = Node::start(config).await.unwrap();
         let store = rig.store(&format!("host-{case}"));
-        let build = soon(host.fetch(published.id(), &store).finish()).await.unwrap();
+        let build = soon(host.fetch(published.id(), &store, FetchOptions::default()).finish())
+            .await
+            .unwrap();
         assert_same_tree(published.root(), build.root());
         let progress = host.progress(published.id()).unwrap();
         assert_eq!(progress.links.to_string(), links, "{transport}, {threads} threads");

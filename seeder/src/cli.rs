@@ -123,6 +123,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     ended
 }
 
+/// An empty name is the shell's way to give none.
+fn named(place: String) -> Option<String> {
+    Some(place).filter(|place| !place.is_empty())
+}
+
 async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
@@ -135,8 +140,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         state: args.state,
         seeders: args.seeders,
         goal: args.goal,
-        zone: args.zone,
-        rack: args.rack,
+        zone: named(args.zone),
+        rack: named(args.rack),
         upload_limit: limits.read()?.upload,
         dscp: args.dscp,
         disk_priority: args.disk_priority,

@@ -12,12 +12,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use command_line::{StateLock, StateLockError};
-use goal_state::{GoalStore, GoalUrl};
+use goal_state::{GoalStore, GoalUrl, TOKEN_TOPIC};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
-    SeederAddress, StartError, StoreError, StoredBuild, TrafficClass, Transport,
+    Ask, BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
+    STATUS_TOPIC, SeederAddress, SharedLimits, StartError, StoreError, StoredBuild, TrafficClass,
+    Transport,
 };
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +38,10 @@ const POLLS_PER_RESCAN: u32 = 20;
 /// Most rows of hosts kept for the goal store: a region of the largest fleet we know, and about as
 /// many bytes as a download's buffers.
 pub const HOSTS_MAX: usize = 200_000;
+
+/// Requests for tokens that may wait. More come from a region that asks faster than the table is
+/// stored; they are refused and come again.
+const TOKEN_REQUESTS_MAX: usize = 1_024;
 
 /// Least time between two rounds of writing to the goal store.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
@@ -61,10 +67,10 @@ pub struct SeederConfig {
     pub seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
     pub goal: Option<GoalUrl>,
-    /// Where the seeder is, for locality. Empty if unknown.
-    pub zone: String,
-    /// The rack within the zone. Empty if unknown.
-    pub rack: String,
+    /// The name of the zone that the seeder is in, for locality. `None` if unknown.
+    pub zone: Option<String>,
+    /// The name of its rack within the zone. `None` if unknown.
+    pub rack: Option<String>,
     /// Cap on chunk bytes sent. `None`: no cap. [`Node::set_limits`] changes it.
     pub upload_limit: Option<ByteRate>,
     /// How chunk traffic asks to be treated by the network.
@@ -191,29 +197,32 @@ impl Seeder {
     /// Follows the store and relays reports until `stop` is cancelled, then shuts the node down.
     pub async fn run(mut self, stop: CancellationToken) {
         let relay = self.goal.clone().map(|goal| Relay {
-            node: self.node.clone(),
             goal,
             writer: self.writer.clone(),
             table: Mutex::new(StatusTable::new(HOSTS_MAX)),
         });
         let relaying = async {
             match &relay {
-                Some(relay) => relay.run().await,
+                Some(relay) => relay.flush_forever().await,
                 None => std::future::pending().await,
             }
         };
         let node = self.node.clone();
-        let (tokens, asked) = (self.tokens.take(), node.clone());
+        let (requests, requested) = mpsc::channel(TOKEN_REQUESTS_MAX);
+        let tokens = self.tokens.take();
         let granting = async {
             match tokens {
-                Some(tokens) => tokens.run(asked).await,
+                Some(tokens) => tokens.run(node.id(), requested).await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = stop.cancelled() => {}
+            () = sort_asks(&node, relay.as_ref(), requests) => {
+                tracing::warn!("the node ended; the seeder stops");
+            }
             () = granting => tracing::warn!("the node ended; the seeder stops"),
-            () = relaying => tracing::warn!("the node ended; the seeder stops"),
+            () = relaying => {}
             () = self.follow_store() => {}
         }
         if let Some(relay) = &relay {
@@ -268,7 +277,7 @@ impl Seeder {
         let opened: Result<Option<StoredBuild>, _> = on_disk(move || store.build(build)).await;
         match opened {
             Ok(Some(stored)) => {
-                self.node.serve(&stored);
+                self.node.serve(&stored, &SharedLimits::default());
                 self.catalog.on_started(build);
                 tracing::info!(%build, bytes = stored.manifest().build_size(), "serving");
             }
@@ -284,31 +293,38 @@ impl Seeder {
     }
 }
 
+/// Hands each question of a host to whom it is for, until the node ends. Never waits for an answer:
+/// reports must not stand behind requests for tokens that wait for a disk.
+async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<Ask>) {
+    while let Some(ask) = node.next_ask().await {
+        match ask.topic.as_str() {
+            STATUS_TOPIC => {
+                if let Some(relay) = relay {
+                    relay.take(&ask);
+                }
+                ask.answer(Vec::new());
+            }
+            // Refused as it is dropped if there is no room.
+            TOKEN_TOPIC => drop(requests.try_send(ask)),
+            // Of a newer version, perhaps: refused as it is dropped.
+            _ => {}
+        }
+    }
+}
+
 /// Carries reports from the node to the goal store.
 struct Relay {
-    node: Node,
     goal: GoalStore,
     writer: String,
     table: Mutex<StatusTable>,
 }
 
 impl Relay {
-    /// Runs until the node ends.
-    async fn run(&self) {
-        tokio::select! {
-            () = self.collect() => {}
-            () = self.flush_forever() => {}
-        }
-    }
-
-    async fn collect(&self) {
-        while let Some(report) = self.node.next_report().await {
-            let taken =
-                self.with_table(|table| table.on_report(now_ms(), report.node, &report.report));
-            if let Some(fault) = taken.refused {
-                // Debug level: a host repeats its report, and a stranger must not fill the log.
-                tracing::debug!(node = %report.node, %fault, "row of a report left out");
-            }
+    fn take(&self, report: &Ask) {
+        let taken = self.with_table(|table| table.on_report(now_ms(), report.node, &report.body));
+        if let Some(fault) = taken.refused {
+            // Debug level: a host repeats its report, and a stranger must not fill the log.
+            tracing::debug!(node = %report.node, %fault, "row of a report left out");
         }
     }
 

@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use disk::Durability;
-use goal_state::{TOKEN_TOPIC, TokenAnswer, TokenRequest, granting_seeder};
+use goal_state::{TokenAnswer, TokenRequest, granting_seeder};
 use p2p_core::NodeId;
-use p2p_net::{Ask, Node};
+use p2p_net::Ask;
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
@@ -75,26 +76,23 @@ impl TokenServer {
         self.seeders = seeders.collect();
     }
 
-    /// Answers what `node` is asked until it ends.
-    pub(crate) async fn run(mut self, node: Node) {
-        while let Some(first) = node.next_ask().await {
+    /// Answers requests for tokens that node `own` received, until no more can come.
+    pub(crate) async fn run(mut self, own: NodeId, mut asks: mpsc::Receiver<Ask>) {
+        while let Some(first) = asks.recv().await {
             let mut batch = vec![first];
-            while batch.len() < BATCH_MAX {
-                tokio::select! {
-                    biased;
-                    Some(ask) = node.next_ask() => batch.push(ask),
-                    () = std::future::ready(()) => break,
-                }
+            while batch.len() < BATCH_MAX
+                && let Ok(ask) = asks.try_recv()
+            {
+                batch.push(ask);
             }
-            self.answer(node.id(), batch).await;
+            self.answer(own, batch).await;
         }
     }
 
     async fn answer(&mut self, own: NodeId, batch: Vec<Ask>) {
         let now = self.started.elapsed();
         let mut handled = vec![];
-        // What is of another topic is dropped, and refused by that.
-        for ask in batch.into_iter().filter(|ask| ask.topic == TOKEN_TOPIC) {
+        for ask in batch {
             let answer = self.handle(now, own, &ask);
             handled.push((ask, answer));
         }

@@ -1,4 +1,4 @@
-//! Connections of the load: just enough HTTP/1.1 to tell one failure from another.
+//! Connections of the load: just enough HTTP/1.1 to distinguish the failures.
 
 use std::collections::VecDeque;
 use std::io;
@@ -96,7 +96,7 @@ impl Connection {
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends a request and reads the answer; `is_last` tells the service that none follows.
+    /// Sends a request and reads the answer; `is_last` announces to the service that none follows.
     pub(crate) async fn ask(&mut self, path: &str, is_last: bool) -> Result<Answer, Failed> {
         let more = if is_last { "Connection: close\r\n" } else { "" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: load\r\n{more}\r\n");

@@ -1,12 +1,12 @@
 //! Asks a web service at a fixed rate, and counts every request that is not answered as it should.
 //!
-//! The rate does not depend on the service: a request is sent when its time has come, whether or not
-//! those before were answered, and its latency counts from that time. Half of the requests (see
+//! The rate does not depend on the service: a request is sent when its time has come, whether or
+//! not those before were answered, and its latency counts from that time. Half of the requests (see
 //! [`Plan::new_percent`]) open a connection of their own, the others take turns on a pool of
 //! connections that are kept alive.
 //!
-//! Invariant: nothing is tried again. A real client may, and would hide what is looked for here. The
-//! one thing that is not held against the service is a kept connection that was found closed
+//! Invariant: nothing is tried again. A real client may, and would hide what is looked for here.
+//! The one thing that is not held against the service is a kept connection that was found closed
 //! *before* a request was written to it; it is counted all the same ([`Report::closed_idle`]).
 
 use std::collections::BTreeMap;

@@ -62,9 +62,10 @@ async fn answers_are_counted_by_version_and_connections_are_kept() {
     assert_eq!(report.closed_idle, 0);
 }
 
-/// Goal: a connection that is closed under a request is a failure, one that is closed before is not.
+/// Goal: a connection that is closed under a request is a failure, one that is closed before is
+/// not.
 #[tokio::test]
-async fn connections_that_end_are_told_apart() {
+async fn connections_that_end_are_distinguished() {
     let closing = |mut stream| async move { answer_times(&mut stream, ANSWER, 1).await };
     let report = report_of(100, closing).await;
     assert_eq!(report.answered, 40, "{report:?}");

@@ -48,13 +48,18 @@ struct Report {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let manifest = args.store.as_ref().map(|store| manifest_of(store, args.build)).transpose()?;
     let bar = bars::over_bytes("verifying");
-    let verified = p2p_net::verify(&args.path, manifest.as_deref(), &|progress| {
-        bar.set_length(progress.bytes_total);
-        bar.set_position(progress.bytes_done);
-    });
+    let verified = p2p_net::verify(
+        &args.path,
+        manifest.as_deref(),
+        Some(&mut |progress| {
+            bar.set_length(progress.bytes_total);
+            bar.set_position(progress.bytes_done);
+        }),
+    );
     bar.finish_and_clear();
     let verified = verified.with_context(|| format!("cannot verify {}", args.path.display()))?;
 
+    let differences: Vec<String> = verified.differences.iter().map(ToString::to_string).collect();
     let is_same = verified.actual == args.build;
     let outcome = if is_same { Outcome::Done } else { Outcome::Negative };
     let path = args.path.display();
@@ -63,16 +68,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
             is_same,
             expected: args.build,
             actual: verified.actual,
-            differences: verified.differences,
+            differences,
         })?;
     } else if is_same {
         output::line(&format!("{path} is build {}", args.build.short()))?;
     } else {
         output::line(&format!("{path} is not build {}, but {}", args.build, verified.actual))?;
-        for difference in verified.differences.iter().take(DIFFERENCES_SHOWN_MAX) {
+        for difference in differences.iter().take(DIFFERENCES_SHOWN_MAX) {
             output::line(&format!("  {}", human::printable(difference)))?;
         }
-        let more = verified.differences.len().saturating_sub(DIFFERENCES_SHOWN_MAX);
+        let more = differences.len().saturating_sub(DIFFERENCES_SHOWN_MAX);
         if more > 0 {
             output::line(&format!("  and {more} more; --json has them all"))?;
         }

@@ -93,7 +93,7 @@ fn build_that_was_removed_between_two_agents_is_fetched_again() {
 fn wait_until_right(host: &ServiceHost, good: &Published) {
     wait_for("the build is right again", || {
         let root = fs::canonicalize(host.app().join("current")).ok()?;
-        let verified = p2p_net::verify(&root, None, &|_| {}).ok()?;
+        let verified = p2p_net::verify(&root, None, None).ok()?;
         (verified.actual.to_string() == good.id).then_some(())
     });
     host.wait_until_answering(good, "good");

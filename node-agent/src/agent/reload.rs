@@ -1,8 +1,10 @@
 //! What a configuration that changed means for an agent that runs.
 //!
-//! Limits, and how an app's builds are judged, kept and held, are taken over at once; everything else
-//! waits for a restart. Owns the comparison only: `agent.rs` carries it out. Commands and addresses
-//! are never told: they may hold secrets.
+//! The key table says which keys take effect at once, such as limits, and how an app's builds are
+//! judged, kept and held; everything else waits for a restart. Owns the comparison only: `agent.rs`
+//! carries it out.
+//!
+//! Invariant: no value that may hold a secret, such as a command, gets into log or status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,10 +12,6 @@ use std::fmt;
 use goal_state::AppName;
 
 use crate::config::{AppConfig, Config, Settings, toml_key};
-use crate::host::probe::Probe;
-
-/// Last parts of keys that are taken over, but whose values are not told.
-const UNTOLD: [&str; 3] = ["command", "exec", "http"];
 
 /// What came of reading the configuration again.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -31,19 +29,12 @@ impl Reload {
     /// Takes what can change at once over from `wanted` into `running`.
     pub(crate) fn apply(running: &mut Config, wanted: &Config) -> Self {
         let before = running.settings();
-        running.upload_limit = wanted.upload_limit;
-        running.download_limit = wanted.download_limit;
-        let mut apps = BTreeMap::new();
-        for (name, app) in &mut running.apps {
-            let Some(wanted) = wanted.apps.get(name) else { continue };
-            let old = app.clone();
-            adopt(app, wanted);
-            if *app != old {
-                apps.insert(name.clone(), app.clone());
-            }
-        }
+        let old_apps = running.apps.clone();
+        running.adopt(wanted);
+        let new = running.apps.iter().filter(|(name, app)| old_apps.get(*name) != Some(*app));
+        let apps = new.map(|(name, app)| (name.clone(), app.clone())).collect();
         let after = running.settings();
-        let applied = differing(&before, &after).map(|key| told(key, &before, &after)).collect();
+        let applied = differing(&before, &after).map(|key| change(key, &before, &after)).collect();
         let changed_apps = differing_apps(running, wanted);
         // Nobody set a group that only follows the zone.
         let follows_zone = [&*running, wanted].iter().all(|config| config.group == config.zone);
@@ -76,26 +67,6 @@ impl fmt::Display for Reload {
     }
 }
 
-/// Takes over what needs no new program: a later step of the app's loop finds it.
-fn adopt(app: &mut AppConfig, wanted: &AppConfig) {
-    let wanted = wanted.clone();
-    // A probe by notification needs the socket that the program was started with.
-    let needs_restart =
-        (app.health.probe == Some(Probe::Notify)) != (wanted.health.probe == Some(Probe::Notify));
-    *app = AppConfig {
-        grace_period: wanted.grace_period,
-        health: if needs_restart { app.health.clone() } else { wanted.health },
-        hooks: wanted.hooks,
-        hold: wanted.hold,
-        pin: wanted.pin,
-        keep_builds: wanted.keep_builds,
-        keep_bytes: wanted.keep_bytes,
-        upload_limit: wanted.upload_limit,
-        download_limit: wanted.download_limit,
-        ..app.clone()
-    };
-}
-
 /// Apps that only one of them has, as keys: `apps.NAME`.
 fn differing_apps(running: &Config, wanted: &Config) -> Vec<String> {
     let names: BTreeSet<_> = running.apps.keys().chain(wanted.apps.keys()).collect();
@@ -106,15 +77,15 @@ fn differing_apps(running: &Config, wanted: &Config) -> Vec<String> {
         .collect()
 }
 
-fn told(key: &str, before: &Settings, after: &Settings) -> String {
-    if key.rsplit('.').next().is_some_and(|last| UNTOLD.contains(&last)) {
+/// How `key` changed.
+fn change(key: &str, before: &Settings, after: &Settings) -> String {
+    let values = [after, before].map(|settings| settings.get(key));
+    if values.iter().flatten().any(|value| value.is_private) {
         return format!("{key} changed");
     }
-    format!("{key} = {} (was {})", shown(after, key), shown(before, key))
-}
-
-fn shown(settings: &Settings, key: &str) -> String {
-    settings.get(key).map_or_else(|| "none".into(), ToString::to_string)
+    let [new, old] =
+        values.map(|value| value.map_or("none".into(), |value| value.value.to_string()));
+    format!("{key} = {new} (was {old})")
 }
 
 /// Keys that only one of them has, or that differ, in order.
@@ -194,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn judging_keeping_and_holding_are_taken_over_without_telling_commands() {
+    fn judging_keeping_and_holding_are_taken_over_without_logging_commands() {
         let mut running = config(&[("apps.web.user", "a"), ("apps.other.exec", "./b")]);
         let wanted = config(&[
             ("apps.web.user", "b"),

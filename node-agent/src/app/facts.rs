@@ -49,21 +49,21 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         }),
         current: app.current,
         not_yet: why_not.filter(|_| permission == Permission::Later),
-        is_held: settings.hold,
+        is_held: settings.app.hold,
         paused: app.paused.clone(),
-        pin: settings.pin,
+        pin: settings.app.pin,
         token,
         quarantine,
         download: app.download.as_ref().map(|_| DownloadFacts {
             done: row.bytes_done,
             total: row.bytes_total,
             unchanged_for_ms: milliseconds(app.progress_since.elapsed()),
-            waiting_for: app.progress.1.waiting_for.clone(),
+            waiting_for: app.progress.1.waiting_for.as_ref().map(ToString::to_string),
         }),
         checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
             CheckFacts {
                 healthy_for_ms: milliseconds(check.healthy_for),
-                min_healthy_ms: milliseconds(settings.program.health.min_healthy_time),
+                min_healthy_ms: milliseconds(settings.app.health.min_healthy_time),
                 deadline_in_ms: milliseconds(check.deadline_in),
                 last_failure: check.last_failure,
             }

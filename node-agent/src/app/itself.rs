@@ -24,7 +24,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let goal = self.goal.borrow();
             goal.has_answered && goal.note.is_none()
         };
-        let health = &self.settings.program.health;
+        let health = &self.settings.app.health;
         agent.observe(knows_goal, health);
         let is_switching = |journal: &&Journal| journal.phase == JournalPhase::Switching;
         let tried = self.journal.as_ref().filter(is_switching).map(|journal| journal.to);
@@ -56,7 +56,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
 /// Waits until time changes what is known of the agent, if this is its app. Cancel safe.
 pub(super) async fn own_agent_change(agent: Option<&OwnAgent>, settings: &AppSettings) {
-    match agent.and_then(|agent| agent.next_change(&settings.program.health)) {
+    match agent.and_then(|agent| agent.next_change(&settings.app.health)) {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
     }

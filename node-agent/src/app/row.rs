@@ -86,7 +86,7 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
         return None;
     }
     if let (Permission::Later | Permission::Refused, Some(reason)) = app.permission() {
-        let why = match (&app.paused, app.settings.hold) {
+        let why = match (&app.paused, app.settings.app.hold) {
             (Some(_), _) => WaitReason::Pause,
             (None, true) => WaitReason::Hold,
             (None, false) => WaitReason::Wave,
@@ -129,7 +129,7 @@ fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
 
 /// The build that the configuration pins the app to, if the goal is another.
 fn pinned<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<BuildId> {
-    let pin = app.settings.pin?;
+    let pin = app.settings.app.pin?;
     let goal = app.goal.borrow();
     goal.followed.as_ref().is_some_and(|goal| goal.build != pin).then_some(pin)
 }
@@ -186,7 +186,7 @@ fn phase_of_program<S: BuildSource, H: Host, T: TokenDesk>(
     if app.current != Some(journal.to) {
         return HostPhase::Switching;
     }
-    if app.settings.program.launch.is_none() {
+    if !app.settings.app.has_program() {
         return if is_good { HostPhase::Running } else { HostPhase::Switching };
     }
     match (runs(serving), runs(candidate)) {
@@ -245,7 +245,7 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     parts.extend(app.supervisor.flood());
     parts.extend(app.hooks.note().map(String::from));
     if app.download.is_some() {
-        parts.extend(progress.waiting_for.clone());
+        parts.extend(progress.waiting_for.as_ref().map(ToString::to_string));
     } else {
         let waits = waiting(app).or_else(|| restart_waits(app));
         parts.extend(waits.map(|(_, text)| text));

@@ -5,13 +5,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use goal_state::{AppName, Label};
-use p2p_core::BuildId;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::brain::explain::Explanation;
-use crate::brain::reconcile::Swap;
-use crate::host::hook::Hooks;
-use crate::host::watch_files::WatchedFiles;
+use crate::config::AppConfig;
+use crate::host::launch::Launch;
 use crate::programs::supervisor::{ProgramSettings, SupervisorTimings};
 use crate::report::status::StatusBoard;
 use crate::state::goals::AcceptedGoal;
@@ -25,26 +23,36 @@ pub struct AppSettings {
     pub host: String,
     /// Marks of this host that rollouts refer to.
     pub labels: BTreeSet<Label>,
-    /// Its program and how that is judged.
-    pub program: ProgramSettings,
-    /// The user that the program and its hooks run as; `None`: that of the agent.
-    pub user: Option<String>,
-    /// How a new program takes the place of the old one.
-    pub swap: Swap,
-    /// Commands around a switch.
-    pub hooks: Hooks,
-    /// Files whose change restarts or reloads the program.
-    pub watch: WatchedFiles,
-    /// Whether no switch starts on this host.
-    pub hold: bool,
-    /// The build that runs here whatever the goal says.
-    pub pin: Option<BuildId>,
-    /// Builds to keep, the current one included.
-    pub keep_builds: usize,
-    /// Most bytes of kept builds; `None`: no limit.
-    pub keep_bytes: Option<u64>,
+    /// What the operator configured of it.
+    pub app: AppConfig,
     /// When the loop acts by itself.
     pub timings: AppTimings,
+}
+
+impl AppSettings {
+    /// What the supervisor needs of them.
+    pub fn program(&self) -> ProgramSettings {
+        ProgramSettings {
+            launch: self.app.has_program().then(|| self.launch()),
+            health: self.app.health.clone(),
+            timings: self.timings.supervisor,
+        }
+    }
+
+    fn launch(&self) -> Launch {
+        let app = self.app.clone();
+        Launch {
+            app: self.name.to_string(),
+            host: self.host.clone(),
+            exec: app.exec.unwrap_or_default(),
+            unit: app.systemd,
+            environment: app.environment,
+            working_directory: app.working_directory,
+            grace_period: app.grace_period,
+            user: app.user,
+            sockets: app.sockets,
+        }
+    }
 }
 
 /// When the loop of an app acts by itself.

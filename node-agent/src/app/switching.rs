@@ -24,7 +24,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             return Ok(());
         }
         let generation = self.wanted().map_or(0, |wanted| wanted.generation);
-        let tries = self.settings.program.health.tries.get();
+        let tries = self.settings.app.health.tries.get();
         let journal =
             Journal::switching(generation, build, self.current, tries, self.journal.as_ref());
         info!(build = build.short(), generation, "switching");

@@ -101,7 +101,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     pub(super) fn log_stall(&mut self) {
         let progress = &self.progress.1;
         let look = self.download.as_ref().and_then(|active| {
-            Some((active.build, progress.bytes_done, progress.waiting_for.clone()?))
+            Some((active.build, progress.bytes_done, progress.waiting_for.as_ref()?.to_string()))
         });
         if self.stall.is_new(look)
             && let Some((build, bytes_done, reason)) = self.stall.seen()

@@ -156,14 +156,7 @@ async fn goal_store(config: &Config) -> Finding {
 /// Users that the configuration names for `app`.
 fn users_of(name: &str, app: &AppConfig) -> Vec<Finding> {
     let hooks = &app.hooks;
-    let hooks = [
-        &hooks.before_switch,
-        &hooks.after_switch,
-        &hooks.after_rollback,
-        &hooks.drain,
-        &hooks.undrain,
-    ];
-    let of_hooks = hooks.into_iter().flatten().filter_map(|hook| hook.user.as_ref());
+    let of_hooks = hooks.kinds().into_iter().filter_map(|kind| hooks.of(kind)?.user.as_ref());
     let mut users: Vec<&String> = app.user.iter().chain(of_hooks).collect();
     users.sort_unstable();
     users.dedup();

@@ -7,7 +7,8 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, ConfigError, FlagSetting, Inputs, toml_key};
+use crate::cli::settings::HostArgs;
+use crate::config::{Config, ConfigError, FlagSetting, Inputs, about_key, toml_key};
 
 /// An address as shoal-seeder prints it.
 const SEEDER_EXAMPLE: &str =
@@ -16,18 +17,8 @@ const SEEDER_EXAMPLE: &str =
 /// The values that go into the file. What is `None` is written as a comment with an example.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct InitValues {
-    /// Name of this host [default: the machine's name].
-    #[arg(long, value_name = "NAME")]
-    host: Option<String>,
-    /// Directory of everything the agent stores [default: /var/lib/shoal].
-    #[arg(long, value_name = "DIR")]
-    state: Option<String>,
-    /// Goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`.
-    #[arg(long, value_name = "URL")]
-    goal: Option<String>,
-    /// A seeder of the region, as shoal-seeder prints it; can be repeated.
-    #[arg(long = "seeder", value_name = "MULTIADDR")]
-    seeders: Vec<String>,
+    #[command(flatten)]
+    host: HostArgs,
     /// Zone of this host.
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
@@ -103,10 +94,10 @@ impl InitValues {
             let value = Some(value.to_owned());
             inputs.flags.push(FlagSetting { flag: "init".into(), key: key.into(), value });
         };
-        if self.goal.is_none() {
+        if self.host.goal.is_none() {
             give("goal", "file:///nowhere");
         }
-        if self.seeders.is_empty() {
+        if self.host.seeders.is_empty() {
             give("seeders", SEEDER_EXAMPLE);
         }
         Config::load_text(text, path, &inputs).map(|_| ())
@@ -121,85 +112,39 @@ impl InitValues {
     }
 
     fn agent_lines(&self) -> String {
+        let HostArgs { host, state, goal, seeders } = &self.host;
         [
-            line(
-                "Name of this host. Default: the machine's name.",
-                "host",
-                quoted(self.host.as_ref()),
-                "\"web-17\"",
-            ),
-            line(
-                "Everything the agent stores.",
-                "state",
-                quoted(self.state.as_ref()),
-                "\"/var/lib/shoal\"",
-            ),
-            line(
-                "Which build each app should run: file:///DIRECTORY or etcd://HOST:PORT/PREFIX.",
-                "goal",
-                quoted(self.goal.as_ref()),
-                "\"etcd://10.0.0.5:2379/shoal\"",
-            ),
-            line(
-                "Seeders of the region, as shoal-seeder prints them.",
-                "seeders",
-                list(&self.seeders),
-                &format!("[\"{SEEDER_EXAMPLE}\"]"),
-            ),
-            line(
-                "Where this host is, so that chunks come from nearby first.",
-                "zone",
-                quoted(self.zone.as_ref()),
-                "\"fra-2\"",
-            ),
-            line("", "rack", quoted(self.rack.as_ref()), "\"b17\""),
-            line(
-                "Marks that rollouts refer to.",
-                "labels",
-                list(&self.labels),
-                "[\"canary\", \"stage=prod\"]",
-            ),
-            line(
-                "Where /metrics and /healthz are served; nowhere without it.",
-                "metrics",
-                None,
-                "\"127.0.0.1:9464\"",
-            ),
+            setting("host", quoted(host.as_ref()), "\"web-17\""),
+            setting("state", quoted(state.as_ref()), "\"/var/lib/shoal\""),
+            setting("goal", quoted(goal.as_ref()), "\"etcd://10.0.0.5:2379/shoal\""),
+            setting("seeders", list(seeders), &format!("[\"{SEEDER_EXAMPLE}\"]")),
+            setting("zone", quoted(self.zone.as_ref()), "\"fra-2\""),
+            // Explained with the zone.
+            line("rack", quoted(self.rack.as_ref()), "\"b17\""),
+            setting("labels", list(&self.labels), "[\"canary\", \"stage=prod\"]"),
+            setting("metrics", None, "\"127.0.0.1:9464\""),
         ]
         .concat()
     }
 
     fn app_lines(&self) -> String {
-        let app = format!("apps.{}", toml_key(&self.app));
+        let health = "# How the agent asks the program whether it is well, and what it may print per second while its \
+                      build is new. A build that is not well, or floods its log, is rolled back.\n";
+        let health_example =
+            "{ http = \"http://127.0.0.1:8080/healthz\", max_output_rate = \"16MiB\" }";
         [
             format!(
-                "# What this host runs, and how a new build of it is judged.\n[{app}]\n"
+                "# What this host runs, and how a new build of it is judged.\n[apps.{}]\n",
+                toml_key(&self.app)
             ),
-            line(
-                "The program: started in the build, in the foreground. Without it, builds are only switched.",
-                "exec",
+            setting(
+                "apps.NAME.exec",
                 quoted(self.exec.as_ref()),
                 "[\"./server\", \"--port\", \"8080\"]",
             ),
-            line(
-                "User of the program and its hooks. Default: that of the agent.",
-                "user",
-                quoted(self.user.as_ref()),
-                "\"www-data\"",
-            ),
-            line(
-                "Sockets that the agent holds, so that no connection is refused while programs change.",
-                "sockets",
-                None,
-                "{ http = \"0.0.0.0:8080\" }",
-            ),
-            line(
-                "How the agent asks the program whether it is well, and what it may print per second while its \
-                 build is new. A build that is not well, or floods its log, is rolled back.",
-                "health",
-                None,
-                "{ http = \"http://127.0.0.1:8080/healthz\", max_output_rate = \"16MiB\" }",
-            ),
+            setting("apps.NAME.user", quoted(self.user.as_ref()), "\"www-data\""),
+            setting("apps.NAME.sockets.SOCKET", None, "{ http = \"0.0.0.0:8080\" }"),
+            health.to_owned() + &line("health", None, health_example),
         ]
         .concat()
     }
@@ -213,13 +158,17 @@ fn quoted(value: Option<&String>) -> Option<String> {
     value.map(|text| toml::Value::from(text.as_str()).to_string())
 }
 
-/// One key with its explanation; commented out if it has no value.
-fn line(explanation: &str, key: &str, value: Option<String>, example: &str) -> String {
-    let explanation =
-        if explanation.is_empty() { String::new() } else { format!("# {explanation}\n") };
+/// One key of the key table with what that says of it, or a table of keys as one.
+fn setting(name: &str, value: Option<String>, example: &str) -> String {
+    let key = name.trim_start_matches("apps.NAME.").trim_end_matches(".SOCKET");
+    format!("# {}\n{}", about_key(name), line(key, value, example))
+}
+
+/// One key; commented out if it has no value.
+fn line(key: &str, value: Option<String>, example: &str) -> String {
     match value {
-        Some(value) => format!("{explanation}{key} = {value}\n\n"),
-        None => format!("{explanation}# {key} = {example}\n\n"),
+        Some(value) => format!("{key} = {value}\n\n"),
+        None => format!("# {key} = {example}\n\n"),
     }
 }
 
@@ -229,12 +178,14 @@ mod tests {
 
     fn all() -> InitValues {
         InitValues {
-            host: Some("h1".into()),
-            state: Some("/s".into()),
-            goal: Some("file:///goal".into()),
-            seeders: vec![
-                "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo".into(),
-            ],
+            host: HostArgs {
+                host: Some("h1".into()),
+                state: Some("/s".into()),
+                goal: Some("file:///goal".into()),
+                seeders: vec![
+                    "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo".into(),
+                ],
+            },
             zone: Some("z \"1\"".into()),
             rack: Some("r".into()),
             labels: vec!["canary".into()],
@@ -285,7 +236,7 @@ mod tests {
     fn value_that_does_not_fit_is_named_and_nothing_is_written() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.toml");
-        let wrong = InitValues { goal: Some("x".into()), ..all() };
+        let wrong = InitValues { host: HostArgs { goal: Some("x".into()), ..all().host }, ..all() };
         let error = wrong.write(&path, true).unwrap_err();
         let said = format!("{:#}", anyhow::Error::new(error));
         assert!(said.contains("goal: \"x\" is not a goal store"), "{said}");

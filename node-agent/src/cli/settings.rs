@@ -30,6 +30,23 @@ impl BootstrapArgs {
     }
 }
 
+/// What every host needs to have, whether it is given to the agent or written into its configuration.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct HostArgs {
+    /// Name of this host [default: the machine's name].
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: Option<String>,
+    /// Directory of everything the agent stores [default: /var/lib/shoal].
+    #[arg(long, value_name = "DIR")]
+    pub(super) state: Option<String>,
+    /// Goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`.
+    #[arg(long, value_name = "URL")]
+    pub(super) goal: Option<String>,
+    /// A seeder of the region, as shoal-seeder prints it; can be repeated.
+    #[arg(long = "seeder", value_name = "MULTIADDR")]
+    pub(super) seeders: Vec<String>,
+}
+
 /// The settings of an agent as they are given to a command.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct SettingArgs {
@@ -38,18 +55,8 @@ pub(super) struct SettingArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     bootstrap: BootstrapArgs,
-    /// Name of this host [default: the machine's name].
-    #[arg(long, value_name = "NAME")]
-    host: Option<String>,
-    /// Directory of everything the agent stores [default: /var/lib/shoal].
-    #[arg(long, value_name = "DIR")]
-    state: Option<String>,
-    /// Goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`.
-    #[arg(long, value_name = "URL")]
-    goal: Option<String>,
-    /// A seeder of the region, as shoal-seeder prints it; can be repeated.
-    #[arg(long = "seeder", value_name = "MULTIADDR")]
-    seeders: Vec<String>,
+    #[command(flatten)]
+    host: HostArgs,
     /// Address of the control plane; port 0 takes any free one [default: 0.0.0.0:0].
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
@@ -145,10 +152,11 @@ impl SettingArgs {
     }
 
     fn flag_settings(&self) -> Result<Vec<FlagSetting>, UsageError> {
+        let HostArgs { host, state, goal, seeders } = &self.host;
         let named = [
-            ("--host", "host", &self.host),
-            ("--state", "state", &self.state),
-            ("--goal", "goal", &self.goal),
+            ("--host", "host", host),
+            ("--state", "state", state),
+            ("--goal", "goal", goal),
             ("--listen", "listen", &self.listen),
             ("--zone", "zone", &self.zone),
             ("--rack", "rack", &self.rack),
@@ -163,8 +171,8 @@ impl SettingArgs {
             .into_iter()
             .filter_map(|(flag, key, value)| Some(setting(flag, key, Some(value.clone()?))))
             .collect();
-        if !self.seeders.is_empty() {
-            settings.push(setting("--seeder", "seeders", Some(self.seeders.join(","))));
+        if !seeders.is_empty() {
+            settings.push(setting("--seeder", "seeders", Some(seeders.join(","))));
         }
         let app_key = |app: &str| format!("apps.{}", toml::Value::from(app));
         for app in &self.apps {

@@ -16,7 +16,7 @@ use command_line::{StateLock, StateLockError};
 use disk::{DiskFile, Open};
 use serde::{Deserialize, Serialize};
 
-use crate::config::BootstrapSettings;
+use crate::config::{BootstrapSettings, table};
 use crate::state::durable::{self, ReadError, WriteError};
 
 /// Most bytes of a document: what clouds take as user data.
@@ -24,9 +24,6 @@ const DOCUMENT_BYTES_MAX: u64 = 16 * 1024;
 
 /// Time for user data over the network. A host that was started before has it on disk.
 const FETCH_MAX: Duration = Duration::from_secs(5);
-
-/// Keys that become settings. `region` and `join_token` are kept, but are none.
-const SETTING_KEYS: [&str; 6] = ["goal", "group", "labels", "rack", "seeders", "zone"];
 
 /// Name of the document in the state directory.
 const KEPT_FILE: &str = "bootstrap.json";
@@ -189,7 +186,7 @@ impl Bootstrap {
     pub fn find(source: Option<&BootstrapSource>, state: &Path) -> Result<Found, BootstrapError> {
         let kept = || match Self::kept(state) {
             Ok(kept) => (kept, None),
-            // Whether the host can do without it, the configuration will tell.
+            // Whether the host can do without it, the configuration will show.
             Err(error) => (None, Some(command_line::describe(&error.into()))),
         };
         let Some(source) = source else { return Ok(kept()) };
@@ -209,7 +206,7 @@ impl Bootstrap {
         BootstrapSettings { source: self.from.clone(), settings: self.settings.clone() }
     }
 
-    /// The region that the document names. Not used for anything yet but to be told.
+    /// The region that the document names. Only shown; nothing uses it yet.
     pub fn region(&self) -> Option<&str> {
         self.region.as_deref()
     }
@@ -268,8 +265,10 @@ impl Bootstrap {
         if !token.as_ref().is_none_or(is_line) {
             return Err(malformed("join_token: expected a word without blanks".into()));
         }
-        if let Some(key) = settings.keys().find(|key| !SETTING_KEYS.contains(&key.as_str())) {
-            let known = SETTING_KEYS.join(", ");
+        // `region` and `join_token` are kept, but are no settings.
+        let known = table::bootstrap_keys();
+        if let Some(key) = settings.keys().find(|key| !known.contains(&key.as_str())) {
+            let known = known.join(", ");
             return Err(malformed(format!(
                 "unknown key {key:?}; a bootstrap document has region, join_token, {known}; the rest belongs into the configuration file"
             )));
@@ -400,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_that_are_none_are_refused_without_telling_the_token() {
+    fn documents_that_are_none_are_refused_without_showing_the_token() {
         let long = format!("zone = \"{}\"", "x".repeat(20_000));
         let cases = [
             ("exec = \"x\"", "unknown key \"exec\""),

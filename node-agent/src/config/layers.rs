@@ -212,7 +212,7 @@ impl Layers {
         let file = SourceFile { path, text };
         let spans = DeTable::parse(text).map_err(|error| file.syntax_error(&error))?;
         let values: toml::Table = text.parse().map_err(|error| file.syntax_error(&error))?;
-        self.add_table(&file, &mut vec![], (&schema::ROOT, spans.get_ref()), &values)
+        self.add_table(&file, &mut vec![], (schema::root(), spans.get_ref()), &values)
     }
 
     fn add_bootstrap(&mut self, bootstrap: &BootstrapSettings) -> Result<(), ConfigError> {
@@ -277,7 +277,7 @@ impl Layers {
         } else if schema::check_path(&parts).is_err() {
             // Not an error: other programs of the family may have variables of their own.
             if !OTHER_VARIABLES.contains(&rest) && !rest.starts_with(STUB_VARIABLE_PREFIX) {
-                let hint = super::suggestion_text(schema::ROOT.suggestion(&parts.join("__")));
+                let hint = super::suggestion_text(schema::root().suggestion(&parts.join("__")));
                 self.warnings.push(format!("{name} is not a setting of the agent{hint}"));
             }
             return Ok(());
@@ -367,10 +367,10 @@ fn known_key(parts: &[&str], origin: &Origin) -> Result<Vec<String>, ConfigError
 /// which it is part; those may contain the separator, too.
 fn path_of_variable(rest: &str) -> Vec<String> {
     let mut path = vec![];
-    let mut node = &schema::ROOT;
+    let mut node = schema::root();
     let mut rest = Some(rest);
     while let Some(text) = rest {
-        if let Node::Map { keeps_case: true, .. } = node {
+        if node.keeps_case() {
             path.push(text.to_owned());
             break;
         }

@@ -1,7 +1,15 @@
 //! Which keys there are: a tree of tables, maps with names of the operator's choice, and values.
 //!
-//! Owns names and nesting only. What a value may be, `values` knows; what they mean together,
-//! `apps` checks.
+//! Follows from the key table and owns names and nesting only. What a value may be, `values` knows;
+//! what they mean together, `apps` checks.
+
+use std::collections::BTreeMap;
+#[cfg(test)]
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use super::keys::is_placeholder;
+use super::table;
 
 /// What may stand at one place of the configuration.
 #[derive(Debug)]
@@ -9,86 +17,29 @@ pub(super) enum Node {
     /// A value.
     Value,
     /// A table with keys that are fixed.
-    Table(&'static [(&'static str, Self)]),
-    /// A table whose keys the operator chooses; `what` names one of them in complaints.
+    Table(BTreeMap<&'static str, Self>),
+    /// A table whose keys the operator chooses.
     Map {
-        /// Such as "variable".
+        /// One of them in complaints, such as `VARIABLE`.
         what: &'static str,
-        /// Whether upper and lower case in the name of an environment variable is kept.
-        keeps_case: bool,
         /// What every one of its keys is.
-        each: &'static Self,
+        each: Box<Self>,
     },
 }
 
 use Node::{Map, Table, Value};
 
 /// All keys of an agent.
-pub(super) const ROOT: Node = Table(&[
-    ("apps", Map { what: "NAME", keeps_case: false, each: &Table(APP) }),
-    ("buffer_budget", Value),
-    ("control", Value),
-    ("disk_priority", Value),
-    ("download_limit", Value),
-    ("dscp", Value),
-    ("goal", Value),
-    ("group", Value),
-    ("host", Value),
-    ("labels", Value),
-    ("listen", Value),
-    ("metrics", Value),
-    ("rack", Value),
-    ("seeders", Value),
-    ("state", Value),
-    ("transport", Value),
-    ("upload_limit", Value),
-    ("zone", Value),
-]);
-
-/// Keys of one app.
-const APP: &[(&str, Node)] = &[
-    ("download_limit", Value),
-    ("environment", Map { what: "VARIABLE", keeps_case: true, each: &Value }),
-    ("exec", Value),
-    ("grace_period", Value),
-    ("health", Table(HEALTH)),
-    ("hold", Value),
-    ("hooks", Table(HOOKS)),
-    ("is_agent", Value),
-    ("keep_builds", Value),
-    ("keep_bytes", Value),
-    ("pin", Value),
-    ("sockets", Map { what: "SOCKET", keeps_case: false, each: &Value }),
-    ("swap", Value),
-    ("systemd", Value),
-    ("upload_limit", Value),
-    ("user", Value),
-    ("watch", Table(&[("files", Value), ("on_change", Value)])),
-    ("working_directory", Value),
-];
-
-const HEALTH: &[(&str, Node)] = &[
-    ("command", Value),
-    ("deadline", Value),
-    ("http", Value),
-    ("interval", Value),
-    ("max_output_rate", Value),
-    ("min_healthy_time", Value),
-    ("notify", Value),
-    ("tcp", Value),
-    ("timeout", Value),
-    ("tries", Value),
-];
-
-const HOOKS: &[(&str, Node)] = &[
-    ("after_rollback", HOOK),
-    ("after_switch", HOOK),
-    ("before_switch", HOOK),
-    ("drain", HOOK),
-    ("undrain", HOOK),
-];
-
-const HOOK: Node = Table(&[("exec", Value), ("timeout", Value), ("user", Value)]);
+pub(super) fn root() -> &'static Node {
+    static ROOT: LazyLock<Node> = LazyLock::new(|| {
+        let mut root = Table(BTreeMap::new());
+        for path in table::paths() {
+            root.add(&path);
+        }
+        root
+    });
+    &ROOT
+}
 
 /// A path that leads nowhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,42 +61,55 @@ pub(super) enum PathError {
 }
 
 impl Node {
+    /// Makes this, which nothing but its own keys knows yet, lead to the value at `path`.
+    fn add(&mut self, path: &[&'static str]) {
+        let Some((first, rest)) = path.split_first() else { return };
+        if matches!(self, Value) {
+            *self = if is_placeholder(first) {
+                Map { what: first, each: Box::new(Value) }
+            } else {
+                Table(BTreeMap::new())
+            };
+        }
+        match self {
+            Table(keys) => keys.entry(first).or_insert(Value).add(rest),
+            Map { each, .. } => each.add(rest),
+            Value => {}
+        }
+    }
+
+    /// Whether upper and lower case in the name of an environment variable is kept below this: where
+    /// the operator names other variables.
+    pub(super) fn keeps_case(&self) -> bool {
+        matches!(self, Map { what: "VARIABLE", .. })
+    }
+
     /// What a key of this table or map is.
     pub(super) fn child(&'static self, key: &str) -> Option<&'static Self> {
         match self {
             Value => None,
             Map { each, .. } => Some(each),
-            Table(keys) => keys.iter().find(|(name, _)| *name == key).map(|(_, node)| node),
+            Table(keys) => keys.get(key),
         }
     }
 
     /// The key that `given` was probably meant to be.
     pub(super) fn suggestion(&self, given: &str) -> Option<&'static str> {
         let Table(keys) = self else { return None };
-        closest(given, keys.iter().map(|(name, _)| *name))
+        closest(given, keys.keys().copied())
     }
 }
 
 /// Every name of a key, those of inner tables too, for whoever has to mention them all.
 #[cfg(test)]
 pub(super) fn names() -> Vec<&'static str> {
-    let (mut names, mut left) = (vec![], vec![&ROOT]);
-    while let Some(node) = left.pop() {
-        match node {
-            Value => {}
-            Map { each, .. } => left.push(each),
-            Table(keys) => {
-                names.extend(keys.iter().map(|(name, _)| *name).filter(|name| *name != "apps"));
-                left.extend(keys.iter().map(|(_, node)| node));
-            }
-        }
-    }
-    names
+    let names: BTreeSet<_> = table::paths().flatten().collect();
+    names.into_iter().filter(|name| *name != "apps" && !is_placeholder(name)).collect()
 }
 
 /// Checks that `parts` lead to a value.
 pub(super) fn check_path(parts: &[&str]) -> Result<(), PathError> {
-    let mut node = &ROOT;
+    let mut node = root();
     for (depth, part) in parts.iter().enumerate() {
         let Some(child) = node.child(part) else {
             if matches!(node, Value) && depth > 1 {
@@ -169,7 +133,7 @@ pub(super) fn check_path(parts: &[&str]) -> Result<(), PathError> {
 
 /// How a key that starts with `parts` has to look.
 fn expected_below(parts: &[&str]) -> String {
-    let mut node = &ROOT;
+    let mut node = root();
     let mut expected = vec![];
     for part in parts {
         expected.push(if let Map { what, .. } = node { what } else { *part });
@@ -219,17 +183,19 @@ mod tests {
     #[test]
     fn misspelt_keys_are_recognised_and_others_are_not() {
         let cases = [
-            ("exce", &Table(APP), Some("exec")),
-            ("grace-period", &Table(APP), Some("grace_period")),
-            ("keep_build", &Table(APP), Some("keep_builds")),
-            ("dead_line", &Table(HEALTH), Some("deadline")),
-            ("before-switch", &Table(HOOKS), Some("before_switch")),
-            ("seeder", &ROOT, Some("seeders")),
-            ("gaol", &ROOT, Some("goal")),
-            ("colour", &ROOT, None),
-            ("x", &ROOT, None),
+            ("exce", "apps.web", Some("exec")),
+            ("grace-period", "apps.web", Some("grace_period")),
+            ("keep_build", "apps.web", Some("keep_builds")),
+            ("dead_line", "apps.web.health", Some("deadline")),
+            ("before-switch", "apps.web.hooks", Some("before_switch")),
+            ("seeder", "", Some("seeders")),
+            ("gaol", "", Some("goal")),
+            ("colour", "", None),
+            ("x", "", None),
         ];
-        for (given, node, expected) in cases {
+        for (given, table, expected) in cases {
+            let parts = table.split('.').filter(|part| !part.is_empty());
+            let node = parts.fold(root(), |node, part| node.child(part).unwrap());
             assert_eq!(node.suggestion(given), expected, "{given}");
         }
     }

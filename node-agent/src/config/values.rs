@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZero;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use goal_state::{GoalUrl, Label};
 use p2p_core::{BuildId, ByteRate};
-use p2p_net::SeederAddress;
+use p2p_net::{BufferBudget, DiskPriority, SeederAddress, TrafficClass, Transport};
 use toml::Value;
 
 use super::layers::Raw;
@@ -38,7 +38,97 @@ const USER_CHARS_MAX: usize = 32;
 /// Longest name of a systemd unit.
 const UNIT_CHARS_MAX: usize = 255;
 
-pub(super) fn text(raw: &Raw) -> Result<String, String> {
+/// A kind of values: how operators write them.
+#[derive(Debug)]
+pub(super) struct Kind<T> {
+    /// For operators, as it stands in a table.
+    pub(super) name: &'static str,
+    /// Takes what was given, or says what was expected.
+    pub(super) read: fn(&Raw) -> Result<T, String>,
+    /// The value as it could be given.
+    pub(super) show: fn(&T) -> Value,
+}
+
+impl<T> Kind<T> {
+    const fn new(
+        name: &'static str,
+        read: fn(&Raw) -> Result<T, String>,
+        show: fn(&T) -> Value,
+    ) -> Self {
+        Self { name, read, show }
+    }
+}
+
+/// A kind of which `T` knows all values and their texts.
+const fn word<T: FromStr<Err: Display> + Display>(name: &'static str) -> Kind<T> {
+    Kind::new(name, parse_text, display)
+}
+
+pub(super) const BOOLEAN: Kind<bool> =
+    Kind::new("`true` or `false`", boolean, |value| (*value).into());
+pub(super) const BUFFER_BUDGET: Kind<BufferBudget> = word("size");
+pub(super) const BUILD: Kind<BuildId> = Kind::new("build", build, display);
+pub(super) const COUNT: Kind<NonZero<usize>> =
+    Kind::new("whole number", count, |count| i64::try_from(count.get()).unwrap_or(i64::MAX).into());
+pub(super) const DIRECTORY: Kind<PathBuf> = Kind::new("path", path, |path| path_value(path));
+pub(super) const DISK_PRIORITY: Kind<DiskPriority> = word("`normal` or `low`");
+pub(super) const DSCP: Kind<TrafficClass> = word("`default` or `background`");
+pub(super) const DURATION: Kind<Duration> = Kind::new("duration", duration, duration_value);
+pub(super) const DURATION_ABOVE_ZERO: Kind<Duration> =
+    Kind::new("duration", duration_above_zero, duration_value);
+pub(super) const EXEC: Kind<Vec<String>> = Kind::new("command", exec, |words| words.clone().into());
+pub(super) const FILES: Kind<Vec<PathBuf>> = Kind::new("list of paths", absolute_paths, |paths| {
+    Value::Array(paths.iter().map(|path| path_value(path)).collect())
+});
+pub(super) const GOAL: Kind<GoalUrl> = Kind::new("URL", parse_text, display);
+pub(super) const GROUP: Kind<String> = Kind::new("text", group, display);
+pub(super) const HOST: Kind<String> = Kind::new("host name", host, display);
+pub(super) const LABELS: Kind<BTreeSet<Label>> =
+    Kind::new("list of labels", labels, |labels| list_of(labels, display));
+pub(super) const LISTEN: Kind<SocketAddr> = Kind::new("`IP:PORT`", socket, display);
+pub(super) const ON_CHANGE: Kind<OnChange> =
+    Kind::new("`restart` or `reload`", on_change, |change| on_change_text(*change).into());
+pub(super) const OUTPUT_RATE: Kind<Option<ByteRate>> =
+    Kind::new("rate or `unlimited`", byte_rate_or_none, |rate| {
+        rate.map_or_else(|| UNLIMITED.into(), rate_value)
+    });
+pub(super) const RATE: Kind<ByteRate> = Kind::new("rate", byte_rate, |rate| rate_value(*rate));
+pub(super) const SEEDERS: Kind<Vec<SeederAddress>> =
+    Kind::new("list of addresses", seeders, |seeders| list_of(seeders, display));
+pub(super) const SIZE: Kind<u64> = Kind::new("size", byte_size, |bytes| format!("{bytes}B").into());
+pub(super) const SOCKET_PATH: Kind<PathBuf> =
+    Kind::new("path", socket_path, |path| path_value(path));
+pub(super) const SWAP: Kind<Swap> =
+    Kind::new("`overlap` or `stop`", swap, |swap| swap_text(*swap).into());
+pub(super) const TEXT: Kind<String> = Kind::new("text", text, display);
+pub(super) const TRANSPORT: Kind<Transport> = word("`auto`, `quic` or `tcp`");
+pub(super) const TRIES: Kind<NonZero<u32>> =
+    Kind::new("whole number", tries, |tries| tries.get().into());
+pub(super) const UNIT: Kind<String> = Kind::new("unit", unit, display);
+pub(super) const USER: Kind<String> = Kind::new("user name", user, display);
+
+fn display<T: Display>(value: &T) -> Value {
+    value.to_string().into()
+}
+
+fn list_of<'a, T: 'a>(items: impl IntoIterator<Item = &'a T>, show: fn(&T) -> Value) -> Value {
+    Value::Array(items.into_iter().map(show).collect())
+}
+
+/// Paths come from texts, so that nothing is lost.
+fn path_value(path: &Path) -> Value {
+    path.to_string_lossy().as_ref().into()
+}
+
+fn duration_value(duration: &Duration) -> Value {
+    humantime::format_duration(*duration).to_string().into()
+}
+
+fn rate_value(rate: ByteRate) -> Value {
+    format!("{}B", rate.get()).into()
+}
+
+fn text(raw: &Raw) -> Result<String, String> {
     match raw {
         Raw::Toml(Value::String(text)) => Ok(text.clone()),
         Raw::Toml(other) => Err(format!("expected a string, found {}", kind(other))),
@@ -50,7 +140,7 @@ pub(super) fn text(raw: &Raw) -> Result<String, String> {
     }
 }
 
-pub(super) fn host(raw: &Raw) -> Result<String, String> {
+fn host(raw: &Raw) -> Result<String, String> {
     let host = text(raw)?;
     let is_plain = host.starts_with(|c: char| c.is_ascii_alphanumeric())
         && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
@@ -62,7 +152,7 @@ pub(super) fn host(raw: &Raw) -> Result<String, String> {
     })
 }
 
-pub(super) fn path(raw: &Raw) -> Result<PathBuf, String> {
+fn path(raw: &Raw) -> Result<PathBuf, String> {
     let path = text(raw)?;
     if path.is_empty() || path.contains('\0') {
         return Err(format!("{path:?} is not a path"));
@@ -70,11 +160,7 @@ pub(super) fn path(raw: &Raw) -> Result<PathBuf, String> {
     Ok(path.into())
 }
 
-pub(super) fn goal_url(raw: &Raw) -> Result<GoalUrl, String> {
-    text(raw)?.parse().map_err(|error| format!("{error}"))
-}
-
-pub(super) fn socket(raw: &Raw) -> Result<SocketAddr, String> {
+fn socket(raw: &Raw) -> Result<SocketAddr, String> {
     let text = text(raw)?;
     text.parse().map_err(|_error| {
         format!("{text:?} is not an address to listen on: expected IP:PORT, such as 0.0.0.0:7401; port 0 takes any free one")
@@ -82,7 +168,7 @@ pub(super) fn socket(raw: &Raw) -> Result<SocketAddr, String> {
 }
 
 /// A unix socket of the agent.
-pub(super) fn socket_path(raw: &Raw) -> Result<PathBuf, String> {
+fn socket_path(raw: &Raw) -> Result<PathBuf, String> {
     let path = path(raw)?;
     let bytes = path.as_os_str().len();
     (bytes <= SOCKET_PATH_BYTES_MAX).then_some(path).ok_or_else(|| {
@@ -91,7 +177,7 @@ pub(super) fn socket_path(raw: &Raw) -> Result<PathBuf, String> {
 }
 
 /// Where a program is asked: `IP:PORT` or `localhost:PORT`.
-pub(super) fn target(raw: &Raw) -> Result<SocketAddr, String> {
+fn target(raw: &Raw) -> Result<SocketAddr, String> {
     let text = text(raw)?;
     target_of(&text).ok_or_else(|| {
         format!("{text:?} is not an address of a program: expected IP:PORT, such as 127.0.0.1:8080")
@@ -107,7 +193,7 @@ fn target_of(text: &str) -> Option<SocketAddr> {
     (address.port() != 0).then_some(address)
 }
 
-pub(super) fn http_probe(raw: &Raw) -> Result<Probe, String> {
+pub(super) fn http_probe(raw: &Raw) -> Result<Option<Probe>, String> {
     let text = text(raw)?;
     let wrong = || {
         format!(
@@ -119,7 +205,19 @@ pub(super) fn http_probe(raw: &Raw) -> Result<Probe, String> {
     let is_plain = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     let address = target_of(authority).filter(|_| is_plain).ok_or_else(wrong)?;
     let path = if path.is_empty() { "/".into() } else { path.into() };
-    Ok(Probe::Http { address, path })
+    Ok(Some(Probe::Http { address, path }))
+}
+
+pub(super) fn tcp_probe(raw: &Raw) -> Result<Option<Probe>, String> {
+    target(raw).map(|address| Some(Probe::Tcp { address }))
+}
+
+pub(super) fn command_probe(raw: &Raw) -> Result<Option<Probe>, String> {
+    exec(raw).map(|exec| Some(Probe::Command { exec }))
+}
+
+pub(super) fn notify_probe(raw: &Raw) -> Result<Option<Probe>, String> {
+    boolean(raw).map(|says_ready| says_ready.then_some(Probe::Notify))
 }
 
 /// A socket that the agent holds, and its name.
@@ -152,17 +250,17 @@ pub(crate) fn socket_text(address: &SocketAddress) -> String {
     }
 }
 
-pub(super) fn seeders(raw: &Raw) -> Result<Vec<SeederAddress>, String> {
+fn seeders(raw: &Raw) -> Result<Vec<SeederAddress>, String> {
     let texts = list(raw)?;
     texts.iter().map(|text| text.parse().map_err(|error| format!("{error}"))).collect()
 }
 
-pub(super) fn labels(raw: &Raw) -> Result<BTreeSet<Label>, String> {
+fn labels(raw: &Raw) -> Result<BTreeSet<Label>, String> {
     let texts = list(raw)?;
     texts.iter().map(|text| text.parse().map_err(|error| format!("{error}"))).collect()
 }
 
-pub(super) fn absolute_paths(raw: &Raw) -> Result<Vec<PathBuf>, String> {
+fn absolute_paths(raw: &Raw) -> Result<Vec<PathBuf>, String> {
     let paths: Vec<PathBuf> = list(raw)?.into_iter().map(PathBuf::from).collect();
     match paths.iter().find(|path| !path.is_absolute()) {
         Some(path) => Err(format!("{:?} is not an absolute path", path.display().to_string())),
@@ -185,7 +283,7 @@ fn list(raw: &Raw) -> Result<Vec<String>, String> {
     }
 }
 
-pub(super) fn group(raw: &Raw) -> Result<String, String> {
+fn group(raw: &Raw) -> Result<String, String> {
     let group = text(raw)?;
     let is_plain = !group.is_empty() && !group.chars().any(char::is_control);
     (is_plain && group.chars().count() <= GROUP_CHARS_MAX).then_some(group.clone()).ok_or_else(
@@ -193,7 +291,7 @@ pub(super) fn group(raw: &Raw) -> Result<String, String> {
     )
 }
 
-pub(super) fn boolean(raw: &Raw) -> Result<bool, String> {
+fn boolean(raw: &Raw) -> Result<bool, String> {
     match raw {
         Raw::Toml(Value::Boolean(value)) => Ok(*value),
         Raw::Toml(other) => Err(format!("expected true or false, found {}", kind(other))),
@@ -204,7 +302,7 @@ pub(super) fn boolean(raw: &Raw) -> Result<bool, String> {
 }
 
 /// Bytes, such as `20GiB`.
-pub(super) fn byte_size(raw: &Raw) -> Result<u64, String> {
+fn byte_size(raw: &Raw) -> Result<u64, String> {
     let wrong = |found: &str| format!("{found} is not a size above 0; write it as \"20GiB\"");
     match raw {
         Raw::Toml(Value::Integer(bytes)) => u64::try_from(*bytes)
@@ -221,14 +319,14 @@ pub(super) fn byte_size(raw: &Raw) -> Result<u64, String> {
     }
 }
 
-pub(super) fn build(raw: &Raw) -> Result<BuildId, String> {
+fn build(raw: &Raw) -> Result<BuildId, String> {
     let text = text(raw)?;
     text.parse().map_err(|error| {
         format!("{text:?} is not a build: {error}; give the whole id, as `shoal publish` prints it")
     })
 }
 
-pub(super) fn user(raw: &Raw) -> Result<String, String> {
+fn user(raw: &Raw) -> Result<String, String> {
     let user = text(raw)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_name = user.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
@@ -240,7 +338,7 @@ pub(super) fn user(raw: &Raw) -> Result<String, String> {
 }
 
 /// A systemd unit that can be restarted.
-pub(super) fn unit(raw: &Raw) -> Result<String, String> {
+fn unit(raw: &Raw) -> Result<String, String> {
     let unit = text(raw)?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
     let is_unit = unit.strip_suffix(".service").is_some_and(|name| !name.is_empty())
@@ -251,7 +349,7 @@ pub(super) fn unit(raw: &Raw) -> Result<String, String> {
         .ok_or_else(|| format!("{unit:?} is not a unit of systemd, such as \"web.service\""))
 }
 
-pub(super) fn swap(raw: &Raw) -> Result<Swap, String> {
+fn swap(raw: &Raw) -> Result<Swap, String> {
     let text = text(raw)?;
     let known = [Swap::Overlap, Swap::Stop];
     known.into_iter().find(|swap| swap_text(*swap) == text).ok_or_else(|| {
@@ -259,14 +357,14 @@ pub(super) fn swap(raw: &Raw) -> Result<Swap, String> {
     })
 }
 
-pub(super) const fn swap_text(swap: Swap) -> &'static str {
+const fn swap_text(swap: Swap) -> &'static str {
     match swap {
         Swap::Stop => "stop",
         Swap::Overlap => "overlap",
     }
 }
 
-pub(super) fn on_change(raw: &Raw) -> Result<OnChange, String> {
+fn on_change(raw: &Raw) -> Result<OnChange, String> {
     let text = text(raw)?;
     let known = [OnChange::Restart, OnChange::Reload];
     known.into_iter().find(|change| on_change_text(*change) == text).ok_or_else(|| {
@@ -274,14 +372,14 @@ pub(super) fn on_change(raw: &Raw) -> Result<OnChange, String> {
     })
 }
 
-pub(super) const fn on_change_text(on_change: OnChange) -> &'static str {
+const fn on_change_text(on_change: OnChange) -> &'static str {
     match on_change {
         OnChange::Restart => "restart",
         OnChange::Reload => "reload",
     }
 }
 
-pub(super) fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
+fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
     match raw {
         Raw::Toml(Value::Integer(bytes)) => {
             let rate = u64::try_from(*bytes).ok().and_then(ByteRate::new);
@@ -292,10 +390,10 @@ pub(super) fn byte_rate(raw: &Raw) -> Result<ByteRate, String> {
 }
 
 /// The word for no limit where leaving a key out means the default.
-pub(super) const UNLIMITED: &str = "unlimited";
+const UNLIMITED: &str = "unlimited";
 
 /// A rate, or `unlimited`.
-pub(super) fn byte_rate_or_none(raw: &Raw) -> Result<Option<ByteRate>, String> {
+fn byte_rate_or_none(raw: &Raw) -> Result<Option<ByteRate>, String> {
     if let Raw::Toml(Value::Integer(bytes)) = raw {
         let rate = u64::try_from(*bytes).ok().and_then(ByteRate::new);
         return rate.map(Some).ok_or_else(|| {
@@ -310,28 +408,28 @@ pub(super) fn byte_rate_or_none(raw: &Raw) -> Result<Option<ByteRate>, String> {
     rate.map(Some).map_err(|error| format!("{error}; \"{UNLIMITED}\" is for no limit"))
 }
 
-/// One of the words that `T` knows.
-pub(super) fn word<T: FromStr<Err: Display>>(raw: &Raw) -> Result<T, String> {
+/// One of the texts that `T` knows.
+fn parse_text<T: FromStr<Err: Display>>(raw: &Raw) -> Result<T, String> {
     text(raw)?.parse().map_err(|error| format!("{error}"))
 }
 
-pub(super) fn duration(raw: &Raw) -> Result<Duration, String> {
+fn duration(raw: &Raw) -> Result<Duration, String> {
     let text = text(raw)?;
     humantime::parse_duration(&text)
         .map_err(|error| format!("{text:?} is not a duration such as \"10s\" or \"2m\": {error}"))
 }
 
-pub(super) fn duration_above_zero(raw: &Raw) -> Result<Duration, String> {
+fn duration_above_zero(raw: &Raw) -> Result<Duration, String> {
     let time = duration(raw)?;
     if time.is_zero() { Err("expected a duration above 0".into()) } else { Ok(time) }
 }
 
-pub(super) fn tries(raw: &Raw) -> Result<NonZero<u32>, String> {
+fn tries(raw: &Raw) -> Result<NonZero<u32>, String> {
     let wrong = |_error| "expected a whole number below 4 billion".to_owned();
     count(raw).and_then(|count| count.try_into().map_err(wrong))
 }
 
-pub(super) fn count(raw: &Raw) -> Result<NonZero<usize>, String> {
+fn count(raw: &Raw) -> Result<NonZero<usize>, String> {
     let wrong = |found: String| format!("expected a whole number of at least 1, found {found}");
     match raw {
         Raw::Toml(Value::Integer(number)) => usize::try_from(*number)
@@ -343,7 +441,7 @@ pub(super) fn count(raw: &Raw) -> Result<NonZero<usize>, String> {
     }
 }
 
-pub(super) fn exec(raw: &Raw) -> Result<Vec<String>, String> {
+fn exec(raw: &Raw) -> Result<Vec<String>, String> {
     let list = match raw {
         Raw::Toml(Value::String(text)) => words::split(text)?,
         Raw::Toml(value) => strings(value)?,

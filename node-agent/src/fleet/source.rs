@@ -7,7 +7,8 @@ use std::future::Future;
 
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
-    BuildStore, Download, FetchError, Limits, Node, Progress, SharedLimits, StoredBuild,
+    BuildStore, Download, FetchError, FetchOptions, Limits, Node, Progress, SharedLimits,
+    StoredBuild,
 };
 
 /// Where builds come from, and to whom they are served.
@@ -50,11 +51,12 @@ impl BuildSource for LimitedNode {
     type Download = Download;
 
     fn fetch(&self, build: BuildId, store: &BuildStore) -> Download {
-        self.node.fetch_within(build, store, &self.limits)
+        let limits = self.limits.clone();
+        self.node.fetch(build, store, FetchOptions { limits, ..FetchOptions::default() })
     }
 
     fn serve(&self, build: &StoredBuild) {
-        self.node.serve_within(build, &self.limits);
+        self.node.serve(build, &self.limits);
     }
 
     fn leave(&self, build: BuildId) -> impl Future<Output = ()> + Send {

@@ -324,7 +324,10 @@ mod tests {
         let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
         watch.on_answer(start, Err(refused()));
         assert!(!watch.is_overdue(end - seconds(1)) && watch.is_overdue(end));
-        assert_eq!(watch.describe_overdue(), "it was not healthy within 1m: refused");
+        assert_eq!(
+            watch.describe_overdue(),
+            "it was not healthy within 1m: TCP 127.0.0.1:80: connection refused"
+        );
         let watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
         assert!(watch.describe_overdue().contains("READY=1"));
         assert_eq!(watch.next_due(false), Some(end));

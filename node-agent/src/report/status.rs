@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use goal_state::{AppName, GoalStore, HostStatus, now_ms};
-use p2p_net::Node;
+use p2p_net::{AskError, Node, STATUS_TOPIC};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -131,11 +131,20 @@ impl StatusSink {
             Self::Store(store) => store.put_status(host, rows).await?,
             Self::Seeders(node) => {
                 for report in encode_reports(rows)? {
-                    node.report_status(report).await?;
+                    node.ask_any(STATUS_TOPIC, report).await.map_err(not_taken)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+fn not_taken(error: AskError) -> anyhow::Error {
+    match error {
+        AskError::NobodyAnswers { reason } => {
+            anyhow::anyhow!("no seeder took the status report: {reason}")
+        }
+        error => error.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,8 +12,9 @@ use disk::{Operation, Verdict, Watching};
 use goal_state::{Goal, Rollout};
 use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 use node_agent::brain::Swap;
-use node_agent::host::{Health, Hook, Hooks, Launch, Probe, WatchedFiles};
-use node_agent::programs::{OUTPUT_WINDOW, ProgramSettings};
+use node_agent::config::AppConfig;
+use node_agent::host::{Health, Hook, Hooks, Probe};
+use node_agent::programs::OUTPUT_WINDOW;
 use node_agent::report::StatusBoard;
 use node_agent::state::{AcceptedGoals, AppDir, Journal, JournalPhase};
 use p2p_core::{BuildId, ByteRate};
@@ -327,7 +329,6 @@ impl World {
     }
 
     fn settings(&self) -> AppSettings {
-        let timings = AppTimings::fleet();
         let health = Health {
             probe: Some(Probe::Tcp { address: ([127, 0, 0, 1], 1).into() }),
             min_healthy_time: Duration::from_secs(5),
@@ -335,17 +336,6 @@ impl World {
             // Reached after a few probes.
             max_output_rate: ByteRate::new(FLOOD_BYTES * 3 / OUTPUT_WINDOW.as_secs()),
             ..Health::default()
-        };
-        let launch = Launch {
-            app: "web".into(),
-            host: "h1".into(),
-            exec: vec!["./run".into()],
-            unit: None,
-            environment: [].into(),
-            working_directory: None,
-            grace_period: Duration::from_secs(2),
-            user: None,
-            sockets: [].into(),
         };
         let hook = || {
             let timeout = Duration::from_mins(1);
@@ -355,22 +345,22 @@ impl World {
             name: "web".parse().unwrap(),
             host: "h1".into(),
             labels: BTreeSet::new(),
-            program: ProgramSettings { launch: Some(launch), health, timings: timings.supervisor },
-            user: None,
-            swap: self.swap,
-            hooks: Hooks {
-                before_switch: hook(),
-                after_switch: hook(),
-                after_rollback: hook(),
-                drain: hook(),
-                undrain: hook(),
+            app: AppConfig {
+                exec: Some(vec!["./run".into()]),
+                grace_period: Duration::from_secs(2),
+                health,
+                swap: self.swap,
+                hooks: Hooks {
+                    before_switch: hook(),
+                    after_switch: hook(),
+                    after_rollback: hook(),
+                    drain: hook(),
+                    undrain: hook(),
+                },
+                keep_builds: NonZero::new(KEEP_BUILDS).unwrap(),
+                ..AppConfig::default()
             },
-            watch: WatchedFiles::default(),
-            hold: false,
-            pin: None,
-            keep_builds: KEEP_BUILDS,
-            keep_bytes: None,
-            timings,
+            timings: AppTimings::fleet(),
         }
     }
 

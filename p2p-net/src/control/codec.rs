@@ -1,5 +1,8 @@
 //! How questions and answers of the control plane lie on a libp2p stream: a tag byte, then the
-//! message, to the end of the stream. Nothing longer than its kind allows is read.
+//! message, to the end of the stream.
+//!
+//! Invariant: nothing longer than a message may be is read, and no bytes make this panic. What a
+//! question means is for the hub, or for the program whose topic it is.
 
 use std::io;
 
@@ -17,12 +20,10 @@ pub(crate) enum Question {
     Announce(Announce),
     /// "Whom do you know in this swarm?"
     Exchange(Exchange),
-    /// "This is my status." At most `CONTROL_BYTES_MAX` bytes, opaque to this crate.
-    Status(Vec<u8>),
     /// "How do I reach your data plane?"
     Reach,
-    /// A question that is not the swarm's. The topic has at most `TOPIC_BYTES_MAX` bytes; the body is
-    /// opaque to this crate.
+    /// A question that is not the swarm's. The topic has at most [`TOPIC_BYTES_MAX`] bytes; the body
+    /// is opaque to this crate.
     Ask { topic: String, body: Vec<u8> },
 }
 
@@ -31,12 +32,13 @@ pub(crate) enum Question {
 pub(crate) enum Answer {
     Announce(AnnounceAnswer),
     Exchange(Vec<Contact>),
-    /// The status was taken.
-    Status,
     /// Addresses may be unspecified.
     Reach(Contact),
     /// To what was asked about a topic; opaque to this crate.
     Ask(Vec<u8>),
+    /// The same about [`STATUS_TOPIC`], which is answered with no more than that it was taken. Read
+    /// as an empty [`Self::Ask`].
+    Status,
     /// The question makes no sense to this node: a host is no tracker.
     Refused,
 }
@@ -50,6 +52,10 @@ const REFUSED: u8 = 255;
 
 /// Longest topic: a name and a version.
 pub(crate) const TOPIC_BYTES_MAX: usize = 64;
+
+/// The topic of hosts' status reports. It is older than the others: a question about it has a kind of
+/// its own on the wire, which nodes of before know.
+pub const STATUS_TOPIC: &str = "status";
 
 /// Reads and writes both kinds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -118,8 +124,8 @@ fn encode_question(question: &Question) -> Vec<u8> {
     match question {
         Question::Announce(announce) => tagged(ANNOUNCE, wire::encode(announce)),
         Question::Exchange(exchange) => tagged(EXCHANGE, wire::encode(exchange)),
-        Question::Status(report) => tagged(STATUS, report.clone()),
         Question::Reach => vec![REACH],
+        Question::Ask { topic, body } if topic == STATUS_TOPIC => tagged(STATUS, body.clone()),
         Question::Ask { topic, body } => {
             let length = u8::try_from(topic.len()).expect("topics are checked before");
             tagged(ASK, [&[length], topic.as_bytes(), body].concat())
@@ -132,7 +138,7 @@ fn decode_question(bytes: &[u8]) -> io::Result<Question> {
     match tag {
         ANNOUNCE => wire::decode_announce(body).map(Question::Announce).map_err(malformed),
         EXCHANGE => wire::decode_exchange(body).map(Question::Exchange).map_err(malformed),
-        STATUS => Ok(Question::Status(body.to_vec())),
+        STATUS => Ok(Question::Ask { topic: STATUS_TOPIC.to_owned(), body: body.to_vec() }),
         REACH if body.is_empty() => Ok(Question::Reach),
         ASK => decode_ask(body),
         _ => Err(malformed("unknown question")),
@@ -145,6 +151,9 @@ fn decode_ask(bytes: &[u8]) -> io::Result<Question> {
     let parts = rest.split_at_checked(length).filter(|_| length <= TOPIC_BYTES_MAX);
     let (topic, body) = parts.ok_or_else(|| malformed("topic is cut off or too long"))?;
     let topic = str::from_utf8(topic).map_err(malformed)?.to_owned();
+    if topic == STATUS_TOPIC {
+        return Err(malformed("a status in the form of other topics"));
+    }
     Ok(Question::Ask { topic, body: body.to_vec() })
 }
 
@@ -164,7 +173,7 @@ fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
     match tag {
         ANNOUNCE => wire::decode_announce_answer(body).map(Answer::Announce).map_err(malformed),
         EXCHANGE => wire::decode_contacts(body).map(Answer::Exchange).map_err(malformed),
-        STATUS => Ok(Answer::Status),
+        STATUS => Ok(Answer::Ask(Vec::new())),
         REACH => match wire::decode_contacts(body).map_err(malformed)?[..] {
             [contact] => Ok(Answer::Reach(contact)),
             _ => Err(malformed("not one contact")),
@@ -199,14 +208,11 @@ mod tests {
     #[test]
     fn questions_and_answers_round_trip() {
         let exchange = Exchange { build: BuildId::of_manifest(b"x") };
-        let status = Question::Status(b"fine".to_vec());
         let ask =
             |topic: &str, body: &[u8]| Question::Ask { topic: topic.into(), body: body.into() };
         let asks =
             [ask("tokens/1", b"{}"), ask("", b""), ask(&"t".repeat(TOPIC_BYTES_MAX), b"\xff")];
-        for question in
-            [Question::Exchange(exchange), status, Question::Reach].into_iter().chain(asks)
-        {
+        for question in [Question::Exchange(exchange), Question::Reach].into_iter().chain(asks) {
             assert_eq!(decode_question(&encode_question(&question)).unwrap(), question);
         }
         let named = AnnounceAnswer { contacts: vec![], interval_ms: 7, seeder: None };
@@ -219,12 +225,23 @@ mod tests {
             location: Location::default(),
         });
         let exchanged = Answer::Exchange(vec![]);
-        let told = Answer::Ask(b"yes".to_vec());
-        for answer in
-            [Answer::Announce(named), exchanged, Answer::Status, reach, told, Answer::Refused]
-        {
+        let said = Answer::Ask(b"yes".to_vec());
+        for answer in [Answer::Announce(named), exchanged, reach, said, Answer::Refused] {
             assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
         }
+    }
+
+    /// Goal: agents and seeders of before and after a status became an ask understand each other.
+    /// Method: the bytes of before, in both directions.
+    #[test]
+    fn status_lies_on_the_wire_as_it_always_did() {
+        let status = Question::Ask { topic: STATUS_TOPIC.into(), body: b"fine".into() };
+        assert_eq!(encode_question(&status), [&[3][..], b"fine"].concat());
+        assert_eq!(decode_question(&[&[3][..], b"fine"].concat()).unwrap(), status);
+        assert_eq!(encode_answer(&Answer::Status), [3]);
+        assert_eq!(decode_answer(&[3]).unwrap(), Answer::Ask(vec![]));
+        let in_the_form_of_others = [&[ASK, 6][..], b"status", b"fine"].concat();
+        assert!(decode_question(&in_the_form_of_others).is_err());
     }
 
     #[test]
@@ -240,6 +257,7 @@ mod tests {
             assert!(decode_answer(bytes).is_err(), "{bytes:?}");
         }
     }
+
     #[test]
     fn messages_end_at_their_limit() {
         let read = |length: usize| {

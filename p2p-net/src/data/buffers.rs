@@ -4,9 +4,10 @@
 //! budget has. Room for a chunk to come is reserved before the chunk is asked for, so what arrives
 //! never waits for memory; a chunk to send waits for room, segment by segment.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::BufferBudget;
@@ -77,18 +78,14 @@ impl Buffers {
     }
 
     fn segment(self: &Arc<Self>, permit: Option<OwnedSemaphorePermit>) -> Segment {
-        let used = self.lock().pop();
+        let used = self.free.lock().pop();
         let memory = used.unwrap_or_else(|| vec![0; SEGMENT_SIZE].into_boxed_slice());
         Segment { memory, filled: 0, home: Arc::clone(self), _permit: permit }
     }
 
     /// Gives the memory of segments that nobody uses back to the system.
     pub(crate) fn trim(&self) {
-        drop(std::mem::take(&mut *self.lock()));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Box<[u8]>>> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        drop(std::mem::take(&mut *self.free.lock()));
     }
 }
 
@@ -145,7 +142,7 @@ impl AsRef<[u8]> for Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        let mut free = self.home.lock();
+        let mut free = self.home.free.lock();
         if free.len() < self.home.free_max {
             free.push(memory);
         }
@@ -169,7 +166,7 @@ mod tests {
         assert_eq!((again.as_ref().as_ptr(), again.as_ref().len()), (address, 0));
         drop(again);
         buffers.trim();
-        assert!(buffers.lock().is_empty());
+        assert!(buffers.free.lock().is_empty());
     }
 
     /// Goal: neither direction holds more than its half, and what is dropped makes room again.

@@ -1,4 +1,4 @@
-//! Marks chunk traffic as background for routers that tell classes apart.
+//! Marks chunk traffic as background for routers that treat classes differently.
 //!
 //! The mark is the codepoint LE ("lower effort", RFC 8622), the sixth bit of the field that IPv4
 //! calls type of service and IPv6 traffic class. CS1, which was used before, is what RFC 8622
@@ -41,7 +41,7 @@ pub enum TrafficClass {
     Background,
 }
 
-/// The text is no class of traffic.
+/// The text is not the name of a class of traffic.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{text:?} is not a class of traffic; expected background or default")]
 pub struct ParseTrafficClassError {
@@ -232,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// A socket that tells the field of each packet it gets.
+    /// A socket that reports the field of each packet it gets.
     struct Witness(std::net::UdpSocket);
 
     impl Witness {

@@ -1,4 +1,7 @@
-//! What the data plane tells its owner.
+//! What the data plane reports to its owner, and the way there.
+//!
+//! Invariant: the way is bounded. A connection with more to report waits, and with it the peer
+//! behind it; the owner never does.
 
 use std::sync::Arc;
 
@@ -10,7 +13,7 @@ use crate::store::{StagedBuild, StoreError};
 
 use super::link::{Link, LinkId};
 
-/// Events that may wait. Connections that have more to tell wait themselves, and with them the
+/// Events that may wait. Connections that have more to report wait themselves, and with them the
 /// peers behind them.
 const EVENTS_MAX: usize = 4_096;
 

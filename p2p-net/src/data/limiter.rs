@@ -25,8 +25,8 @@ const SLICE_BYTES_MIN: u64 = 1 << 10;
 /// turn behind others would look as if it had died.
 const SLICES_PER_SECOND: u64 = 32;
 
-/// What a line that nobody used may catch up on: as late as a timer of a busy machine is. Without it
-/// each late wake-up would lose rate for good; with much more, a burst would follow every pause.
+/// What a line that nobody used may catch up on: as late as a timer of a busy machine is. Without
+/// it each late wake-up would lose rate for good; with much more, a burst would follow every pause.
 const BURST: Duration = Duration::from_millis(25);
 
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
@@ -85,7 +85,8 @@ impl TransferLimits {
         Self { app, node }
     }
 
-    /// Waits until some of `wanted` bytes may be sent; how many, at least one unless none is wanted.
+    /// Waits until some of `wanted` bytes may be sent. Returns how many: at least one unless none
+    /// is wanted.
     ///
     /// # Cancel safety
     ///
@@ -94,8 +95,8 @@ impl TransferLimits {
         admit_slice([&self.app.limiters.upload, &self.node.limiters.upload], wanted).await
     }
 
-    /// Waits until `bytes` that arrived may be followed by more. Who receives must not read from the
-    /// transport meanwhile.
+    /// Waits until `bytes` that arrived may be followed by more. The receiver must not read from
+    /// the transport meanwhile.
     ///
     /// # Cancel safety
     ///
@@ -188,7 +189,7 @@ impl Line {
         }
     }
 
-    /// Credits the time since the last call; how long to wait, if the balance is below zero.
+    /// Credits the time since the last call. Returns how long to wait if the balance is below zero.
     fn settle(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let elapsed = now - self.settled_at;

@@ -1,10 +1,9 @@
 //! How fast bytes come from a peer: both ends of a connection that carries nothing else.
 //!
-//! Who asks opens a transfer whose header names a number of bytes; the peer answers with transfers
+//! The asker opens a transfer whose header names a number of bytes; the peer answers with transfers
 //! as large as chunks can be, a few at a time, as in a download, or with one of no bytes if it is
-//! being measured already. Invariant: a node serves one
-//! measurement at a time, of at most [`MEASURE_BYTES_MAX`] and [`SERVE_TIME`], and what it sends
-//! passes the cap on uploads.
+//! being measured already. Invariant: a node serves one measurement at a time, of at most
+//! [`MEASURE_BYTES_MAX`] and [`SERVE_TIME`], and what it sends passes the cap on uploads.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -80,8 +79,8 @@ impl From<Lost> for MeasureFault {
     }
 }
 
-/// Connects to the peer over `kind` and asks for `bytes`, for no longer than `time`; an error if there
-/// is no connection.
+/// Connects to the peer over `kind` and asks for `bytes`, for no longer than `time`; an error if
+/// there is no connection.
 pub(crate) async fn measure(
     tls: &TlsIdentity,
     contact: Contact,
@@ -189,7 +188,7 @@ async fn take_answer(
 
 /// Serves one question on a connection, and ends the connection.
 pub(super) async fn serve(connection: &impl Connection, measuring: &Measuring) {
-    // Who loses the connection, or is too slow, knows it.
+    // An asker that loses the connection, or is too slow, notices by itself.
     drop(timeout(SERVE_TIME, answer(connection, measuring)).await);
     connection.close("measured");
 }
@@ -236,11 +235,11 @@ async fn send_noise(
     let mut tx = connection.open_transfer(header(bytes)).await?;
     let mut left = bytes;
     while left > 0 {
-        let mut piece = noise();
-        let wanted = piece.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        piece.truncate(limits.admit_upload(wanted).await);
-        left -= piece.len() as u64;
-        tx.write(piece).await?;
+        let mut slice = noise();
+        let wanted = slice.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        slice.truncate(limits.admit_upload(wanted).await);
+        left -= slice.len() as u64;
+        tx.write(slice).await?;
     }
     tx.finish().await.map(|_| ())
 }

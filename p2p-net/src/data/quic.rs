@@ -1,4 +1,7 @@
 //! QUIC: quinn endpoints tuned for bulk, and quinn's connections as the data plane uses them.
+//!
+//! Owns the sizes of windows, buffers and packets. Invariant: a transfer that is dropped before its
+//! end is reset, although quinn would finish it. Knows nothing of builds.
 
 use std::collections::VecDeque;
 use std::io;
@@ -43,8 +46,8 @@ const STREAM_WINDOW: u32 = CHUNK_SIZE_MAX;
 /// fails and path MTU discovery takes the path for broken.
 const PAYLOAD_MAX: u16 = 6_500;
 
-/// Pieces taken from a stream at once: a deadline per packet would cost more than the packet.
-const PIECES: usize = 32;
+/// Parts taken from a stream at once: a deadline per packet would cost more than the packet.
+const PARTS_AT_ONCE: usize = 32;
 
 /// An endpoint on one runtime, and how to dial with it.
 #[derive(Clone, Debug)]
@@ -107,7 +110,7 @@ impl QuicEndpoint {
     /// Closes every connection, and waits a moment for the far ends to hear of it.
     pub(super) async fn close(&self) {
         self.endpoint.close(0_u8.into(), b"shutdown");
-        // Who does not hear of it finds out when the connection falls silent.
+        // A far end that does not hear of it finds out when the connection falls silent.
         drop(timeout(Duration::from_millis(500), self.endpoint.wait_idle()).await);
     }
 }
@@ -139,8 +142,8 @@ fn transport_config() -> quinn::TransportConfig {
     transport
 }
 
-/// A UDP socket with large buffers. `is_shared`: several sockets of this process share the port, and
-/// the system deals incoming connections out to them.
+/// A UDP socket with large buffers. `is_shared`: several sockets of this process share the port,
+/// and the system deals incoming connections out to them.
 pub(super) fn bind_socket(address: SocketAddr, is_shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
@@ -210,7 +213,7 @@ impl Connection for QuicConnection {
 
     async fn accept_transfer(&self) -> Result<QuicRx, Lost> {
         let stream = self.accept_uni().await.or(Err(Lost))?;
-        Ok(QuicRx { stream, pieces: VecDeque::new() })
+        Ok(QuicRx { stream, parts: VecDeque::new() })
     }
 }
 
@@ -288,7 +291,7 @@ impl TransferTx for QuicTx {
 pub(crate) struct QuicRx {
     stream: RecvStream,
     /// What was taken from the stream at once and is not in a segment yet.
-    pieces: VecDeque<Bytes>,
+    parts: VecDeque<Bytes>,
 }
 
 impl TransferRx for QuicRx {
@@ -301,17 +304,17 @@ impl TransferRx for QuicRx {
     async fn next_segment(&mut self, buffers: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
         let mut segment = buffers.segment_to_fill();
         while segment.room() > 0 {
-            let Some(piece) = self.pieces.front_mut() else {
-                let mut pieces: [Bytes; PIECES] = std::array::from_fn(|_| Bytes::new());
-                let read = self.stream.read_chunks(&mut pieces);
+            let Some(first) = self.parts.front_mut() else {
+                let mut parts: [Bytes; PARTS_AT_ONCE] = std::array::from_fn(|_| Bytes::new());
+                let read = self.stream.read_chunks(&mut parts);
                 let Some(count) = lost(timeout(STALL_TIME, read).await)? else { break };
-                self.pieces.extend(pieces.into_iter().take(count));
+                self.parts.extend(parts.into_iter().take(count));
                 continue;
             };
-            let part = piece.split_to(piece.len().min(segment.room()));
+            let part = first.split_to(first.len().min(segment.room()));
             segment.extend_from_slice(&part);
-            if piece.is_empty() {
-                self.pieces.pop_front();
+            if first.is_empty() {
+                self.parts.pop_front();
             }
         }
         Ok((!segment.as_ref().is_empty()).then_some(segment))

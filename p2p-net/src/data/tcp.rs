@@ -12,10 +12,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Buf, Bytes};
 use futures::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
@@ -34,7 +35,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use self::patient::Expected;
+use self::patient::Outstanding;
 pub(super) use self::socket::{Stream, accept, carry, certificates, dial, listen};
 
 /// Kind, length, transfer.
@@ -43,9 +44,9 @@ const HEAD_BYTES: usize = 8;
 /// Messages that may wait to be written.
 const OUTBOX_MAX: usize = 64;
 
-/// Answers that may wait to be written; each transfer that arrives holds the place of its answer.
+/// Receipts that may wait to be written; each transfer that arrives holds the place of its own.
 /// Twice what a peer may have open, because a peer that resets one may open another at once.
-const ANSWERS_MAX: usize = 2 * TRANSFERS_MAX as usize;
+const RECEIPTS_MAX: usize = 2 * TRANSFERS_MAX as usize;
 
 /// Frames of transfers that may wait to be written. Each transfer needs a place for its beginning
 /// and holds one for its end; the rest is for [`DATA_MAX`].
@@ -58,12 +59,12 @@ const DATA_MAX: usize = 4;
 /// Messages that arrived and wait for the owner.
 const MESSAGES_MAX: usize = 64;
 
-/// Segments of one transfer that arrived and wait to be hashed: a chunk of the largest size, so that
-/// the hashing of one chunk does not hold up the others.
-const PIECES_MAX: usize = p2p_core::CHUNK_SIZE_MAX.div_ceil(SEGMENT_BYTES) as usize + 2;
+/// Segments of one transfer that arrived and wait to be hashed: a chunk of the largest size, so
+/// that the hashing of one chunk does not hold up the others.
+const ARRIVED_MAX: usize = p2p_core::CHUNK_SIZE_MAX.div_ceil(SEGMENT_BYTES) as usize + 2;
 
-/// How long the system may hold back what has arrived of a segment. Far above what a segment takes on
-/// links on which wake-ups matter, and far below [`IDLE_TIME`].
+/// How long the system may hold back what has arrived of a segment. Far above what a segment takes
+/// on links on which wake-ups matter, and far below [`IDLE_TIME`].
 const PATIENCE: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Small frames that are written together when nothing else waits.
@@ -93,8 +94,10 @@ enum Outbound {
 
 /// The receiver's answer to a transfer.
 #[derive(Debug)]
-enum Answer {
+enum Receipt {
+    /// All of it came.
     Done { transfer: u32 },
+    /// The rest is not wanted.
     Stop { transfer: u32 },
 }
 
@@ -128,7 +131,7 @@ struct Queued {
 
 /// What arrived of a transfer.
 #[derive(Debug)]
-enum Piece {
+enum Arrived {
     Data(Segment),
     End,
 }
@@ -145,7 +148,7 @@ struct Shared {
     closed: CancellationToken,
     reason: OnceLock<String>,
     outbox: mpsc::Sender<Outbound>,
-    answers: mpsc::Sender<Answer>,
+    receipts: mpsc::Sender<Receipt>,
     bulk: mpsc::Sender<Bulk>,
     /// Bounds the segments in `bulk`; those who wait are served in turn, which shares the
     /// connection evenly among transfers.
@@ -164,10 +167,6 @@ impl Shared {
         drop(self.reason.set(reason.to_owned()));
         self.closed.cancel();
     }
-
-    fn unanswered(&self) -> MutexGuard<'_, BTreeMap<u32, oneshot::Sender<bool>>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Moves the bytes of a connection; nothing happens on it unless this runs.
@@ -177,7 +176,7 @@ pub(super) struct Pump<S> {
     shared: Arc<Shared>,
     buffers: Arc<Buffers>,
     queues: Queues,
-    expected: Expected,
+    outstanding: Outstanding,
     messages: mpsc::Sender<Vec<u8>>,
     accepted: mpsc::Sender<TcpRx>,
 }
@@ -185,7 +184,7 @@ pub(super) struct Pump<S> {
 /// What waits to be written, the most urgent first.
 #[derive(Debug)]
 struct Queues {
-    answers: mpsc::Receiver<Answer>,
+    receipts: mpsc::Receiver<Receipt>,
     outbox: mpsc::Receiver<Outbound>,
     bulk: mpsc::Receiver<Bulk>,
 }
@@ -197,7 +196,7 @@ pub(super) fn make<S>(
     buffers: Arc<Buffers>,
 ) -> (TcpConnection, Pump<S>) {
     let (outbox_tx, outbox) = mpsc::channel(OUTBOX_MAX);
-    let (answers_tx, answers) = mpsc::channel(ANSWERS_MAX);
+    let (receipts_tx, receipts) = mpsc::channel(RECEIPTS_MAX);
     let (bulk_tx, bulk) = mpsc::channel(BULK_MAX);
     let (messages, messages_rx) = mpsc::channel(MESSAGES_MAX);
     let (accepted, accepted_rx) = mpsc::channel(TRANSFERS_MAX as usize);
@@ -206,7 +205,7 @@ pub(super) fn make<S>(
         closed: CancellationToken::new(),
         reason: OnceLock::new(),
         outbox: outbox_tx,
-        answers: answers_tx,
+        receipts: receipts_tx,
         bulk: bulk_tx,
         slots: Arc::new(Semaphore::new(DATA_MAX)),
         transfers: Arc::new(Semaphore::new(TRANSFERS_MAX as usize)),
@@ -216,16 +215,17 @@ pub(super) fn make<S>(
         accepted: tokio::sync::Mutex::new(accepted_rx),
     });
     let connection = TcpConnection { shared: shared.clone() };
-    let queues = Queues { answers, outbox, bulk };
-    let expected = Expected::default();
-    (connection, Pump { stream, shared, buffers, queues, expected, messages, accepted })
+    let queues = Queues { receipts, outbox, bulk };
+    let outstanding = Outstanding::default();
+    (connection, Pump { stream, shared, buffers, queues, outstanding, messages, accepted })
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
     /// Runs until the connection ends, for whatever reason.
     pub(super) async fn run(self) {
-        let Self { stream, shared, buffers, queues, expected, messages, accepted } = self;
+        let Self { stream, shared, buffers, queues, outstanding, messages, accepted } = self;
         let (rx, tx) = tokio::io::split(stream);
+        // Heads and small frames gather here; a segment is larger than the buffer and passes it by.
         let mut tx = BufWriter::with_capacity(GATHERED_BYTES, tx);
         let heard = AtomicBool::new(true);
         let mut reader = Reader {
@@ -233,11 +233,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
             shared: &shared,
             buffers,
             heard: &heard,
-            expected,
+            outstanding,
             messages: Some(messages),
             accepted,
             incoming: BTreeMap::new(),
         };
+        // Four ways to end, of which the first is the reason: this end closes, the far end stops
+        // sending, the socket takes no more, or nothing is heard.
         let closed = async {
             shared.closed.cancelled().await;
             Ok("closed")
@@ -254,7 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Pump<S> {
             Ok(reason) => shared.close(reason),
             Err(error) => shared.close(&error.to_string()),
         }
-        shared.unanswered().clear();
+        // Whoever waits for a receipt learns that none will come.
+        shared.unanswered.lock().clear();
         // Says that this end is deliberate. A peer that does not read must not hold this up.
         drop(timeout(std::time::Duration::from_millis(100), tx.shutdown()).await);
     }
@@ -282,12 +285,15 @@ async fn write<W: AsyncWrite + Unpin>(
     shared: &Shared,
     queues: Queues,
 ) -> io::Result<()> {
-    let Queues { mut answers, mut outbox, mut bulk } = queues;
+    let Queues { mut receipts, mut outbox, mut bulk } = queues;
     let mut pings = tokio::time::interval(KEEP_ALIVE);
     pings.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        if let Ok(frame) = answers.try_recv() {
-            write_answer(tx, frame).await?;
+        // The most urgent that waits; only when nothing does is the buffer flushed and sleep begun.
+        // Receipts first: without them the far end keeps memory and places. Then messages, which
+        // steer everything else. Chunks last.
+        if let Ok(frame) = receipts.try_recv() {
+            write_receipt(tx, frame).await?;
         } else if let Ok(frame) = outbox.try_recv() {
             write_outbound(tx, frame).await?;
         } else if let Ok(frame) = bulk.try_recv() {
@@ -296,7 +302,7 @@ async fn write<W: AsyncWrite + Unpin>(
             tx.flush().await?;
             tokio::select! {
                 biased;
-                Some(frame) = answers.recv() => write_answer(tx, frame).await?,
+                Some(frame) = receipts.recv() => write_receipt(tx, frame).await?,
                 Some(frame) = outbox.recv() => write_outbound(tx, frame).await?,
                 Some(frame) = bulk.recv() => write_bulk(tx, frame).await?,
                 _ = pings.tick() => tx.write_all(&head(PING, 0, 0)).await?,
@@ -314,10 +320,10 @@ async fn write_outbound<W: AsyncWrite + Unpin>(tx: &mut W, frame: Outbound) -> i
     }
 }
 
-async fn write_answer<W: AsyncWrite + Unpin>(tx: &mut W, frame: Answer) -> io::Result<()> {
+async fn write_receipt<W: AsyncWrite + Unpin>(tx: &mut W, frame: Receipt) -> io::Result<()> {
     match frame {
-        Answer::Done { transfer } => write_frame(tx, DONE, transfer, &[]).await,
-        Answer::Stop { transfer } => write_frame(tx, STOP, transfer, &[]).await,
+        Receipt::Done { transfer } => write_frame(tx, DONE, transfer, &[]).await,
+        Receipt::Stop { transfer } => write_frame(tx, STOP, transfer, &[]).await,
     }
 }
 
@@ -369,10 +375,10 @@ struct Reader<'a, R> {
     shared: &'a Arc<Shared>,
     buffers: Arc<Buffers>,
     heard: &'a AtomicBool,
-    expected: Expected,
+    outstanding: Outstanding,
     messages: Option<mpsc::Sender<Vec<u8>>>,
     accepted: mpsc::Sender<TcpRx>,
-    incoming: BTreeMap<u32, mpsc::Sender<Piece>>,
+    incoming: BTreeMap<u32, mpsc::Sender<Arrived>>,
 }
 
 impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
@@ -410,7 +416,7 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
             END => self.take_end(transfer).await?,
             RESET => drop(self.incoming.remove(&transfer)),
             DONE | STOP => {
-                if let Some(answer) = self.shared.unanswered().remove(&transfer) {
+                if let Some(answer) = self.shared.unanswered.lock().remove(&transfer) {
                     // The sender of the chunk may have given up.
                     answer.send(kind == DONE).ok();
                 }
@@ -421,9 +427,9 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
     }
 
     async fn take_end(&mut self, transfer: u32) -> io::Result<()> {
-        if let Some(pieces) = self.incoming.remove(&transfer) {
+        if let Some(arrived) = self.incoming.remove(&transfer) {
             // The transfer was refused if nobody listens.
-            drop(pieces.send(Piece::End).await);
+            drop(arrived.send(Arrived::End).await);
         }
         Ok(())
     }
@@ -447,12 +453,11 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
             return Err(violation("the peer opened a transfer that it must not open"));
         }
         self.rx.read_exact(&mut header).await?;
-        let answer = self.shared.answers.clone().try_reserve_owned();
-        let answer =
-            answer.ok().ok_or_else(|| violation("the peer opens transfers without end"))?;
-        let (tx, pieces) = mpsc::channel(PIECES_MAX);
-        let answer = Some(answer);
-        let rx = TcpRx { transfer, header, pieces, answer };
+        let receipt = self.shared.receipts.clone().try_reserve_owned();
+        let receipt =
+            receipt.ok().ok_or_else(|| violation("the peer opens transfers without end"))?;
+        let (tx, arrived) = mpsc::channel(ARRIVED_MAX);
+        let rx = TcpRx { transfer, header, arrived, receipt: Some(receipt) };
         if self.incoming.insert(transfer, tx).is_some() {
             return Err(violation("the peer opened a transfer twice"));
         }
@@ -468,13 +473,13 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
         let mut segment = self.buffers.segment_to_fill();
         let mut rest = length;
         while rest > 0 {
-            self.expected.set(rest);
+            self.outstanding.set(rest);
             let read = timeout(PATIENCE, self.rx.read(&mut segment.space()[..rest])).await;
             let count = if let Ok(count) = read {
                 count?
             } else {
                 // A slow peer must not look like a silent one.
-                self.expected.set(0);
+                self.outstanding.set(0);
                 self.rx.read(&mut segment.space()[..rest]).await?
             };
             if count == 0 {
@@ -484,10 +489,10 @@ impl<R: AsyncRead + Send + Unpin> Reader<'_, R> {
             rest -= count;
             self.heard.store(true, Ordering::Relaxed);
         }
-        self.expected.set(0);
-        if let Some(pieces) = self.incoming.get(&transfer) {
+        self.outstanding.set(0);
+        if let Some(arrived) = self.incoming.get(&transfer) {
             // The transfer was refused if nobody listens: the sender hears of it soon.
-            drop(pieces.send(Piece::Data(segment)).await);
+            drop(arrived.send(Arrived::Data(segment)).await);
         }
         Ok(())
     }
@@ -516,7 +521,7 @@ impl Connection for TcpConnection {
     }
 
     async fn open_messages(&self, _: bool) -> Result<(TcpMessageTx, TcpMessageRx), Lost> {
-        let rx = self.shared.messages.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rx = self.shared.messages.lock().take();
         let tx = TcpMessageTx { shared: self.shared.clone() };
         Ok((tx, TcpMessageRx { messages: rx.ok_or(Lost)? }))
     }
@@ -534,7 +539,7 @@ impl Connection for TcpConnection {
         };
         let transfer = shared.next_transfer.fetch_add(1, Ordering::Relaxed);
         let (answer, is_received) = oneshot::channel();
-        shared.unanswered().insert(transfer, answer);
+        shared.unanswered.lock().insert(transfer, answer);
         Ok(TcpTx {
             shared,
             transfer,
@@ -619,7 +624,7 @@ impl TcpTx {
 
 impl TransferTx for TcpTx {
     async fn write(&mut self, bytes: Bytes) -> Result<(), Lost> {
-        // The receiver answers before the end only to refuse the rest.
+        // The receiver receipts before the end only to refuse the rest.
         if !self.is_received.is_empty() {
             return Err(Lost);
         }
@@ -665,7 +670,7 @@ impl Drop for TcpTx {
             self.is_reset.store(true, Ordering::Relaxed);
             end.send(self.frame(Content::Reset));
         }
-        self.shared.unanswered().remove(&self.transfer);
+        self.shared.unanswered.lock().remove(&self.transfer);
     }
 }
 
@@ -674,9 +679,9 @@ impl Drop for TcpTx {
 pub(crate) struct TcpRx {
     transfer: u32,
     header: [u8; TransferHeader::BYTES],
-    pieces: mpsc::Receiver<Piece>,
-    /// The place of the answer; taken once it is given.
-    answer: Option<mpsc::OwnedPermit<Answer>>,
+    arrived: mpsc::Receiver<Arrived>,
+    /// The place of the receipt; taken once it is given.
+    receipt: Option<mpsc::OwnedPermit<Receipt>>,
 }
 
 impl TransferRx for TcpRx {
@@ -685,11 +690,11 @@ impl TransferRx for TcpRx {
     }
 
     async fn next_segment(&mut self, _: &Arc<Buffers>) -> Result<Option<Segment>, Lost> {
-        match timeout(STALL_TIME, self.pieces.recv()).await {
-            Ok(Some(Piece::Data(segment))) => Ok(Some(segment)),
-            Ok(Some(Piece::End)) => {
-                if let Some(answer) = self.answer.take() {
-                    answer.send(Answer::Done { transfer: self.transfer });
+        match timeout(STALL_TIME, self.arrived.recv()).await {
+            Ok(Some(Arrived::Data(segment))) => Ok(Some(segment)),
+            Ok(Some(Arrived::End)) => {
+                if let Some(receipt) = self.receipt.take() {
+                    receipt.send(Receipt::Done { transfer: self.transfer });
                 }
                 Ok(None)
             }
@@ -701,8 +706,8 @@ impl TransferRx for TcpRx {
 
 impl Drop for TcpRx {
     fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            answer.send(Answer::Stop { transfer: self.transfer });
+        if let Some(receipt) = self.receipt.take() {
+            receipt.send(Receipt::Stop { transfer: self.transfer });
         }
     }
 }

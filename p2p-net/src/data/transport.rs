@@ -83,7 +83,7 @@ impl Transport {
     }
 }
 
-/// What is not the name of a transport.
+/// The text is not the name of a transport.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("unknown transport {given:?}: expected auto, quic or tcp")]
 pub struct ParseTransportError {
@@ -178,7 +178,8 @@ pub(crate) trait MessageRx: Send {
 pub(crate) trait TransferTx: Send {
     fn write(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), Lost>> + Send;
 
-    /// Ends the transfer; whether the peer received all of it, rather than refused the rest.
+    /// Ends the transfer. Returns whether the peer received all of it, rather than refused the
+    /// rest.
     fn finish(self) -> impl Future<Output = Result<bool, Lost>> + Send;
 }
 

@@ -1,8 +1,8 @@
 //! A thread's share of the data plane: listens and dials on its runtime, and turns what comes of it
 //! into links.
 //!
-//! A dial tries [`PREFERRED`] first, and the other transport when that fails or is slow to answer, so
-//! that a blocked one costs a moment and not the connection.
+//! A dial tries [`PREFERRED`] first, and the other transport when that fails or is slow to answer,
+//! so that a blocked one costs a moment and not the connection.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener, TcpStream as StdTcpStream, UdpSocket};
@@ -22,10 +22,11 @@ use tracing::{debug, warn};
 use super::dscp::TrafficClass;
 use super::event::DataEvent;
 use super::first::all_of;
-use super::link::{self, LinkId};
+use super::link::LinkId;
+use super::linking;
 use super::measure::{self, Measuring};
 use super::quic::{self, QuicEndpoint};
-use super::transfer::Receiving;
+use super::receiving::Receiving;
 use super::transport::{Connection, Transport, TransportKind};
 use super::{Callee, DataConfig, tcp};
 use crate::disk_priority::DiskPriority;
@@ -35,8 +36,9 @@ use crate::tls::{TlsIdentity, is_measuring, is_measuring_by, remote_node, remote
 pub(crate) const DIAL_TIME: Duration = Duration::from_secs(5);
 
 /// What `auto` tries first, whatever the way to the peer. With packets of Ethernet's size the
-/// kernel takes less processor time than QUIC does in this process (`benches/pair.py`, `benches/fleet.py`), and
-/// long and lossy ways are no reason against it (`benches/long-link.py`). QUIC is for where TCP is blocked.
+/// kernel takes less processor time than QUIC does in this process (`benches/pair.py`,
+/// `benches/fleet.py`), and long and lossy ways are no reason against it (`benches/long-link.py`).
+/// QUIC is for where TCP is blocked.
 const PREFERRED: TransportKind = TransportKind::Tcp;
 
 /// How long the first transport has before the other one is tried beside it: several round trips of
@@ -59,7 +61,8 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Binds what the transport needs. If any port will do, one that is free for both is looked for.
+    /// Binds what the transport needs. If any port will do, one that is free for both is looked
+    /// for.
     pub(super) fn bind(config: &DataConfig) -> io::Result<Self> {
         let mut tries = 1;
         loop {
@@ -235,7 +238,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Tries the second transport when the first has failed, or beside it when it is slow to answer.
+    /// Tries the second transport when the first has failed, or beside it when it is slow to
+    /// answer.
     async fn connect_over_either(
         &self,
         first: TransportKind,
@@ -313,7 +317,7 @@ impl Worker {
         all_of([run.boxed(), pump.boxed(), close.boxed()]).await;
     }
 
-    /// Serves who opened the connection to measure it.
+    /// Serves a node that opened the connection to measure it.
     async fn measure_tcp(&self, stream: tcp::Stream) {
         let carried = tcp::carry(stream, self.core.receiving.buffers.clone());
         let Ok((connection, pump)) = carried else { return };
@@ -332,7 +336,7 @@ impl Worker {
         let id = LinkId(self.core.next_link.fetch_add(1, Ordering::Relaxed));
         let receiving = self.core.receiving.clone();
         let events = receiving.events.clone();
-        let (link, tasks) = link::make((id, node), connection, is_ours, receiving);
+        let (link, tasks) = linking::make((id, node), connection, is_ours, receiving);
         events.send(DataEvent::Linked { node, outcome: Ok(link) }).await;
         self.core.tasks.track_future(tasks.run()).await;
     }
@@ -344,7 +348,7 @@ impl Worker {
         let endpoints = [&self.listening, &self.dialling].into_iter().flatten();
         let closing = futures::future::join_all(endpoints.map(QuicEndpoint::close));
         let links = timeout(Duration::from_millis(500), self.core.tasks.wait());
-        // Who does not hear of it finds out when the connection falls silent.
+        // A far end that does not hear of it finds out when the connection falls silent.
         drop(tokio::join!(closing, links).1);
     }
 }
@@ -413,7 +417,7 @@ async fn accept_tcp(listener: TcpListener, workers: Vec<Worker>, closed: Cancell
     }
 }
 
-/// Shakes hands with who called.
+/// Shakes hands with a node that called.
 async fn greet_tcp(worker: Worker, stream: StdTcpStream) {
     let Ok(stream) = TcpStream::from_std(stream) else { return };
     // A handshake that fails, or that does not go on, is the dialler's problem.
@@ -475,8 +479,8 @@ mod tests {
         }
     }
 
-    /// Goal: two nodes meet whenever one transport is allowed on both ends, over the preferred one if
-    /// both are; and if none is, the reason names what was tried.
+    /// Goal: two nodes meet whenever one transport is allowed on both ends, over the preferred one
+    /// if both are; and if none is, the reason names what was tried.
     #[tokio::test]
     async fn dial_finds_the_transport_that_both_ends_allow() {
         use Transport::{Auto, Quic, Tcp};

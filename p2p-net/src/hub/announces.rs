@@ -2,7 +2,7 @@
 //!
 //! Each announce wakes this host and the tracker a few times. The builds of a host have the same
 //! trackers and about the same intervals, so one that announces takes along those that would do so
-//! soon; which of them are ready to is for their swarms to say.
+//! soon; whether they are ready is for their swarms to say.
 
 use p2p_core::wire::Announce;
 use p2p_core::{Action, BuildId, Event, NodeId, PeerRole};
@@ -10,11 +10,11 @@ use p2p_core::{Action, BuildId, Event, NodeId, PeerRole};
 use super::Hub;
 use super::clock::Alarms;
 
-/// Builds that are told when another announces: with it, half of the questions that a tracker takes
-/// at once from one node.
+/// Builds that may go along when another announces: with it, half of the questions that a tracker
+/// takes at once from one node.
 const ALONG_MAX: usize = 15;
 
-/// Which builds are told of an announce among these actions, and what.
+/// The builds that an announce among these actions takes along, each with its event.
 fn taken_along(role: PeerRole, actions: &[Action], alarms: &Alarms) -> Vec<(BuildId, Event)> {
     // A seeder has thousands of builds: it is never at rest, and would ask too much at once.
     if role == PeerRole::Seeder {
@@ -31,7 +31,7 @@ fn taken_along(role: PeerRole, actions: &[Action], alarms: &Alarms) -> Vec<(Buil
 
 #[expect(clippy::multiple_inherent_impl, reason = "the hub is cut by concern")]
 impl Hub {
-    /// Tells the builds whose moment is near, if one of these is an announce.
+    /// Takes the builds along whose moment is near, if one of these is an announce.
     pub(super) fn take_along(&mut self, actions: &[Action]) {
         self.pending.extend(taken_along(self.contact.role, actions, &self.alarms));
     }
@@ -71,20 +71,20 @@ mod tests {
     }
 
     #[test]
-    fn builds_whose_moment_is_near_are_told_of_an_announce() {
+    fn builds_whose_moment_is_near_go_along_with_an_announce() {
         let builds: Vec<BuildId> = (0..40_u8).map(|n| BuildId::of_manifest(&[n])).collect();
         let mut alarms = Alarms::default();
         for (at, build) in (0..).zip(&builds) {
             alarms.set(*build, Some(Instant::from_nanos(at)));
         }
-        let told = |role, action| taken_along(role, &[action], &alarms);
-        let nearest = told(PeerRole::Host, announce(builds[39], false));
+        let along = |role, action| taken_along(role, &[action], &alarms);
+        let nearest = along(PeerRole::Host, announce(builds[39], false));
         assert!(nearest.iter().map(|(build, _)| build).eq(&builds[..ALONG_MAX]));
         let of_it = NodeId::from_bytes([9; 32]);
         let is_it = |(_, event): &(_, Event)| matches!(event, Event::TrackerAsked { tracker } if *tracker == of_it);
         assert!(nearest.iter().all(is_it));
-        assert!(told(PeerRole::Host, announce(builds[39], true)).is_empty(), "a farewell");
-        assert!(told(PeerRole::Seeder, announce(builds[39], false)).is_empty());
-        assert!(told(PeerRole::Host, Action::Complete).is_empty());
+        assert!(along(PeerRole::Host, announce(builds[39], true)).is_empty(), "a farewell");
+        assert!(along(PeerRole::Seeder, announce(builds[39], false)).is_empty());
+        assert!(along(PeerRole::Host, Action::Complete).is_empty());
     }
 }

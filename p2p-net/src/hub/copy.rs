@@ -1,7 +1,7 @@
 //! A build that is wanted in a second store of the same node: taken from the first by copying.
 //!
-//! A node takes part in a build's swarm once, whatever the number of stores. Who asks for the build in
-//! another store waits for the first copy and gets one of its own, checked chunk by chunk.
+//! A node takes part in a build's swarm once, whatever the number of stores. Whoever asks for the
+//! build in another store waits for the first copy and gets one of its own, hashed chunk by chunk.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::error::FetchError;
 use crate::progress::{Phase, Progress};
 use crate::store::{BuildStore, Reuse, StoreError, StoredBuild};
 
-use super::member::Outcome;
+use super::member::DownloadOutcome;
 use super::wake::Watches;
 
 /// Starts such a download behind the one that `first` follows.
@@ -54,7 +54,7 @@ async fn follow(
         return Ok(stored);
     }
     let original = loop {
-        let outcome: Outcome = first.outcome.borrow_and_update().clone();
+        let outcome: DownloadOutcome = first.outcome.borrow_and_update().clone();
         if let Some(outcome) = outcome {
             break outcome?;
         }

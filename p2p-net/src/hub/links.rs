@@ -1,4 +1,7 @@
 //! The connections of a node: at most one per peer, which builds use it, and dials under way.
+//!
+//! Owns the choice between two connections to one peer, and when one that no build uses is closed.
+//! Speaks to no swarm: what changed is returned to the hub.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +12,8 @@ use crate::data::DIAL_TIME;
 use crate::data::link::{Link, LinkId};
 use crate::progress::LinkCounts;
 
-/// A connection that no build uses is closed after this time; a deploy is often followed by another.
+/// A connection that no build uses is closed after this time; a deploy is often followed by
+/// another.
 const UNUSED_TIME: Duration = Duration::from_secs(10);
 
 /// A peer that is connected.
@@ -37,21 +41,21 @@ pub(super) struct Links {
 pub(super) enum Admission {
     /// It is the connection to the peer now.
     Taken {
-        /// Builds that wait to be told.
+        /// Builds that wait for a connection to the peer.
         waiting: BTreeSet<BuildId>,
     },
     /// It takes the place of another, whose builds lose the peer and get it again.
     Replaced {
         /// The connection to close.
         old: Box<Linked>,
-        /// Builds that wait to be told.
+        /// Builds that wait for a connection to the peer.
         waiting: BTreeSet<BuildId>,
     },
     /// There is one already; close this one.
     Surplus {
         /// The connection to close.
         link: Box<Link>,
-        /// Builds that wait to be told of the one that stays.
+        /// Builds that wait for a connection to the peer, and get the one that stays.
         waiting: BTreeSet<BuildId>,
     },
 }
@@ -81,7 +85,7 @@ impl Links {
         self.linked.get(&node).is_some_and(|linked| linked.link.id == id)
     }
 
-    /// Notes that `build` waits for a dial to `node`; whether the dial must be started.
+    /// Notes that `build` waits for a dial to `node`. Returns whether the dial must be started.
     pub(super) fn begin_dial(&mut self, node: NodeId, build: BuildId) -> bool {
         let is_new = !self.dialling.contains_key(&node);
         self.dialling.entry(node).or_default().insert(build);
@@ -95,10 +99,11 @@ impl Links {
 
     /// Takes in a new connection to a peer.
     ///
-    /// If there is one already, the newest wins: who dials again has lost the other, a restarted
-    /// process for example. Only when both ends dial each other at the same moment must both keep
-    /// the same one of the two: the one that the smaller name opened. And a peer that dials over
-    /// both transports at once drops the one that comes up last: that must not cost the first.
+    /// If there is one already, the newest wins: a peer that dials again has lost the other, a
+    /// restarted process for example. Only when both ends dial each other at the same moment must
+    /// both keep the same one of the two: the one that the smaller name opened. And a peer that
+    /// dials over both transports at once drops the one that comes up last: that must not cost the
+    /// first.
     pub(super) fn admit(&mut self, own: NodeId, link: Link) -> Admission {
         let node = link.node;
         let waiting = self.end_dial(node);
@@ -128,14 +133,14 @@ impl Links {
         self.linked.remove(&node)
     }
 
-    /// `build` uses the connection; whether it did not before.
+    /// Notes that `build` uses the connection. Returns whether it did not before.
     pub(super) fn attach(&mut self, node: NodeId, build: BuildId) -> bool {
         let Some(linked) = self.linked.get_mut(&node) else { return false };
         linked.unused_since = None;
         linked.builds.insert(build)
     }
 
-    /// `build` no longer uses the connection.
+    /// Notes that `build` no longer uses the connection.
     pub(super) fn detach(&mut self, node: NodeId, build: BuildId) {
         if let Some(linked) = self.linked.get_mut(&node) {
             linked.builds.remove(&build);

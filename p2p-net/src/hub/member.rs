@@ -1,4 +1,8 @@
-//! One build that the node takes part in: its state machine, its bytes, and what people are told.
+//! One build that the node takes part in: its state machine, its bytes, and what people are shown.
+//!
+//! Owns the tasks that use files of the build, so that whoever leaves it can wait for them. Decides
+//! nothing about the protocol; the children of `hub` that know one concern (`reuse`, `remembered`)
+//! keep their part of the state here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,26 +20,26 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::address::SeederAddress;
+use crate::control::NoAnswer;
 use crate::data::limiter::TransferLimits;
 use crate::data::link::Uplink;
-use crate::data::transfer::{Counters, Outgoing, Source};
+use crate::data::sending::{Counters, Outgoing, Source};
 use crate::error::FetchError;
-use crate::identity::peer_id_of;
-use crate::progress::{LinkCounts, Phase, Progress};
+use crate::progress::{BannedPeer, LinkCounts, Phase, Progress, WaitingFor};
 use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
-use super::memory::Memory;
+use super::remembered::Remembered;
 use super::reuse::ReuseState;
 use super::wake::{HubSender, OnDisk, Wake, Watches};
 
-/// Faults that are kept to be shown. The first ones tell the most.
+/// Faults that are kept to be shown. The first ones say the most.
 const FAULTS_MAX: usize = 100;
 
 /// How often new chunks are made durable: what the death of the process may cost.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
 
-/// What a download comes to.
-pub(crate) type Outcome = Option<Result<StoredBuild, FetchError>>;
+/// How a download ended; `None` while it runs.
+pub(crate) type DownloadOutcome = Option<Result<StoredBuild, FetchError>>;
 
 /// A chunk to send.
 #[derive(Clone, Copy, Debug)]
@@ -62,23 +66,23 @@ pub(crate) struct Member {
     /// Tasks that use files of the build.
     pub(crate) tasks: TaskTracker,
     pub(crate) progress: watch::Sender<Progress>,
-    pub(crate) outcome: watch::Sender<Outcome>,
+    pub(crate) outcome: watch::Sender<DownloadOutcome>,
     pub(crate) phase: Phase,
     pub(crate) bytes_done: u64,
     pub(crate) bytes_resumed: u64,
     pub(crate) chunks_served_early: u64,
-    pub(crate) faults: Vec<String>,
+    pub(crate) faults: Vec<BannedPeer>,
     /// Why the last announce failed.
-    pub(crate) announce_error: Option<String>,
+    pub(crate) announce_error: Option<NoAnswer>,
     /// Whom earlier downloads knew, and what of this one's is kept.
-    pub(crate) memory: Memory,
+    pub(crate) remembered: Remembered,
     /// What other builds on this host have of this one.
     pub(crate) reuse: ReuseState,
     /// When chunks were last made durable, and whether that is under way.
     pub(crate) checkpoint: Checkpoint,
     /// Its connections by transport, when they were last counted.
     pub(crate) links: LinkCounts,
-    /// Something was said that differs from what was last published.
+    /// Something changed since the last publish.
     pub(crate) is_dirty: bool,
 }
 
@@ -114,7 +118,7 @@ impl Member {
             chunks_served_early: 0,
             faults: Vec::new(),
             announce_error: None,
-            memory: Memory::default(),
+            remembered: Remembered::default(),
             reuse: ReuseState::default(),
             checkpoint: Checkpoint { last_at: Instant::now(), chunks: 0, is_running: false },
             links: LinkCounts::default(),
@@ -218,8 +222,7 @@ impl Member {
 
     pub(crate) fn note_fault(&mut self, node: NodeId, fault: PeerFault) {
         if self.faults.len() < FAULTS_MAX {
-            let name = peer_id_of(node).map_or_else(|| node.to_string(), |peer| peer.to_string());
-            self.faults.push(format!("banned {name}: it {fault}"));
+            self.faults.push(BannedPeer { node, fault });
             self.is_dirty = true;
         }
     }
@@ -265,7 +268,7 @@ impl Member {
         }
     }
 
-    /// Starts sending a chunk; false if there is nothing to send from.
+    /// Starts sending a chunk. Returns whether there is anything to send from.
     pub(crate) fn send_chunk(
         &mut self,
         uplink: &Arc<dyn Uplink>,
@@ -299,7 +302,7 @@ impl Member {
         })
     }
 
-    /// Tells those who watch. Cheap enough for a few times a second.
+    /// Shows the state to those who watch. Cheap enough for a few times a second.
     pub(crate) fn publish(&mut self, seeders: &[SeederAddress]) {
         self.is_dirty = false;
         let progress = self.describe(seeders);
@@ -335,39 +338,24 @@ impl Member {
         }
     }
 
-    fn waiting_for(&self, seeders: &[SeederAddress]) -> Option<String> {
-        let listed = || {
-            let names: Vec<String> = seeders.iter().map(SeederAddress::to_string).collect();
-            names.join(", ")
-        };
+    fn waiting_for(&self, seeders: &[SeederAddress]) -> Option<WaitingFor> {
         let waiting = match self.phase {
             Phase::Locating | Phase::Downloading => self.swarm.as_ref()?.waiting()?,
             Phase::Resuming | Phase::Verifying | Phase::Serving => return None,
         };
-        let text = match waiting {
-            Waiting::Tracker if seeders.is_empty() => {
-                "no seeder is configured: name one with --seeder".to_owned()
-            }
-            Waiting::Tracker => match &self.announce_error {
-                Some(error) => format!(
-                    "no seeder answers ({}): {error}; check that it runs and that its UDP port is \
-                     reachable",
-                    listed()
-                ),
-                None => format!("asking the seeder {}", listed()),
+        let asked = || seeders.to_vec();
+        Some(match waiting {
+            Waiting::Tracker if seeders.is_empty() => WaitingFor::SeederAddress,
+            Waiting::Tracker => match self.announce_error.clone() {
+                Some(reason) => WaitingFor::Seeder { asked: asked(), reason },
+                None => WaitingFor::Answer { asked: asked() },
             },
-            Waiting::Source => format!(
-                "no seeder has build {} (asked {}); check the id, or publish the build to the \
-                 seeder's store",
-                self.build,
-                listed()
-            ),
-            Waiting::Neighbours => "connecting to other nodes".to_owned(),
-            Waiting::Manifest => "neighbours have not sent the manifest yet".to_owned(),
-            Waiting::Chunks => "neighbours are busy or have nothing new".to_owned(),
+            Waiting::Source => WaitingFor::Source { build: self.build, asked: asked() },
+            Waiting::Neighbours => WaitingFor::Neighbours,
+            Waiting::Manifest => WaitingFor::Manifest,
+            Waiting::Chunks => WaitingFor::Chunks,
             _ => return None,
-        };
-        Some(text)
+        })
     }
 }
 

@@ -1,4 +1,7 @@
 //! Questions to other nodes that were not answered yet, and what their answers mean.
+//!
+//! Invariant: every question comes back once, answered or not, so whoever waits for it does not wait
+//! for ever. What concerns a swarm is returned to the hub; other answers go straight to the asker.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +12,8 @@ use p2p_core::{BuildId, Contact, Event, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, Question};
-use crate::error::{AskError, ReportError};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
+use crate::error::AskError;
 
 use super::wake::{AskOrder, HubSender, Wake};
 
@@ -20,15 +23,15 @@ pub(super) struct Questions {
     control: mpsc::Sender<ControlCommand>,
     hub: HubSender,
     seeders: Vec<SeederAddress>,
-    asked: BTreeMap<u64, Ask>,
+    asked: BTreeMap<u64, Asked>,
     next: u64,
 }
 
-type ReportReply = oneshot::Sender<Result<(), ReportError>>;
 type AskReply = oneshot::Sender<Result<Vec<u8>, AskError>>;
 
+/// Who waits for an answer, and what it is needed for.
 #[derive(Debug)]
-enum Ask {
+enum Asked {
     Announce {
         build: BuildId,
         tracker: NodeId,
@@ -38,12 +41,16 @@ enum Ask {
         build: BuildId,
         ip: IpAddr,
     },
-    Status {
-        report: Vec<u8>,
-        tried: usize,
-        reply: ReportReply,
-    },
+    /// One seeder; no other would do.
     Seeder {
+        reply: AskReply,
+    },
+    /// Any seeder, each in turn.
+    AnySeeder {
+        topic: String,
+        body: Vec<u8>,
+        /// The number in the list of the one that was asked.
+        number: usize,
         reply: AskReply,
     },
     /// Nobody waits for the answer.
@@ -52,12 +59,12 @@ enum Ask {
 
 /// What came of a question, for a swarm.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum Answered {
     /// The event to pass on, and why the announce failed, if it did.
     Announce {
         build: BuildId,
         event: Event,
-        error: Option<String>,
+        error: Option<NoAnswer>,
     },
     Exchange {
         build: BuildId,
@@ -81,40 +88,42 @@ impl Questions {
         };
         let socket = seeder.socket;
         let ask = if announce.is_leaving {
-            Ask::Farewell
+            Asked::Farewell
         } else {
-            Ask::Announce { build: announce.build, tracker, ip: socket.ip() }
+            Asked::Announce { build: announce.build, tracker, ip: socket.ip() }
         };
         self.ask((tracker, socket), Question::Announce(announce), ask);
     }
 
     pub(super) fn exchange(&mut self, build: BuildId, contact: Contact) {
-        let ask = Ask::Exchange { build, ip: contact.control.ip() };
+        let ask = Asked::Exchange { build, ip: contact.control.ip() };
         let question = Question::Exchange(Exchange { build });
         self.ask((contact.node, contact.control), question, ask);
     }
 
-    /// Sends a status report to the seeder with this number in the list, or to the next that takes
-    /// it.
-    pub(super) fn report(&mut self, report: Vec<u8>, tried: usize, reply: ReportReply) {
-        let Some(seeder) = self.seeders.get(tried).copied() else {
-            return refuse(reply, "no seeder is configured".to_owned());
-        };
-        let question = Question::Status(report.clone());
-        let ask = Ask::Status { report, tried, reply };
-        self.ask((seeder.node, seeder.socket), question, ask);
-    }
-
-    /// Asks one seeder about something that is not the swarm's; no other would do.
-    pub(super) fn ask_seeder(&mut self, order: AskOrder) {
+    /// Asks about something that is not the swarm's.
+    pub(super) fn ask_about(&mut self, order: AskOrder) {
         let AskOrder { seeder, topic, body, reply } = order;
+        let Some(seeder) = seeder else { return self.ask_in_turn(0, (topic, body), reply) };
         let known = self.seeders.iter().find(|known| known.node == seeder).copied();
         let Some(known) = known else {
-            // Who asked may have gone away.
+            // The asker may be gone.
             return drop(reply.send(Err(AskError::UnknownSeeder { seeder })));
         };
         let question = Question::Ask { topic, body };
-        self.ask((known.node, known.socket), question, Ask::Seeder { reply });
+        self.ask((known.node, known.socket), question, Asked::Seeder { reply });
+    }
+
+    /// Asks the seeder with this number in the list, and then those after it.
+    fn ask_in_turn(&mut self, number: usize, (topic, body): (String, Vec<u8>), reply: AskReply) {
+        let Some(seeder) = self.seeders.get(number).copied() else {
+            let reason = NoAnswer::NoSeeder;
+            // The asker may be gone.
+            return drop(reply.send(Err(AskError::NobodyAnswers { reason })));
+        };
+        let question = Question::Ask { topic: topic.clone(), body: body.clone() };
+        let ask = Asked::AnySeeder { topic, body, number, reply };
+        self.ask((seeder.node, seeder.socket), question, ask);
     }
 
     /// Answers a question of another node.
@@ -127,82 +136,70 @@ impl Questions {
     pub(super) fn on_answered(
         &mut self,
         token: u64,
-        outcome: Result<Answer, String>,
-    ) -> Option<Outcome> {
+        outcome: Result<Answer, NoAnswer>,
+    ) -> Option<Answered> {
         match self.asked.remove(&token)? {
-            Ask::Announce { build, tracker, ip } => {
+            Asked::Announce { build, tracker, ip } => {
                 let (event, error) = match outcome {
                     Ok(Answer::Announce(mut answer)) => {
                         let seen = |contact: &mut Contact| *contact = contact.seen_from(ip);
                         answer.contacts.iter_mut().chain(&mut answer.seeder).for_each(seen);
                         (Event::AnnounceAnswered { tracker, answer: Box::new(answer) }, None)
                     }
-                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(no_seeder())),
+                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(NoAnswer::NotASeeder)),
                     Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),
                 };
-                Some(Outcome::Announce { build, event, error })
+                Some(Answered::Announce { build, event, error })
             }
-            Ask::Exchange { build, ip } => {
+            Asked::Exchange { build, ip } => {
                 let contacts = match outcome {
                     Ok(Answer::Exchange(contacts)) => contacts,
                     Ok(_) | Err(_) => Vec::new(),
                 };
                 let contacts = contacts.into_iter().map(|contact| contact.seen_from(ip)).collect();
-                Some(Outcome::Exchange { build, contacts })
+                Some(Answered::Exchange { build, contacts })
             }
-            Ask::Status { report, tried, reply } => {
-                let failure = match outcome {
-                    Ok(Answer::Status) => {
-                        // Who reported may have gone away.
-                        drop(reply.send(Ok(())));
+            Asked::AnySeeder { topic, body, number, reply } => {
+                let outcome = match outcome {
+                    Ok(Answer::Ask(body)) => Ok(body),
+                    Ok(_) | Err(_) if number + 1 < self.seeders.len() => {
+                        self.ask_in_turn(number + 1, (topic, body), reply);
                         return None;
                     }
-                    Ok(_) => no_seeder(),
-                    Err(reason) => reason,
+                    Ok(_) => Err(AskError::NobodyAnswers { reason: NoAnswer::NotASeeder }),
+                    Err(reason) => Err(AskError::NobodyAnswers { reason }),
                 };
-                if tried + 1 < self.seeders.len() {
-                    self.report(report, tried + 1, reply);
-                } else {
-                    refuse(reply, failure);
-                }
+                // The asker may be gone.
+                drop(reply.send(outcome));
                 None
             }
-            Ask::Seeder { reply } => {
+            Asked::Seeder { reply } => {
                 let outcome = match outcome {
                     Ok(Answer::Ask(body)) => Ok(body),
                     Ok(_) => Err(AskError::Refused),
                     Err(reason) => Err(AskError::Unreachable { reason }),
                 };
-                // Who asked may have gone away.
+                // The asker may be gone.
                 drop(reply.send(outcome));
                 None
             }
-            Ask::Farewell => None,
+            Asked::Farewell => None,
         }
     }
 
     /// Hands a question to the control plane. It drains its queue all the time; if it is full all
     /// the same, the question comes back as unanswered.
-    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Ask) {
+    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Asked) {
         let token = self.next;
         self.next += 1;
         self.asked.insert(token, ask);
         let command = ControlCommand::Ask { token, node, address, question };
         if self.control.try_send(command).is_err() {
             let hub = self.hub.clone();
-            let outcome = Err("too many questions are waiting".to_owned());
+            let outcome = Err(NoAnswer::Swamped);
             tokio::spawn(async move {
                 hub.send(Wake::Control(ControlEvent::Answered { token, outcome })).await;
             });
         }
     }
-}
-
-fn refuse(reply: ReportReply, reason: String) {
-    // Who reported may have gone away.
-    drop(reply.send(Err(ReportError::Unreachable { reason })));
-}
-
-fn no_seeder() -> String {
-    "that node is not a seeder".to_owned()
 }

@@ -1,8 +1,8 @@
-//! Chunks of a download that other builds on this host have: found when the manifest is here, copied
-//! beside the network, told to the swarm as they are verified.
+//! Chunks of a download that other builds on this host have: found when the manifest is here,
+//! copied beside the network, reported to the swarm as they are verified.
 //!
-//! The manifest is kept from the swarm until it is known what can be copied, so that nobody is asked
-//! for those chunks. What cannot be copied is given back to the swarm to fetch.
+//! The manifest is kept from the swarm until it is known what can be copied, so that nobody is
+//! asked for those chunks. What cannot be copied is given back to the swarm to fetch.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::data::transfer::Source;
+use crate::data::sending::Source;
 use crate::progress::Phase;
 use crate::store::{BuildStore, Copied, Reuse, StagedBuild, StoreError};
 
@@ -33,7 +33,7 @@ pub(crate) struct ReuseState {
     manifest: Option<Event>,
 }
 
-/// What the disk tells of it.
+/// What the disk reports of it.
 #[derive(Debug)]
 pub(crate) enum ReuseNews {
     /// The builds were looked through.
@@ -60,7 +60,7 @@ impl Hub {
         let Some(member) = self.members.get_mut(&build) else { return };
         match outcome {
             Ok(Prepared { on_disk, contacts, reuse }) => {
-                member.memory.remembered = contacts;
+                member.remembered.contacts = contacts;
                 let holdings = member.adopt(on_disk);
                 self.enter_swarm(build, holdings);
                 if let Some(reuse) = reuse {
@@ -150,8 +150,8 @@ impl Hub {
 
 #[expect(clippy::multiple_inherent_impl, reason = "the member is cut by concern")]
 impl Member {
-    /// Keeps the manifest from the swarm while builds are looked through; the event if it is
-    /// another, or nothing is.
+    /// Keeps the manifest from the swarm while builds are looked through. Returns any other event,
+    /// and the manifest too if nothing is being looked through.
     pub(super) fn keep_back(&mut self, event: Event) -> Option<Event> {
         let is_manifest =
             matches!(event, Event::ManifestArrived { outcome: ManifestOutcome::Valid(_), .. });

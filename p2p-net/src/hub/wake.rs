@@ -1,4 +1,7 @@
 //! What can wake the hub, and the way to it.
+//!
+//! The way is bounded: whoever sends more waits, or gets the wake back if it must not wait. Nothing
+//! here acts on a wake.
 
 use p2p_core::wire::RequestId;
 use p2p_core::{BuildId, ChunkIndex, Contact, NodeId};
@@ -8,12 +11,12 @@ use crate::control::ControlEvent;
 use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
-use crate::data::transfer::ExpectationKey;
-use crate::error::{AskError, ReportError};
+use crate::data::receiving::ExpectationKey;
+use crate::error::AskError;
 use crate::progress::Progress;
 use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
 
-use super::member::Outcome;
+use super::member::DownloadOutcome;
 use super::reuse::ReuseNews;
 
 /// Wakes that may wait for the hub. Those who send more wait themselves.
@@ -115,10 +118,6 @@ pub(crate) enum Command {
         build: BuildId,
         reply: oneshot::Sender<()>,
     },
-    Report {
-        report: Vec<u8>,
-        reply: oneshot::Sender<Result<(), ReportError>>,
-    },
     Ask(AskOrder),
     Shutdown {
         reply: oneshot::Sender<()>,
@@ -128,7 +127,8 @@ pub(crate) enum Command {
 /// A question to a seeder.
 #[derive(Debug)]
 pub(crate) struct AskOrder {
-    pub(crate) seeder: NodeId,
+    /// `None`: each in turn until one answers.
+    pub(crate) seeder: Option<NodeId>,
     pub(crate) topic: String,
     pub(crate) body: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
@@ -138,7 +138,7 @@ pub(crate) struct AskOrder {
 #[derive(Clone, Debug)]
 pub(crate) struct Watches {
     pub(crate) progress: watch::Receiver<Progress>,
-    pub(crate) outcome: watch::Receiver<Outcome>,
+    pub(crate) outcome: watch::Receiver<DownloadOutcome>,
 }
 
 /// Takes wakes to the hub.
@@ -158,12 +158,12 @@ impl HubSender {
         drop(self.wakes.send(wake).await);
     }
 
-    /// As [`Self::send`], from a thread that may block; whether the hub is still there.
+    /// As [`Self::send`], from a thread that may block. Returns whether the hub is still there.
     pub(crate) fn send_blocking(&self, wake: Wake) -> bool {
         self.wakes.blocking_send(wake).is_ok()
     }
 
-    /// As [`Self::send`]; whether the hub is still there.
+    /// As [`Self::send`]. Returns whether the hub is still there.
     pub(crate) async fn try_reach(&self, wake: Wake) -> bool {
         self.wakes.send(wake).await.is_ok()
     }

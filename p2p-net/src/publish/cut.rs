@@ -1,15 +1,15 @@
 //! Where the bytes of a build are cut into chunks.
 //!
 //! The sizes and the algorithm, that of the crate `fastcdc`, are part of the format: with others,
-//! equal files would make another build, and two versions of a program would share no chunk. Where a
-//! cut lies depends on the bytes and on the step of the build's size alone, never on how the bytes
-//! were read.
+//! equal files would make another build, and two versions of a program would share no chunk. Where
+//! a cut lies depends on the bytes and on the step of the build's size alone, never on how the
+//! bytes were read.
 //!
-//! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the table.
-//! Its loop begins at the cut before and waits for one byte's hash before it begins the next. But a
-//! hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for [`Candidate`]s in
-//! different parts of a build, each at several places at once, and only the choice among these needs
-//! the cut before.
+//! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the
+//! table. Its loop begins at the cut before and waits for one byte's hash before it begins the
+//! next. But a hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for
+//! [`Candidate`]s in different parts of a build, each at several places at once, and only the
+//! choice among these needs the cut before.
 
 use std::ops::Range;
 
@@ -29,8 +29,9 @@ const LANE_SIZE: usize = 1024;
 const GROUP_SIZE: usize = LANES * LANE_SIZE;
 
 /// Most chunks of average size, beyond which the next larger size is taken. A fleet loses the time
-/// of some ten chunks until every host has something to give, so there should be a thousand or more;
-/// each costs a request, a few offers and a row of the manifest, so there should not be many more.
+/// of some ten chunks until every host has something to give, so there should be a thousand or
+/// more; each costs a request, a few offers and a row of the manifest, so there should not be many
+/// more.
 const AVERAGES_MAX: u64 = 4096;
 
 /// Smallest average: half of it would cost as many messages again for builds that are there within
@@ -43,7 +44,8 @@ const AVERAGE_MAX: usize = 1 << 20;
 /// From one average to the next. Large, because builds on two sides of a step share no chunk.
 const STEP: usize = 4;
 
-/// The lengths that the chunks of a build have, in bytes; even, as the algorithm takes two at a time.
+/// The lengths that the chunks of a build have, in bytes; even, as the algorithm takes two at a
+/// time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct ChunkSizes {
     /// Only the last chunk of a build may be shorter.
@@ -78,27 +80,27 @@ pub(super) struct Candidate {
 
 /// Consecutive bytes of a build, with up to [`WINDOW`] of those before them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Segment<'a> {
+pub(super) struct Section<'a> {
     /// The bytes, with those before them.
     pub(super) bytes: &'a [u8],
     /// How many bytes of the build are before `bytes`.
     pub(super) base: u64,
-    /// How many bytes of the build are before the segment.
+    /// How many bytes of the build are before the section.
     pub(super) start: u64,
     /// Bytes of the whole build.
     pub(super) build_size: u64,
 }
 
-impl Segment<'_> {
-    /// How many bytes of the build end with the segment.
+impl Section<'_> {
+    /// How many bytes of the build end with the section.
     pub(super) const fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
     }
 
-    /// The bytes of this part of the build, which lies in the segment.
+    /// The bytes of this part of the build, which lies in the section.
     pub(super) fn slice(&self, range: Range<u64>) -> &[u8] {
         let index = |position: u64| {
-            usize::try_from(position - self.base).expect("the position lies in the segment")
+            usize::try_from(position - self.base).expect("the position lies in the section")
         };
         &self.bytes[index(range.start)..index(range.end)]
     }
@@ -195,24 +197,24 @@ impl Cutter {
         (hash << 1).wrapping_add(self.gear[byte as usize])
     }
 
-    /// The end of the chunk from `start`, or `None` if it lies behind the segment. The chunk may
-    /// begin before the segment but does not end before it.
+    /// The end of the chunk from `start`, or `None` if it lies behind the section. The chunk may
+    /// begin before the section but does not end before it.
     ///
     /// # Arguments
     ///
-    /// - `candidates`: those of the segment by order, from which those before the end are removed.
+    /// - `candidates`: those of the section by order, from which those before the end are removed.
     pub(super) fn end(
         &self,
-        segment: &Segment<'_>,
+        section: &Section<'_>,
         start: u64,
         candidates: &mut &[Candidate],
     ) -> Option<u64> {
         let ChunkSizes { min, max, .. } = self.sizes;
-        let last = segment.build_size.min(start + max as u64);
+        let last = section.build_size.min(start + max as u64);
         // The algorithm takes two bytes at a time and does not look at an odd one at the end.
         let tested = start + ((last - start) & !1);
         let first = start + min as u64;
-        if let Some(end) = self.end_near(segment, start, first..tested) {
+        if let Some(end) = self.end_near(section, start, first..tested) {
             return Some(end);
         }
         while let Some((candidate, others)) = candidates.split_first() {
@@ -225,20 +227,20 @@ impl Cutter {
             }
             *candidates = others;
         }
-        (last <= segment.end()).then_some(last)
+        (last <= section.end()).then_some(last)
     }
 
     /// The first end in `range` that lies so near to its start that hashes depend on it, as they do
     /// not hold what is before.
-    fn end_near(&self, segment: &Segment<'_>, start: u64, range: Range<u64>) -> Option<u64> {
-        let end = range.end.min(segment.end()).min(range.start + WINDOW as u64);
-        // Before the segment, it was looked at with the segment before.
-        if range.start < segment.base || range.start >= end {
+    fn end_near(&self, section: &Section<'_>, start: u64, range: Range<u64>) -> Option<u64> {
+        let end = range.end.min(section.end()).min(range.start + WINDOW as u64);
+        // Before the section, it was looked at with the section before.
+        if range.start < section.base || range.start >= end {
             return None;
         }
         let mut hash = 0;
         let ends = range.start..end;
-        let mut hashed = ends.clone().zip(segment.slice(ends)).map(|(position, byte)| {
+        let mut hashed = ends.clone().zip(section.slice(ends)).map(|(position, byte)| {
             hash = self.roll(hash, *byte);
             (position, hash)
         });
@@ -277,28 +279,28 @@ mod tests {
         bytes
     }
 
-    /// The ends of all chunks of `bytes`, found in segments of `segment_size`, each scanned in
+    /// The ends of all chunks of `bytes`, found in sections of `section_size`, each scanned in
     /// steps of `step`.
-    fn ends_by(bytes: &[u8], sizes: ChunkSizes, segment_size: usize, step: usize) -> Vec<usize> {
+    fn ends_by(bytes: &[u8], sizes: ChunkSizes, section_size: usize, step: usize) -> Vec<usize> {
         let cutter = Cutter::new(sizes);
         let (mut ends, mut start) = (vec![], 0);
-        for segment_start in (0..bytes.len()).step_by(segment_size) {
-            let base = segment_start.saturating_sub(WINDOW);
-            let segment_end = bytes.len().min(segment_start + segment_size);
-            let seen = &bytes[base..segment_end];
+        for section_start in (0..bytes.len()).step_by(section_size) {
+            let base = section_start.saturating_sub(WINDOW);
+            let section_end = bytes.len().min(section_start + section_size);
+            let seen = &bytes[base..section_end];
             let mut candidates = vec![];
-            for step_start in (segment_start - base..seen.len()).step_by(step) {
+            for step_start in (section_start - base..seen.len()).step_by(step) {
                 let step_end = seen.len().min(step_start + step);
                 cutter.scan(seen, step_start..step_end, base as u64, &mut candidates);
             }
             let build_size = bytes.len() as u64;
-            let segment =
-                Segment { bytes: seen, base: base as u64, start: segment_start as u64, build_size };
+            let section =
+                Section { bytes: seen, base: base as u64, start: section_start as u64, build_size };
             let mut left = &candidates[..];
             while start < build_size
-                && let Some(end) = cutter.end(&segment, start, &mut left)
+                && let Some(end) = cutter.end(&section, start, &mut left)
             {
-                assert!((segment_start..=segment_end).contains(&usize::try_from(end).unwrap()));
+                assert!((section_start..=section_end).contains(&usize::try_from(end).unwrap()));
                 start = end;
                 ends.push(usize::try_from(end).unwrap());
             }
@@ -406,19 +408,19 @@ mod tests {
 
         /// Goal: cuts are those of `FastCDC`, whatever the content and however the bytes are read.
         /// Method: the crate's own loop is the oracle; the same bytes are cut at once, and in
-        /// segments and steps of random sizes.
+        /// sections and steps of random sizes.
         #[test]
         fn cuts_are_those_of_the_crate(
             bytes in content(),
             sizes in sizes(),
-            segment_size in 1_usize..600 << 10,
+            section_size in 1_usize..600 << 10,
             step in 1_usize..100 << 10,
         ) {
             let expected = oracle(&bytes, sizes);
             if !bytes.is_empty() {
                 prop_assert_eq!(&ends_of(&bytes, sizes), &expected);
             }
-            prop_assert_eq!(&ends_by(&bytes, sizes, segment_size, step), &expected);
+            prop_assert_eq!(&ends_by(&bytes, sizes, section_size, step), &expected);
         }
     }
 }

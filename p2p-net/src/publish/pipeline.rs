@@ -1,10 +1,11 @@
-//! One pass over a source, in segments, each read, copied, cut and hashed by one of the threads.
+//! One pass over a source, in sections, each read, copied, cut and hashed by one of the threads.
 //!
-//! Where a segment is cut depends on the last cut before it. But to look for candidates takes long
+//! Where a section is cut depends on the last cut before it. But to look for candidates takes long
 //! and the choice among them does not, so threads wait for each other only for the choice. A chunk
-//! that ends in another segment than it begins in is handed on with what is hashed of it. Invariant:
-//! the memory is a segment for each thread, however large the source. Reads each byte once, compares
-//! every file with what the walk found before and after reading it, and writes nothing but the copy.
+//! that ends in another section than it begins in is handed on with what is hashed of it.
+//! Invariant: the memory is a section for each thread, however large the source. Reads each byte
+//! once, compares every file with what the walk found before and after reading it, and writes
+//! nothing but the copy.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -13,32 +14,32 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use blake3::Hasher;
 use p2p_core::{CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkInfo, Digest, EntryKind};
+use parking_lot::{Condvar, Mutex};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::PublishProgress;
-use super::cut::{Candidate, ChunkSizes, Cutter, Segment, WINDOW};
+use super::cut::{Candidate, ChunkSizes, Cutter, Section, WINDOW};
 use super::walk::{Source, SourceError, Stamp, unreadable};
 use crate::store::{FileMap, StoreError, TreeFiles};
 
-/// Bytes of a segment. A chunk that ends in a segment began in it or in the one before; with less, it
-/// could be an earlier one. More would need more memory for nothing.
-const SEGMENT_SIZE: usize = CHUNK_SIZE_MAX as usize;
+/// Bytes of a section. A chunk that ends in a section began in it or in the one before; with less,
+/// it could be an earlier one. More would need more memory for nothing.
+const SECTION_SIZE: usize = CHUNK_SIZE_MAX as usize;
 
-/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would need
-/// twice the system calls; twice as much leaves some caches.
+/// Bytes read at once, and then looked at while they are in the core's cache. Half as much would
+/// need twice the system calls; twice as much leaves some caches.
 const READ_SIZE: usize = 256 << 10;
 
 /// Fewest threads.
 const THREADS_MIN: usize = 2;
 
-/// Most threads. Each needs the memory of a segment, and fewer than these keep any disk busy.
+/// Most threads. Each needs the memory of a section, and fewer than these keep any disk busy.
 const THREADS_MAX: usize = 8;
 
 /// Often enough for a smooth bar, seldom enough to cost nothing.
@@ -64,15 +65,19 @@ impl From<SourceError> for PassError {
 pub(super) fn run(
     source: &Source,
     copy: Option<&TreeFiles>,
-    progress: &(dyn Fn(PublishProgress) + Sync),
+    mut progress: Option<&mut dyn FnMut(PublishProgress)>,
 ) -> Result<Vec<ChunkInfo>, PassError> {
-    let report = |bytes_done| progress(PublishProgress { bytes_total: source.size(), bytes_done });
+    let mut report = |bytes_done| {
+        if let Some(progress) = &mut progress {
+            progress(PublishProgress { bytes_total: source.size(), bytes_done });
+        }
+    };
     report(0);
     let pass = Pass {
         reader: Reader::new(source),
         cutter: Cutter::new(ChunkSizes::for_build(source.size())),
         copy,
-        segments_taken: AtomicU64::new(0),
+        sections_taken: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
         baton: Mutex::new(Baton {
             position: 0,
@@ -108,7 +113,7 @@ pub(super) fn run(
         }
         chunks
     });
-    if let Some(error) = pass.baton.into_inner().unwrap_or_else(PoisonError::into_inner).failure {
+    if let Some(error) = pass.baton.into_inner().failure {
         return Err(error);
     }
     report(pass.bytes_done.into_inner());
@@ -123,16 +128,16 @@ struct Pass<'a> {
     reader: Reader<'a>,
     cutter: Cutter,
     copy: Option<&'a TreeFiles>,
-    segments_taken: AtomicU64,
+    sections_taken: AtomicU64,
     bytes_done: AtomicU64,
     baton: Mutex<Baton>,
     /// Told whenever the baton is passed on or dropped.
     passed: Condvar,
 }
 
-/// What the thread of one segment hands to the thread of the next.
+/// What the thread of one section hands to the thread of the next.
 struct Baton {
-    /// Where the segment begins whose turn it is.
+    /// Where the section begins whose turn it is.
     position: u64,
     open: OpenChunk,
     /// The first failure, after which nobody goes on.
@@ -151,7 +156,7 @@ impl Baton {
 struct OpenChunk {
     number: u32,
     start: u64,
-    /// Has hashed the chunk's bytes up to the end of the segment.
+    /// Has hashed the chunk's bytes up to the end of the section.
     hasher: Hasher,
 }
 
@@ -173,27 +178,27 @@ impl Pass<'_> {
         let _guard = PanicGuard { pass: self };
         let mut chunks = vec![];
         let mut cursor = Cursor::default();
-        let mut buffer = vec![0; WINDOW + SEGMENT_SIZE];
+        let mut buffer = vec![0; WINDOW + SECTION_SIZE];
         let mut candidates = vec![];
         loop {
-            let taken = self.segments_taken.fetch_add(1, Ordering::Relaxed);
-            let start = taken.saturating_mul(SEGMENT_SIZE as u64);
+            let taken = self.sections_taken.fetch_add(1, Ordering::Relaxed);
+            let start = taken.saturating_mul(SECTION_SIZE as u64);
             if start >= self.reader.source.size() {
                 return chunks;
             }
             candidates.clear();
             let read = self.read(start, &mut cursor, &mut buffer, &mut candidates);
-            let chosen = read.and_then(|segment| {
-                Ok(self.choose(&segment, &candidates)?.map(|chosen| (segment, chosen)))
+            let chosen = read.and_then(|section| {
+                Ok(self.choose(&section, &candidates)?.map(|chosen| (section, chosen)))
             });
             match chosen {
-                Ok(Some((segment, (open, ends)))) => {
-                    finish(&segment, open, &ends, &mut chunks);
-                    self.bytes_done.fetch_add(segment.end() - start, Ordering::Relaxed);
+                Ok(Some((section, (open, ends)))) => {
+                    finish(&section, open, &ends, &mut chunks);
+                    self.bytes_done.fetch_add(section.end() - start, Ordering::Relaxed);
                 }
                 Ok(None) => return chunks,
                 Err(error) => {
-                    self.lock().failure.get_or_insert(error);
+                    self.baton.lock().failure.get_or_insert(error);
                     self.passed.notify_all();
                     return chunks;
                 }
@@ -201,16 +206,16 @@ impl Pass<'_> {
         }
     }
 
-    /// Reads, copies and scans the segment from `start`.
+    /// Reads, copies and scans the section from `start`.
     fn read<'b>(
         &self,
         start: u64,
         cursor: &mut Cursor,
         buffer: &'b mut [u8],
         candidates: &mut Vec<Candidate>,
-    ) -> Result<Segment<'b>, PassError> {
+    ) -> Result<Section<'b>, PassError> {
         let build_size = self.reader.source.size();
-        let end = build_size.min(start + SEGMENT_SIZE as u64);
+        let end = build_size.min(start + SECTION_SIZE as u64);
         let base = start.saturating_sub(WINDOW as u64);
         let index = |position: u64| {
             usize::try_from(position - base).expect("the position lies in the buffer")
@@ -224,26 +229,26 @@ impl Pass<'_> {
                 copy.write_at(position, &buffer[range]).map_err(PassError::Copy)?;
             }
         }
-        Ok(Segment { bytes: &buffer[..index(end)], base, start, build_size })
+        Ok(Section { bytes: &buffer[..index(end)], base, start, build_size })
     }
 
-    /// Chooses where a segment is cut, when it is its turn: the chunk that was open before it, and
+    /// Chooses where a section is cut, when it is its turn: the chunk that was open before it, and
     /// the ends of that chunk and of those after it. `None` if the pass has failed.
     fn choose(
         &self,
-        segment: &Segment<'_>,
+        section: &Section<'_>,
         mut candidates: &[Candidate],
     ) -> Result<Option<(OpenChunk, Vec<u64>)>, SourceError> {
-        let is_waiting = |baton: &mut Baton| baton.position != segment.start && !baton.is_dropped();
-        let waited = self.passed.wait_while(self.lock(), is_waiting);
-        let mut baton = waited.unwrap_or_else(PoisonError::into_inner);
+        let is_waiting = |baton: &mut Baton| baton.position != section.start && !baton.is_dropped();
+        let mut baton = self.baton.lock();
+        self.passed.wait_while(&mut baton, is_waiting);
         if baton.is_dropped() {
             return Ok(None);
         }
         let mut ends = vec![];
         let (mut number, mut start) = (baton.open.number, baton.open.start);
-        while start < segment.build_size
-            && let Some(end) = self.cutter.end(segment, start, &mut candidates)
+        while start < section.build_size
+            && let Some(end) = self.cutter.end(section, start, &mut candidates)
         {
             if number == CHUNKS_MAX {
                 let path = self.reader.source.given().to_owned();
@@ -254,15 +259,11 @@ impl Pass<'_> {
             start = end;
         }
         let mut open = OpenChunk::new(number, start);
-        open.hasher.update(segment.slice(start..segment.end()));
-        baton.position = segment.end();
+        open.hasher.update(section.slice(start..section.end()));
+        baton.position = section.end();
         let open = std::mem::replace(&mut baton.open, open);
         self.passed.notify_all();
         Ok(Some((open, ends)))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Baton> {
-        self.baton.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -274,22 +275,22 @@ struct PanicGuard<'a, 'b> {
 impl Drop for PanicGuard<'_, '_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.pass.lock().is_lost = true;
+            self.pass.baton.lock().is_lost = true;
             self.pass.passed.notify_all();
         }
     }
 }
 
-/// Hashes the chunks that end in a segment, of which the first may have been open before it.
+/// Hashes the chunks that end in a section, of which the first may have been open before it.
 fn finish(
-    segment: &Segment<'_>,
+    section: &Section<'_>,
     mut open: OpenChunk,
     ends: &[u64],
     chunks: &mut Vec<NumberedChunk>,
 ) {
     for &end in ends {
         let next = OpenChunk::new(open.number + 1, end);
-        let rest = segment.slice(open.start.max(segment.start)..end);
+        let rest = section.slice(open.start.max(section.start)..end);
         chunks.push(std::mem::replace(&mut open, next).finish(rest, end));
     }
 }
@@ -314,26 +315,26 @@ impl<'a> Reader<'a> {
 
     /// Fills `buffer` from `offset` of the source.
     fn read(&self, cursor: &mut Cursor, offset: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
-        for segment in self.files.segments(offset, buffer.len()) {
-            let position = self.positions[segment.file];
+        for extent in self.files.extents(offset, buffer.len()) {
+            let position = self.positions[extent.file];
             let stamp = self.source.stamp(position);
             let path = self.source.path_of(&self.source.entries()[position]);
             let file = match cursor.open.take() {
-                Some((number, file)) if number == segment.file => file,
+                Some((number, file)) if number == extent.file => file,
                 Some(_) | None => {
                     let file = open(&path)?;
                     check(&file, stamp, &path)?;
                     file
                 }
             };
-            file.read_exact_at(&mut buffer[segment.part], segment.file_offset).map_err(
-                |error| match error.kind() {
+            file.read_exact_at(&mut buffer[extent.part], extent.file_offset).map_err(|error| {
+                match error.kind() {
                     io::ErrorKind::UnexpectedEof => SourceError::Changed { path: path.clone() },
                     _ => unreadable(&path)(error),
-                },
-            )?;
+                }
+            })?;
             check(&file, stamp, &path)?;
-            cursor.open = Some((segment.file, file));
+            cursor.open = Some((extent.file, file));
         }
         Ok(())
     }

@@ -5,8 +5,6 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use p2p_core::{EntryKind, Manifest};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -28,7 +26,7 @@ fn rig() -> (TempDir, PathBuf, BuildStore) {
 }
 
 fn publish_quietly(path: &Path, store: &BuildStore) -> Result<Published, PublishError> {
-    publish(path, store, &|_| ())
+    publish(path, store, None)
 }
 
 /// The error for `path`, after which the store is empty; its message is one line.
@@ -108,13 +106,11 @@ fn large_tree_keeps_every_thread_busy() {
         std::fs::write(source.join(format!("{number}")), random_bytes(number, size)).unwrap();
     }
     std::fs::write(source.join("zeros"), vec![0; 9 << 20]).unwrap();
-    let reports = Mutex::new(vec![]);
-    let published =
-        publish(&source, &store, &|progress| reports.lock().unwrap().push(progress)).unwrap();
+    let mut reports = vec![];
+    let published = publish(&source, &store, Some(&mut |progress| reports.push(progress))).unwrap();
     assert_eq!(snapshot(published.build.root()), snapshot(&source));
 
     let total = published.build.manifest().build_size();
-    let reports = reports.into_inner().unwrap();
     assert!(reports.iter().all(|report| report.bytes_total == total));
     assert!(reports.is_sorted_by_key(|report| report.bytes_done));
     assert_eq!(reports.first().map(|report| report.bytes_done), Some(0));
@@ -144,7 +140,7 @@ fn tree_of_many_small_files_is_published_and_verified() {
     }
     let published = publish_quietly(&source, &store).unwrap().build;
     assert_eq!(snapshot(published.root()), snapshot(&source));
-    let verified = verify(&source, Some(published.manifest()), &|_| ()).unwrap();
+    let verified = verify(&source, Some(published.manifest()), None).unwrap();
     assert_eq!(verified, Verification { actual: published.id(), differences: vec![] });
 }
 
@@ -302,18 +298,19 @@ fn open_to_write(path: &Path) -> std::fs::File {
 
 /// Goal: what was published existed at one moment.
 /// Method: `change` is made at the first report, when the tree was listed but not read.
-fn check_change_is_found(expected: &str, change: impl Fn(&Path) + Sync) {
+fn check_change_is_found(expected: &str, change: impl Fn(&Path)) {
     let (_directory, source, store) = rig();
     sample_tree(&source);
-    // Away from the moment of the change, which a coarse clock may not tell from now.
+    // Away from the moment of the change, which a coarse clock may not distinguish from now.
     let helper = open_to_write(&source.join("bin/helper"));
     helper.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    let is_done = AtomicBool::new(false);
-    let outcome = publish(&source, &store, &|_| {
-        if !is_done.swap(true, Ordering::Relaxed) {
+    let mut is_done = false;
+    let mut change_once = |_| {
+        if !std::mem::replace(&mut is_done, true) {
             change(&source);
         }
-    });
+    };
+    let outcome = publish(&source, &store, Some(&mut change_once));
     let Err(PublishError::Source(SourceError::Changed { path })) = outcome else {
         panic!("change of {expected}: {outcome:?}");
     };
@@ -388,11 +385,10 @@ fn source_larger_than_the_stores_disk_is_refused_before_it_is_read() {
     let disk = rustix::fs::statvfs(&source).unwrap();
     let file = std::fs::File::create(source.join("sparse")).unwrap();
     file.set_len(disk.f_bavail * disk.f_frsize + (1 << 30)).unwrap();
-    let reports = AtomicBool::new(false);
-    let refused =
-        publish(&source, &store, &|_| reports.store(true, Ordering::Relaxed)).unwrap_err();
+    let mut is_begun = false;
+    let refused = publish(&source, &store, Some(&mut |_| is_begun = true)).unwrap_err();
     assert!(matches!(refused, PublishError::Store(StoreError::NoSpace { .. })), "{refused:?}");
-    assert!(!reports.into_inner());
+    assert!(!is_begun);
     assert_empty(&store);
 }
 
@@ -449,12 +445,12 @@ fn failure_while_copying_ends_the_pass() {
     let (_directory, source, store) = rig();
     std::fs::write(source.join("data"), random_bytes(1, 80 << 20)).unwrap();
     let staging = store.directory().join("staging");
-    let refused = publish(&source, &store, &|_| {
+    let mut remove_it = |_| {
         for work in names(&staging) {
             drop(std::fs::remove_file(staging.join(work).join("tree/data")));
         }
-    })
-    .unwrap_err();
+    };
+    let refused = publish(&source, &store, Some(&mut remove_it)).unwrap_err();
     assert!(
         matches!(&refused, PublishError::Store(StoreError::Io { source, .. })
         if source.kind() == std::io::ErrorKind::NotFound),
@@ -464,7 +460,8 @@ fn failure_while_copying_ends_the_pass() {
 }
 
 fn differences(path: &Path, manifest: &Manifest) -> Vec<String> {
-    verify(path, Some(manifest), &|_| ()).unwrap().differences
+    let verified = verify(path, Some(manifest), None).unwrap();
+    verified.differences.iter().map(Difference::to_string).collect()
 }
 
 #[test]
@@ -472,16 +469,13 @@ fn verified_tree_is_named_like_the_published_one() {
     let rig = Rig::new();
     std::fs::create_dir_all(rig.source.join(".shoal/builds")).unwrap();
     for manifest in [None, Some(&**rig.manifest())] {
-        let last = Mutex::new(PublishProgress::default());
+        let mut last = PublishProgress::default();
         let verified =
-            verify(&rig.source, manifest, &|progress| *last.lock().unwrap() = progress).unwrap();
+            verify(&rig.source, manifest, Some(&mut |progress| last = progress)).unwrap();
         let expected = Verification { actual: rig.published.id(), differences: vec![] };
         assert_eq!(verified, expected);
         let total = rig.manifest().build_size();
-        assert_eq!(
-            last.into_inner().unwrap(),
-            PublishProgress { bytes_total: total, bytes_done: total }
-        );
+        assert_eq!(last, PublishProgress { bytes_total: total, bytes_done: total });
     }
 }
 
@@ -501,8 +495,8 @@ fn differences_are_named_in_path_order() {
     std::fs::remove_file(root.join("lib/run")).unwrap();
     symlink("../bin/helper", root.join("lib/run")).unwrap();
 
-    let verified = verify(root, Some(rig.manifest()), &|_| ()).unwrap();
-    assert_ne!(verified.actual, rig.published.id());
+    let actual = verify(root, Some(rig.manifest()), None).unwrap().actual;
+    assert_ne!(actual, rig.published.id());
     let expected = [
         r#""bin/run": has 5 bytes, expected 3145728"#,
         r#""bin/run": is not executable, expected executable"#,
@@ -512,7 +506,7 @@ fn differences_are_named_in_path_order() {
         r#""lib/empty": missing"#,
         r#""lib/run": links to "../bin/helper", expected "../bin/run""#,
     ];
-    assert_eq!(verified.differences, expected);
+    assert_eq!(differences(root, rig.manifest()), expected);
 }
 
 #[test]
@@ -556,7 +550,7 @@ fn single_file_is_verified_by_itself_or_by_its_directory() {
     std::fs::rename(&file, source.join("renamed")).unwrap();
     std::fs::copy(source.join("renamed"), &file).unwrap();
     for path in [&source, &file, &source.join("renamed")] {
-        let verified = verify(path, Some(build.manifest()), &|_| ()).unwrap();
+        let verified = verify(path, Some(build.manifest()), None).unwrap();
         assert_eq!(verified, Verification { actual: build.id(), differences: vec![] });
     }
     for path in [&file, &source.join("renamed")] {
@@ -568,6 +562,6 @@ fn single_file_is_verified_by_itself_or_by_its_directory() {
     std::fs::remove_file(&file).unwrap();
     let lines = differences(&source, build.manifest());
     assert_eq!(lines[1], r#""program": missing"#, "{lines:?}");
-    let nothing = verify(&source.join("nowhere"), None, &|_| ()).unwrap_err();
+    let nothing = verify(&source.join("nowhere"), None, None).unwrap_err();
     assert!(matches!(nothing, VerifyError::Source(SourceError::Missing { .. })));
 }

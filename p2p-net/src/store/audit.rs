@@ -1,8 +1,9 @@
-//! Finds out whether the files of a complete build are still what they were.
+//! Audits a complete build: finds out whether its files are still what they were, without reading
+//! them if nobody wrote to them.
 //!
 //! Invariant: the manifest of a build is written after all of its files and their times are not
 //! changed later, so a file with a later time stamp than the manifest was changed by somebody else.
-//! Only such builds are read again. All calls block.
+//! Only such builds are read back (`store/read_back.rs`). All calls block.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,8 +13,8 @@ use p2p_core::EntryKind;
 use rustix::fs::{Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 
 use super::StoredBuild;
-use super::check::find_wrong;
 use super::error::StoreError;
+use super::read_back::find_wrong;
 
 /// What is wrong with a complete build.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +41,7 @@ pub enum BuildDamage {
     Store(#[from] StoreError),
 }
 
-/// What the time stamps say.
+/// A time stamp: seconds, and nanoseconds within them.
 type Stamp = (i64, i64);
 
 /// What [`StoredBuild::audit`] does.

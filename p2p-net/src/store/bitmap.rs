@@ -1,8 +1,8 @@
 //! The file that says which chunks of a staged build are on disk.
 //!
-//! Layout: `shoalbm`, one byte of version, the build's name (32 bytes), the chunk count (u32, little
-//! endian), the packed [`ChunkSet`], and the BLAKE3 digest of all before it (32 bytes). It is
-//! replaced as a whole and only after the data it speaks of is synced. All calls block.
+//! Layout: `shoalbm`, one byte of version, the build's name (32 bytes), the chunk count (u32,
+//! little endian), the packed [`ChunkSet`], and the BLAKE3 digest of all before it (32 bytes). It
+//! is replaced as a whole and only after the data it speaks of is synced. All calls block.
 
 use std::io;
 use std::path::Path;

@@ -1,24 +1,25 @@
 //! Keeps the bytes of a build from filling the page cache, if the store is told to.
 //!
 //! Without it, a large build that is written, read back and served pushes everything else out of
-//! memory, including what the programs of the host had there. With it, what a build's files have
-//! in the page cache is written out and dropped whenever [`WINDOW_BYTES`] more were touched, and who
-//! touches them waits for that: a slow disk slows the transfer down instead of filling memory.
+//! memory, including what the programs of the host had there. With it, what a build's files have in
+//! the page cache is written out and dropped whenever [`WINDOW_BYTES`] more were touched, and
+//! whoever touches them waits for that: a slow disk slows the transfer down instead of filling
+//! memory.
 //!
-//! Invariant: an outcome of a sync is never lost. The system tells a failed write once; if it tells
-//! it here, the next [`DropBehind::sync`] fails with it.
+//! Invariant: an outcome of a sync is never lost. The system reports a failed write once; if it
+//! reports it here, the next [`DropBehind::sync`] fails with it.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, fadvise};
 
-use super::place::{self, SyncFault};
-use super::tree::TreeFiles;
+use super::error::SyncFault;
+use super::tree::{self, TreeFiles};
 
-/// Bytes of one build that may be touched before its pages are dropped. Enough that a chunk which was
-/// just stored is still there when the first neighbours ask for it; twice as much would only take
-/// more memory from others.
+/// Bytes of one build that may be touched before its pages are dropped. Enough that a chunk which
+/// was just stored is still there when the first neighbours ask for it; twice as much would only
+/// take more memory from others.
 pub(super) const WINDOW_BYTES: usize = 16 << 20;
 
 /// What was touched of one tree since its pages were last dropped.
@@ -39,14 +40,14 @@ struct Touched {
 impl DropBehind {
     /// Notes `bytes` read from `file` of `tree`. Drops pages if it is time.
     pub(super) fn note_read(&self, tree: &TreeFiles, file: usize, bytes: usize) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.read.insert(file);
         touched.add(tree, bytes);
     }
 
     /// Notes `bytes` written to `file` of `tree`. Writes out and drops pages if it is time.
     pub(super) fn note_written(&self, tree: &TreeFiles, file: usize, bytes: usize) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.written.insert(file);
         touched.add(tree, bytes);
     }
@@ -57,21 +58,17 @@ impl DropBehind {
     ///
     /// See [`SyncFault`]; also if an earlier sync of the tree failed behind the caller's back.
     pub(super) fn sync(&self, tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         match touched.fault.take() {
             Some(fault) => Err(fault),
-            None => place::sync_files(tree, files),
+            None => tree::sync_files(tree, files),
         }
     }
 
     /// Drops what is on disk of the pages noted, and forgets them; for a tree about to be closed.
     pub(super) fn finish(&self, tree: &TreeFiles) {
-        let mut touched = self.lock();
+        let mut touched = self.touched.lock();
         touched.drop_pages(tree);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Touched> {
-        self.touched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,7 +80,7 @@ impl Touched {
             return;
         }
         // Pages that are not on disk stay in memory whatever is asked.
-        if let Err(fault) = place::sync_files(tree, &self.written) {
+        if let Err(fault) = tree::sync_files(tree, &self.written) {
             self.fault.get_or_insert(fault);
         }
         self.drop_pages(tree);
@@ -133,7 +130,7 @@ mod tests {
         std::fs::create_dir(&source).unwrap();
         std::fs::write(source.join("data"), random_bytes(1, SIZE)).unwrap();
         let store = BuildStore::open(folder.join("published")).unwrap();
-        publish(&source, &store, &|_| {}).unwrap().build
+        publish(&source, &store, None).unwrap().build
     }
 
     /// Goal: a build that is written, checked, moved into place and read leaves no more than the

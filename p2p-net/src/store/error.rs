@@ -109,6 +109,26 @@ pub enum StoreError {
     },
 }
 
+/// Why a tree is not durable.
+#[derive(Debug)]
+pub(crate) enum SyncFault {
+    /// What was written may be lost: the file's, or the whole tree's if `file` is `None`.
+    Lost {
+        /// The file's position in the tree's map.
+        file: Option<usize>,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Anything else; what was written is as safe as before.
+    Store(StoreError),
+}
+
+impl From<StoreError> for SyncFault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 impl StoreError {
     /// For `map_err`: a system call that does not need space.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

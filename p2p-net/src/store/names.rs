@@ -6,7 +6,8 @@
 //! it in a power cut. All calls block.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::durable;
 use super::error::StoreError;
@@ -31,7 +32,7 @@ impl Names {
 
     /// To be called before a name is changed.
     pub(super) fn doubt(&self) {
-        *self.is_in_doubt.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.is_in_doubt.lock() = true;
     }
 
     /// Makes all names durable. Costs nothing if they are.
@@ -40,7 +41,7 @@ impl Names {
     ///
     /// The system's reason; they stay in doubt.
     pub(super) fn settle(&self) -> Result<(), StoreError> {
-        let mut is_in_doubt = self.is_in_doubt.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut is_in_doubt = self.is_in_doubt.lock();
         if *is_in_doubt {
             durable::sync_directory(&self.path)?;
             *is_in_doubt = false;

@@ -5,10 +5,11 @@
 //! closes a handle that somebody is using: handles are counted.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use disk::DiskFile;
+use parking_lot::Mutex;
 
 use crate::disk_priority::DiskPriority;
 
@@ -69,28 +70,24 @@ impl OpenFiles {
         key: FileKey,
         open: impl FnOnce() -> io::Result<DiskFile>,
     ) -> io::Result<Arc<DiskFile>> {
-        if let Some(handle) = self.lock().find(key) {
+        if let Some(handle) = self.slots.lock().find(key) {
             return Ok(handle);
         }
         // Not under the lock: a slow disk must not hold up the chunks of other builds. Two threads
         // may both open the file; the second handle lives until it is evicted, which is harmless.
         let handle = Arc::new(open()?);
-        self.lock().insert(key, Arc::clone(&handle));
+        self.slots.lock().insert(key, Arc::clone(&handle));
         Ok(handle)
     }
 
     /// The open handle of `key`, if there is one.
     pub(super) fn get(&self, key: FileKey) -> Option<Arc<DiskFile>> {
-        self.lock().find(key)
+        self.slots.lock().find(key)
     }
 
     /// Forgets the owner's handles. They are closed as soon as nobody is using them.
     pub(super) fn close_all_of(&self, owner: u64) {
-        self.lock().slots.retain(|slot| slot.key.owner != owner);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+        self.slots.lock().slots.retain(|slot| slot.key.owner != owner);
     }
 }
 
@@ -142,7 +139,7 @@ mod tests {
         }
         assert!(!open(0), "still open at the limit");
         assert!(open(OPEN_FILES_MAX));
-        assert_eq!(files.lock().slots.len(), OPEN_FILES_MAX);
+        assert_eq!(files.slots.lock().slots.len(), OPEN_FILES_MAX);
         assert!(!open(0), "used more recently than file 1");
         assert!(open(1));
     }
@@ -159,7 +156,7 @@ mod tests {
                 .unwrap();
         }
         files.close_all_of(one);
-        let left: Vec<u64> = files.lock().slots.iter().map(|slot| slot.key.owner).collect();
+        let left: Vec<u64> = files.slots.lock().slots.iter().map(|slot| slot.key.owner).collect();
         assert_eq!(left, [two]);
     }
 }

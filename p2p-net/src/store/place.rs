@@ -4,7 +4,6 @@
 //! Invariant: between the two there are only directories and regular files under the root, no
 //! link, so nothing written in between can land outside of it. All calls block.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
@@ -12,32 +11,8 @@ use disk::{DiskFile, Open};
 use p2p_core::{Entry, EntryKind};
 
 use super::durable;
-use super::error::StoreError;
-use super::tree::TreeFiles;
-
-/// Most files synced one by one. Each costs a journal commit, about a millisecond; a sync of the
-/// whole file system costs as much as a few dozen of them, but also waits for other programs.
-const SYNCED_SINGLY_MAX: usize = 64;
-
-/// Why a tree is not durable.
-#[derive(Debug)]
-pub(crate) enum SyncFault {
-    /// What was written may be lost: the file's, or the whole tree's if `file` is `None`.
-    Lost {
-        /// The file's position in the tree's map.
-        file: Option<usize>,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// Anything else; what was written is as safe as before.
-    Store(StoreError),
-}
-
-impl From<StoreError> for SyncFault {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
-    }
-}
+use super::error::{StoreError, SyncFault};
+use super::tree::{SYNCED_SINGLY_MAX, TreeFiles};
 
 /// Makes the directories and files of `entries` under `root` with all their space, so that a full
 /// disk is found before the first byte. What is there with the right kind and size is kept.
@@ -148,29 +123,6 @@ pub(crate) fn sync_directories(root: &Path, entries: &[Entry]) -> Result<(), Sto
         durable::sync_directory(&root.join(&directory.path))?;
     }
     durable::sync_directory(root)
-}
-
-/// Makes the bytes written to these files of the tree durable.
-///
-/// # Errors
-///
-/// See [`SyncFault`].
-pub(crate) fn sync_files(tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
-    if files.len() > SYNCED_SINGLY_MAX {
-        return disk::sync_file_system(tree.root())
-            .map_err(|source| SyncFault::Lost { file: None, source });
-    }
-    for &file in files {
-        let lost = |source| SyncFault::Lost { file: Some(file), source };
-        let handle = match tree.open(file) {
-            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                return Err(lost(source));
-            }
-            outcome => outcome?,
-        };
-        handle.sync_data().map_err(lost)?;
-    }
-    Ok(())
 }
 
 /// Gives the entries their links and modes and makes all of the tree durable.

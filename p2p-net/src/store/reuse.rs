@@ -1,41 +1,43 @@
 //! Takes chunks of a build in the making from other builds on this host.
 //!
-//! Which chunks those are is told by the manifests alone. Where the file system can share blocks
+//! Which chunks those are follows from the manifests alone. Where the file system can share blocks
 //! between files, whole runs of chunks are shared and then read back; elsewhere chunks are read,
-//! checked and written. Invariant: a chunk counts as here only after the bytes in its new place, or the
-//! very bytes that were written there, hashed to its digest, so a damaged build spreads no damage. All
-//! calls block.
+//! hashed and written. Invariant: a chunk counts as here only after the bytes in its new place, or
+//! the very bytes that were written there, hashed to its digest, so a damaged build spreads no
+//! damage. All calls block.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::num::NonZero;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::SystemTime;
 
 use disk::{DiskFile, Open};
 use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
+use parking_lot::Mutex;
 
 use super::bitmap::{self, Claim};
 use super::error::StoreError;
 use super::staged::StagedBuild;
-use super::tree::{Access, FileMap, Segment, TreeFiles};
+use super::tree::{Access, Extent, FileMap, TreeFiles};
 use super::{BuildStore, stored};
 
-/// Most bytes copied between two reports. Long runs keep files in few pieces; a run is what a
+/// Most bytes copied between two reports. Long runs keep files in few fragments; a run is what a
 /// download that is cut short may have to do again.
 const RUN_BYTES_MAX: u64 = 16 << 20;
 
 /// Most threads that copy. One core is left to the network, and a disk gains nothing from more.
 const THREADS_MAX: usize = 4;
 
-/// Places remembered per chunk: a second one helps if the first is damaged, a third hardly ever.
-const PLACES_MAX: usize = 2;
+/// Occurrences remembered per chunk: a second one helps if the first is damaged, a third hardly
+/// ever.
+const OCCURRENCES_MAX: usize = 2;
 
-/// Least bytes of a piece whose blocks are worth sharing.
+/// Least bytes of a span whose blocks are worth sharing.
 const CLONE_BYTES_MIN: u64 = 64 << 10;
 
 /// The chunks of a staged build that lie in other builds on this host, and where.
@@ -64,7 +66,7 @@ struct Origin {
     tree: TreeFiles,
     /// Whether its files can share blocks with those of the new build.
     can_clone: bool,
-    /// Files whose damage was told, by position in the map.
+    /// Files whose damage was logged, by position in the map.
     complaints: Mutex<BTreeSet<usize>>,
 }
 
@@ -72,11 +74,13 @@ struct Origin {
 #[derive(Debug)]
 struct Found {
     chunk: ChunkIndex,
-    places: Vec<Place>,
+    /// Never empty.
+    occurrences: Vec<Occurrence>,
 }
 
+/// One place where a chunk of the new build lies.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Place {
+struct Occurrence {
     origin: usize,
     /// Its index in the build there.
     chunk: ChunkIndex,
@@ -84,7 +88,7 @@ struct Place {
 
 /// A range of bytes that lies in one file of the origin and in one of the new build.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Piece {
+struct Span {
     from_file: usize,
     from_offset: u64,
     to_file: usize,
@@ -100,14 +104,17 @@ impl Reuse {
         if have.is_full() {
             return None;
         }
+        // By digest, because the manifests are all that is looked at. Equal chunks of the new build
+        // share a digest, so one place serves all of them.
         let manifest = staged.manifest();
         let mut wanted: BTreeMap<Digest, Vec<ChunkIndex>> = BTreeMap::new();
         for chunk in manifest.layout().indices().filter(|chunk| !have.contains(*chunk)) {
             wanted.entry(manifest.chunks()[chunk.as_usize()].digest).or_default().push(chunk);
         }
         let mut origins = vec![];
-        let mut places: BTreeMap<ChunkIndex, Vec<Place>> = BTreeMap::new();
+        let mut occurrences: BTreeMap<ChunkIndex, Vec<Occurrence>> = BTreeMap::new();
         for Candidate { id, manifest, root, claimed, .. } in candidates(staged, stores) {
+            // The number that the candidate gets if it turns out to be of use.
             let origin = origins.len();
             let is_here = |chunk: &ChunkIndex| claimed.as_ref().is_none_or(|c| c.contains(*chunk));
             let digest_of = |chunk: ChunkIndex| &manifest.chunks()[chunk.as_usize()].digest;
@@ -117,19 +124,23 @@ impl Reuse {
             });
             let mut is_useful = false;
             for (new, chunk) in pairs {
-                let places = places.entry(new).or_default();
-                if places.len() < PLACES_MAX {
-                    places.push(Place { origin, chunk });
+                let known = occurrences.entry(new).or_default();
+                // The newest build comes first, so what is kept is what is likeliest to be whole.
+                if known.len() < OCCURRENCES_MAX {
+                    known.push(Occurrence { origin, chunk });
                     is_useful = true;
                 }
             }
+            // Probing for shared blocks touches the disk: only for builds that give something.
             if is_useful {
                 origins.push(Origin::new(id, manifest, &root, staged));
             }
         }
         let mut chunks = ChunkSet::empty(have.capacity());
-        let found: Vec<Found> =
-            places.into_iter().map(|(chunk, places)| Found { chunk, places }).collect();
+        let found: Vec<Found> = occurrences
+            .into_iter()
+            .map(|(chunk, occurrences)| Found { chunk, occurrences })
+            .collect();
         for found in &found {
             chunks.insert(found.chunk);
         }
@@ -146,8 +157,8 @@ impl Reuse {
         &self.staged
     }
 
-    /// Copies them on several threads, a few MiB at a time, each told to `note`; when that returns
-    /// false no more are begun.
+    /// Copies them on several threads, run by run, and reports each run to `note`; when that
+    /// returns false no more are begun.
     ///
     /// # Errors
     ///
@@ -157,7 +168,7 @@ impl Reuse {
         let threads = cores.saturating_sub(1).clamp(1, THREADS_MAX);
         let is_over = AtomicBool::new(false);
         let runs = Mutex::new(self.runs());
-        let next = || runs.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let next = || runs.lock().next();
         let work = || -> Result<(), StoreError> {
             while let Some(run) = next() {
                 if is_over.load(Ordering::Relaxed) {
@@ -191,7 +202,7 @@ impl Reuse {
             for pair in rest.windows(2) {
                 let [before, after] = pair else { break };
                 bytes += u64::from(layout.size_of(after.chunk));
-                let (here, there) = (&before.places[0], &after.places[0]);
+                let (here, there) = (&before.occurrences[0], &after.occurrences[0]);
                 let follows = after.chunk.get() == before.chunk.get() + 1
                     && there.origin == here.origin
                     && there.chunk.get() == here.chunk.get() + 1;
@@ -222,55 +233,54 @@ impl Reuse {
 
     /// Lets the new build share the blocks of a run; returns the chunks that are right.
     fn clone_run(&self, run: &[Found]) -> BTreeSet<ChunkIndex> {
-        let (place, chunk) = (run[0].places[0], run[0].chunk);
-        let origin = &self.origins[place.origin];
+        let (first, chunk) = (run[0].occurrences[0], run[0].chunk);
+        let origin = &self.origins[first.origin];
         if !origin.can_clone {
             return BTreeSet::new();
         }
         let layout = self.staged.manifest().layout();
         let size = run.iter().map(|found| layout.size_of(found.chunk) as usize).sum();
-        let (from, to) = (origin.manifest.layout().offset_of(place.chunk), layout.offset_of(chunk));
+        let (from, to) = (origin.manifest.layout().offset_of(first.chunk), layout.offset_of(chunk));
         let chunks: Vec<ChunkIndex> = run.iter().map(|found| found.chunk).collect();
         let outcome = self.staged.copy_chunks(&chunks, |tree| {
-            let pieces = pieces((origin.tree.map(), from), (tree.map(), to), size);
+            let spans = spans((origin.tree.map(), from), (tree.map(), to), size);
             let block = block_size(tree.root());
-            if !pieces.iter().any(|piece| piece.is_worth_cloning(block)) {
+            if !spans.iter().any(|span| span.is_worth_cloning(block)) {
                 return Err(StoreError::io("share blocks with", tree.root())(
                     io::ErrorKind::Unsupported.into(),
                 ));
             }
-            for piece in pieces {
+            for span in spans {
                 let (source, target) =
-                    (origin.tree.open(piece.from_file)?, tree.open(piece.to_file)?);
-                piece
-                    .copy(source.as_file(), &target, block)
-                    .map_err(StoreError::io("copy to", &tree.path_of(piece.to_file)))?;
+                    (origin.tree.open(span.from_file)?, tree.open(span.to_file)?);
+                span.copy(source.as_file(), &target, block)
+                    .map_err(StoreError::io("copy to", &tree.path_of(span.to_file)))?;
             }
             Ok(())
         });
         match outcome {
             Ok(Some(wrong)) => chunks.into_iter().filter(|chunk| !wrong.contains(chunk)).collect(),
-            // Copied one by one, which also tells whose fault it is.
+            // Copied one by one, which also shows whose fault it is.
             Ok(None) | Err(_) => BTreeSet::new(),
         }
     }
 
-    /// Copies one chunk from the first place where it is right; whether there is one.
+    /// Copies one chunk from the first place where it is right. Returns whether there is one.
     fn copy_chunk(&self, found: &Found) -> Result<bool, StoreError> {
         let expected = self.staged.manifest().chunks()[found.chunk.as_usize()].digest;
-        for place in &found.places {
-            let origin = &self.origins[place.origin];
-            match stored::read_chunk(&origin.tree, &origin.manifest, place.chunk) {
+        for there in &found.occurrences {
+            let origin = &self.origins[there.origin];
+            match stored::read_chunk(&origin.tree, &origin.manifest, there.chunk) {
                 Ok(bytes) if Digest::of(&bytes) == expected => {
                     self.staged.write_chunk(found.chunk, &bytes)?;
                     return Ok(true);
                 }
-                Ok(_) => origin.complain(place.chunk, "its bytes are wrong"),
+                Ok(_) => origin.complain(there.chunk, "its bytes are wrong"),
                 // It was removed meanwhile, or moved to its final place.
                 Err(error) if !origin.tree.root().is_dir() => {
                     tracing::debug!(build = %origin.id, %error, "a build to copy from is gone");
                 }
-                Err(error) => origin.complain(place.chunk, &error.to_string()),
+                Err(error) => origin.complain(there.chunk, &error.to_string()),
             }
         }
         Ok(false)
@@ -285,13 +295,13 @@ impl Origin {
         Self { id, manifest, tree, can_clone, complaints: Mutex::default() }
     }
 
-    /// Says once per file that it is damaged.
+    /// Logs once per file that it is damaged.
     fn complain(&self, chunk: ChunkIndex, reason: &str) {
         let layout = self.manifest.layout();
-        let mut segments =
-            self.tree.map().segments(layout.offset_of(chunk), layout.size_of(chunk) as usize);
-        let Some(Segment { file, .. }) = segments.next() else { return };
-        let mut complaints = self.complaints.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut extents =
+            self.tree.map().extents(layout.offset_of(chunk), layout.size_of(chunk) as usize);
+        let Some(Extent { file, .. }) = extents.next() else { return };
+        let mut complaints = self.complaints.lock();
         if complaints.insert(file) {
             let path = self.tree.path_of(file);
             tracing::warn!(
@@ -303,7 +313,7 @@ impl Origin {
     }
 }
 
-impl Piece {
+impl Span {
     /// Whether blocks can be shared: the offsets lie alike within them, and there are enough.
     fn is_worth_cloning(&self, block: u64) -> bool {
         self.size >= CLONE_BYTES_MIN && self.from_offset % block == self.to_offset % block
@@ -406,15 +416,15 @@ fn block_size(path: &Path) -> u64 {
 }
 
 /// The ranges of two builds that hold the same `size` bytes, cut where either changes its file.
-fn pieces(from: (&FileMap, u64), to: (&FileMap, u64), size: usize) -> Vec<Piece> {
-    let mut pieces = vec![];
-    let mut sources = from.0.segments(from.1, size);
-    let mut targets = to.0.segments(to.1, size);
+fn spans(from: (&FileMap, u64), to: (&FileMap, u64), size: usize) -> Vec<Span> {
+    let mut spans = vec![];
+    let mut sources = from.0.extents(from.1, size);
+    let mut targets = to.0.extents(to.1, size);
     let (mut source, mut target) = (sources.next(), targets.next());
     while let (Some(here), Some(there)) = (&source, &target) {
         let start = here.part.start.max(there.part.start);
         let end = here.part.end.min(there.part.end);
-        pieces.push(Piece {
+        spans.push(Span {
             from_file: here.file,
             from_offset: here.file_offset + (start - here.part.start) as u64,
             to_file: there.file,
@@ -429,7 +439,7 @@ fn pieces(from: (&FileMap, u64), to: (&FileMap, u64), size: usize) -> Vec<Piece>
             target = targets.next();
         }
     }
-    pieces
+    spans
 }
 
 #[cfg(test)]
@@ -444,7 +454,7 @@ mod tests {
     fn next_version(rig: &Rig) -> StagedBuild {
         std::fs::write(rig.source.join("zz-news"), random_bytes(77, 3 << 20)).unwrap();
         let elsewhere = BuildStore::open(rig.directory.path().join("next")).unwrap();
-        let next = publish(&rig.source, &elsewhere, &|_| ()).unwrap().build;
+        let next = publish(&rig.source, &elsewhere, None).unwrap().build;
         rig.store.stage(next.id(), Arc::clone(next.manifest())).unwrap()
     }
 
@@ -455,13 +465,13 @@ mod tests {
     fn copy_all(reuse: &Reuse) -> Copied {
         let all = Mutex::new(Copied::default());
         let note = |copied: Copied| {
-            let mut all = all.lock().unwrap();
+            let mut all = all.lock();
             all.stored.extend(copied.stored);
             all.failed.extend(copied.failed);
             true
         };
         reuse.copy(&note).unwrap();
-        all.into_inner().unwrap()
+        all.into_inner()
     }
 
     /// Whether every chunk that counts as here is what the manifest says.
@@ -525,7 +535,7 @@ mod tests {
         let all = reuse.chunks().clone();
         let half = Mutex::new(0);
         let stop = |copied: Copied| {
-            *half.lock().unwrap() += copied.stored.len();
+            *half.lock() += copied.stored.len();
             false
         };
         reuse.copy(&stop).unwrap();
@@ -566,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_end_where_either_side_changes_its_file() {
+    fn spans_end_where_either_side_changes_its_file() {
         use p2p_core::{Entry, EntryKind};
         let map = |sizes: &[u64]| {
             let file = |(number, size): (usize, &u64)| Entry {
@@ -575,7 +585,7 @@ mod tests {
             };
             FileMap::new(&sizes.iter().enumerate().map(file).collect::<Vec<_>>())
         };
-        let found = pieces((&map(&[10, 10]), 4), (&map(&[3, 20]), 0), 12);
+        let found = spans((&map(&[10, 10]), 4), (&map(&[3, 20]), 0), 12);
         let found: Vec<_> = found
             .iter()
             .map(|p| ((p.from_file, p.from_offset), (p.to_file, p.to_offset), p.size))
@@ -584,9 +594,9 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    /// Goal: the edges of a piece, which lie within blocks, are copied as well as the blocks.
+    /// Goal: the edges of a span, which lie within blocks, are copied as well as the blocks.
     #[test]
-    fn piece_is_copied_to_the_byte() {
+    fn span_is_copied_to_the_byte() {
         let folder = tempfile::tempdir().unwrap();
         let bytes = random_bytes(5, 300_000);
         for (from_offset, to_offset, size) in [(0, 0, 300_000), (4_097, 1, 200_000), (5, 9, 3)] {
@@ -595,8 +605,8 @@ mod tests {
             std::fs::write(&to, vec![7; 400_000]).unwrap();
             let source = File::open(&from).unwrap();
             let target = DiskFile::open(&to, Open::ReadWrite).unwrap();
-            let piece = Piece { from_file: 0, from_offset, to_file: 0, to_offset, size };
-            piece.copy(&source, &target, 4_096).unwrap();
+            let span = Span { from_file: 0, from_offset, to_file: 0, to_offset, size };
+            span.copy(&source, &target, 4_096).unwrap();
             let found = std::fs::read(&to).unwrap();
             let at = |offset: u64| usize::try_from(offset).unwrap();
             let (start, end) = (at(to_offset), at(to_offset + size));

@@ -8,22 +8,20 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard,
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use p2p_core::{BuildId, ChunkIndex, ChunkSet, Digest, Manifest};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::Semaphore;
 
 use super::bitmap::{self, Claim};
 use super::durable;
-use super::error::StoreError;
-use super::place::{self, SyncFault};
+use super::error::{StoreError, SyncFault};
+use super::place;
 use super::stored::{self, StoredBuild};
 use super::tree::{Access, FileMap, TreeFiles};
-use super::{BuildStore, check};
+use super::{BuildStore, read_back};
 
 /// A build in the making. Cheap to clone; clones share the same staging.
 ///
@@ -77,9 +75,8 @@ struct Busy<'a> {
 impl<'a> Busy<'a> {
     fn new(shared: &'a Shared, chunks: &'a [ChunkIndex]) -> Self {
         let is_taken = |state: &mut State| chunks.iter().any(|chunk| state.busy.contains(chunk));
-        let state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut state =
-            shared.is_free.wait_while(state, is_taken).unwrap_or_else(PoisonError::into_inner);
+        let mut state = shared.state.lock();
+        shared.is_free.wait_while(&mut state, is_taken);
         state.busy.extend(chunks);
         Self { shared, chunks }
     }
@@ -87,7 +84,7 @@ impl<'a> Busy<'a> {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state.lock();
         for chunk in self.chunks {
             state.busy.remove(chunk);
         }
@@ -124,7 +121,7 @@ impl StagedBuild {
             Claim::Unknown => (ChunkSet::empty(chunk_count), ChunkSet::full(chunk_count)),
         };
         let mut have = suspects.clone();
-        for chunk in check::find_wrong(&tree, &manifest, suspects.iter())? {
+        for chunk in read_back::find_wrong(&tree, &manifest, suspects.iter())? {
             have.remove(chunk);
         }
         let state = Mutex::new(State { have, claimed, dirty, busy: BTreeSet::new() });
@@ -154,7 +151,7 @@ impl StagedBuild {
     }
 
     /// The manifest as it is sent to others. Encoded at the first call and kept.
-    pub fn manifest_bytes(&self) -> Bytes {
+    pub(crate) fn manifest_bytes(&self) -> Bytes {
         stored::encoded(&self.shared.encoded, &self.shared.manifest)
     }
 
@@ -206,7 +203,8 @@ impl StagedBuild {
         Ok(())
     }
 
-    /// Lets `copy` fill the places of these chunks, reads them back, and keeps those that are right.
+    /// Lets `copy` fill the places of these chunks, reads them back, and keeps those that are
+    /// right.
     ///
     /// # Returns
     ///
@@ -241,7 +239,7 @@ impl StagedBuild {
     fn note_written(&self, tree: &TreeFiles, chunk: ChunkIndex) {
         let layout = self.manifest().layout();
         let (offset, size) = (layout.offset_of(chunk), layout.size_of(chunk) as usize);
-        let touched = tree.map().segments(offset, size).map(|segment| segment.file);
+        let touched = tree.map().extents(offset, size).map(|extent| extent.file);
         let mut state = self.state();
         state.dirty.extend(touched);
         state.have.insert(chunk);
@@ -276,7 +274,8 @@ impl StagedBuild {
         stored::read_chunk(&tree, self.manifest(), chunk)
     }
 
-    /// Reads bytes of a chunk that is in [`Self::have`], from an offset in it, into all of `buffer`.
+    /// Reads bytes of a chunk that is in [`Self::have`], from an offset in it, into all of
+    /// `buffer`.
     pub(crate) fn read_part(
         &self,
         (chunk, offset): (ChunkIndex, u32),
@@ -295,7 +294,7 @@ impl StagedBuild {
         (chunk, offset): (ChunkIndex, u32),
         buffer: &mut [u8],
     ) -> bool {
-        let Ok(tree) = self.shared.tree.try_read() else { return false };
+        let Some(tree) = self.shared.tree.try_read() else { return false };
         if !self.state().have.contains(chunk) {
             return false;
         }
@@ -339,7 +338,7 @@ impl StagedBuild {
         self.sync_data()?;
         // Handles may lead to files that were deleted since; what counts is what the paths lead to.
         self.tree().close();
-        let wrong = check::find_wrong(&self.tree(), self.manifest(), have.iter())?;
+        let wrong = read_back::find_wrong(&self.tree(), self.manifest(), have.iter())?;
         self.fit_files()?;
         if !wrong.is_empty() {
             self.forget(&wrong)?;
@@ -486,18 +485,18 @@ impl StagedBuild {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock()
     }
 
     fn tree(&self) -> RwLockReadGuard<'_, TreeFiles> {
-        self.shared.tree.read().unwrap_or_else(PoisonError::into_inner)
+        self.shared.tree.read()
     }
 
     fn tree_mut(&self) -> RwLockWriteGuard<'_, TreeFiles> {
-        self.shared.tree.write().unwrap_or_else(PoisonError::into_inner)
+        self.shared.tree.write()
     }
 
     fn lock_sync(&self) -> MutexGuard<'_, ()> {
-        self.shared.sync.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.sync.lock()
     }
 }

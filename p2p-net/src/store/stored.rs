@@ -95,7 +95,7 @@ impl StoredBuild {
     }
 
     /// The manifest as it is sent to others. Encoded at the first call and kept.
-    pub fn manifest_bytes(&self) -> Bytes {
+    pub(crate) fn manifest_bytes(&self) -> Bytes {
         encoded(&self.shared.encoded, &self.shared.manifest)
     }
 

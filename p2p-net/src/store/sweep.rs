@@ -38,7 +38,7 @@ pub(super) fn sweep(store: &BuildStore) -> Result<(), StoreError> {
     for build in marks {
         sweep_mark(store, build);
     }
-    // Whoever publishes has no staging by which to tell for which build.
+    // A publisher has no staging that would show which build it works on.
     if !work_dir::is_any(store.staging(), Work::Publish)? {
         for build in manifests {
             sweep_manifest(store, build);
@@ -47,8 +47,8 @@ pub(super) fn sweep(store: &BuildStore) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Of a staging whose tree is a complete build: its process died between its last rename and its
-/// return.
+/// What is left of a staging whose tree is a complete build: its process died between its last
+/// rename and its return.
 fn sweep_staged(store: &BuildStore, build: BuildId) {
     let home = store.home_of(build);
     if !home.join("tree").exists() && store.tree_of(build).is_dir() {

@@ -102,7 +102,7 @@ impl Rig {
         std::fs::create_dir(&source).unwrap();
         sample_tree(&source);
         let from = BuildStore::open(directory.path().join("from")).unwrap();
-        let published = publish(&source, &from, &|_| ()).unwrap().build;
+        let published = publish(&source, &from, None).unwrap().build;
         let store = BuildStore::open(directory.path().join("to")).unwrap();
         Self { directory, source, published, store }
     }

@@ -83,7 +83,7 @@ fn completed_program_can_be_run() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::copy("/bin/true", directory.path().join("true")).unwrap();
     let from = BuildStore::open(directory.path().join("from")).unwrap();
-    let published = publish(&directory.path().join("true"), &from, &|_| ()).unwrap().build;
+    let published = publish(&directory.path().join("true"), &from, None).unwrap().build;
     let to = BuildStore::open(directory.path().join("to")).unwrap();
     let staged = to.stage(published.id(), Arc::clone(published.manifest())).unwrap();
     for chunk in published.manifest().layout().indices() {
@@ -398,7 +398,7 @@ fn damaged_manifest_of_a_build_is_named_and_repaired_by_publishing_again() {
         refused,
         StoreError::DamagedManifest { reason: ManifestError::WrongBuild { .. }, .. }
     ));
-    let again = publish(&rig.source, &store, &|_| ()).unwrap();
+    let again = publish(&rig.source, &store, None).unwrap();
     assert!(!again.is_known);
     assert_eq!(snapshot(store.build(id).unwrap().unwrap().root()), snapshot(&rig.source));
 
@@ -492,7 +492,7 @@ fn second_process_that_completes_the_same_build_gets_the_first_ones() {
     let other = BuildStore::open(rig.store.directory()).unwrap();
     let staged = rig.stage();
     rig.copy_all(&staged);
-    let published = publish(&rig.source, &other, &|_| ()).unwrap();
+    let published = publish(&rig.source, &other, None).unwrap();
     assert!(!published.is_known);
     let build = staged.complete().unwrap().unwrap();
     assert_eq!(build.root(), published.build.root());

@@ -19,9 +19,12 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use crate::disk_priority::DiskPriority;
 
 use super::drop_behind::DropBehind;
-use super::error::StoreError;
+use super::error::{StoreError, SyncFault};
 use super::open_files::{FileKey, OpenFiles};
-use super::place::SyncFault;
+
+/// Most files synced one by one. Each costs a journal commit, about a millisecond; a sync of the
+/// whole file system costs as much as a few dozen of them, but also waits for other programs.
+pub(super) const SYNCED_SINGLY_MAX: usize = 64;
 
 /// Which bytes of a build each of its files holds. Empty files are not listed.
 #[derive(Debug)]
@@ -40,7 +43,7 @@ pub(crate) struct MappedFile {
 
 /// The part of a range of the build that lies in one file.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Segment {
+pub(crate) struct Extent {
     /// Which file of the map.
     pub(crate) file: usize,
     /// Where the part begins, in bytes from the start of the file.
@@ -72,11 +75,11 @@ impl FileMap {
     }
 
     /// Where `size` bytes from `offset` of the build lie, in order.
-    pub(crate) fn segments(
+    pub(crate) fn extents(
         &self,
         offset: u64,
         size: usize,
-    ) -> impl Iterator<Item = Segment> + use<'_> {
+    ) -> impl Iterator<Item = Extent> + use<'_> {
         let end = offset + size as u64;
         let first = self.files.partition_point(|file| file.range.end <= offset);
         let touched = self.files[first..].iter().take_while(move |file| file.range.start < end);
@@ -85,7 +88,7 @@ impl FileMap {
             let part_of = |position: u64| {
                 usize::try_from(position - offset).expect("a part is no longer than its range")
             };
-            Segment {
+            Extent {
                 file: first + i,
                 file_offset: start - file.range.start,
                 part: part_of(start)..part_of(file.range.end.min(end)),
@@ -152,7 +155,7 @@ impl TreeFiles {
     ///
     /// [`StoreError::ShortFile`] if a file ends early, else the system's reason.
     pub(crate) fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), StoreError> {
-        for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
+        for Extent { file, file_offset, part } in self.map.extents(offset, buffer.len()) {
             let handle = self.open(file)?;
             let bytes = part.len();
             match handle.as_file().read_exact_at(&mut buffer[part], file_offset) {
@@ -172,14 +175,14 @@ impl TreeFiles {
     }
 
     /// Fills `buffer` from `offset` of the build if that takes no waiting: the files are open and
-    /// their bytes are in the page cache. Whether it did; if not, `buffer` holds anything.
+    /// their bytes are in the page cache. Returns whether it did; if not, `buffer` holds anything.
     pub(crate) fn read_cached_at(&self, offset: u64, buffer: &mut [u8]) -> bool {
-        for Segment { file, file_offset, part } in self.map.segments(offset, buffer.len()) {
+        for Extent { file, file_offset, part } in self.map.extents(offset, buffer.len()) {
             let key = FileKey { owner: self.owner, file };
             let Some(handle) = self.open_files.get(key) else { return false };
             let wanted = part.len();
             let mut parts = [IoSliceMut::new(&mut buffer[part])];
-            // A file system that cannot tell refuses the flag.
+            // A file system that does not know refuses the flag.
             match preadv2(&*handle, &mut parts, file_offset, ReadWriteFlags::NOWAIT) {
                 Ok(count) if count == wanted => {}
                 Ok(_) | Err(_) => return false,
@@ -194,7 +197,7 @@ impl TreeFiles {
     ///
     /// The system's reason. Part of the bytes may be written.
     pub(crate) fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
-        for Segment { file, file_offset, part } in self.map.segments(offset, bytes.len()) {
+        for Extent { file, file_offset, part } in self.map.extents(offset, bytes.len()) {
             let handle = self.open(file)?;
             let written = part.len();
             let needed = written as u64;
@@ -262,6 +265,29 @@ impl Drop for TreeFiles {
     }
 }
 
+/// Makes the bytes written to these files of the tree durable.
+///
+/// # Errors
+///
+/// See [`SyncFault`].
+pub(super) fn sync_files(tree: &TreeFiles, files: &BTreeSet<usize>) -> Result<(), SyncFault> {
+    if files.len() > SYNCED_SINGLY_MAX {
+        return disk::sync_file_system(tree.root())
+            .map_err(|source| SyncFault::Lost { file: None, source });
+    }
+    for &file in files {
+        let lost = |source| SyncFault::Lost { file: Some(file), source };
+        let handle = match tree.open(file) {
+            Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                return Err(lost(source));
+            }
+            outcome => outcome?,
+        };
+        handle.sync_data().map_err(lost)?;
+    }
+    Ok(())
+}
+
 /// The open flag that refuses a symbolic link in the place of a file.
 fn no_follow() -> i32 {
     rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
@@ -287,7 +313,7 @@ mod tests {
         ];
         for (offset, size, expected) in cases {
             let found: Vec<_> =
-                map.segments(offset, size).map(|s| (s.file, s.file_offset, s.part)).collect();
+                map.extents(offset, size).map(|s| (s.file, s.file_offset, s.part)).collect();
             assert_eq!(found, expected, "{size} bytes from {offset}");
         }
     }

@@ -191,7 +191,8 @@ fn full_or_read_only_disk_is_survived_once_it_is_mended() {
     }
 }
 
-/// Goal: a disk that takes nothing more gets room by a removal, at every failure on the way as well.
+/// Goal: a disk that takes nothing more gets room by a removal, at every failure on the way as
+/// well.
 #[test]
 fn full_disk_gets_room_by_removing_a_build() {
     for fault_at in 0..40 {

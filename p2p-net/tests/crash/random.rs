@@ -1,7 +1,7 @@
 //! Random scripts on disks that fail at random: errors, torn writes, kills, losses of power and
 //! flipped bits, one after the other on one host.
 //!
-//! A run is told by its seed alone. One that failed is repeated by the command that it prints.
+//! A seed reproduces a run. One that failed is repeated by the command that it prints.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -268,7 +268,7 @@ impl Host<'_> {
         promises
     }
 
-    /// Whether the build is damaged in any of its parts, as a check of it tells.
+    /// Whether the build is damaged in any of its parts, as a check of it says.
     fn find_damage(&self, sample: usize) -> bool {
         let Sample { id, manifest, .. } = &self.samples[sample];
         let Ok(Some(build)) = self.store.build(*id) else { return true };

@@ -1,9 +1,9 @@
 //! A TCP stream that is woken when there is something worth waking for.
 //!
 //! While the rest of a chunk is on its way, every packet would wake the process, which costs more
-//! than the packet. So the reader says how much is certain to come ([`Expected`]), and the system
-//! holds its notice back until that much is there (`SO_RCVLOWAT`). Reads never wait for it: what is
-//! there is taken.
+//! than the packet. So the reader says how much is certain to come ([`Outstanding`]), and the
+//! system holds its notice back until that much is there (`SO_RCVLOWAT`). Reads never wait for it:
+//! what is there is taken.
 
 use std::io;
 use std::net::SocketAddr;
@@ -25,7 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 /// on fast links while the other fills the window.
 const LOW_WATER_MAX: usize = 48 << 10;
 
-/// A record of TLS at its largest. So much may have been taken from the system and wait for its end.
+/// A record of TLS at its largest. So much may have been taken from the system and wait for its
+/// end.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
 
 sockopt_impl!(
@@ -39,11 +40,11 @@ sockopt_impl!(
 
 /// What the reader knows is still to come; shared with the stream below the encryption.
 #[derive(Clone, Debug, Default)]
-pub(in crate::data) struct Expected {
+pub(in crate::data) struct Outstanding {
     low_water: Arc<AtomicUsize>,
 }
 
-impl Expected {
+impl Outstanding {
     /// At least `bytes` more, after decryption, are on their way without a pause.
     pub(super) fn set(&self, bytes: usize) {
         let low_water = bytes.saturating_sub(RECORD_BYTES_MAX).clamp(1, LOW_WATER_MAX);
@@ -55,20 +56,20 @@ impl Expected {
 #[derive(Debug)]
 pub(in crate::data) struct Patient {
     stream: BufReader<TcpStream>,
-    expected: Expected,
-    /// What the system was told last.
+    outstanding: Outstanding,
+    /// What the socket was last set to.
     low_water: usize,
 }
 
 impl Patient {
     pub(super) fn new(stream: TcpStream) -> Self {
         let stream = BufReader::with_capacity(READ_BYTES, stream);
-        Self { stream, expected: Expected::default(), low_water: 1 }
+        Self { stream, outstanding: Outstanding::default(), low_water: 1 }
     }
 
     /// Where the reader says what it expects.
-    pub(in crate::data) fn expected(&self) -> Expected {
-        self.expected.clone()
+    pub(in crate::data) fn outstanding(&self) -> Outstanding {
+        self.outstanding.clone()
     }
 
     pub(super) fn peer_addr(&self) -> io::Result<SocketAddr> {
@@ -84,7 +85,7 @@ impl AsyncRead for Patient {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_pending() {
-            let wanted = self.expected.low_water.load(Ordering::Relaxed).max(1);
+            let wanted = self.outstanding.low_water.load(Ordering::Relaxed).max(1);
             // Lowering it makes the system look at once whether enough is there already.
             if wanted != self.low_water {
                 setsockopt(self.stream.get_ref(), ReceiveLowWater, &wanted)?;
@@ -146,18 +147,18 @@ mod tests {
     #[tokio::test]
     async fn notice_is_held_back_until_it_is_worth_it() {
         let (mut near, mut far) = pair().await;
-        let expected = near.expected();
+        let outstanding = near.outstanding();
         let mut buffer = vec![0; 256 << 10];
-        expected.set(LOW_WATER_MAX + RECORD_BYTES_MAX);
-        // Waits, so that the system is told.
+        outstanding.set(LOW_WATER_MAX + RECORD_BYTES_MAX);
+        // Waits, so that the socket is set.
         assert!(timeout(Duration::from_millis(1), near.read(&mut buffer)).await.is_err());
         far.write_all(&[1; 100]).await.unwrap();
         let held = timeout(Duration::from_millis(50), near.read(&mut buffer)).await;
         assert!(held.is_err(), "woken for {held:?}");
-        expected.set(0);
+        outstanding.set(0);
         assert_eq!(near.read(&mut buffer).await.unwrap(), 100);
 
-        expected.set(LOW_WATER_MAX + RECORD_BYTES_MAX);
+        outstanding.set(LOW_WATER_MAX + RECORD_BYTES_MAX);
         let writing = far.write_all(&buffer[..LOW_WATER_MAX]);
         let mut received = 0;
         let reading = async {

@@ -1,4 +1,7 @@
 //! TCP sockets for the data plane, and the TLS handshake on them.
+//!
+//! Invariant: a stream that comes out of here has proved the key of its far end. Moves no frame:
+//! that is the pump's.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -86,9 +89,9 @@ pub(in crate::data) fn carry(
     buffers: Arc<Buffers>,
 ) -> io::Result<(TcpConnection, Pump<Stream>)> {
     let remote = stream.get_ref().0.peer_addr()?;
-    let expected = stream.get_ref().0.expected();
+    let outstanding = stream.get_ref().0.outstanding();
     let (connection, mut pump) = make(stream, remote, buffers);
-    pump.expected = expected;
+    pump.outstanding = outstanding;
     Ok((connection, pump))
 }
 

@@ -153,7 +153,7 @@ async fn message_overtakes_chunks() {
     assert!(before <= 1, "{before} segments went before the message");
 }
 
-/// Goal: the stream of messages carries them in order, and its end is told.
+/// Goal: the stream of messages carries them in order, and their end is seen.
 #[tokio::test]
 async fn messages_arrive_in_order_and_the_last_is_followed_by_the_end() {
     let (near, far, _) = pair();

@@ -1,14 +1,17 @@
 //! Reads chunks back from disk and finds those that are not what the manifest says.
 //!
-//! All calls block, for as long as it takes to read what is asked for.
+//! Three words for "are the bytes right", of which this is the first: to *read back* is to read
+//! chunks from disk and compare their digests with the manifest; to *audit* a complete build
+//! (`store/audit.rs`) is to look at its entries and time stamps, and to read back only if they are
+//! suspect; to *verify* a path (`publish/verify.rs`) is to compute which build it is. All calls
+//! block, for as long as it takes to read what is asked for.
 
 use std::io;
 use std::num::NonZero;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::thread;
 
 use p2p_core::{ChunkIndex, Digest, Manifest};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::error::StoreError;
@@ -31,7 +34,7 @@ pub(crate) fn find_wrong(
 ) -> Result<Vec<ChunkIndex>, StoreError> {
     let threads = thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
     let chunks = Mutex::new(chunks);
-    let next = || chunks.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let next = || chunks.lock().next();
     let outcomes: Vec<Result<Vec<ChunkIndex>, StoreError>> = thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|_| scope.spawn(|| find_wrong_of(tree, manifest, std::iter::from_fn(next))))

@@ -2,13 +2,12 @@
 //!
 //! Owns no rule: each host is a node of its own. Prints a line once all of them serve. Run by
 //! `benches/memory.py`, for neighbours without a copy on disk each.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tells when it is ready")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "says when it is ready")]
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use p2p_core::BuildId;
-use p2p_net::{BuildStore, Identity, Node, NodeConfig, SeederAddress};
+use p2p_net::{BuildId, BuildStore, Identity, Node, NodeConfig, SeederAddress, SharedLimits};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,7 +35,7 @@ async fn serve(build: &str, seeder: &str, store: &str, count: &str) -> Result<()
         config.seeders = vec![seeder];
         let node = Node::start(config).await?;
         let stored = store.build(build)?.ok_or("the store does not hold the build")?;
-        node.serve(&stored);
+        node.serve(&stored, &SharedLimits::default());
         nodes.push(node);
     }
     println!("{} hosts serve", nodes.len());

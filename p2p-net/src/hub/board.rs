@@ -1,17 +1,19 @@
 //! What the handle may read without asking the hub: progress by build, and totals.
+//!
+//! Written by the hub alone. Nothing here waits for longer than it takes to copy a few numbers.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard};
 
 use p2p_core::BuildId;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::progress::{LinkCounts, NodeStats, Progress};
 
-/// Written by the hub, read by handles on any thread.
+/// Progress and totals, as of the hub's last tick.
 #[derive(Debug, Default)]
-pub(crate) struct Shared {
+pub(crate) struct Board {
     builds: Mutex<Builds>,
     quic: AtomicU32,
     tcp: AtomicU32,
@@ -24,13 +26,13 @@ struct Builds {
     past: NodeStats,
 }
 
-impl Shared {
+impl Board {
     pub(crate) fn add(&self, build: BuildId, progress: watch::Receiver<Progress>) {
-        self.lock().current.insert(build, progress);
+        self.builds.lock().current.insert(build, progress);
     }
 
     pub(crate) fn forget(&self, build: BuildId) {
-        let mut builds = self.lock();
+        let mut builds = self.builds.lock();
         if let Some(progress) = builds.current.remove(&build) {
             builds.past.add(&progress.borrow());
         }
@@ -42,11 +44,11 @@ impl Shared {
     }
 
     pub(crate) fn progress(&self, build: BuildId) -> Option<Progress> {
-        self.lock().current.get(&build).map(|progress| progress.borrow().clone())
+        self.builds.lock().current.get(&build).map(|progress| progress.borrow().clone())
     }
 
     pub(crate) fn stats(&self) -> NodeStats {
-        let builds = self.lock();
+        let builds = self.builds.lock();
         let mut stats = builds.past;
         for progress in builds.current.values() {
             stats.add(&progress.borrow());
@@ -54,9 +56,5 @@ impl Shared {
         stats.links.quic = self.quic.load(Ordering::Relaxed);
         stats.links.tcp = self.tcp.load(Ordering::Relaxed);
         stats
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Builds> {
-        self.builds.lock().expect("no code panics while it holds the lock")
     }
 }

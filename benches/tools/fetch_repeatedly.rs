@@ -1,15 +1,14 @@
 //! Downloads and removes one build again and again in one process, and prints the process's memory
 //! after each download, one number of KiB a line.
 //!
-//! Owns no rule: it does what an agent does with one build after the other, through the same handle.
-//! Run by `benches/memory.py`, which says what the figures mean.
+//! Owns no rule: it does what an agent does with one build after the other, through the same
+//! handle. Run by `benches/memory.py`, which says what the figures mean.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints its measurement")]
 
 use std::error::Error;
 use std::process::ExitCode;
 
-use p2p_core::BuildId;
-use p2p_net::{BuildStore, Identity, Node, NodeConfig, SeederAddress};
+use p2p_net::{BuildId, BuildStore, FetchOptions, Identity, Node, NodeConfig, SeederAddress};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +34,7 @@ async fn repeat(build: &str, seeder: &str, store: &str, count: &str) -> Result<(
     config.seeders = vec![seeder];
     let node = Node::start(config).await?;
     for _ in 0..count.parse::<u32>()? {
-        drop(node.fetch(build, &store).finish().await?);
+        drop(node.fetch(build, &store, FetchOptions::default()).finish().await?);
         node.leave(build).await;
         store.remove(build)?;
         println!("{}", rss_kib()?);

@@ -1,33 +1,41 @@
 //! When to give up on a download.
 //!
-//! Pure. Only time in which the network is waited for counts: reading a large build back takes as
-//! long as the disk needs.
+//! Pure: the time is an argument. Only time in which the network is waited for counts: reading a
+//! large build back takes as long as the disk needs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use p2p_net::{Phase, Progress};
+use tokio::time::Instant;
+
+use crate::progress::{Phase, Progress};
 
 /// Time since the last progress, and how much of it is too much.
 #[derive(Debug)]
 pub(super) struct Patience {
-    timeout: Duration,
+    time: Duration,
     seen: Option<(Phase, u64)>,
     since: Instant,
 }
 
 impl Patience {
     /// Starts to wait at `now`.
-    pub(super) const fn new(timeout: Duration, now: Instant) -> Self {
-        Self { timeout, seen: None, since: now }
+    pub(super) const fn new(time: Duration, now: Instant) -> Self {
+        Self { time, seen: None, since: now }
+    }
+
+    /// How long nothing may arrive.
+    pub(super) const fn time(&self) -> Duration {
+        self.time
     }
 
     /// When to look again at the latest. Always ahead after [`Self::is_over`] said no, so that a
     /// driver that waits for it does not spin.
     pub(super) fn deadline(&self) -> Instant {
-        self.since + self.timeout
+        self.since + self.time
     }
 
-    /// Takes note of where the download is at `now`; whether nothing has changed for too long.
+    /// Takes note of where the download is at `now`. Returns whether nothing has changed for too
+    /// long.
     pub(super) fn is_over(&mut self, now: Instant, progress: &Progress) -> bool {
         let seen = (progress.phase, progress.bytes_done);
         let waits_for_network = matches!(progress.phase, Phase::Locating | Phase::Downloading);
@@ -49,10 +57,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_mins(1);
 
     fn at(phase: Phase, bytes_done: u64) -> Progress {
-        let mut progress = Progress::default();
-        progress.phase = phase;
-        progress.bytes_done = bytes_done;
-        progress
+        Progress { phase, bytes_done, ..Progress::default() }
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! Publishes or verifies a path once and prints how long each part took, as one line of JSON.
 //!
-//! Owns no rule of publishing: what it times is what `shoal publish` and `shoal verify` call. Run by
-//! `benches/publish.py`, which says what the figures mean.
+//! Owns no rule of publishing: what it times is what `shoal publish` and `shoal verify` call. Run
+//! by `benches/publish.py`, which says what the figures mean.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "prints its measurement")]
 
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use p2p_net::{BuildStore, PublishProgress, publish, verify};
@@ -39,22 +38,18 @@ fn main() -> ExitCode {
     }
 }
 
-type Progress<'a> = &'a (dyn Fn(PublishProgress) + Sync);
+type Progress<'a> = Option<&'a mut dyn FnMut(PublishProgress)>;
 
 /// Runs `work`, which returns the build's name. The pass ends with the report of all bytes; what
 /// comes after it is the sync.
 fn measure(
     work: impl Fn(Progress<'_>) -> Result<String, Box<dyn Error>>,
 ) -> Result<String, Box<dyn Error>> {
-    let last = Mutex::new((PublishProgress::default(), Duration::ZERO));
+    let (mut progress, mut pass) = (PublishProgress::default(), Duration::ZERO);
     let started = Instant::now();
-    let build = work(&|progress| {
-        if let Ok(mut last) = last.lock() {
-            *last = (progress, started.elapsed());
-        }
-    })?;
+    let mut note = |now| (progress, pass) = (now, started.elapsed());
+    let build = work(Some(&mut note))?;
     let all = started.elapsed();
-    let (progress, pass) = last.into_inner()?;
     let peak = peak_rss_kib()?;
     Ok(format!(
         "{{\"build\":\"{build}\",\"bytes\":{},\"pass_seconds\":{:.3},\"sync_seconds\":{:.3},\"peak_rss_kib\":{peak}}}",

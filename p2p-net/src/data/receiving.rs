@@ -1,40 +1,34 @@
-//! Chunks and manifests on the wire: sending from disk, receiving, checking, storing.
+//! Receiving chunks and manifests: matched with what was asked for, hashed as they arrive, stored.
 //!
-//! Invariant: bytes reach the disk only after their digest was found right. What nobody asked for is
-//! not read at all: each transfer must match an entry of the [`Expectations`].
+//! Invariant: bytes reach the disk only after their digest was found right. What nobody asked for
+//! is not read at all: each transfer must match an entry of the [`Expectations`]. Decides nothing:
+//! what came of a transfer is an event for the owner.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
 use p2p_core::wire::RequestId;
 use p2p_core::{
-    BuildId, ChunkIndex, Digest, Event, MANIFEST_BYTES_MAX, Manifest, ManifestOutcome, NodeId,
-    Verdict,
+    BuildId, Digest, Event, MANIFEST_BYTES_MAX, Manifest, ManifestOutcome, NodeId, Verdict,
 };
+use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::buffers::{Buffers, Room, SEGMENT_BYTES, Segment};
+use crate::store::{BuildStore, StagedBuild, StoreError};
+
+use super::buffers::{Buffers, Room, Segment};
 use super::event::{DataEvent, DataSender};
 use super::frame::{TransferHeader, TransferKind};
 use super::limiter::TransferLimits;
-use super::transport::{Connection, Lost, TransferRx, TransferTx};
-use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
+use super::sending::Counters;
+use super::transport::{Lost, TransferRx};
 
-/// How often a transfer that moves says so.
+/// How often a transfer that moves is reported to the swarm.
 const ADVANCE_TIME: Duration = Duration::from_secs(1);
-
-/// Chunk bytes moved for one build, counted where they move.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) from_seeders: AtomicU64,
-    pub(crate) from_peers: AtomicU64,
-    pub(crate) served: AtomicU64,
-}
 
 /// Something that a peer was asked for.
 #[derive(Clone, Debug)]
@@ -56,7 +50,8 @@ pub(crate) enum ExpectedBytes {
     Manifest(BuildStore),
 }
 
-/// Names something asked for: the peer, the build, and the request (`None`: the manifest).
+/// What something asked for is known by: the peer, the build, and the request (`None`: the
+/// manifest).
 pub(crate) type ExpectationKey = (NodeId, BuildId, Option<RequestId>);
 
 /// What was asked for and has not come. The owner adds, transfers take.
@@ -67,12 +62,12 @@ pub(crate) struct Expectations {
 
 impl Expectations {
     pub(crate) fn add(&self, key: ExpectationKey, expected: Expected) {
-        self.lock().insert(key, expected);
+        self.table.lock().insert(key, expected);
     }
 
     /// Forgets what was asked for; a transfer that has begun is ended.
     pub(crate) fn cancel(&self, key: &ExpectationKey) {
-        if let Some(expected) = self.lock().remove(key) {
+        if let Some(expected) = self.table.lock().remove(key) {
             expected.cancel.cancel();
         }
     }
@@ -80,15 +75,15 @@ impl Expectations {
     /// Forgets everything asked of `node` for `build`.
     pub(crate) fn cancel_peer(&self, node: NodeId, build: BuildId) {
         let is_theirs = |key: &ExpectationKey| key.0 == node && key.1 == build;
-        let keys: Vec<_> = self.lock().keys().filter(|key| is_theirs(key)).copied().collect();
+        let keys: Vec<_> = self.table.lock().keys().filter(|key| is_theirs(key)).copied().collect();
         for key in &keys {
             self.cancel(key);
         }
     }
 
-    /// Sets memory aside for something that is still wanted; whether it is.
+    /// Sets memory aside for something that is still wanted. Returns whether it is.
     pub(crate) fn give_room(&self, key: &ExpectationKey, room: Room) -> bool {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         let Some(expected) = table.get_mut(key) else { return false };
         expected.room = Some(Arc::new(room));
         true
@@ -96,19 +91,15 @@ impl Expectations {
 
     /// The entry stays until the transfer ends, so that it can be cancelled meanwhile.
     fn get(&self, key: &ExpectationKey) -> Option<Expected> {
-        self.lock().get(key).cloned()
+        self.table.lock().get(key).cloned()
     }
 
     fn remove(&self, key: &ExpectationKey) {
-        self.lock().remove(key);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ExpectationKey, Expected>> {
-        self.table.lock().expect("no code panics while it holds the lock")
+        self.table.lock().remove(key);
     }
 }
 
-/// What takes transfers needs.
+/// Everything a receiving task needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Receiving {
     pub(crate) events: DataSender,
@@ -149,9 +140,9 @@ pub(super) async fn receive(node: NodeId, mut rx: impl TransferRx, receiving: &R
             _ => None,
         }
     };
-    // The sender was told that a whole chunk came. It may be another one than was asked for, of which
-    // the sender then believes that it is here, and that it need not give it to anybody else: so it
-    // is kept, although nobody waits for the one that was asked for any more.
+    // The sender has the receipt for a whole chunk. It may be another chunk than was asked for; the
+    // sender then believes that it is here and need not be given to anybody else. So it is kept,
+    // although nobody waits any more for the one that was asked for.
     let cancelled = async {
         cancel.cancelled().await;
         if is_whole.load(Ordering::Relaxed) {
@@ -205,7 +196,7 @@ async fn receive_chunk(
     let read = read_to_end(rx, limit, &receiving.buffers, Some(intake));
     let read = tokio::select! {
         read = read => read,
-        () = keep_telling(events, advanced) => return None,
+        () = keep_reporting(events, advanced) => return None,
     };
     is_whole.store(matches!(read, Read::Whole { .. }), Ordering::Relaxed);
     let verdict = match read {
@@ -234,10 +225,10 @@ async fn receive_chunk(
     event(Event::ChunkHashed { request, chunk, verdict })
 }
 
-/// Says once a second that a transfer is under way, for as long as it is polled.
+/// Reports every [`ADVANCE_TIME`] that a transfer is under way, for as long as it is polled.
 ///
-/// The transport gives up when nothing arrives for a while.
-async fn keep_telling(events: &DataSender, event: impl Fn() -> DataEvent) {
+/// Never ends by itself: the transport gives up when nothing arrives for a while.
+async fn keep_reporting(events: &DataSender, event: impl Fn() -> DataEvent) {
     let mut ticks = tokio::time::interval_at(Instant::now() + ADVANCE_TIME, ADVANCE_TIME);
     loop {
         ticks.tick().await;
@@ -322,8 +313,8 @@ async fn read_to_end(
                 }
                 hasher.update(arrived);
                 match segments.last_mut() {
-                    // A peer with a capped upload sends little bits, and so may one that means harm: each of
-                    // them in a segment of its own would fill our memory.
+                    // A peer with a capped upload sends little bits, and so may one that means
+                    // harm: each of them in a segment of its own would fill our memory.
                     Some(last) if last.room() >= arrived.len() => {
                         last.extend_from_slice(arrived);
                     }
@@ -339,159 +330,11 @@ async fn read_to_end(
     }
 }
 
-/// Where the bytes of a build that others ask for are.
-#[derive(Clone, Debug)]
-pub(crate) enum Source {
-    Staged(StagedBuild),
-    Stored(StoredBuild),
-}
-
-impl Source {
-    /// Reads bytes of a chunk, from an offset in it, into all of `buffer`.
-    fn read_part(&self, at: (ChunkIndex, u32), buffer: &mut [u8]) -> Result<(), StoreError> {
-        match self {
-            Self::Staged(staged) => staged.read_part(at, buffer),
-            Self::Stored(stored) => stored.read_part(at, buffer),
-        }
-    }
-
-    /// The same, but only from memory: `false` if that would wait for the disk.
-    fn read_cached(&self, at: (ChunkIndex, u32), buffer: &mut [u8]) -> bool {
-        match self {
-            Self::Staged(staged) => staged.read_cached(at, buffer),
-            Self::Stored(stored) => stored.read_cached(at, buffer),
-        }
-    }
-
-    fn size_of(&self, chunk: ChunkIndex) -> u32 {
-        match self {
-            Self::Staged(staged) => staged.manifest().layout().size_of(chunk),
-            Self::Stored(stored) => stored.manifest().layout().size_of(chunk),
-        }
-    }
-
-    fn manifest_bytes(&self) -> Bytes {
-        match self {
-            Self::Staged(staged) => staged.manifest_bytes(),
-            Self::Stored(stored) => stored.manifest_bytes(),
-        }
-    }
-}
-
-/// Something to send to a peer.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) build: BuildId,
-    pub(crate) source: Source,
-    /// The chunk and the request that it answers; `None`: the manifest.
-    pub(crate) chunk: Option<(ChunkIndex, RequestId)>,
-    pub(crate) limits: TransferLimits,
-    pub(crate) counters: Arc<Counters>,
-}
-
-/// Segments read from the disk at once.
-const READ_AHEAD_MAX: u32 = 8;
-
-/// Sends it; whether the peer received all of it. An error of the disk is returned as such.
-pub(super) async fn send(
-    connection: &impl Connection,
-    outgoing: Outgoing,
-    buffers: &Arc<Buffers>,
-) -> Result<bool, StoreError> {
-    match outgoing.chunk {
-        Some(chunk) => send_chunk(connection, outgoing, chunk, buffers).await,
-        None => Ok(send_manifest(connection, outgoing).await.unwrap_or(false)),
-    }
-}
-
-async fn send_chunk(
-    connection: &impl Connection,
-    outgoing: Outgoing,
-    (chunk, request): (ChunkIndex, RequestId),
-    buffers: &Arc<Buffers>,
-) -> Result<bool, StoreError> {
-    let Outgoing { build, source, limits, counters, .. } = outgoing;
-    let header =
-        TransferHeader { build, kind: TransferKind::Chunk { request, chunk: chunk.get() } };
-    let Ok(mut tx) = connection.open_transfer(header).await else { return Ok(false) };
-    let size = source.size_of(chunk);
-    let mut read = 0;
-    while read < size {
-        let first = buffers.segment_to_send().await;
-        let Some(filled) = fill(&source, (chunk, read), first, buffers).await? else {
-            return Ok(false);
-        };
-        for segment in filled {
-            let mut bytes = segment.into_bytes();
-            read += u32::try_from(bytes.len()).expect("a segment is smaller than a chunk may be");
-            while !bytes.is_empty() {
-                let part = bytes.split_to(limits.admit_upload(bytes.len()).await);
-                if tx.write(part).await.is_err() {
-                    return Ok(false);
-                }
-            }
-        }
-    }
-    let is_delivered = tx.finish().await == Ok(true);
-    if is_delivered {
-        counters.served.fetch_add(u64::from(size), Ordering::Relaxed);
-    }
-    Ok(is_delivered)
-}
-
-/// Fills a segment with bytes of a chunk, or several if that needs the disk; `None` if the runtime is
-/// being shut down.
-async fn fill(
-    source: &Source,
-    (chunk, offset): (ChunkIndex, u32),
-    mut first: Segment,
-    buffers: &Arc<Buffers>,
-) -> Result<Option<Vec<Segment>>, StoreError> {
-    let rest = source.size_of(chunk) - offset;
-    let length = rest.min(SEGMENT_BYTES) as usize;
-    // What is in the page cache costs less than handing the work to another thread.
-    if source.read_cached((chunk, offset), &mut first.space()[..length]) {
-        first.advance(length);
-        return Ok(Some(vec![first]));
-    }
-    let mut segments = vec![first];
-    // As many as there is memory for now: a disk likes large reads.
-    let wanted = rest.div_ceil(SEGMENT_BYTES).min(READ_AHEAD_MAX);
-    while segments.len() < wanted as usize
-        && let Some(next) = buffers.try_segment_to_send()
-    {
-        segments.push(next);
-    }
-    let source = source.clone();
-    let read = spawn_blocking(move || {
-        let mut at = offset;
-        for segment in &mut segments {
-            let length = (rest - (at - offset)).min(SEGMENT_BYTES);
-            source.read_part((chunk, at), &mut segment.space()[..length as usize])?;
-            segment.advance(length as usize);
-            at += length;
-        }
-        Ok(Some(segments))
-    });
-    read.await.unwrap_or(Ok(None))
-}
-
-async fn send_manifest(connection: &impl Connection, outgoing: Outgoing) -> Option<bool> {
-    let Outgoing { build, source, .. } = outgoing;
-    let mut bytes = spawn_blocking(move || source.manifest_bytes()).await.ok()?;
-    let header = TransferHeader { build, kind: TransferKind::Manifest };
-    let mut tx = connection.open_transfer(header).await.ok()?;
-    // Manifests are not held back by the cap on chunks: without one, nothing moves.
-    while !bytes.is_empty() {
-        tx.write(bytes.split_to(bytes.len().min(SEGMENT_BYTES as usize))).await.ok()?;
-    }
-    tx.finish().await.ok()
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::sync::oneshot;
 
+    use super::super::buffers::SEGMENT_BYTES;
     use super::super::limiter::SharedLimits;
     use super::*;
     use crate::store::testing::Rig;
@@ -530,6 +373,7 @@ mod tests {
         let read = read_to_end(&mut rx, bytes.len() - 1, &buffers, None).await;
         assert!(matches!(read, Read::TooLong));
     }
+
     /// A chunk that comes at once, and notes when its end was taken.
     struct WholeRx {
         header: TransferHeader,
@@ -556,9 +400,9 @@ mod tests {
         }
     }
 
-    /// Goal: a chunk whose sender was told that it came is kept, also if it is cancelled before it is
-    /// on disk: a seeder that sends another one than was asked for gives it to nobody else for a while.
-    /// Method: the build's writer is held until the transfer is cancelled.
+    /// Goal: a chunk whose sender has its receipt is kept, also if it is cancelled before it is on
+    /// disk: a seeder that sends another one than was asked for gives it to nobody else for a
+    /// while. Method: the build's writer is held until the transfer is cancelled.
     #[tokio::test]
     async fn chunk_that_came_is_kept_although_it_is_cancelled() {
         let rig = Rig::new();
