@@ -13,7 +13,7 @@
 # chunks (`shoal publish --chunk-lengths-to`), all hosts start at once. The simulator's rates are those
 # of the links less what was on them beyond chunks: headers, acknowledgements, packets sent again,
 # messages. The shapers count that in the real runs (column "headers"); the simulator knows no packets.
-# docs/simulator.md tells what else differs.
+# docs/simulator.md says what else differs.
 set -euo pipefail
 
 # name, hosts, Mbit/s of a host, Mbit/s of the seeder, MiB of the build, ms of latency one way

@@ -12,16 +12,13 @@ use clap::{Parser, Subcommand};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
-use crate::publish::plan;
-use crate::publish::verify;
+use crate::output::{self, Outcome, PROGRAM};
+use crate::publish::{self, plan, verify};
 use crate::rollout::deploy;
-use crate::{bench, demo, fetch, output, publish, status};
+use crate::{bench, demo, fetch, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
 const AGENT: &str = "shoal-agent";
-
-/// The command's name in what it says.
-pub(crate) const PROGRAM: &str = "shoal";
 
 /// Puts a build on every machine of a fleet.
 ///
@@ -73,17 +70,6 @@ enum Command {
     /// Run an agent, as shoal-agent does
     #[command(hide = true, disable_help_flag = true)]
     Agent,
-}
-
-/// How a command ended that did not fail with an error of its own.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Outcome {
-    /// It did what was asked.
-    Done,
-    /// It said itself, in its output, that the answer is no.
-    Negative,
-    /// A signal ended it.
-    Interrupted,
 }
 
 /// Runs the face of the executable that `arguments` ask for; the first is the program's name.

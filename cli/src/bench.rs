@@ -10,9 +10,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use p2p_net::{PeerOutcome, PeerRate, SeederAddress, SocketBuffers};
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::human;
+use crate::output::{self, Outcome, human};
 
 mod cpu;
 mod disk;

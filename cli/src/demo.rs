@@ -1,40 +1,37 @@
 //! `shoal demo`: the whole system on one machine, with nothing to prepare.
 //!
 //! One seeder and a few agents as processes of their own, real sockets, real files. This file tells
-//! the story; [`children`] keeps the processes, [`ground`] the folder, [`follow`] watches hosts and
-//! [`figures`] does the sums. Invariant: whatever happens, no process and (without `--keep`) no file
-//! is left behind.
+//! the story; [`children`] keeps the processes, [`folder`] the folder, [`follow`] watches hosts and
+//! [`figures`] does the sums. Invariant: whatever happens, no process and (without `--keep`) no
+//! file is left behind.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use goal_state::{AppName, Goal, GoalStore, HostStatus};
+use goal_state::{AppName, Goal, GoalStore, HostStatus, RolloutChange};
 use p2p_core::BuildId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::human;
-use crate::rollout::deploy::block_on;
-use crate::signals::StopSignals;
+use crate::output::{self, Outcome, human};
+use crate::runtime::{block_on, catch_signals};
 use crate::status::table::Layout;
 
 mod ask;
 mod children;
 mod figures;
+mod folder;
 mod follow;
-mod ground;
 mod sample;
 
 use children::Children;
 pub(crate) use children::end_with_parent;
 use figures::Measure;
+use folder::{DemoFolder, Host};
 use follow::FollowError;
-use ground::{Ground, Host};
 
 /// How long the seeder may take to print its address.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -92,11 +89,11 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
     }
     // On this thread: see `children`.
     block_on(async {
-        let mut signals = StopSignals::catch()?;
+        let mut signals = catch_signals()?;
         let mut demo = Demo::new(args)?;
         let ended = tokio::select! {
             ended = demo.play() => ended.map(|()| Outcome::Done),
-            () = signals.next() => {
+            () = signals.stop() => {
                 output::note("interrupted, cleaning up");
                 Ok(Outcome::Interrupted)
             }
@@ -109,7 +106,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Outcome> {
 /// Fields are dropped in order: processes end before their files go.
 struct Demo {
     children: Children,
-    ground: Ground,
+    folder: DemoFolder,
     store: GoalStore,
     app: AppName,
     hosts: Vec<Host>,
@@ -119,14 +116,14 @@ struct Demo {
 
 impl Demo {
     fn new(args: Args) -> anyhow::Result<Self> {
-        let ground = Ground::new(args.keep)?;
+        let folder = DemoFolder::new(args.keep)?;
         let name = if args.path.is_some() { "files" } else { "service" };
         Ok(Self {
             children: Children::new()?,
-            store: GoalStore::new(&ground.goal_url()),
+            store: GoalStore::new(&folder.goal_url()),
             app: name.parse().context("the demo's app has a valid name")?,
-            hosts: ground::hosts(usize::from(args.hosts)).context("cannot find free ports")?,
-            ground,
+            hosts: folder::hosts(usize::from(args.hosts)).context("cannot find free ports")?,
+            folder,
             args,
             steps: vec![],
         })
@@ -136,7 +133,7 @@ impl Demo {
         output::line(&format!(
             "Shoal demo: one seeder and {} as processes on this machine, in {}",
             human::counted(self.hosts.len(), "host"),
-            self.ground.root().display()
+            self.folder.root().display()
         ))?;
         match self.args.path.clone() {
             Some(path) => self.play_files(&path).await,
@@ -144,7 +141,7 @@ impl Demo {
         }
     }
 
-    /// The demo's own service, in two versions.
+    /// Plays with the demo's own service, in two versions.
     async fn play_service(&mut self) -> anyhow::Result<()> {
         heading(
             1,
@@ -155,7 +152,7 @@ impl Demo {
         let executable = std::env::current_exe().context("cannot find the shoal executable")?;
         let service_bytes = std::fs::metadata(&executable).map_or(0, |file| file.len());
         let copies = 2 * self.hosts.len() as u64 + 4;
-        self.ground.check_space(copies * (service_bytes + sample::DATA_BYTES))?;
+        self.folder.check_space(copies * (service_bytes + sample::DATA_BYTES))?;
         let first = self.publish_version(1, &executable).await?;
         let second = self.publish_version(2, &executable).await?;
         self.steps.push(("publish", started.elapsed()));
@@ -193,12 +190,12 @@ impl Demo {
         output::line(&format!("Version 2 runs on {0} of {0} hosts.", self.hosts.len()))
     }
 
-    /// The person's own files: one deploy, then every byte on every host is checked.
+    /// Plays with the person's own files: one deploy, then every byte on every host is checked.
     async fn play_files(&mut self, path: &Path) -> anyhow::Result<()> {
         heading(1, "Publish", "your files are cut into chunks")?;
         let started = Instant::now();
         let published = self.publish(path, &path.display().to_string()).await?;
-        self.ground.check_space(published.bytes * (self.hosts.len() as u64 + 1))?;
+        self.folder.check_space(published.bytes * (self.hosts.len() as u64 + 1))?;
         self.steps.push(("publish", started.elapsed()));
 
         let seeder = self.start_seeder().await?;
@@ -233,7 +230,7 @@ impl Demo {
     }
 
     async fn publish_version(&self, version: u32, executable: &Path) -> anyhow::Result<Published> {
-        let root = self.ground.path("versions").join(version.to_string());
+        let root = self.folder.path("versions").join(version.to_string());
         sample::write(&root, version, executable).await?;
         let published = self.publish(&root, &format!("version {version}")).await?;
         // The store has its own copy.
@@ -245,7 +242,7 @@ impl Demo {
     async fn publish(&self, path: &Path, label: &str) -> anyhow::Result<Published> {
         let mut command = children::shoal()?;
         command.arg("publish").arg(path).arg("--json");
-        command.arg("--app").arg(self.app.as_str()).arg("--store").arg(self.ground.path("store"));
+        command.arg("--app").arg(self.app.as_str()).arg("--store").arg(self.folder.path("store"));
         let published: Published = result_of("publish", command).await?;
         let new = published
             .bytes_new
@@ -264,9 +261,9 @@ impl Demo {
     async fn start_seeder(&mut self) -> anyhow::Result<String> {
         let mut command = children::shoal()?;
         command.args(["seeder", "--listen", "127.0.0.1:0"]);
-        command.arg("--store").arg(self.ground.path("store"));
-        command.arg("--state").arg(self.ground.path("seeder"));
-        let stdout = self.children.start("seeder", command, self.ground.log("seeder"))?;
+        command.arg("--store").arg(self.folder.path("store"));
+        command.arg("--state").arg(self.folder.path("seeder"));
+        let stdout = self.children.start("seeder", command, self.folder.log("seeder"))?;
         let stdout = stdout.context("the seeder's output is not connected")?;
         let mut lines = BufReader::new(tokio::process::ChildStdout::from_std(stdout)?).lines();
         let line = tokio::time::timeout(READY_TIMEOUT, lines.next_line()).await;
@@ -283,7 +280,7 @@ impl Demo {
         }
     }
 
-    /// One host without a swarm: what the bound is calculated from.
+    /// Lets one host fetch without a swarm: the bound is calculated from its rate.
     async fn fetch_alone(
         &mut self,
         number: u32,
@@ -296,7 +293,7 @@ impl Demo {
             "one host alone fetches the build from the seeder: the rate that the bound is made of",
         )?;
         let started = Instant::now();
-        let out = self.ground.path("alone");
+        let out = self.folder.path("alone");
         let mut command = children::shoal()?;
         command.arg("fetch").arg(published.build.to_string()).args(["--json", "--seeder", seeder]);
         command.args(["--listen", "127.0.0.1:0", "--out"]).arg(&out);
@@ -323,11 +320,11 @@ impl Demo {
     async fn start_hosts(&mut self, seeder: &str) -> anyhow::Result<()> {
         let has_service = self.args.path.is_none();
         for host in &self.hosts {
-            let config = self.ground.configure(host, &self.app, seeder, has_service)?;
+            let config = self.folder.configure(host, &self.app, seeder, has_service)?;
             let mut command = children::shoal()?;
             command.arg("agent").arg("--config").arg(config);
             // Its standard output is the program's; nobody reads it here.
-            drop(self.children.start(&host.name, command, self.ground.log(&host.name))?);
+            drop(self.children.start(&host.name, command, self.folder.log(&host.name))?);
         }
         let names = self.host_names();
         let waited =
@@ -340,7 +337,7 @@ impl Demo {
     async fn deploy(&mut self, published: &Published) -> anyhow::Result<Vec<HostStatus>> {
         let goal: Goal = self
             .store
-            .deploy(&self.app, published.build)
+            .deploy(&self.app, published.build, RolloutChange::default())
             .await
             .context("cannot set the demo's goal")?;
         let names = self.host_names();
@@ -386,7 +383,7 @@ impl Demo {
     }
 
     async fn verify(&self, host: &Host, build: BuildId) -> anyhow::Result<()> {
-        let current = self.ground.current(host, &self.app);
+        let current = self.folder.current(host, &self.app);
         let current = std::fs::canonicalize(&current)
             .with_context(|| format!("{} has no {}", host.name, current.display()))?;
         let verified = tokio::task::spawn_blocking(move || p2p_net::verify(&current, None, None))
@@ -415,7 +412,7 @@ impl Demo {
     fn clean_up(&mut self) {
         self.children.stop();
         if self.args.keep {
-            output::note(&format!("kept: {}", self.ground.root().display()));
+            output::note(&format!("kept: {}", self.folder.root().display()));
         }
     }
 }

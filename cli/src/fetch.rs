@@ -10,25 +10,22 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use command_line::Signals;
 use indicatif::ProgressBar;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     BufferBudget, DiskPriority, FetchError, FetchOptions, Identity, LinkCounts, Node, NodeConfig,
-    Phase, Progress, SeederAddress, SharedLimits, StoredBuild, TrafficClass, Transport,
+    Progress, SeederAddress, SharedLimits, StoredBuild, TrafficClass, Transport,
 };
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
-use crate::rollout::deploy::block_on;
-use crate::signals::StopSignals;
+use crate::output::{self, Outcome, bars, human};
+use crate::runtime::{block_on, catch_signals};
 
 mod phase_times;
 mod place;
 
-use phase_times::PhaseTimes;
+use phase_times::{PhaseTimes, phase_word};
 use place::Place;
 
 /// How long a node may take to say goodbye to its peers.
@@ -113,7 +110,7 @@ enum End {
     Interrupted,
 }
 
-/// Downloads the build, moves it into the directory, and serves it on if asked to.
+/// Downloads the build, moves it into the directory, and goes on serving it if asked to.
 ///
 /// # Errors
 ///
@@ -121,12 +118,12 @@ enum End {
 /// long. What was stored is kept for the next run.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     block_on(async {
-        let mut signals = StopSignals::catch()?;
+        let mut signals = catch_signals()?;
         tokio::select! {
             already = holds_build(args) => if already? {
                 return report_already_there(args);
             },
-            () = signals.next() => return Ok(Outcome::Interrupted),
+            () = signals.stop() => return Ok(Outcome::Interrupted),
         }
         let place = Place::open(&args.out)?;
         let ended = download_and_serve(args, &place, &mut signals).await;
@@ -148,7 +145,7 @@ async fn holds_build(args: &Args) -> anyhow::Result<bool> {
 async fn download_and_serve(
     args: &Args,
     place: &Place,
-    signals: &mut StopSignals,
+    signals: &mut Signals,
 ) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let node = Node::start(NodeConfig {
@@ -165,7 +162,7 @@ async fn download_and_serve(
     .context("cannot join the swarm")?;
     let ended = tokio::select! {
         ended = download_with(args, place, &node, started) => ended,
-        () = signals.next() => Ok(End::Interrupted),
+        () = signals.stop() => Ok(End::Interrupted),
     };
     let ended = match ended {
         Ok(End::Complete(complete)) => {
@@ -180,7 +177,7 @@ async fn download_and_serve(
     };
     let is_serving = args.keep_serving && matches!(ended, Ok(Outcome::Done));
     if is_serving {
-        signals.next().await;
+        signals.stop().await;
         output::note("stopping");
     }
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, node.shutdown()).await.is_err() {
@@ -246,8 +243,8 @@ async fn download_with(
     }
 }
 
-/// Takes back what a download has reserved that turned out to have no place to go; the error if
-/// that fails. What earlier runs had stored stays.
+/// Takes back what a download had reserved when it turned out that its files have no place to go.
+/// What earlier runs had stored stays.
 async fn abandon(
     build: BuildId,
     place: &Place,
@@ -360,7 +357,7 @@ fn report_already_there(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Runs work that waits for a disk where it does not hold up bar and signals.
+/// Runs work that waits for a disk where it does not hold up the bar and the signals.
 async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
@@ -415,16 +412,5 @@ impl Drop for View {
     /// However the download ends, what is printed next starts on a clean line.
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-    }
-}
-
-const fn phase_word(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Locating => "locating",
-        Phase::Resuming => "resuming",
-        Phase::Downloading => "fetching",
-        Phase::Verifying => "verifying",
-        Phase::Serving => "complete",
-        _ => "working",
     }
 }

@@ -7,13 +7,12 @@
 
 mod app;
 mod bench;
-mod clock;
 mod demo;
 mod fetch;
 mod output;
 mod publish;
 mod rollout;
-mod signals;
+mod runtime;
 mod status;
 
 use std::process::ExitCode;

@@ -1,6 +1,8 @@
-//! What a command says: results on standard output, everything else on standard error.
+//! What a command says and how it ends: results on standard output, everything else on standard
+//! error, and an [`Outcome`] for the exit code.
 //!
-//! The one place that prints results. Standard output is for scripts and pipes and must carry results only.
+//! Invariant: this is the one place that prints results, and standard output, which is for scripts
+//! and pipes, carries nothing else. Knows no command.
 
 use std::io::{self, Write as _};
 
@@ -10,6 +12,20 @@ use serde::Serialize;
 
 pub(crate) mod bars;
 pub(crate) mod human;
+
+/// The command's name in what it says.
+pub(crate) const PROGRAM: &str = "shoal";
+
+/// How a command ended that did not fail with an error of its own.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Outcome {
+    /// It did what was asked.
+    Done,
+    /// It said itself, in its output, that the answer is no.
+    Negative,
+    /// A signal ended it.
+    Interrupted,
+}
 
 /// Prints a result.
 ///

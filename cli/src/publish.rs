@@ -1,18 +1,19 @@
 //! `shoal publish`: a file or a directory becomes a build in a store.
+//!
+//! The work is `p2p_net::publish`; this room adds the name of the app ([`history`]), what is new
+//! against the build before, and two commands that ask about published builds: [`plan`] and
+//! [`verify`]. Invariant: standard output has the build's id or the report, whatever else is said.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
-use goal_state::AppName;
+use goal_state::{AppName, now_ms};
 use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output::bars;
-use crate::output::human;
-use crate::{clock, output};
+use crate::output::{self, Outcome, bars, human};
 
 pub(crate) mod history;
 pub(crate) mod plan;
@@ -75,7 +76,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     bar.finish_and_clear();
     let published = published.with_context(|| format!("cannot publish {}", args.path.display()))?;
     let build = published.build.id();
-    let previous = history::record(&args.store, &args.app, build, clock::now_ms())
+    let previous = history::record(&args.store, &args.app, build, now_ms())
         .with_context(|| format!("build {build} is in the store, but not in the app's history"))?;
 
     let manifest = published.build.manifest();
@@ -111,7 +112,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What is new against the previous build; `None` if that is not in the store any more, or damaged.
+/// What is new against the previous build; `None` if that is damaged or no longer in the store.
 fn against(store: &BuildStore, manifest: &Manifest, previous: BuildId) -> Option<Comparison> {
     let old = store.manifest(previous).unwrap_or_else(|error| {
         tracing::warn!("cannot read the previous build: {}", command_line::describe(&error.into()));

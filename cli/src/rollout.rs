@@ -11,7 +11,7 @@ pub(crate) mod args;
 pub(crate) mod deploy;
 pub(crate) mod view;
 
-/// Age at which a report no longer tells what the host does now. Hosts report every few seconds;
+/// Age at which a report no longer says what the host does now. Hosts report every few seconds;
 /// half would flicker with a busy goal store.
 pub(crate) const STALE_AFTER_MS: u64 = 30_000;
 
@@ -22,8 +22,8 @@ pub(crate) enum Standing {
     OnGoal,
     /// It is on its way, or has not noticed the goal yet.
     Underway,
-    /// It has the build and is not to switch: the rollout has not come to it, or somebody holds it. It
-    /// stays so until a person acts.
+    /// It has the build and is not to switch: the rollout has not come to it, or somebody holds it.
+    /// It stays so until a person acts.
     Waiting,
     /// It tried this goal and something needs a look.
     Failed,
@@ -76,7 +76,7 @@ pub(crate) fn standing(goal: &Goal, row: &HostStatus) -> Standing {
     }
 }
 
-/// Whether the report is too old at `now_ms` to tell what the host does.
+/// Whether the report is too old at `now_ms` to say what the host does.
 pub(crate) fn is_stale(now_ms: u64, row: &HostStatus) -> bool {
     now_ms.saturating_sub(row.updated_at_ms) > STALE_AFTER_MS
 }

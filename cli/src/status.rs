@@ -1,15 +1,18 @@
 //! `shoal status`: what every host runs, as it reported.
+//!
+//! Owns when the goal store is read and drawn again; [`table`] makes the text. Invariant: a goal
+//! that is damaged hides no host, and is named.
 
 use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use goal_state::{AppName, GoalList, GoalStore, HostStatus};
+use goal_state::{AppName, GoalList, GoalStore, HostStatus, now_ms};
 
-use crate::app::{self, Outcome};
-use crate::rollout::deploy::{GoalArgs, block_on, read_statuses};
+use crate::output::{self, Outcome, PROGRAM};
+use crate::rollout::deploy::GoalArgs;
+use crate::runtime::{block_on, read_statuses};
 use crate::status::table::Layout;
-use crate::{clock, output};
 
 pub(crate) mod table;
 
@@ -34,7 +37,8 @@ pub(crate) struct Args {
     /// Show it again every second until Ctrl-C
     #[arg(long)]
     watch: bool,
-    /// Leave out hosts that have not reported for this long, such as 1d: those that are gone for good
+    /// Leave out hosts that have not reported for this long, such as 1d: those that are gone for
+    /// good
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     max_age: Option<Duration>,
 }
@@ -56,7 +60,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         if !args.watch {
             let faults = snapshot.faults();
             for fault in &faults {
-                command_line::complain(app::PROGRAM, fault);
+                command_line::complain(PROGRAM, fault);
             }
             return Ok(if faults.is_empty() { Outcome::Done } else { Outcome::Negative });
         }
@@ -73,7 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
                 None => show(args, layout, &snapshot)?,
                 // A line between two screens would be drawn over, or push them up.
                 Some(trouble) if is_terminal && !args.json => {
-                    snapshot.now_ms = clock::now_ms();
+                    snapshot.now_ms = now_ms();
                     draw(&format!("{}\n{trouble}\n", snapshot.screen(layout)))?;
                 }
                 Some(trouble) => output::note(&trouble),
@@ -90,7 +94,7 @@ struct Snapshot {
 
 impl Snapshot {
     async fn read(store: &GoalStore, args: &Args) -> anyhow::Result<Self> {
-        let now_ms = clock::now_ms();
+        let now_ms = now_ms();
         let mut rows = read_statuses(store).await?;
         let mut goals = store.goals().await.context("cannot read the goals; check --goal")?;
         if let Some(app) = &args.app {
@@ -118,7 +122,7 @@ impl Snapshot {
         table::render(self.now_ms, &self.goals, &self.rows, layout)
     }
 
-    /// The text with all that is wrong, for when nothing else can be said beside it.
+    /// The text with all that is wrong below it, for a screen that has no room beside it.
     fn screen(&self, layout: Layout) -> String {
         let faults = self.faults().into_iter().map(|fault| format!("\n{fault}\n"));
         self.text(layout) + &faults.collect::<String>()

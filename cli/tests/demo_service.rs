@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal};
 
-/// Goal: a build that holds a copy of `shoal` as `demo-service` runs the service, as an agent starts it.
+/// Goal: a build that holds a copy of `shoal` as `demo-service` runs the service, as an agent
+/// starts it.
 /// Method: the copy in a folder with a version file, started there, asked over HTTP, told to stop.
 #[test]
 fn copy_under_the_services_name_is_the_service() {

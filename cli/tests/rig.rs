@@ -37,7 +37,7 @@ pub(crate) struct Rig {
     folder: TempDir,
 }
 
-/// A published build, as `shoal publish --json` tells of it.
+/// A published build, as `shoal publish --json` reports it.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Published {
     #[serde(rename = "build")]
@@ -101,14 +101,14 @@ impl Rig {
         format!("file://{}", self.text("goal"))
     }
 
-    /// Publishes a file of `size` bytes that no other seed shares a chunk with, into `store`.
+    /// Publishes a file of `size` bytes into `store`; no other seed shares a chunk with it.
     pub(crate) fn publish_data(&self, store: &str, seed: u64, size: usize) -> Published {
         let path = self.path("data").join(format!("data-{seed}"));
         fs::write(&path, random_bytes(seed, size)).unwrap();
         self.publish(store, &path)
     }
 
-    /// Publishes the demo's service in the form that answers with `version`, into `store`.
+    /// Publishes the demo's service into `store`, in the form that answers with `version`.
     pub(crate) fn publish_service(&self, store: &str, version: u32) -> Published {
         let root = self.path("data").join(format!("service-{version}"));
         fs::create_dir(&root).unwrap();
@@ -159,7 +159,7 @@ impl Rig {
         command
     }
 
-    /// What every agent is told.
+    /// What every agent is configured with.
     pub(crate) fn agent_arguments(&self, goal: &str, host: &str, listen: &str) -> Vec<String> {
         let state = self.text(host);
         let pairs = [
@@ -183,7 +183,7 @@ impl Rig {
         status.hosts.into_iter().find(|row| row.row.host == host)
     }
 
-    /// Waits until the row of `host` is as `accept` wants it.
+    /// Waits until `accept` is content with the row of `host`.
     pub(crate) fn wait_for_row(
         &self,
         what: &str,
@@ -297,7 +297,7 @@ impl Daemon {
         self.wait()
     }
 
-    /// Sends `signal`; how it ended, if it has by now.
+    /// Sends `signal`. Returns how it ended, if it has by now.
     pub(crate) fn try_end_with(&mut self, signal: Signal) -> Option<ExitStatus> {
         // Fails if it is gone.
         rustix::process::kill_process(self.process(), signal).unwrap_or_default();
@@ -335,7 +335,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Tells whoever reads the output of a test something.
+/// Says something to whoever reads the output of a test.
 #[expect(clippy::print_stderr, reason = "shown with the test")]
 pub(crate) fn note(text: &str) {
     eprintln!("{text}");
@@ -377,7 +377,7 @@ pub(crate) fn run(arguments: &[&str]) -> Output {
     shoal(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Runs a command that must succeed; its standard output.
+/// Runs a command that must succeed. Returns its standard output.
 pub(crate) fn succeed(arguments: &[&str]) -> String {
     let output = run(arguments);
     let error = String::from_utf8_lossy(&output.stderr);

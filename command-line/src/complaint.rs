@@ -1,4 +1,6 @@
 //! How a program says that it failed.
+//!
+//! Invariant: one error is one line on standard error, made here out of the error and its causes.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -23,7 +25,7 @@ pub fn causes(error: impl std::error::Error) -> String {
     chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-/// Reports the error that ended `program`; the exit code for it.
+/// Reports the error that ended `program`. Returns the exit code for it.
 pub fn fail(program: &str, error: &anyhow::Error) -> ExitCode {
     complain(program, &describe(error));
     ExitCode::FAILURE
@@ -34,7 +36,7 @@ pub fn complain(program: &str, text: &str) {
     note(&format!("{program}: error: {text}"));
 }
 
-/// Tells the person at the terminal something.
+/// Says something to the person at the terminal.
 pub fn note(text: &str) {
     // If standard error is gone there is nowhere left to say so.
     drop(writeln!(io::stderr(), "{text}"));

@@ -1,94 +1,17 @@
 //! What `shoal`, `shoal-seeder` and `shoal-agent` do alike before and after their work: read
-//! arguments, start the log, lock the state directory, and say how it ended.
+//! arguments, start the log, lock the state directory, hear signals, and say how it ended.
 //!
 //! Invariant: a program complains in exactly one line on standard error, which begins with its name
 //! and ends with the next step. Exit codes: 0 done, 1 failed, 2 wrong usage. Knows no command.
 
 mod complaint;
+mod log;
+mod signals;
 mod state_lock;
-mod terminal;
 mod usage;
 
-use std::fs::File;
-use std::io::{self, IsTerminal as _};
-use std::os::fd::AsFd as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::str::FromStr;
-
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
-
 pub use complaint::{causes, complain, describe, fail, note};
+pub use log::{LogFilterError, LogFormat, LogFormatError, log_filter, start_log, start_log_as};
+pub use signals::{Hangup, SignalError, SignalRequest, Signals};
 pub use state_lock::{StateLock, StateLockError};
-pub use terminal::Terminal;
 pub use usage::{EXIT_USAGE, parse};
-
-/// Why a text is no log filter.
-#[derive(Debug, thiserror::Error)]
-#[error("{text:?} is not a log filter; expected one such as info or p2p_net=debug,info")]
-pub struct LogFilterError {
-    text: String,
-    #[source]
-    source: ParseError,
-}
-
-/// Reads a filter for [`start_log`]. Its own conversion would pass over what it does not know.
-///
-/// # Errors
-///
-/// If a part of the text is not a directive.
-pub fn log_filter(text: &str) -> Result<EnvFilter, LogFilterError> {
-    EnvFilter::try_new(text).map_err(|source| LogFilterError { text: text.into(), source })
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err("expected text or json".into()),
-        }
-    }
-}
-
-/// Logs what `filter` lets pass to standard error, as lines for people.
-pub fn start_log(filter: EnvFilter) {
-    start_log_as(filter, LogFormat::Text);
-}
-
-/// Logs what `filter` lets pass to standard error. Colours only if that is a terminal; no time if it
-/// is the journal, which has its own.
-pub fn start_log_as(filter: EnvFilter, format: LogFormat) {
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    // It would complain on standard error that standard error is gone, and die of it: a daemon whose
-    // terminal was closed has programs to stop first.
-    let log = log.log_internal_errors(false);
-    let log = log.with_ansi(io::stderr().is_terminal() && format == LogFormat::Text);
-    // Fails only if a log is running, which then stays.
-    drop(match format {
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-        LogFormat::Text if is_journal() => log.without_time().try_init(),
-        LogFormat::Text => log.try_init(),
-    });
-}
-
-/// Whether standard error is what `JOURNAL_STREAM` names, by device and inode: the variable is
-/// inherited, the stream may have been redirected.
-fn is_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    let own = io::stderr().as_fd().try_clone_to_owned().map(File::from);
-    own.and_then(|stream| stream.metadata())
-        .is_ok_and(|stream| named == format!("{}:{}", stream.dev(), stream.ino()))
-}

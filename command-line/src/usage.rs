@@ -1,4 +1,7 @@
 //! From arguments to values, or to one line that says what is wrong with them.
+//!
+//! Invariant: whatever the parser has to complain about becomes one line that ends with where to
+//! read on. Help and version are printed as the parser makes them.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,7 +1,8 @@
-//! Ways in which a build of the service goes wrong, so that tests can see what an agent makes of it.
+//! Ways in which a build of the service goes wrong, so that tests can see what an agent makes of
+//! it.
 //!
 //! They are part of the build, because builds differ in their content: the file [`BEHAVIOUR_FILE`]
-//! in its root, or the variable [`BEHAVIOUR_VARIABLE`] on top of it. Both hold words such as
+//! in its root, or the variable `BEHAVIOUR_VARIABLE` on top of it. Both hold words such as
 //! `crash-after=5s answer-500`, separated by white space. Without either, the service does nothing
 //! wrong.
 
@@ -9,17 +10,17 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
-use std::{env, fmt, fs, io};
+use std::{env, fs, io};
 
 /// The file in the root of the build that holds its behaviours; it may be missing.
 pub const BEHAVIOUR_FILE: &str = "behaviour";
 
 /// The environment variable with further behaviours.
-pub const BEHAVIOUR_VARIABLE: &str = "DEMO_BEHAVIOUR";
+const BEHAVIOUR_VARIABLE: &str = "DEMO_BEHAVIOUR";
 
 /// One thing that the service does wrong.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     /// `crash-at-start`: ends with an error before it listens.
     CrashAtStart,
     /// `crash-after=TIME`: ends with an error that long after it began to answer.
@@ -28,7 +29,8 @@ pub enum Behaviour {
     SlowStart(Duration),
     /// `never-ready`: runs, but never listens and never says that it is ready.
     NeverReady,
-    /// `hang-health`: listens and answers, but never to `/healthz`, and never says that it is ready.
+    /// `hang-health`: listens and answers, but never to `/healthz`, and never says that it is
+    /// ready.
     HangHealth,
     /// `unhealthy`: answers 500 to `/healthz`.
     Unhealthy,
@@ -57,7 +59,7 @@ pub struct Behaviours(BTreeSet<Behaviour>);
          never-ready, hang-health, unhealthy, answer-500, slow-answers=TIME, ignore-term, fill-log, \
          chatty=TIME, leak-child"
 )]
-pub struct BehaviourError {
+pub(crate) struct BehaviourError {
     word: String,
 }
 
@@ -67,13 +69,18 @@ impl Behaviours {
     /// # Errors
     ///
     /// If the file cannot be read although it is there, or a word is none of the behaviours.
-    pub fn load(root: &Path) -> io::Result<Self> {
+    pub(crate) fn load(root: &Path) -> io::Result<Self> {
         let text = match fs::read_to_string(root.join(BEHAVIOUR_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             read => read?,
         };
         let more = env::var(BEHAVIOUR_VARIABLE).unwrap_or_default();
-        format!("{text} {more}").parse().map_err(io::Error::other)
+        Self::parse(&format!("{text} {more}")).map_err(io::Error::other)
+    }
+
+    /// Reads words with white space between them.
+    pub(crate) fn parse(text: &str) -> Result<Self, BehaviourError> {
+        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
     }
 
     pub(crate) fn has(&self, behaviour: Behaviour) -> bool {
@@ -113,14 +120,6 @@ impl Behaviours {
     }
 }
 
-impl FromStr for Behaviours {
-    type Err = BehaviourError;
-
-    fn from_str(text: &str) -> Result<Self, BehaviourError> {
-        text.split_whitespace().map(str::parse).collect::<Result<_, _>>().map(Self)
-    }
-}
-
 impl FromStr for Behaviour {
     type Err = BehaviourError;
 
@@ -150,28 +149,22 @@ impl FromStr for Behaviour {
     }
 }
 
-impl fmt::Display for Behaviours {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(&self.0).finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn words_are_behaviours_and_others_are_named() {
-        let some: Behaviours = "crash-after=5s\nanswer-500  ignore-term\n".parse().unwrap();
+        let some = Behaviours::parse("crash-after=5s\nanswer-500  ignore-term\n").unwrap();
         assert_eq!(some.crash_after(), Some(Duration::from_secs(5)));
         assert!(some.has(Behaviour::Answer500) && some.has(Behaviour::IgnoreTerm));
         assert_eq!((some.slow_start(), some.slow_answers()), (None, None));
         assert_eq!(
-            "chatty=2ms".parse::<Behaviours>().unwrap().chatty(),
+            Behaviours::parse("chatty=2ms").unwrap().chatty(),
             Some(Duration::from_millis(2))
         );
         for wrong in ["chatty", "crash-after", "crash-after=soon", "unhealthy=1s", "explode"] {
-            let error = wrong.parse::<Behaviours>().unwrap_err().to_string();
+            let error = Behaviours::parse(wrong).unwrap_err().to_string();
             assert!(error.contains(wrong) && error.contains("crash-at-start"), "{error}");
         }
     }

@@ -15,7 +15,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -25,16 +25,17 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::Service;
 use crate::behaviour::Behaviour;
+use crate::service::{Identity, Service};
 
-/// How long clients are told that an idle connection stays good. Short, because a service that was
-/// told to stop waits so long for clients that do not come back.
+/// For how long each answer says that an idle connection stays good. Short, because a service that
+/// was told to stop waits this long for clients that do not come back.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How much longer the server waits: a request may be on its way for this long.
@@ -44,7 +45,7 @@ const IDLE_MARGIN: Duration = Duration::from_secs(1);
 /// shorter than the grace an agent gives before it kills.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Pause after a connection that could not be accepted, such as for want of file descriptors.
+/// Pause after a connection that could not be accepted, such as for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -58,8 +59,8 @@ pub struct Listening {
     pub is_shared: bool,
 }
 
-/// Answers `GET /version`, `GET /healthz` and `GET /` until `stop` is ready, then lets clients go as
-/// the head of this file says.
+/// Answers `GET /version`, `GET /healthz` and `GET /` until `stop` is ready, then lets clients go
+/// as the head of this file says.
 ///
 /// # Errors
 ///
@@ -102,7 +103,7 @@ fn close(listening: Listening) -> io::Result<Vec<TcpStream>> {
     if listening.is_shared {
         return Ok(waiting);
     }
-    // Not through tokio, which may not have heard of the last of them yet.
+    // Not through tokio, which may not know of the newest of them yet.
     let socket = listening.socket.into_std()?;
     while let Ok((stream, _)) = socket.accept() {
         stream.set_nonblocking(true)?;
@@ -119,7 +120,7 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
     // Answers are small: waiting for more to send with them would only delay them.
     stream.set_nodelay(true).unwrap_or_default();
     let idle_since: IdleSince = Mutex::new(Some(Instant::now()));
-    let note = |moment| *idle_since.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+    let note = |moment| *idle_since.lock() = moment;
     let answers = service_fn(|request| {
         let (service, is_draining) = (service.clone(), is_draining.clone());
         note(None);
@@ -132,15 +133,15 @@ async fn converse(stream: TcpStream, service: Arc<Service>, is_draining: watch::
     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answers);
     tokio::pin!(connection);
     loop {
-        let since = *idle_since.lock().unwrap_or_else(PoisonError::into_inner);
-        // With a request under way it is simply looked again.
+        let since = *idle_since.lock();
+        // While a request is under way, the next look is a full timeout away.
         let closes_at = since.unwrap_or_else(Instant::now) + IDLE_TIMEOUT + IDLE_MARGIN;
         tokio::select! {
             _ = &mut connection => return,
             () = sleep_until(closes_at) => {}
         }
         let is_over = || {
-            let since = *idle_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = *idle_since.lock();
             since.is_some_and(|since| since.elapsed() >= IDLE_TIMEOUT + IDLE_MARGIN)
         };
         if is_over() {
@@ -189,7 +190,7 @@ fn content(service: &Service, method: &Method, path: &str) -> (StatusCode, Strin
     let identity = &service.identity;
     match path {
         "/" => {
-            let crate::Identity { version, host, build } = identity;
+            let Identity { version, host, build } = identity;
             (StatusCode::OK, format!("version {version} on {host}, build {build}\n"))
         }
         "/version" => (StatusCode::OK, format!("{}\n", identity.version)),

@@ -1,59 +1,38 @@
 //! The small HTTP service that `shoal demo` deploys: it says which version of itself runs.
 //!
 //! A program as agents like it: takes its listening socket from the agent (or opens one itself),
-//! says when it is ready, and on SIGTERM stops without losing a request (`http`). On request it is
-//! one of the programs that agents have to live with (`behaviour`). What it says is read once at
-//! the start, so that a running service keeps telling the version it was started as, even after its
-//! files were replaced. Runs from the root of its build, which holds the file [`VERSION_FILE`].
+//! says when it is ready, and on SIGTERM stops without losing a request (`http`). If its build says
+//! so, it is one of the programs that agents have to live with (`behaviour`). Runs from the root of
+//! its build, which holds the file [`VERSION_FILE`].
 
+use std::env;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
-use std::{env, fs};
 
 use anyhow::Context as _;
+use command_line::{Hangup, Signals};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 mod behaviour;
 mod http;
+mod service;
 
-pub use behaviour::{BEHAVIOUR_FILE, BEHAVIOUR_VARIABLE, Behaviour, BehaviourError, Behaviours};
+use behaviour::Behaviour;
+pub use behaviour::{BEHAVIOUR_FILE, Behaviours};
 pub use http::{Listening, serve};
+pub use service::{Identity, Service, VERSION_FILE};
 
 /// The name under which the service's executable lies in a build.
 pub const PROGRAM: &str = "demo-service";
 
-/// The file in the root of the build that holds the version, one line.
-pub const VERSION_FILE: &str = "VERSION";
-
 /// Which of the sockets that an agent hands over is meant, if there are several with names.
 pub const SOCKET_NAME: &str = "http";
-
-/// What the service tells about itself.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Identity {
-    /// The text of the version file, without surrounding white space.
-    pub version: String,
-    /// The host's name; `SHOAL_HOST`, or else the system's name.
-    pub host: String,
-    /// The build it was started from; `SHOAL_BUILD`, or `unknown`.
-    pub build: String,
-}
-
-/// What the service is.
-#[derive(Clone, Debug)]
-pub struct Service {
-    /// What it says.
-    pub identity: Identity,
-    /// What it does wrong.
-    pub behaviours: Behaviours,
-}
 
 /// Why the arguments are not those of the service.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -61,27 +40,9 @@ pub struct Service {
     "usage: {PROGRAM} --listen IP:PORT (or none, with a socket handed over in LISTEN_FDS){}",
     given.as_ref().map_or_else(String::new, |given| format!("; found {given:?}"))
 )]
-pub struct ArgumentError {
+struct ArgumentError {
     /// What was found in place of the address; `None` if nothing was.
     given: Option<String>,
-}
-
-impl Identity {
-    /// Reads the version of the build whose root is `root`, and host and build from the
-    /// environment.
-    ///
-    /// # Errors
-    ///
-    /// If the version file cannot be read.
-    pub fn load(root: &Path) -> io::Result<Self> {
-        let system_name = || fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let host = env::var("SHOAL_HOST").ok().or_else(system_name);
-        Ok(Self {
-            version: fs::read_to_string(root.join(VERSION_FILE))?.trim().to_owned(),
-            host: host.map_or_else(|| "unknown".to_owned(), |name| name.trim().to_owned()),
-            build: env::var("SHOAL_BUILD").unwrap_or_else(|_| "unknown".to_owned()),
-        })
-    }
 }
 
 /// Runs the service as a process: `arguments` are those behind the program's name. Prints one line
@@ -108,11 +69,18 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let mut stop = StopSignals::catch(behaviours.has(Behaviour::IgnoreTerm))?;
+        let mut signals = Signals::catch(Hangup::Uncaught)?;
+        let ignores = behaviours.has(Behaviour::IgnoreTerm);
+        let mut stop = async || {
+            if ignores {
+                std::future::pending::<()>().await;
+            }
+            signals.stop().await;
+        };
         let leaked = begin(&behaviours)?;
         tokio::select! {
             () = get_ready(&behaviours) => {}
-            () = stop.next() => return Ok(()),
+            () = stop() => return Ok(()),
         }
         let listening = match handed_over.take() {
             Some(socket) => Listening { socket: TcpListener::from_std(socket)?, is_shared: true },
@@ -131,44 +99,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> anyhow::Result<()> 
         }
         let crash = crash(behaviours.crash_after());
         let stopped = async {
-            stop.next().await;
+            stop().await;
             say(&[NotifyState::Stopping]);
         };
         let served = tokio::select! {
             served = serve(listening, Service { identity, behaviours }, stopped) => served,
             crashed = crash => return crashed,
         };
-        // It is leaked on purpose.
+        // The child is leaked on purpose.
         drop(leaked);
         served.context("the service's socket failed")
     })
-}
-
-/// What makes the service stop.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-    ignores: bool,
-}
-
-impl StopSignals {
-    fn catch(ignores: bool) -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
-            ignores,
-        })
-    }
-
-    async fn next(&mut self) {
-        if self.ignores {
-            return std::future::pending().await;
-        }
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// Misbehaves as soon as it runs. Returns the child that it leaks.
@@ -182,7 +123,8 @@ fn begin(behaviours: &Behaviours) -> anyhow::Result<Option<Child>> {
     child.map(Some).context("cannot start the process to leak")
 }
 
-/// Line by line with a pause after each; without one as a program that logs an error in a loop.
+/// Prints line by line with a pause after each; without a pause it is a program that logs an error
+/// in a loop.
 #[expect(
     clippy::disallowed_methods,
     reason = "the pause is for the pace, there is nothing to wait for"
@@ -224,7 +166,7 @@ async fn listen_on(address: SocketAddr) -> anyhow::Result<Listening> {
     Ok(Listening { socket, is_shared: false })
 }
 
-/// Tells whoever started the service, if it wants to know.
+/// Notifies whoever started the service, if it wants to know.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         // Nobody to tell but the log; a service does not fail because nobody listens.
@@ -232,7 +174,7 @@ fn say(states: &[NotifyState<'_>]) {
     }
 }
 
-/// The socket that was handed over, if one was: that with our name, or else the first.
+/// The socket that was handed over, if any: the one with our name, or else the first.
 fn take_socket() -> io::Result<Option<std::net::TcpListener>> {
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let index = names.split(':').position(|name| name == SOCKET_NAME).unwrap_or(0);

@@ -1,5 +1,6 @@
 //! Arguments, and what clients see of a service that stops.
 
+use std::fs;
 use std::io::{Read as _, Write as _};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -39,7 +40,7 @@ fn version_is_read_from_the_root_of_the_build() {
 fn service(version: &str, behaviours: &str) -> Service {
     let identity =
         Identity { version: version.into(), host: "host-3".into(), build: "ab12".into() };
-    Service { identity, behaviours: behaviours.parse().unwrap() }
+    Service { identity, behaviours: Behaviours::parse(behaviours).unwrap() }
 }
 
 /// A service that runs, until it is told to stop.
@@ -102,7 +103,7 @@ impl Client {
     }
 }
 
-/// Goal: each path answers over a real socket, and the service ends when told.
+/// Goal: each path answers over a real socket, and the service ends when told to.
 #[tokio::test]
 async fn service_answers_and_stops() {
     let mut running = Running::start_alone("").await;

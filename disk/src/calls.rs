@@ -1,4 +1,8 @@
-//! Changes of names: one system call each, watched if somebody does.
+//! Changes of names: one system call each.
+//!
+//! Invariant: under a watched directory each is asked for before it is carried out and kept in the
+//! record. Which calls belong together, and in which order, is the caller's business; the usual
+//! order for replacing is in `replace.rs`.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -8,8 +12,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use crate::file::{DiskFile, Open};
-use crate::operation::Operation;
+use crate::file::DiskFile;
+use crate::operation::{Open, Operation};
 use crate::watch::root_of;
 
 /// Makes a directory.
@@ -21,7 +25,7 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
     create_dir_with(path, 0o777)
 }
 
-/// Makes a directory with these permissions, less those that the umask takes.
+/// Makes a directory with these permissions, less those that the umask takes away.
 ///
 /// # Errors
 ///
@@ -31,7 +35,7 @@ pub fn create_dir_with(path: &Path, mode: u32) -> io::Result<()> {
     carry_out(path, |path| Operation::CreateDirectory { path }, act)
 }
 
-/// Makes a directory and those above it that are missing. None of them is durable by that.
+/// Makes a directory and those above it that are missing. That alone makes none of them durable.
 ///
 /// # Errors
 ///
@@ -66,7 +70,7 @@ fn make_directories(path: &Path, is_synced: bool) -> io::Result<()> {
     }
     make_directories(parent_of(path), is_synced)?;
     match create_dir(path) {
-        // Somebody else was faster.
+        // Another process was faster.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made?,
     }

@@ -1,4 +1,7 @@
 //! A file whose bytes are to be changed.
+//!
+//! Invariant: each function is one system call, and costs no more than that while nobody watches.
+//! Knows nothing of names once the file is open: those are in `calls.rs`.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -10,43 +13,11 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, OFlags, copy_file_range, fallocate, ioctl_ficlone};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::operation::Operation;
+use crate::operation::{Open, Operation};
 use crate::watch::{Root, root_of};
 
-/// Most bytes of one copy that is watched, because they are held in memory then.
+/// Most bytes of one copy that is watched: they are held in memory.
 const COPY_BYTES_MAX: u64 = 1 << 20;
-
-/// How a file is opened. Symbolic links in its place are never followed.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Open {
-    /// One that is there, to be read, synced or given another mode.
-    Read,
-    /// One that is there, to be read and written.
-    ReadWrite,
-    /// One that is not there yet, to be written; with this mode.
-    New(u32),
-    /// Made with this mode if it is not there, emptied if it is; to be written.
-    Empty(u32),
-}
-
-impl Open {
-    /// Whether there may be a file afterwards where there was none.
-    pub const fn creates(self) -> bool {
-        matches!(self, Self::New(_) | Self::Empty(_))
-    }
-
-    fn options(self) -> OpenOptions {
-        let mut options = OpenOptions::new();
-        options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-        match self {
-            Self::Read => options.read(true),
-            Self::ReadWrite => options.read(true).write(true),
-            Self::New(mode) => options.write(true).create_new(true).mode(mode),
-            Self::Empty(mode) => options.write(true).create(true).truncate(true).mode(mode),
-        };
-        options
-    }
-}
 
 /// An open file. Reading goes by [`Self::as_file`].
 #[derive(Debug)]
@@ -72,16 +43,16 @@ impl DiskFile {
     /// The system's reason; there is no new file then.
     pub fn open(path: &Path, how: Open) -> io::Result<Self> {
         let Some((root, relative)) = root_of(path) else {
-            return Ok(Self { file: how.options().open(path)?, position: 0, watched: None });
+            return Ok(Self { file: options(how).open(path)?, position: 0, watched: None });
         };
         let handle = root.new_handle();
         let operation = Operation::Open { path: relative.clone(), handle, how };
-        let file = root.carry_out(operation, || how.options().open(path))?;
+        let file = root.carry_out(operation, || options(how).open(path))?;
         let watched = Some(Box::new(Watched { root, path: relative, handle }));
         Ok(Self { file, position: 0, watched })
     }
 
-    /// For reading only. Whatever else is done goes past this crate.
+    /// For reading only. Whatever else is done with it, this crate does not see.
     pub const fn as_file(&self) -> &File {
         &self.file
     }
@@ -171,8 +142,9 @@ impl DiskFile {
         self.carry_out(|path, handle| Operation::SyncAll { path, handle }, || Ok(()))
     }
 
-    /// Copies at most `size` bytes from `from` of `source` to `to` of this file within the kernel;
-    /// file systems that can share the blocks. Returns how many; zero at the end of `source`.
+    /// Copies at most `size` bytes from offset `from` of `source` to offset `to` of this file within
+    /// the kernel; file systems that can, share the blocks. Returns how many bytes were copied, zero
+    /// at the end of `source`.
     ///
     /// # Errors
     ///
@@ -222,11 +194,23 @@ impl AsFd for DiskFile {
     }
 }
 
-/// A file that is only read, in a place that takes both kinds.
+/// For a file that is only read, in a place that takes both kinds.
 impl From<File> for DiskFile {
     fn from(file: File) -> Self {
         Self { file, position: 0, watched: None }
     }
+}
+
+fn options(how: Open) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    match how {
+        Open::Read => options.read(true),
+        Open::ReadWrite => options.read(true).write(true),
+        Open::New(mode) => options.write(true).create_new(true).mode(mode),
+        Open::Empty(mode) => options.write(true).create(true).truncate(true).mode(mode),
+    };
+    options
 }
 
 /// At most `size` bytes; fewer at the end of the file.

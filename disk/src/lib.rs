@@ -8,7 +8,7 @@
 //!
 //! What that buys: a test can [`watch`] a directory, see each operation before it is carried out,
 //! let it fail, or let the host lose its power there, and compute from the record what a disk may
-//! hold afterwards ([`simulated`]).
+//! hold afterwards (the module `simulated`, which only tests have: it is behind a feature).
 //!
 //! Invariant: nothing here depends on who calls. Knows no formats, and decides nothing about order
 //! apart from the two functions that replace.
@@ -16,7 +16,9 @@
 mod calls;
 mod file;
 mod operation;
+mod record;
 mod replace;
+#[cfg(any(test, feature = "simulated"))]
 pub mod simulated;
 mod watch;
 
@@ -25,7 +27,8 @@ pub use calls::{
     remove_dir, remove_dir_all, remove_file, rename, rename_new, set_mode, symlink, sync_dir,
     sync_file_system,
 };
-pub use file::{DiskFile, Open};
-pub use operation::{Operation, Outcome, Recorded};
+pub use file::DiskFile;
+pub use operation::{Open, Operation, Outcome, Recorded};
+pub use record::{Node, Record, Tree};
 pub use replace::{Durability, replace_file, replace_symlink, scratch_beside};
-pub use watch::{PowerLost, Verdict, Watcher, Watching, is_power_lost, watch};
+pub use watch::{PowerLost, Verdict, Watcher, Watching, watch};

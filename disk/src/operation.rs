@@ -1,9 +1,30 @@
 //! What can be done to a disk, as watchers see it and as records keep it.
+//!
+//! Values only: nothing here touches a file. Every operation of `calls.rs` and `file.rs` is one of
+//! these, so that a disk that plays a record back knows all that can have happened to it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::Open;
+/// How a file is opened. Symbolic links in its place are never followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Open {
+    /// One that is there, to be read, synced or given another mode.
+    Read,
+    /// One that is there, to be read and written.
+    ReadWrite,
+    /// One that is not there yet, to be written; with this mode.
+    New(u32),
+    /// Made with this mode if it is not there, emptied if it is; to be written.
+    Empty(u32),
+}
+
+impl Open {
+    /// Whether there may be a file afterwards where there was none.
+    pub const fn creates(self) -> bool {
+        matches!(self, Self::New(_) | Self::Empty(_))
+    }
+}
 
 /// One change of the file system. Paths are relative to the watched root.
 ///
@@ -11,11 +32,11 @@ use crate::Open;
 /// `path` is where it was opened, and may lead elsewhere since.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the fields of one enum share their meaning, told above")]
+#[expect(missing_docs, reason = "the fields of one enum share their meaning, given above")]
 pub enum Operation {
     /// A file is opened in order to change it, and created or emptied if `how` says so.
     Open { path: PathBuf, handle: u64, how: Open },
-    /// Bytes go to an offset. A copy within the kernel is told as the write that it amounts to.
+    /// Bytes go to an offset. A copy within the kernel is recorded as the equivalent write.
     Write { path: PathBuf, handle: u64, offset: u64, bytes: Arc<[u8]> },
     /// The file is cut or grown to `length` bytes.
     SetLength { path: PathBuf, handle: u64, length: u64 },
@@ -49,7 +70,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// What it is done to; of a rename, where from.
+    /// The path that it changes; of a rename, the old one.
     pub fn path(&self) -> &Path {
         match self {
             Self::Open { path, .. }
@@ -70,7 +91,7 @@ impl Operation {
         }
     }
 
-    /// Whether it is one of those that make something durable.
+    /// Whether it makes something durable.
     pub const fn is_sync(&self) -> bool {
         matches!(
             self,
@@ -96,7 +117,7 @@ impl Operation {
     }
 }
 
-/// What became of an operation.
+/// How an operation ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Outcome {
     /// It took place.
@@ -108,7 +129,7 @@ pub enum Outcome {
     },
 }
 
-/// An operation and what became of it.
+/// An operation and how it ended.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Recorded {
     /// What was asked for.

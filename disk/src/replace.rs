@@ -8,7 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::calls::{parent_of, remove_file, rename, symlink, sync_dir};
-use crate::file::{DiskFile, Open};
+use crate::file::DiskFile;
+use crate::operation::Open;
 
 /// Permissions of replaced files before the umask.
 const MODE: u32 = 0o666;

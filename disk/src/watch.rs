@@ -7,19 +7,20 @@
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use crate::operation::{Operation, Outcome, Recorded};
-use crate::simulated::{Record, Tree};
+use crate::record::{Record, Tree};
 
 /// Roots that are watched; what every operation looks at.
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 static ROOTS: RwLock<Vec<Arc<Root>>> = RwLock::new(Vec::new());
 
-/// What is to become of an operation.
+/// What shall happen to an operation.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// It is carried out.
@@ -31,11 +32,11 @@ pub enum Verdict {
     Tear {
         /// Bytes that reach the file, at most all of them.
         bytes: usize,
-        /// What the caller is told.
+        /// What the caller gets.
         errno: Errno,
     },
     /// The host has lost its power: this and every later operation under the root fails with
-    /// [`PowerLost`] and takes no place.
+    /// [`PowerLost`] and does not take place.
     Stop,
 }
 
@@ -56,28 +57,13 @@ impl<F: FnMut(usize, &Operation) -> Verdict + Send> Watcher for F {
 #[error("the simulated host has no power")]
 pub struct PowerLost;
 
-/// Whether the error, or one that it was made from, is [`PowerLost`].
-pub fn is_power_lost(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if error.is::<PowerLost>()
-            || inner.is_some_and(<dyn std::error::Error + Send + Sync>::is::<PowerLost>)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
 /// Watches all operations under `root`, which exists, from now on until the guard is dropped.
-/// Files that were opened before go unseen. Syncs are recorded and not carried out: what they are
-/// good for is asked of the record, and they would be most of a test's time.
+/// Files that were opened before go unseen. Syncs are recorded and not carried out: what they
+/// achieve is worked out from the record, and they would take most of a test's time.
 ///
 /// # Errors
 ///
-/// If what is there already cannot be read. It counts as durable in the record.
+/// If what is there already, which counts as durable in the record, cannot be read.
 pub fn watch(root: &Path, watcher: impl Watcher + 'static) -> io::Result<Watching> {
     let path = std::path::absolute(root)?;
     let state = State {
@@ -88,7 +74,7 @@ pub fn watch(root: &Path, watcher: impl Watcher + 'static) -> io::Result<Watchin
         recorded: Vec::new(),
     };
     let root = Arc::new(Root { path, state: Mutex::new(state) });
-    ROOTS.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&root));
+    ROOTS.write().push(Arc::clone(&root));
     WATCHED.fetch_add(1, Ordering::SeqCst);
     Ok(Watching { root })
 }
@@ -102,35 +88,35 @@ pub struct Watching {
 impl Watching {
     /// What happened so far.
     pub fn record(&self) -> Record {
-        let state = self.root.lock();
+        let state = self.root.state.lock();
         Record { initial: state.initial.clone(), operations: state.recorded.clone() }
     }
 
     /// Operations so far, failed ones included: the number of the next.
     pub fn count(&self) -> usize {
-        self.root.lock().recorded.len()
+        self.root.state.lock().recorded.len()
     }
 
     /// Takes the power from the host, as [`Verdict::Stop`] does.
     pub fn stop(&self) {
-        self.root.lock().has_power = false;
+        self.root.state.lock().has_power = false;
     }
 
-    /// A new process begins on a host that never lost its power: [`Verdict::Stop`] killed the old
-    /// one. Operations take place again, and what was not synced before is still not.
+    /// A new process begins on a host that never lost its power: [`Verdict::Stop`] only killed the
+    /// old one. Operations take place again, and what was not synced before still is not.
     pub fn resume(&self) {
-        self.root.lock().has_power = true;
+        self.root.state.lock().has_power = true;
     }
 
     /// Whether the host still has power.
     pub fn has_power(&self) -> bool {
-        self.root.lock().has_power
+        self.root.state.lock().has_power
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        let mut roots = ROOTS.write().unwrap_or_else(PoisonError::into_inner);
+        let mut roots = ROOTS.write();
         roots.retain(|root| !Arc::ptr_eq(root, &self.root));
         WATCHED.fetch_sub(1, Ordering::SeqCst);
     }
@@ -150,7 +136,7 @@ struct State {
     recorded: Vec<Recorded>,
 }
 
-/// What an operation may do, once the watcher was asked.
+/// What an operation may do, now that the watcher was asked.
 enum Permit {
     All,
     /// The first bytes of a write, then this error.
@@ -158,13 +144,13 @@ enum Permit {
 }
 
 impl Root {
-    /// Asks the watcher, carries the operation out, and keeps it in the record.
+    /// Asks the watcher, carries the operation out, and records it.
     pub(crate) fn carry_out<T>(
         &self,
         operation: Operation,
         act: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let outcome = match state.ask(&operation)? {
             Permit::All => act(),
             Permit::Part(_, errno) => Err(errno.into()),
@@ -181,7 +167,7 @@ impl Root {
         size: usize,
         act: impl FnOnce(usize) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         let (written, outcome) = match state.ask(&operation)? {
             Permit::All => (0, act(size)),
             Permit::Part(bytes, errno) => {
@@ -196,7 +182,7 @@ impl Root {
 
     /// A number for a file that is about to be opened.
     pub(crate) fn new_handle(&self) -> u64 {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         state.handles += 1;
         state.handles
     }
@@ -205,10 +191,6 @@ impl Root {
     pub(crate) fn relative(&self, path: &Path) -> Option<PathBuf> {
         let absolute = std::path::absolute(path).ok()?;
         absolute.strip_prefix(&self.path).ok().map(Path::to_owned)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -248,7 +230,7 @@ pub(crate) fn root_of(path: &Path) -> Option<(Arc<Root>, PathBuf)> {
 #[cold]
 fn find(path: &Path) -> Option<(Arc<Root>, PathBuf)> {
     let absolute = std::path::absolute(path).ok()?;
-    let roots = ROOTS.read().unwrap_or_else(PoisonError::into_inner);
+    let roots = ROOTS.read();
     let holding = roots.iter().filter(|root| absolute.starts_with(&root.path));
     let root = holding.max_by_key(|root| root.path.as_os_str().len())?;
     Some((Arc::clone(root), root.relative(path)?))

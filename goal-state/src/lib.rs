@@ -15,20 +15,20 @@ mod store;
 pub mod testing;
 
 pub use documents::app_name::{AppName, AppNameError};
-pub use documents::goal::{Goal, GoalChangeError, GoalDocumentError, HISTORY_MAX, PastGoal};
-pub use documents::rollout::{
-    Label, LabelError, NotYet, ROLLOUT_LABELS_MAX, Rollout, RolloutChange,
-};
+pub use documents::goal::{Goal, PastGoal};
+pub use documents::rollout::{Label, LabelError, NotYet, Rollout, RolloutChange};
 pub use documents::status::{
     HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason, WriterNameError,
-    check_writer_name, last_output,
+    last_output,
 };
 pub use documents::token::{
-    LEASE_MAX, LEASE_MIN, TOKEN_BYTES_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError,
-    TokenRequest, granting_seeder,
+    LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError, TokenRequest,
+    granting_seeder,
 };
-pub use store::error::{FileAction, GoalStoreError};
+pub use store::GoalStore;
+pub use store::board::GoalUpdate;
+pub use store::change::{DamagedGoal, GoalList};
+pub use store::error::{FileAction, GoalReadError, GoalStoreError};
 pub use store::pacing::now_ms;
 pub use store::url::{GoalUrl, GoalUrlError};
-pub use store::watch::{GoalUpdate, GoalWatch};
-pub use store::{DamagedGoal, GoalList, GoalStore};
+pub use store::watch::GoalWatch;

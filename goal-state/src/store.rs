@@ -1,22 +1,28 @@
 //! The one type that programs use: dispatches to the kind of store that its URL names.
 //!
-//! Owns what is the same for all stores: how a goal changes, the limits of a status document, how a
-//! damaged goal is reported. Does no IO itself.
+//! Owns the two kinds of stores ([`FileStore`], [`EtcdStore`]), what every operation promises
+//! whichever of them it goes to, and the limits of a status document. Does no IO itself.
+//!
+//! Imports run downwards: `url`, `pacing` < `error` < `change`, `board` < the stores with their
+//! watches, [`GoalWatch`] < this file. A store never knows who holds it.
+
+use std::collections::BTreeSet;
 
 use p2p_core::BuildId;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::rollout::RolloutChange;
-use crate::documents::status::check_writer_name;
-use crate::documents::status::{HostStatus, STATUS_ROWS_MAX};
+use crate::documents::status::{HostStatus, STATUS_ROWS_MAX, check_writer_name};
+use crate::store::change::{GoalChange, GoalList};
 use crate::store::error::GoalStoreError;
 use crate::store::etcd::EtcdStore;
 use crate::store::files::FileStore;
-use crate::store::pacing::now_ms;
 use crate::store::url::GoalUrl;
 use crate::store::watch::GoalWatch;
 
+pub(crate) mod board;
+pub(crate) mod change;
 pub(crate) mod error;
 pub(crate) mod etcd;
 pub(crate) mod files;
@@ -28,7 +34,6 @@ pub(crate) mod watch;
 /// start of a daemon is an error of the call, not of the daemon.
 #[derive(Clone, Debug)]
 pub struct GoalStore {
-    url: GoalUrl,
     backend: Backend,
 }
 
@@ -36,70 +41,6 @@ pub struct GoalStore {
 enum Backend {
     File(FileStore),
     Etcd(EtcdStore),
-}
-
-/// The goals of a store.
-#[derive(Debug, Default)]
-pub struct GoalList {
-    /// Those that can be read, by app.
-    pub goals: Vec<Goal>,
-    /// Those that cannot, by app.
-    pub damaged: Vec<DamagedGoal>,
-}
-
-/// A goal that cannot be read.
-#[derive(Debug)]
-pub struct DamagedGoal {
-    /// Whose goal it is; `None` if the document does not even have the name of an app.
-    pub app: Option<AppName>,
-    /// What is wrong with it and what to do.
-    pub error: GoalStoreError,
-}
-
-impl GoalList {
-    /// Takes in what was read of the goal of `app`; nothing if it is gone meanwhile.
-    pub(crate) fn take(&mut self, app: AppName, read: Result<Option<Goal>, GoalStoreError>) {
-        match read {
-            Ok(goal) => self.goals.extend(goal),
-            Err(error) => self.damaged.push(DamagedGoal { app: Some(app), error }),
-        }
-    }
-
-    /// Takes in a document without the name of an app.
-    pub(crate) fn take_nameless(&mut self, place: String, reason: String) {
-        let error = GoalStoreError::Malformed { place, reason };
-        self.damaged.push(DamagedGoal { app: None, error });
-    }
-}
-
-/// How an operator changes a goal.
-#[derive(Clone, Debug)]
-pub(crate) enum GoalChange {
-    Deploy { build: BuildId, rollout: RolloutChange },
-    Rollback { rollout: RolloutChange },
-    Widen { rollout: RolloutChange },
-    Restart,
-}
-
-impl GoalChange {
-    /// The goal after the change.
-    pub(crate) fn apply(
-        &self,
-        app: &AppName,
-        before: Option<&Goal>,
-    ) -> Result<Goal, GoalStoreError> {
-        let changed = match (self, before) {
-            (Self::Deploy { build, rollout }, None) => {
-                Ok(Goal::first(now_ms(), app.clone(), *build, rollout))
-            }
-            (_, None) => return Err(GoalStoreError::NoGoal { app: app.clone() }),
-            (Self::Deploy { build, rollout }, Some(goal)) => goal.next(now_ms(), *build, rollout),
-            (Self::Rollback { rollout }, Some(goal)) => goal.rolled_back(now_ms(), rollout),
-            (Self::Widen { rollout }, Some(goal)) => goal.widened(now_ms(), rollout),
-            (Self::Restart, Some(goal)) => goal.restarted(now_ms()),
-        };
-        changed.map_err(|error| GoalStoreError::change(app, error))
-    }
 }
 
 impl GoalStore {
@@ -111,12 +52,7 @@ impl GoalStore {
                 Backend::Etcd(EtcdStore::new(endpoints.clone(), prefix))
             }
         };
-        Self { url: url.clone(), backend }
-    }
-
-    /// Where the store is.
-    pub const fn url(&self) -> &GoalUrl {
-        &self.url
+        Self { backend }
     }
 
     /// The goal of one app.
@@ -149,20 +85,14 @@ impl GoalStore {
     /// Makes `build` the goal of `app` under the next generation (compare-and-swap, retried).
     /// Setting the build that is the goal already also makes a new generation.
     ///
+    /// It goes to every host at once unless `rollout` says otherwise; `max_unavailable` belongs to
+    /// the app and not to the build, so it stays until it is changed.
+    ///
     /// # Errors
     ///
     /// The store cannot be read or written, or the present goal is damaged: then nothing is
     /// changed.
-    pub async fn deploy(&self, app: &AppName, build: BuildId) -> Result<Goal, GoalStoreError> {
-        self.deploy_with(app, build, RolloutChange::default()).await
-    }
-
-    /// As [`deploy`](Self::deploy), with a rollout: see [`Goal::next`].
-    ///
-    /// # Errors
-    ///
-    /// As [`deploy`](Self::deploy).
-    pub async fn deploy_with(
+    pub async fn deploy(
         &self,
         app: &AppName,
         build: BuildId,
@@ -171,22 +101,16 @@ impl GoalStore {
         self.change_goal(app, GoalChange::Deploy { build, rollout }).await
     }
 
-    /// Goes back to the build that was deployed before the present one, under a new generation; see
-    /// [`Goal::rolled_back`] for what several rollbacks in a row do.
+    /// Goes back to the build that was deployed before the present one, under a new generation.
+    ///
+    /// Several rollbacks in a row go back further and further, and never take turns between two
+    /// builds. Builds that only some hosts were to have are skipped. It goes to every host at once
+    /// unless `rollout` says otherwise.
     ///
     /// # Errors
     ///
     /// As [`deploy`](Self::deploy); there is no goal, or no earlier build.
-    pub async fn rollback(&self, app: &AppName) -> Result<Goal, GoalStoreError> {
-        self.rollback_with(app, RolloutChange::default()).await
-    }
-
-    /// As [`rollback`](Self::rollback), with another rollout than everybody at once.
-    ///
-    /// # Errors
-    ///
-    /// As [`rollback`](Self::rollback).
-    pub async fn rollback_with(
+    pub async fn rollback(
         &self,
         app: &AppName,
         rollout: RolloutChange,
@@ -194,7 +118,8 @@ impl GoalStore {
         self.change_goal(app, GoalChange::Rollback { rollout }).await
     }
 
-    /// Changes the rollout of the goal and not its build; see [`Goal::widened`].
+    /// Changes the rollout of the goal, usually to a wider one, and not its build. Hosts come in in
+    /// the same order as before; those that switched already stay.
     ///
     /// # Errors
     ///
@@ -207,7 +132,7 @@ impl GoalStore {
         self.change_goal(app, GoalChange::Widen { rollout }).await
     }
 
-    /// Orders the hosts to restart the app's program; see [`Goal::restarted`].
+    /// Orders every host to restart the app's program, whichever build it runs.
     ///
     /// # Errors
     ///
@@ -223,16 +148,21 @@ impl GoalStore {
         }
     }
 
-    /// Follows the goals of `apps`: watches where the store can, polls every 10 s with jitter where
-    /// it cannot or while the watch is broken. Unchanged states are not repeated.
+    /// Follows the goals of `apps`: watches where the store can, polls with jitter where it cannot
+    /// or while the watch is broken. Unchanged states are not repeated.
     ///
     /// # Panics
     ///
     /// Outside a tokio runtime: the watch runs in a task of its own until it is dropped.
     pub fn watch(&self, apps: Vec<AppName>) -> GoalWatch {
-        match &self.backend {
-            Backend::File(store) => GoalWatch::of_files(store.clone(), apps),
-            Backend::Etcd(store) => GoalWatch::of_etcd(store.clone(), apps),
+        let apps: BTreeSet<AppName> = apps.into_iter().collect();
+        match self.backend.clone() {
+            Backend::File(store) => {
+                GoalWatch::fed_by(|board| files::watch::follow(store, apps, board))
+            }
+            Backend::Etcd(store) => {
+                GoalWatch::fed_by(|board| etcd::watch::follow(store, apps, board))
+            }
         }
     }
 
@@ -248,8 +178,8 @@ impl GoalStore {
     ///
     /// # Errors
     ///
-    /// The name is not safe ([`check_writer_name`]), there are too many rows, or the store cannot
-    /// be written.
+    /// The name is not safe as a file's name and a key, there are too many rows, or the store
+    /// cannot be written.
     pub async fn put_status(
         &self,
         writer: &str,
@@ -281,21 +211,4 @@ impl GoalStore {
             Backend::Etcd(store) => store.statuses().await,
         }
     }
-}
-
-/// Reads the document of `app` found at `place`; a damaged one is reported with `remedy`.
-pub(crate) fn parse_goal(
-    app: &AppName,
-    place: &str,
-    bytes: &[u8],
-    remedy: &str,
-) -> Result<Goal, GoalStoreError> {
-    Goal::from_json(app, bytes).map_err(|error| GoalStoreError::Malformed {
-        place: place.to_owned(),
-        // Hosts never go back to a lower generation, so removing a goal has a price.
-        reason: format!(
-            "{error}; {remedy} (then generations start at 1 again, and hosts that saw a higher one \
-             wait until it is passed)"
-        ),
-    })
 }

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::store::url::GoalUrl;
 
-/// How long a server may take until it answers. A second is usual; machines that run tests are
-/// busy.
+/// How long a server may take until it answers. A fraction of it is usual; machines that run tests
+/// are busy.
 const START_PATIENCE: Duration = Duration::from_mins(1);
 /// Between two looks whether it answers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);

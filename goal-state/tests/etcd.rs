@@ -4,7 +4,7 @@ use goal_state::testing::EtcdServer;
 use goal_state::{GoalStore, GoalStoreError, GoalUrl};
 
 use crate::link::Link;
-use crate::rig::{app, build, next, next_error, next_goal, only_damage, row};
+use crate::rig::{app, build, next, next_error, next_goal, only_damage, row, to_all};
 
 #[tokio::test]
 async fn documents_are_under_the_keys_of_the_contract() {
@@ -14,7 +14,7 @@ async fn documents_are_under_the_keys_of_the_contract() {
         ("", "goals/web", "status/12D3KooW/0"),
     ] {
         let store = GoalStore::new(&etcd.url(prefix));
-        let goal = store.deploy(&app("web"), build("A")).await.unwrap();
+        let goal = store.deploy(&app("web"), build("A"), to_all()).await.unwrap();
         assert_eq!(etcd.get(goal_key).await.unwrap(), goal.to_json());
         store.put_status("12D3KooW/0", &[row("h1", "web", 1)]).await.unwrap();
         assert!(etcd.get(status_key).await.unwrap().starts_with(b"{\"rows\":[{\"host\":\"h1\""));
@@ -25,35 +25,35 @@ async fn documents_are_under_the_keys_of_the_contract() {
     assert_eq!(GoalStore::new(&etcd.url("shoal/eu")).goals().await.unwrap().goals.len(), 1);
 }
 
-/// Goal: operators and watchers get through a crash of etcd, and are told of it once.
+/// Goal: operators and watchers get through a crash of etcd, and hear of it once.
 #[tokio::test]
 async fn watch_survives_a_restart_of_etcd() {
     let mut etcd = EtcdServer::start().await;
     let store = GoalStore::new(&etcd.url("shoal"));
     let (web, api) = (app("web"), app("api"));
-    let before = store.deploy(&web, build("A")).await.unwrap();
+    let before = store.deploy(&web, build("A"), to_all()).await.unwrap();
     let mut watch = store.watch(vec![web.clone()]);
     assert_eq!(next_goal(&mut watch).await, Some(before.clone()));
-    store.deploy(&api, build("X")).await.unwrap();
+    store.deploy(&api, build("X"), to_all()).await.unwrap();
 
     etcd.stop();
     let reason = next_error(&mut watch).await;
     assert!(reason.contains("cannot reach the goal store etcd://127.0.0.1:"), "{reason}");
     assert!(reason.contains("check that etcd runs there"), "{reason}");
-    let error = store.deploy(&web, build("B")).await.unwrap_err();
+    let error = store.deploy(&web, build("B"), to_all()).await.unwrap_err();
     assert!(matches!(error, GoalStoreError::Unreachable { .. }), "{error:?}");
 
     etcd.restart().await;
-    let goal = store.deploy(&web, build("C")).await.unwrap();
+    let goal = store.deploy(&web, build("C"), to_all()).await.unwrap();
     assert_eq!(goal.generation, 2, "the data survived, the failed deploy left no trace");
-    // Whatever the watch tried in between, it told the failure once: the next update is a goal,
+    // Whatever the watch tried in between, it reported the failure once: the next update is a goal,
     // either the old one again and then the new one, or the new one at once.
-    let mut told = next_goal(&mut watch).await;
-    if told == Some(before) {
-        told = next_goal(&mut watch).await;
+    let mut seen = next_goal(&mut watch).await;
+    if seen == Some(before) {
+        seen = next_goal(&mut watch).await;
     }
-    assert_eq!(told, Some(goal));
-    let goal = store.deploy(&web, build("D")).await.unwrap();
+    assert_eq!(seen, Some(goal));
+    let goal = store.deploy(&web, build("D"), to_all()).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 }
 
@@ -66,17 +66,17 @@ async fn watch_survives_compaction_while_it_is_cut_off() {
     let web = app("web");
     let mut watch = GoalStore::new(&link.url("shoal")).watch(vec![web.clone()]);
     assert_eq!(next_goal(&mut watch).await, None);
-    let goal = store.deploy(&web, build("A")).await.unwrap();
+    let goal = store.deploy(&web, build("A"), to_all()).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 
     link.cut().await;
     next_error(&mut watch).await;
-    store.deploy(&web, build("B")).await.unwrap();
-    let goal = store.deploy(&web, build("C")).await.unwrap();
+    store.deploy(&web, build("B"), to_all()).await.unwrap();
+    let goal = store.deploy(&web, build("C"), to_all()).await.unwrap();
     etcd.compact().await;
     link.restore().await;
     assert_eq!(next_goal(&mut watch).await, Some(goal));
-    let goal = store.rollback(&web).await.unwrap();
+    let goal = store.rollback(&web, to_all()).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 }
 
@@ -101,7 +101,7 @@ async fn damaged_values_are_reported_and_never_overwritten() {
     let etcd = EtcdServer::start().await;
     let store = GoalStore::new(&etcd.url("shoal"));
     let web = app("web");
-    let goal = store.deploy(&web, build("A")).await.unwrap();
+    let goal = store.deploy(&web, build("A"), to_all()).await.unwrap();
     let mut watch = store.watch(vec![web.clone()]);
     assert_eq!(next_goal(&mut watch).await, Some(goal.clone()));
 
@@ -114,13 +114,13 @@ async fn damaged_values_are_reported_and_never_overwritten() {
     ];
     for (text, expected) in cases {
         etcd.put("shoal/goals/web", text.as_bytes()).await;
-        let told = next_error(&mut watch).await;
+        let error = next_error(&mut watch).await;
         let errors = [
-            told,
+            error,
             store.goal(&web).await.unwrap_err().to_string(),
             only_damage(store.goals().await.unwrap()).to_string(),
-            store.deploy(&web, build("B")).await.unwrap_err().to_string(),
-            store.rollback(&web).await.unwrap_err().to_string(),
+            store.deploy(&web, build("B"), to_all()).await.unwrap_err().to_string(),
+            store.rollback(&web, to_all()).await.unwrap_err().to_string(),
         ];
         for error in errors {
             assert!(error.starts_with("key shoal/goals/web of etcd://127.0.0.1:"), "{error}");
@@ -164,7 +164,7 @@ async fn second_endpoint_serves_when_the_first_is_down() {
     link.cut().await;
     // Neither a request nor the watch notices.
     for name in ["A", "B"] {
-        let goal = store.deploy(&web, build(name)).await.unwrap();
+        let goal = store.deploy(&web, build(name), to_all()).await.unwrap();
         assert_eq!(next_goal(&mut watch).await, Some(goal));
     }
 }
@@ -178,13 +178,13 @@ async fn deploys_over_a_link_that_breaks_are_done_once() {
     let link = Link::to(&etcd).await;
     let direct = GoalStore::new(&etcd.url("shoal"));
     let web = app("web");
-    let mut before = direct.deploy(&web, build("0")).await.unwrap();
+    let mut before = direct.deploy(&web, build("0"), to_all()).await.unwrap();
     for answers in 0..16 {
         // A connection of its own each time, so that the same answers come in the same order.
         let store = GoalStore::new(&link.url("shoal"));
         link.cut_instead_of_answer(answers);
         let name = build(&answers.to_string());
-        let goal = store.deploy(&web, name).await.unwrap();
+        let goal = store.deploy(&web, name, to_all()).await.unwrap();
         assert_eq!((goal.generation, goal.build), (before.generation + 1, name), "{answers}");
         assert_eq!(direct.goal(&web).await.unwrap(), Some(goal.clone()), "{answers}");
         before = goal;

@@ -8,7 +8,7 @@ use std::process::Command;
 use goal_state::{GoalStore, GoalStoreError, GoalUrl};
 use p2p_core::BuildId;
 
-use crate::rig::{app, build, next, next_error, next_goal, only_damage, row};
+use crate::rig::{app, build, next, next_error, next_goal, only_damage, row, to_all};
 
 struct Directory {
     // Removed when dropped.
@@ -30,8 +30,12 @@ impl Directory {
         directory
     }
 
+    fn url(&self) -> GoalUrl {
+        GoalUrl::File { directory: self.path.clone() }
+    }
+
     fn store(&self) -> GoalStore {
-        GoalStore::new(&GoalUrl::File { directory: self.path.clone() })
+        GoalStore::new(&self.url())
     }
 
     fn goal_file(&self) -> PathBuf {
@@ -66,7 +70,7 @@ fn files_below(directory: &Path) -> Vec<String> {
 async fn documents_are_where_people_look_for_them() {
     let directory = Directory::missing();
     let store = directory.store();
-    store.deploy(&app("web"), build("A")).await.unwrap();
+    store.deploy(&app("web"), build("A"), to_all()).await.unwrap();
     store.put_status("h1", &[row("h1", "web", 1)]).await.unwrap();
     store.put_status("12D3KooW/0", &[row("h2", "web", 1)]).await.unwrap();
     let expected = [".lock", "goals/web.json", "status/12D3KooW/0.json", "status/h1.json"];
@@ -90,26 +94,26 @@ async fn only_a_deploy_creates_the_directory() {
         store.goal(&web).await.unwrap_err(),
         store.goals().await.unwrap_err(),
         store.statuses().await.unwrap_err(),
-        store.rollback(&web).await.unwrap_err(),
+        store.rollback(&web, to_all()).await.unwrap_err(),
         store.put_status("h1", &[]).await.unwrap_err(),
     ];
     for error in errors {
         assert!(matches!(error, GoalStoreError::StoreMissing { .. }), "{error:?}");
         let error = error.to_string();
         assert!(error.contains("deep/goal store does not exist; check the URL"), "{error}");
-        assert!(error.ends_with(&format!("--goal {}", store.url())), "{error}");
+        assert!(error.ends_with(&format!("--goal {}", directory.url())), "{error}");
     }
     assert!(!directory.path.exists());
 
     let mut watch = store.watch(vec![web.clone()]);
     assert!(next_error(&mut watch).await.contains("does not exist"));
-    let goal = store.deploy(&web, build("A")).await.unwrap();
+    let goal = store.deploy(&web, build("A"), to_all()).await.unwrap();
     // The deploy creates the directory before the goal, and the watch may look in between.
-    let mut told = next_goal(&mut watch).await;
-    if told.is_none() {
-        told = next_goal(&mut watch).await;
+    let mut seen = next_goal(&mut watch).await;
+    if seen.is_none() {
+        seen = next_goal(&mut watch).await;
     }
-    assert_eq!(told, Some(goal));
+    assert_eq!(seen, Some(goal));
 }
 
 #[tokio::test]
@@ -134,8 +138,8 @@ async fn damaged_goals_are_reported_and_never_overwritten() {
         let errors = [
             store.goal(&web).await.unwrap_err(),
             only_damage(store.goals().await.unwrap()),
-            store.deploy(&web, build).await.unwrap_err(),
-            store.rollback(&web).await.unwrap_err(),
+            store.deploy(&web, build, to_all()).await.unwrap_err(),
+            store.rollback(&web, to_all()).await.unwrap_err(),
         ];
         for error in errors {
             assert!(matches!(error, GoalStoreError::Malformed { .. }), "{name}: {error:?}");
@@ -147,20 +151,20 @@ async fn damaged_goals_are_reported_and_never_overwritten() {
         assert_eq!(fs::read_to_string(directory.goal_file()).unwrap(), text, "{name}");
     }
     directory.write_goal("");
-    let error = store.deploy(&web, build).await.unwrap_err().to_string();
+    let error = store.deploy(&web, build, to_all()).await.unwrap_err().to_string();
     assert!(error.contains("repair the file, or remove it and deploy again"), "{error}");
 
     directory.write_goal(&whole);
-    assert_eq!(store.deploy(&web, build).await.unwrap().generation, 4);
+    assert_eq!(store.deploy(&web, build, to_all()).await.unwrap().generation, 4);
     fs::remove_file(directory.goal_file()).unwrap();
-    assert_eq!(store.deploy(&web, build).await.unwrap().generation, 1);
+    assert_eq!(store.deploy(&web, build, to_all()).await.unwrap().generation, 1);
 }
 
 #[tokio::test]
 async fn strange_names_among_the_goals_are_reported_or_left_alone() {
     let directory = Directory::missing();
     let store = directory.store();
-    store.deploy(&app("web"), build("A")).await.unwrap();
+    store.deploy(&app("web"), build("A"), to_all()).await.unwrap();
     for harmless in [".web.json.swp", "web.json~", "README", ".web.json.tmp"] {
         fs::write(directory.path.join("goals").join(harmless), "x").unwrap();
     }
@@ -200,7 +204,7 @@ async fn files_where_directories_should_be_are_named() {
         let errors = [
             store.goal(&web).await.unwrap_err(),
             store.goals().await.unwrap_err(),
-            store.deploy(&web, build("A")).await.unwrap_err(),
+            store.deploy(&web, build("A"), to_all()).await.unwrap_err(),
             store.put_status("h1", &[]).await.unwrap_err(),
         ];
         for error in errors {
@@ -218,7 +222,7 @@ async fn what_the_operating_system_says_is_kept() {
     std::os::unix::fs::symlink(&goals, &goals).unwrap();
     let errors = [
         directory.store().goal(&app("web")).await.unwrap_err(),
-        directory.store().deploy(&app("web"), build("A")).await.unwrap_err(),
+        directory.store().deploy(&app("web"), build("A"), to_all()).await.unwrap_err(),
     ];
     for error in errors {
         let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -232,7 +236,7 @@ async fn watch_follows_damage_repair_and_removal() {
     let directory = Directory::missing();
     let store = directory.store();
     let web = app("web");
-    let goal = store.deploy(&web, build("A")).await.unwrap();
+    let goal = store.deploy(&web, build("A"), to_all()).await.unwrap();
     let whole = fs::read_to_string(directory.goal_file()).unwrap();
     let mut watch = store.watch(vec![web]);
     assert_eq!(next_goal(&mut watch).await, Some(goal.clone()));
@@ -245,11 +249,14 @@ async fn watch_follows_damage_repair_and_removal() {
     fs::remove_file(directory.goal_file()).unwrap();
     assert_eq!(next_goal(&mut watch).await, None);
     // Lower than before: passed on as it is.
-    assert_eq!(store.deploy(&app("web"), build("B")).await.unwrap().generation, 1);
+    assert_eq!(store.deploy(&app("web"), build("B"), to_all()).await.unwrap().generation, 1);
     assert_eq!(next_goal(&mut watch).await.map(|goal| goal.build), Some(build("B")));
     fs::rename(&directory.path, directory.path.with_file_name("moved")).unwrap();
     let update = next(&mut watch).await;
-    assert!(update.goal.as_ref().is_err_and(|text| text.contains("does not exist")), "{update:?}");
+    assert!(
+        update.goal.as_ref().is_err_and(|error| error.to_string().contains("does not exist")),
+        "{update:?}"
+    );
 }
 
 /// Goal: what this user may not read or write is said, with the path.
@@ -300,7 +307,7 @@ const NO_ROOM_STORE: &str = "SHOAL_TEST_NO_ROOM_STORE";
 async fn deploy_without_room_changes_nothing() {
     if let Some(path) = std::env::var_os(NO_ROOM_STORE) {
         let store = GoalStore::new(&GoalUrl::File { directory: path.into() });
-        let error = store.deploy(&app("web"), build("B")).await.unwrap_err();
+        let error = store.deploy(&app("web"), build("B"), to_all()).await.unwrap_err();
         assert!(matches!(error, GoalStoreError::NoRoom { .. }), "{error:?}");
         let error = store.put_status("h1", &[]).await.unwrap_err().to_string();
         assert!(error.contains("no room to write") && error.contains("h1.json"), "{error}");
@@ -308,7 +315,7 @@ async fn deploy_without_room_changes_nothing() {
     }
     let directory = Directory::missing();
     let store = directory.store();
-    let goal = store.deploy(&app("web"), build("A")).await.unwrap();
+    let goal = store.deploy(&app("web"), build("A"), to_all()).await.unwrap();
     store.put_status("h1", &[row("h1", "web", 1)]).await.unwrap();
     let files = files_below(&directory.path);
 
@@ -334,12 +341,12 @@ async fn deploy_without_room_changes_nothing() {
 async fn reader_beside_writers_sees_whole_documents() {
     let directory = Directory::missing();
     let store = directory.store();
-    store.deploy(&app("web"), build("0")).await.unwrap();
+    store.deploy(&app("web"), build("0"), to_all()).await.unwrap();
     let writer = store.clone();
     let writing = tokio::spawn(async move {
         for number in 1..60 {
             let name = build(&number.to_string());
-            writer.deploy(&app("web"), name).await.unwrap();
+            writer.deploy(&app("web"), name, to_all()).await.unwrap();
             let rows: Vec<_> =
                 (0..number % 7).map(|host| row(&host.to_string(), "web", 1)).collect();
             writer.put_status("h", &rows).await.unwrap();

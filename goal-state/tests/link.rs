@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 pub(crate) struct Link {
     address: SocketAddr,
     server: String,
-    /// Counts down with each part of an answer; the one that finds zero breaks its connection.
+    /// Counts down with each part of an answer; the part that finds zero breaks its connection.
     answers_left: Arc<AtomicI64>,
     /// Dropping it closes the listener and every connection.
     forwarding: Option<JoinSet<()>>,

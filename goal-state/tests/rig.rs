@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use goal_state::{AppName, Goal, GoalList, GoalStoreError, GoalUpdate, GoalWatch, HostStatus};
+use goal_state::{
+    AppName, Goal, GoalList, GoalStoreError, GoalUpdate, GoalWatch, HostStatus, RolloutChange,
+};
 use p2p_core::BuildId;
 
 /// Ends a test that waits for what never comes; far longer than anything takes on a busy machine.
@@ -20,6 +22,11 @@ pub(crate) fn row(host: &str, app_name: &str, updated_at_ms: u64) -> HostStatus 
     HostStatus { updated_at_ms, ..HostStatus::new(host, app(app_name)) }
 }
 
+/// To every host, as a deploy goes unless it says otherwise.
+pub(crate) fn to_all() -> RolloutChange {
+    RolloutChange::default()
+}
+
 /// The next update, which must come.
 pub(crate) async fn next(watch: &mut GoalWatch) -> GoalUpdate {
     tokio::time::timeout(DEADLINE, watch.next()).await.expect("an update comes")
@@ -28,12 +35,12 @@ pub(crate) async fn next(watch: &mut GoalWatch) -> GoalUpdate {
 /// The next update, which must be of a goal that can be read.
 pub(crate) async fn next_goal(watch: &mut GoalWatch) -> Option<Goal> {
     let update = next(watch).await;
-    update.goal.unwrap_or_else(|reason| panic!("{}: {reason}", update.app))
+    update.goal.unwrap_or_else(|error| panic!("{}: {error}", update.app))
 }
 
 /// The next update, which must be an error.
 pub(crate) async fn next_error(watch: &mut GoalWatch) -> String {
-    next(watch).await.goal.expect_err("the store cannot be read")
+    next(watch).await.goal.expect_err("the store cannot be read").to_string()
 }
 
 /// The error of the one damaged goal in a list.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use goal_state::testing::EtcdServer;
 use goal_state::{GoalStore, GoalStoreError, GoalUrl, STATUS_ROWS_MAX};
 
-use crate::rig::{app, build, next, next_goal, row};
+use crate::rig::{app, build, next, next_goal, row, to_all};
 
 /// A store with nothing in it that lives as long as this does.
 enum Fixture {
@@ -58,20 +58,20 @@ async fn deploys_and_rollbacks_follow_each_other(fixture: Fixture) {
     let store = fixture.store();
     let web = app("web");
     assert_eq!(store.goal(&web).await.unwrap(), None);
-    let error = store.rollback(&web).await.unwrap_err();
+    let error = store.rollback(&web, to_all()).await.unwrap_err();
     assert!(matches!(error, GoalStoreError::NoGoal { .. }), "{error:?}");
 
     for (generation, name) in (1..).zip(["A", "B", "C"]) {
-        let goal = store.deploy(&web, build(name)).await.unwrap();
+        let goal = store.deploy(&web, build(name), to_all()).await.unwrap();
         assert_eq!((goal.generation, goal.build), (generation, build(name)));
         assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
     }
     for (generation, name) in [(4, "B"), (5, "A")] {
-        let goal = store.rollback(&web).await.unwrap();
+        let goal = store.rollback(&web, to_all()).await.unwrap();
         assert_eq!((goal.generation, goal.build), (generation, build(name)));
         assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
     }
-    let error = store.rollback(&web).await.unwrap_err();
+    let error = store.rollback(&web, to_all()).await.unwrap_err();
     assert!(matches!(error, GoalStoreError::NoHistory { .. }), "{error:?}");
     assert_eq!(store.goal(&web).await.unwrap().unwrap().generation, 5);
 }
@@ -84,7 +84,9 @@ async fn concurrent_deploys_get_distinct_generations(fixture: Fixture) {
         tokio::spawn(async move {
             let mut generations = Vec::new();
             for _ in 0..4 {
-                generations.push(store.deploy(&app("web"), build("A")).await.unwrap().generation);
+                generations.push(
+                    store.deploy(&app("web"), build("A"), to_all()).await.unwrap().generation,
+                );
             }
             generations
         })
@@ -103,7 +105,7 @@ async fn goals_of_all_apps_are_listed_in_order(fixture: Fixture) {
     assert_eq!(store.goals().await.unwrap().goals, []);
     let names: Vec<_> = (0..20).map(|number| format!("app-{number:02}")).collect();
     for name in names.iter().rev() {
-        store.deploy(&app(name), build(name)).await.unwrap();
+        store.deploy(&app(name), build(name), to_all()).await.unwrap();
     }
     let goals = store.goals().await.unwrap().goals;
     let listed: Vec<_> = goals.iter().map(|goal| goal.app.as_str()).collect();
@@ -160,7 +162,7 @@ async fn many_full_status_documents_are_read(fixture: Fixture) {
 async fn watch_tells_the_state_and_then_each_change(fixture: Fixture) {
     let store = fixture.store();
     let (web, api) = (app("web"), app("api"));
-    store.deploy(&web, build("A")).await.unwrap();
+    store.deploy(&web, build("A"), to_all()).await.unwrap();
     let mut watch = fixture.store().watch(vec![web.clone(), api.clone(), web.clone()]);
 
     let mut states = [next(&mut watch).await, next(&mut watch).await];
@@ -169,17 +171,17 @@ async fn watch_tells_the_state_and_then_each_change(fixture: Fixture) {
     assert_eq!((first.app, first.goal), (api.clone(), Ok(None)));
     assert_eq!(second.goal.unwrap().unwrap().build, build("A"));
 
-    // A goal that is not watched, then one that is: only the second is told.
-    store.deploy(&app("other"), build("X")).await.unwrap();
-    let goal = store.deploy(&api, build("B")).await.unwrap();
+    // A goal that is not watched, then one that is: only the second is seen.
+    store.deploy(&app("other"), build("X"), to_all()).await.unwrap();
+    let goal = store.deploy(&api, build("B"), to_all()).await.unwrap();
     let update = next(&mut watch).await;
     assert_eq!((update.app, update.goal), (api, Ok(Some(goal))));
 
     for name in ["B", "C", "B"] {
-        let goal = store.deploy(&web, build(name)).await.unwrap();
+        let goal = store.deploy(&web, build(name), to_all()).await.unwrap();
         assert_eq!(next_goal(&mut watch).await, Some(goal));
     }
-    let goal = store.rollback(&web).await.unwrap();
+    let goal = store.rollback(&web, to_all()).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 }
 
@@ -190,8 +192,8 @@ async fn cancelled_wait_loses_no_update(fixture: Fixture) {
     let mut watch = store.watch(vec![app("web")]);
     assert_eq!(next_goal(&mut watch).await, None);
     for name in ["A", "B", "C"] {
-        let goal = store.deploy(&app("web"), build(name)).await.unwrap();
-        let told = tokio::time::timeout(crate::rig::DEADLINE, async {
+        let goal = store.deploy(&app("web"), build(name), to_all()).await.unwrap();
+        let seen = tokio::time::timeout(crate::rig::DEADLINE, async {
             loop {
                 tokio::select! {
                     biased;
@@ -200,16 +202,15 @@ async fn cancelled_wait_loses_no_update(fixture: Fixture) {
                 }
             }
         });
-        assert_eq!(told.await.expect("an update comes").goal, Ok(Some(goal)));
+        assert_eq!(seen.await.expect("an update comes").goal, Ok(Some(goal)));
     }
 }
 
 async fn clones_and_new_stores_see_the_same(fixture: Fixture) {
     let store = fixture.store();
-    let goal = store.clone().deploy(&app("web"), build("A")).await.unwrap();
+    let goal = store.clone().deploy(&app("web"), build("A"), to_all()).await.unwrap();
     assert_eq!(store.goal(&app("web")).await.unwrap(), Some(goal.clone()));
     assert_eq!(fixture.store().goals().await.unwrap().goals, [goal]);
     let is_directory = matches!(fixture, Fixture::File(_));
     assert_eq!(store.takes_host_status(), is_directory);
-    assert_eq!(store.url().to_string().parse(), Ok(store.url().clone()));
 }

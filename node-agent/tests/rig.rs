@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use node_agent::brain::{Gate, Program};
+use node_agent::config::AppConfig;
 use node_agent::host::{Health, Launch, RealHost};
 use node_agent::process::ProcessIdentity;
 use node_agent::programs::{ProgramSettings, Supervisor, SupervisorTimings};
@@ -87,17 +88,13 @@ impl Ear {
 }
 
 pub(crate) fn launch(exec: &[&str]) -> Launch {
-    Launch {
-        app: "web".into(),
-        host: "h1".into(),
-        exec: exec.iter().copied().map(String::from).collect(),
-        unit: None,
+    let app = AppConfig {
+        exec: Some(exec.iter().copied().map(String::from).collect()),
         environment: [("GREETING".into(), "hello".into())].into(),
-        working_directory: None,
         grace_period: Duration::from_millis(200),
-        user: None,
-        sockets: [].into(),
-    }
+        ..AppConfig::default()
+    };
+    app.launch(&"web".parse().unwrap(), "h1").unwrap()
 }
 
 /// A program that is good as soon as it is ready.

@@ -1,4 +1,7 @@
 //! Everything that a swarm can order its driver to do.
+//!
+//! The list is closed and holds no chunk bytes. Invariant: an order that has an outcome names what
+//! the event that answers it will name again.
 
 use crate::contact::Contact;
 use crate::fault::PeerFault;
@@ -58,7 +61,7 @@ pub enum Action {
         /// What to ask for.
         chunk: ChunkIndex,
     },
-    /// Forget a fetch: tell the peer, and drop what arrives.
+    /// Forget a fetch: say so to the peer, and drop what arrives.
     CancelFetch {
         /// Our name for the request.
         request: RequestId,

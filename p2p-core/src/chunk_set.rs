@@ -92,7 +92,7 @@ impl ChunkSet {
         self.word(word) & bit != 0
     }
 
-    /// Adds the chunk; whether it is new.
+    /// Adds the chunk. Returns whether it is new.
     pub fn insert(&mut self, chunk: ChunkIndex) -> bool {
         self.assert_ours(chunk);
         let (word, bit) = position_of(chunk);
@@ -105,7 +105,7 @@ impl ChunkSet {
         true
     }
 
-    /// Takes the chunk out; whether it was there.
+    /// Takes the chunk out. Returns whether it was there.
     pub fn remove(&mut self, chunk: ChunkIndex) -> bool {
         self.assert_ours(chunk);
         let (word, bit) = position_of(chunk);
@@ -219,8 +219,8 @@ mod tests {
 
     use super::*;
 
-    // A `ChunkSet` is a `BTreeSet` packed into words, so a `BTreeSet` is its oracle. The chunk count
-    // is rarely a multiple of 64, because the bugs live in the last word.
+    // A `ChunkSet` is a `BTreeSet` packed into words, so a `BTreeSet` is its oracle. The chunk
+    // count is rarely a multiple of 64, because the bugs live in the last word.
     #[derive(Clone, Debug)]
     enum Op {
         Insert(u32),

@@ -1,4 +1,7 @@
 //! How to reach a node, and where it stands in the data centre.
+//!
+//! Claims of whoever sent them, and never proof of anything: a connection proves the key at its
+//! other end, and locality only decides who is asked first.
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -1,6 +1,7 @@
 //! BLAKE3-256 digests and the name of a build.
 //!
-//! A digest is written as 64 lower-case hexadecimal digits wherever a person or a document meets it.
+//! A digest is written as 64 lower-case hexadecimal digits wherever a person or
+//! a document meets it.
 
 use core::fmt;
 use core::str::FromStr;
@@ -78,7 +79,8 @@ pub enum ParseDigestError {
     NotHex,
 }
 
-/// The name of a build: the digest of its manifest's bytes, so that it names every byte of the build.
+/// The name of a build: the digest of its manifest's bytes, so that it names
+/// every byte of the build.
 #[derive(Clone, Copy, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct BuildId(Digest);
 

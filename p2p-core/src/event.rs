@@ -1,4 +1,7 @@
 //! Everything outside that can influence a swarm.
+//!
+//! Plain values, closed and without chunk bytes. What they mean for a swarm is decided in `swarm/`;
+//! what leads to them is up to the driver.
 
 use std::sync::Arc;
 
@@ -8,7 +11,7 @@ use crate::layout::{ChunkIndex, ChunkLayout};
 use crate::node_id::NodeId;
 use crate::wire::{AnnounceAnswer, Message, RequestId};
 
-/// A claim about the past, handed to [`Swarm::handle_event`](crate::Swarm::handle_event).
+/// A report of what has happened, handed to [`Swarm::handle_event`](crate::Swarm::handle_event).
 ///
 /// The list is closed: what is not here cannot change the protocol's state. Chunk bytes are not
 /// here either; the driver stores and hashes them, and reports a [`Verdict`].
@@ -51,8 +54,9 @@ pub enum Event {
         /// What came of it.
         outcome: ManifestOutcome,
     },
-    /// Some bytes of a chunk arrived. Reported at most once a second per request, so that a slow
-    /// peer is told from a dead one.
+    /// Some bytes of a chunk arrived. Shows a slow peer to be alive, so it is reported now and then
+    /// while they arrive, at least several times within
+    /// [`SwarmConfig::stall_time`](crate::SwarmConfig::stall_time).
     FetchAdvanced {
         /// The request that is being answered.
         request: RequestId,
@@ -92,8 +96,9 @@ pub enum Event {
         /// The tracker.
         tracker: NodeId,
     },
-    /// This node asks a tracker on behalf of another build, just now. An announce that is due soon goes
-    /// along: what wakes two machines for one costs little more for several. Drivers may leave it out.
+    /// This node is asking a tracker something for another build just now. An announce that is due
+    /// soon goes along: waking two machines costs as much for one question as for several. Drivers
+    /// may leave this event out.
     TrackerAsked {
         /// The tracker.
         tracker: NodeId,
@@ -112,7 +117,8 @@ pub enum Event {
     LocalCopy(LocalCopy),
     /// The node is about to leave the swarm. Last event of a swarm that ends in good order.
     Leaving,
-    /// The deadline last reported by [`Swarm::next_deadline`](crate::Swarm::next_deadline) has come.
+    /// The deadline last reported by
+    /// [`Swarm::next_deadline`](crate::Swarm::next_deadline) has come.
     DeadlineReached,
 }
 
@@ -127,12 +133,12 @@ pub enum ManifestOutcome {
     Missing,
 }
 
-/// How the copying of chunks from other builds on this host goes. Each chunk of `Begun` is named once
-/// more, by `Stored` or by `Failed`, unless the node leaves before.
+/// How the copying of chunks from other builds on this host goes. Each chunk of `Begun` is named
+/// once more, by `Stored` or by `Failed`, unless the node leaves before.
 #[derive(Clone, Debug)]
 pub enum LocalCopy {
-    /// These chunks are being copied, so nobody is asked for them. If the manifest is not known yet,
-    /// it is from now on, and its `ManifestArrived` may follow.
+    /// These chunks are being copied, so nobody is asked for them. If the manifest is not known
+    /// yet, it is from now on, and its `ManifestArrived` may follow.
     Begun {
         /// How the build is cut.
         layout: Arc<ChunkLayout>,

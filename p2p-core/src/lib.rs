@@ -1,9 +1,10 @@
 //! Shoal's protocol, pure: what a build is, what nodes say to each other, and how a node and a
 //! tracker decide.
 //!
-//! Nothing here reads a clock, draws entropy, opens a file or a socket, or starts a thread: time,
-//! randomness and the outcome of every effect are inputs. The agent, the seeder and the simulator
-//! therefore run exactly the same code. Chunk bytes never enter; only their indices and verdicts do.
+//! Nothing here reads a clock, draws entropy, opens a file or a socket, or starts a thread:
+//! time, randomness and the outcome of every effect are inputs. The agent, the seeder and
+//! the simulator therefore run exactly the same code. Chunk bytes never enter; only their
+//! indices and verdicts do.
 //!
 //! Start at [`Swarm`] (one node's part in one build) and [`TrackerTable`] (who should know whom).
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::{BuildId, Digest};
 use crate::layout::{ChunkLayout, LayoutError};
 
-/// Tells a manifest from any other file that ended up under its name.
+/// Distinguishes a manifest from any other file that ended up under its name.
 const MAGIC: &[u8; 7] = b"shoalmf";
 
 /// Raised whenever an older node would misread the encoding.

@@ -1,4 +1,7 @@
 //! The name of a node: its public key.
+//!
+//! Only a name here: who holds the private key is proved by connections, which the core never sees.
+//! Invariant: equal names are equal keys.
 
 use core::fmt;
 
@@ -23,7 +26,7 @@ impl NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Eight bytes tell the nodes of a fleet apart and leave room in a log line.
+        // Eight bytes distinguish the nodes of a fleet and leave room in a log line.
         self.0[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

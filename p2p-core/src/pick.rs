@@ -1,4 +1,7 @@
 //! Which chunk to ask for: pure choices over sets.
+//!
+//! Nothing here knows of peers, requests or time, only of sets that are all of one build.
+//! Invariant: equal sets and an equal generator give an equal choice.
 
 use crate::chunk_set::{ChunkSet, bits_of};
 use crate::layout::ChunkIndex;
@@ -11,7 +14,7 @@ use crate::prng::Prng;
 pub struct Availability {
     /// Hosts that have the chunk, of those that do not have everything.
     copies: Box<[u16]>,
-    /// Hosts that have everything, kept apart so that one of them costs no walk.
+    /// Hosts that have everything, counted apart so that one of them costs no walk over the chunks.
     complete_hosts: u16,
     /// Chunks with a copy at a host that does not have everything.
     seen: ChunkSet,
@@ -101,7 +104,7 @@ pub struct Choice<'a> {
 pub struct KeptBack<'a> {
     /// What the hosts of the rack have.
     pub near: &'a Availability,
-    /// What they say they bring.
+    /// What they say that they bring.
     pub claimed: &'a ChunkSet,
 }
 
@@ -152,7 +155,8 @@ impl Choice<'_> {
     }
 }
 
-/// The members of a set given by its words, in order, but from a random one round to it again.
+/// The members of a set that is given by its words, in order from a random member on, and round to
+/// it again.
 fn rotated<F: Fn(usize) -> u64>(
     word_count: usize,
     prng: &mut Prng,

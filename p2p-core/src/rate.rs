@@ -1,7 +1,8 @@
 //! Rates as people write them: `10MB`, `1.5 MiB/s`, `200Mbit`.
 //!
-//! One parser for every flag and file, so that one text means one rate everywhere. Exact integer arithmetic; nothing is rounded up, and a rate below one byte per second is refused
-//! because zero would read as "no limit" to one person and as "nothing" to another.
+//! One parser for every flag and file, so that one text means one rate everywhere. Exact integer
+//! arithmetic; nothing is rounded up, and a rate below one byte per second is refused because zero
+//! would read as "no limit" to one person and as "nothing" to another.
 
 use core::str::FromStr;
 
@@ -33,8 +34,8 @@ pub enum RateError {
     },
 }
 
-/// Decimal digits that are read behind the point. Nine tell single bytes of a GiB apart; more
-/// would overflow the arithmetic below for large numbers.
+/// Decimal digits that are read after the point. So many resolve single bytes of a GiB; more would
+/// overflow the arithmetic below for large numbers.
 const FRACTION_DIGITS_MAX: usize = 9;
 
 impl FromStr for ByteRate {

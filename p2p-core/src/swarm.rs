@@ -1,10 +1,11 @@
 //! One node's part in distributing one build: takes events, gives orders, keeps the tables.
 //!
-//! This file only dispatches: each event goes to its handler, then new work is looked for, always in
-//! the order of [`Swarm::handle_event`]. Handlers, rules and tables are in `swarm/`, choices in
+//! This file only dispatches: each event goes to its handler, then new work is looked for, always
+//! in the order of [`Swarm::handle_event`]. Handlers, rules and tables are in `swarm/`, choices in
 //! [`crate::pick`]. Invariant: equal seeds and equal events give equal actions. Chunk bytes, clocks
 //! and sockets never come here.
 
+use core::time::Duration;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -95,22 +96,24 @@ pub struct Swarm {
     actions: VecDeque<Action>,
 }
 
-#[expect(clippy::multiple_inherent_impl, reason = "what asks for chunks is a concern of its own")]
+#[expect(clippy::multiple_inherent_impl, reason = "handlers and rules are in files of their own")]
 impl Swarm {
     /// Enters the distribution of a build with what is already here.
     pub fn new(params: SwarmParams, holdings: Holdings, now: Instant) -> Self {
         let SwarmParams { config, build, contact, trackers, remembered, seed } = params;
+        // With nobody to ask, what is remembered is needed at once.
+        let recall_wait = if trackers.is_empty() { Duration::ZERO } else { config.recall_wait };
         let mut swarm = Self {
-            members: Membership::new(now, contact.location, remembered, !trackers.is_empty()),
+            members: Membership::new(now, contact.location, remembered, recall_wait),
             trackers: Trackers::new(now, trackers, contact.role),
             peers: PeerTable::new(contact.location, config.near_max),
+            claims: Claims::new(0, &config),
             config,
             build,
             contact,
             layout: None,
             have: ChunkSet::empty(0),
             offers: Offers::default(),
-            claims: Claims::new(0),
             requests: RequestTable::new(0),
             uploads: Uploads::default(),
             ledger: None,
@@ -176,6 +179,9 @@ impl Swarm {
             }
         }
 
+        // The event is dealt with; from here on new work is looked for. Requests come before
+        // uploads because a chunk that is asked for a moment earlier is on its way a moment
+        // earlier, and the deadline comes last because all else moves timers.
         let scope = core::mem::take(&mut self.scope);
         if scope == Scope::All {
             self.look_for_neighbours();
@@ -223,7 +229,7 @@ impl Swarm {
         self.check_claims();
         if self.is_starving() {
             // The seeder may be asked for more than what nobody else has.
-            self.peers.forget_dryness();
+            self.peers.renew_interest();
         }
         self.announce_where_due();
         self.exchange_if_due();

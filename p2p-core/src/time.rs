@@ -41,11 +41,22 @@ impl Instant {
         Duration::from_nanos(self.0 - earlier.0)
     }
 
-    /// The moment `span` after `self`. Saturates at the end of the time line, which no timer reaches.
+    /// The moment `span` after `self`. Saturates at the end of the time line,
+    /// which no timer reaches.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
+}
+
+/// `first`, doubled `times` times, but never more than `most`.
+pub(crate) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(times)).min(most)
+}
+
+/// What something usually takes, now that it took `newest`, which counts for an eighth.
+pub(crate) fn smoothed(usual: Duration, newest: Duration) -> Duration {
+    (usual * 7 + newest) / 8
 }
 
 #[cfg(test)]
@@ -56,6 +67,13 @@ mod tests {
     fn span_between_two_moments_is_their_distance() {
         let early = Instant::from_nanos(5);
         assert_eq!(early.after(Duration::from_nanos(7)).since(early), Duration::from_nanos(7));
+    }
+
+    #[test]
+    fn doubling_ends_at_the_most() {
+        let (first, most) = (Duration::from_secs(5), Duration::from_secs(30));
+        let waits = [0, 1, 2, 3, u32::MAX].map(|times| doubled(first, times, most).as_secs());
+        assert_eq!(waits, [5, 10, 20, 30, 30]);
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Who should know whom: hands out neighbours so that the swarm's graph is random and balanced.
 //!
-//! Of a few members drawn at random those with few neighbours are handed out: an unbalanced graph
-//! keeps the median download but costs the last host. Two thirds of what a node gets is in its zone. Beside
-//! these it gets all hosts of its rack, of a large rack those of a part of it. All of it is soft state,
-//! rebuilt from announces; a tracker may be killed at any time.
+//! Of a few members drawn at random, those with few neighbours are handed out: an unbalanced graph
+//! costs the median host nothing, but it costs the last one. Two thirds of what a node gets is in
+//! its zone. Besides, it gets all hosts of its rack, or of its part of a large rack. All of it is
+//! soft state, rebuilt from announces; a tracker may be killed at any time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,7 +63,7 @@ struct Tracker {
     degrees: Degrees,
     /// Members that are seeders and have the build.
     seeders: BTreeSet<NodeId>,
-    /// How many hosts of each rack know the seeder, or were told of it since it last announced.
+    /// How many hosts of each rack know the seeder, or had it handed out since it last announced.
     seeded: BTreeMap<u64, u32>,
     /// When each member is forgotten unless it announces again.
     expiries: BTreeSet<(Instant, NodeId)>,
@@ -81,8 +81,7 @@ impl Tracker {
     fn new(config: TrackerConfig, seed: Seed) -> Self {
         Self {
             members: BTreeMap::new(),
-            // Who announces again leaves its group for a moment, and takes its place again.
-            degrees: Degrees::new(config.mates_max.saturating_add(1)),
+            degrees: Degrees::new(&config),
             config,
             seeders: BTreeSet::new(),
             seeded: BTreeMap::new(),
@@ -99,8 +98,8 @@ impl Tracker {
         if announce.is_leaving {
             return AnnounceAnswer { contacts: Vec::new(), interval_ms: 0, seeder: None };
         }
-        // Those who come later will pick a newcomer: with all it wants at once, every member would
-        // end with twice as many neighbours as it looks for.
+        // Those who come later will be given this newcomer. With all it wants at once, every member
+        // would end with twice as many neighbours as it looks for.
         let wanted = if is_new { announce.wanted.div_ceil(2) } else { announce.wanted };
         let contacts = self.choose_for(announce, usize::from(wanted));
         let here = announce.contact.location;
@@ -133,8 +132,8 @@ impl Tracker {
         self.members.is_empty()
     }
 
-    /// Neighbours for the sender: the rack mates that it lacks, and `wanted` others, two thirds of them
-    /// in its zone, drawn at random among those with few neighbours.
+    /// Neighbours for the sender: the rack mates that it lacks, and `wanted` others, two thirds of
+    /// them in its zone, drawn at random from those with few neighbours.
     fn choose_for(&mut self, announce: &Announce, wanted: usize) -> Vec<Contact> {
         let wanted = wanted.min(self.config.contacts_max);
         let mut excluded: BTreeSet<NodeId> = announce.neighbours.iter().copied().collect();
@@ -171,8 +170,7 @@ impl Tracker {
         members.map(|member| member.contact).collect()
     }
 
-    /// The seeder, for the first hosts of each rack: what it gives out then leaves each rack about as
-    /// often as it enters it.
+    /// The seeder, for the first hosts of each rack only: so it feeds all racks alike.
     fn seeder_for(&mut self, rack: u64, known: &BTreeSet<NodeId>) -> Option<NodeId> {
         let seeder = *self.seeders.first()?;
         let is_full = self.degrees.degree_of(seeder) >= self.config.seeder_degree_max.into();
@@ -215,7 +213,7 @@ impl Tracker {
         self.config.interval_min.max(core::time::Duration::from_nanos(nanos))
     }
 
-    /// Forgets a member; whether it was one.
+    /// Forgets a member. Returns whether it was one.
     fn remove(&mut self, node: NodeId) -> bool {
         let Some(member) = self.members.remove(&node) else { return false };
         self.expiries.remove(&(member.expires_at, node));

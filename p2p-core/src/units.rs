@@ -1,4 +1,7 @@
 //! Quantities whose unit the type carries.
+//!
+//! Invariant: arithmetic is exact, and what has to be rounded is rounded so that no limit is
+//! exceeded. How people write rates is in `rate.rs`.
 
 use core::num::NonZero;
 use core::time::Duration;

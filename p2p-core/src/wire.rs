@@ -29,7 +29,7 @@ pub const CONTACTS_MAX: usize = 256;
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
-/// What one neighbour tells another about a build.
+/// What one neighbour says to another about a build.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Message {
     /// "I take part, and this is what I have." First message in each direction; sent again when the
@@ -73,7 +73,7 @@ pub enum Message {
     Leave,
     /// "I have chunks that you lack, and nothing to send: ask me."
     Ready,
-    /// "I bring this chunk into our rack; wait for my offer." Told to the neighbours of one's rack.
+    /// "I bring this chunk into our rack; wait for my offer." Said to one's neighbours in the rack.
     Claim {
         /// The chunk.
         chunk: u32,
@@ -140,7 +140,7 @@ impl Message {
     }
 }
 
-/// "I am in the swarm of this build": what a node tells a tracker, at the interval it was given.
+/// "I am in the swarm of this build": what a node says to a tracker, at the interval it was given.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Announce {
     /// The build.

@@ -142,7 +142,8 @@ impl Fleet {
         self.give(node(number), Event::Started);
     }
 
-    /// A seeder and `hosts` hosts that know only the build's name, all at 20 kB/s: a chunk takes 50 ms.
+    /// A seeder and `hosts` hosts that know only the build's name, all at 20 kB/s:
+    /// a chunk takes 50 ms.
     pub(crate) fn with_hosts(hosts: u8, chunk_count: u32, seed: u64) -> Self {
         let mut fleet = Self::new(chunk_count, seed);
         fleet.add(0, PeerRole::Seeder, fleet.everything(), 20_000);
@@ -162,7 +163,8 @@ impl Fleet {
         }
     }
 
-    /// Runs until `is_done` or nothing is left to happen before `limit`; whether it is done.
+    /// Runs until `is_done`, or until nothing is left to happen before `limit`. Returns whether it
+    /// is done.
     pub(crate) fn run(&mut self, limit: Duration, is_done: impl Fn(&Self) -> bool) -> bool {
         while !is_done(self) {
             let Some(Reverse((at, id))) = self.queue.pop() else { return false };

@@ -87,7 +87,7 @@ fn fetches(actions: &[Action]) -> Vec<(u8, u32)> {
 }
 
 /// To whom which message about claims is sent.
-fn told(actions: &[Action]) -> Vec<(u8, Message)> {
+fn claims_in(actions: &[Action]) -> Vec<(u8, Message)> {
     let about_claims = |action: &Action| match action {
         Action::Send {
             peer,
@@ -95,9 +95,9 @@ fn told(actions: &[Action]) -> Vec<(u8, Message)> {
         } => Some((peer.as_bytes()[0], message.clone())),
         _ => None,
     };
-    let mut told: Vec<_> = actions.iter().filter_map(about_claims).collect();
-    told.sort_by_key(|(peer, _)| *peer);
-    told
+    let mut said: Vec<_> = actions.iter().filter_map(about_claims).collect();
+    said.sort_by_key(|(peer, _)| *peer);
+    said
 }
 
 /// Goal: what comes from outside the rack is claimed before the mates, and before nobody else.
@@ -107,7 +107,7 @@ fn chunk_asked_of_a_stranger_is_claimed_before_the_mates() {
     let actions = rig.joins(STRANGER, "b", &[3]);
     assert_eq!(fetches(&actions), [(STRANGER, 3)]);
     let claim = Message::Claim { chunk: 3 };
-    assert_eq!(told(&actions), [(LOWER_MATE, claim.clone()), (HIGHER_MATE, claim)]);
+    assert_eq!(claims_in(&actions), [(LOWER_MATE, claim.clone()), (HIGHER_MATE, claim)]);
 }
 
 /// Goal: bytes between mates cross nothing that has to be saved.
@@ -116,7 +116,7 @@ fn chunk_asked_of_a_mate_is_not_claimed() {
     let mut rig = Rig::new();
     let actions = rig.says(LOWER_MATE, Message::Offer { runs: vec![(3, 1)] });
     assert_eq!(fetches(&actions), [(LOWER_MATE, 3)]);
-    assert_eq!(told(&actions), []);
+    assert_eq!(claims_in(&actions), []);
 }
 
 /// Goal: one copy per rack: what a mate has or brings is not asked of a stranger, however much it
@@ -184,14 +184,15 @@ fn of_two_claimants_the_one_with_the_lower_key_goes_on() {
     assert_eq!(request_count(&rig.swarm), 0);
 }
 
-/// Goal: a claim is renewed while its chunk is on its way, and given up when its source has no time.
+/// Goal: a claim is renewed while its chunk is on its way, and given up when its
+/// source has no time.
 #[test]
 fn claim_is_kept_up_or_given_up() {
     let half = SwarmConfig::host().claim_time_min / 2;
     let mut rig = Rig::new();
     rig.joins(STRANGER, "b", &[4]);
     let claim = Message::Claim { chunk: 4 };
-    assert_eq!(told(&rig.passes(half)), [(LOWER_MATE, claim.clone()), (HIGHER_MATE, claim)]);
+    assert_eq!(claims_in(&rig.passes(half)), [(LOWER_MATE, claim.clone()), (HIGHER_MATE, claim)]);
 
     let mut rig = Rig::new();
     let actions = rig.joins(STRANGER, "b", &[4]);
@@ -200,12 +201,15 @@ fn claim_is_kept_up_or_given_up() {
         _ => None,
     });
     let busy = Message::Busy { request: request.unwrap(), retry_after_ms: 2_000 };
-    assert_eq!(told(&rig.says(STRANGER, busy)), []);
+    assert_eq!(claims_in(&rig.says(STRANGER, busy)), []);
     let disclaim = Message::Disclaim { chunk: 4 };
-    assert_eq!(told(&rig.passes(half)), [(LOWER_MATE, disclaim.clone()), (HIGHER_MATE, disclaim)]);
+    assert_eq!(
+        claims_in(&rig.passes(half)),
+        [(LOWER_MATE, disclaim.clone()), (HIGHER_MATE, disclaim)]
+    );
 }
 
-/// Goal: when a chunk came, its claim is over without a word: the offer tells.
+/// Goal: when a chunk came, its claim is over without a word: the offer says it.
 #[test]
 fn chunk_that_came_needs_no_further_claim() {
     let mut rig = Rig::new();
@@ -216,8 +220,8 @@ fn chunk_that_came_needs_no_further_claim() {
         panic!("no fetch in {actions:?}");
     };
     let actions = rig.give(Event::ChunkHashed { request, chunk, verdict: Verdict::Matches });
-    assert_eq!(told(&actions), []);
-    assert_eq!(told(&rig.passes(SwarmConfig::host().claim_time_min)), []);
+    assert_eq!(claims_in(&actions), []);
+    assert_eq!(claims_in(&rig.passes(SwarmConfig::host().claim_time_min)), []);
 }
 
 /// Goal: a node that starves takes what it can get from anywhere.
@@ -273,7 +277,7 @@ fn mates_past_the_limit_count_as_strangers() {
 fn host_without_a_rack_has_no_mates() {
     let mut rig = Rig::at("");
     let actions = rig.joins(STRANGER, "", &[3]);
-    assert_eq!((fetches(&actions), told(&actions)), (vec![(STRANGER, 3)], vec![]));
+    assert_eq!((fetches(&actions), claims_in(&actions)), (vec![(STRANGER, 3)], vec![]));
     rig.says(HIGHER_MATE, Message::Claim { chunk: 4 });
     let actions = rig.says(STRANGER, Message::Offer { runs: vec![(4, 1)] });
     assert_eq!(fetches(&actions), [(STRANGER, 4)]);

@@ -291,8 +291,8 @@ fn silent_peer_holds_few_requests_and_not_for_long() {
     }
 }
 
-/// Goal: what is being sent to a peer that left is stopped, so that no more is sent at once than the
-/// limit allows.
+/// Goal: what is being sent to a peer that left is stopped, so that no more is sent at once than
+/// the limit allows.
 #[test]
 fn upload_to_a_peer_that_left_is_stopped() {
     let mut host = Lone::new(Vec::new());

@@ -46,15 +46,15 @@ fn asked_in(actions: &[Action]) -> Vec<u32> {
     asked
 }
 
-/// What a neighbour was last told by a join.
-fn told(actions: &[Action], to: NodeId) -> Option<ChunkSet> {
-    let told = |action: &Action| match action {
+/// What a `Join` last showed a neighbour.
+fn shown_to(actions: &[Action], to: NodeId) -> Option<ChunkSet> {
+    let have_in = |action: &Action| match action {
         Action::Send { peer, message: Message::Join { have, .. } } if *peer == to => {
             have.as_ref().and_then(Have::to_set)
         }
         _ => None,
     };
-    actions.iter().filter_map(told).next_back()
+    actions.iter().filter_map(have_in).next_back()
 }
 
 /// Goal: a chunk that is being copied is asked of nobody, a host hears of it when it is verified,
@@ -64,8 +64,8 @@ fn chunks_that_are_copied_are_asked_of_nobody() {
     let mut swarm = between_two();
     let actions = give(&mut swarm, Instant::ZERO, begun(&[0, 1, 2]));
     assert_eq!(asked_in(&actions), [3]);
-    assert_eq!(told(&actions, node(HOST)), Some(ChunkSet::empty(4)));
-    assert_eq!(told(&actions, node(SEEDER)), Some(set_of(4, &[0, 1, 2])));
+    assert_eq!(shown_to(&actions, node(HOST)), Some(ChunkSet::empty(4)));
+    assert_eq!(shown_to(&actions, node(SEEDER)), Some(set_of(4, &[0, 1, 2])));
     let outcome = ManifestOutcome::Valid(layout_of(4));
     let actions =
         give(&mut swarm, Instant::ZERO, Event::ManifestArrived { peer: node(HOST), outcome });
@@ -80,34 +80,34 @@ fn chunks_that_are_copied_are_asked_of_nobody() {
     assert!(swarm.waiting().is_none());
 }
 
-/// Goal: a seeder that connects while chunks are being copied is told of them before it is asked.
+/// Goal: a seeder that connects while chunks are being copied hears of them before it is asked.
 #[test]
 fn seeder_that_comes_later_is_told_of_copies_first() {
     let mut swarm = lone_host(Holdings::Name);
     give(&mut swarm, Instant::ZERO, begun(&[0, 1]));
     let connected = Event::PeerConnected { peer: node(SEEDER) };
     let actions = give(&mut swarm, Instant::ZERO, connected);
-    assert_eq!(told(&actions, node(SEEDER)), Some(ChunkSet::empty(4)), "its role is not known");
+    assert_eq!(shown_to(&actions, node(SEEDER)), Some(ChunkSet::empty(4)), "its role is not known");
     let full = ChunkSet::full(4);
     let join = || join(SEEDER, PeerRole::Seeder, &full);
     let actions = give(&mut swarm, Instant::ZERO, join());
-    assert_eq!(told(&actions, node(SEEDER)), Some(set_of(4, &[0, 1])));
+    assert_eq!(shown_to(&actions, node(SEEDER)), Some(set_of(4, &[0, 1])));
     let is_fetch = |action: &Action| matches!(action, Action::Fetch { .. });
     let is_join =
         |action: &Action| matches!(action, Action::Send { message: Message::Join { .. }, .. });
     assert!(actions.iter().position(is_join) < actions.iter().position(is_fetch));
     // Two seeders that copy would otherwise join each other for ever.
-    assert_eq!(told(&give(&mut swarm, Instant::ZERO, join()), node(SEEDER)), None);
+    assert_eq!(shown_to(&give(&mut swarm, Instant::ZERO, join()), node(SEEDER)), None);
 }
 
-/// Goal: what cannot be copied is fetched, and the seeder that was told otherwise is put right.
+/// Goal: what cannot be copied is fetched, and the seeder that heard otherwise is put right.
 #[test]
 fn chunks_that_cannot_be_copied_are_fetched() {
     let mut swarm = between_two();
     give(&mut swarm, Instant::ZERO, begun(&[0, 1, 2]));
     let failed = Event::LocalCopy(LocalCopy::Failed { chunks: indices(&[1]) });
     let actions = give(&mut swarm, Instant::ZERO, failed);
-    assert_eq!(told(&actions, node(SEEDER)), Some(set_of(4, &[0, 2])));
+    assert_eq!(shown_to(&actions, node(SEEDER)), Some(set_of(4, &[0, 2])));
     assert_eq!(asked_in(&actions), [1]);
 }
 
@@ -134,7 +134,8 @@ fn resumed_host_copies_what_it_lacks() {
     assert_eq!(asked_in(&actions), [2, 3]);
 }
 
-/// Goal: neighbours learn that chunks were lost: a seeder does not send what it believes to be here.
+/// Goal: neighbours learn that chunks were lost: a seeder does not send what it
+/// believes to be here.
 #[test]
 fn neighbours_are_told_of_lost_chunks() {
     let mut swarm = between_two();
@@ -144,7 +145,7 @@ fn neighbours_are_told_of_lost_chunks() {
     let lost = Event::ChunksLost { chunks: indices(&[2]) };
     let actions = give(&mut swarm, Instant::ZERO, lost);
     for peer in [HOST, SEEDER] {
-        assert_eq!(told(&actions, node(peer)), Some(set_of(4, &[0, 1, 3])));
+        assert_eq!(shown_to(&actions, node(peer)), Some(set_of(4, &[0, 1, 3])));
     }
     assert_eq!(asked_in(&actions), [2]);
 }

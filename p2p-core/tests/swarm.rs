@@ -279,15 +279,15 @@ fn idle_node_tells_those_who_lack_something() {
     let ended =
         |is_delivered| Event::ServeEnded { peer: node(4), request: RequestId(1), is_delivered };
     let actions = give(&mut swarm, Instant::ZERO, ended(false));
-    let told = sent_to(&actions, &Message::Ready);
-    assert!(!told.is_empty() && told.iter().all(|peer| *peer == node(4)), "{actions:?}");
+    let hinted = sent_to(&actions, &Message::Ready);
+    assert!(!hinted.is_empty() && hinted.iter().all(|peer| *peer == node(4)), "{actions:?}");
     let actions = give(&mut swarm, Instant::ZERO, Event::DeadlineReached);
-    assert!(sent_to(&actions, &Message::Ready).is_empty(), "told twice: {actions:?}");
+    assert!(sent_to(&actions, &Message::Ready).is_empty(), "hinted twice: {actions:?}");
 }
 
-/// Goal: of small chunks more are asked for, and sent, at once than of large ones.
-/// Method: eight neighbours with a chunk each, that all ask for chunks too; the chunks count as large,
-/// then as small.
+/// Goal: of small chunks more are asked for, and sent, at once than of large ones. Method:
+/// eight neighbours with a chunk each, that all ask for chunks too; the chunks count as
+/// large, then as small.
 #[test]
 fn more_small_chunks_are_under_way_at_once() {
     let small = SwarmConfig::host();
@@ -333,8 +333,8 @@ fn ready_neighbours_are_asked_past_the_usual_number() {
 }
 
 /// Goal: a seeder that has something again is asked at once by those whom it put off, but a seeder
-/// that breaks off what it sends gets its moment.
-/// Method: a host with one request at the seeder, which ends in either way; then the seeder is ready.
+/// that breaks off what it sends gets its moment. Method: a host with one request at the seeder,
+/// which ends in either way; then the seeder is ready.
 #[test]
 fn ready_seeder_is_asked_again_before_its_time_unless_it_failed() {
     let busy = |request| Message::Busy { request, retry_after_ms: 1_000 };

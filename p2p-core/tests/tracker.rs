@@ -70,8 +70,8 @@ fn graph_has_no_far_ends() {
     assert!(hops <= 5, "the farthest member is {hops} hops away");
 }
 
-/// Goal: the seeder's neighbours are few, and from all over the swarm: chunks enter it at places that
-/// are not each other's neighbours.
+/// Goal: the seeder's neighbours are few, and from all over the swarm: chunks enter it at places
+/// that are not each other's neighbours.
 #[test]
 fn seeder_is_handed_out_over_the_whole_swarm() {
     let mut tracker = TrackerTable::new(TrackerConfig::region(), Seed::from_u64(1));
@@ -121,8 +121,9 @@ fn rack_mates_know_each_other_and_some_others() {
     }
 }
 
-/// Goal: no node of a large rack has more mates than the limit, and the parts of the rack are few.
-/// Method: a rack of twice the limit and a bit; mates are those that come beyond what was asked for.
+/// Goal: no node of a large rack has more mates than the limit, and the parts of the rack
+/// are few. Method: a rack of twice the limit and a bit; mates are those that come beyond
+/// what was asked for.
 #[test]
 fn large_rack_is_cut_into_parts() {
     let config = TrackerConfig::region();
@@ -142,8 +143,8 @@ fn large_rack_is_cut_into_parts() {
     assert_eq!(tracker.answer(Instant::ZERO, &again).contacts.len(), usize::from(part) - 1);
 }
 
-/// Goal: the seeder feeds all racks alike, also when their hosts come rack by rack; and a place with
-/// it that a host gave up goes to another host of the rack.
+/// Goal: the seeder feeds all racks alike, also when their hosts come rack by rack; and a place
+/// with it that a host gave up goes to another host of the rack.
 #[test]
 fn seeder_goes_round_the_racks() {
     let config = TrackerConfig::region();
@@ -157,20 +158,20 @@ fn seeder_goes_round_the_racks() {
     };
     tracker.answer(Instant::ZERO, &has_build(&nobody));
     let rack_of = |number: u16| Location::named("zone", &(number / 20).to_string());
-    let mut told: BTreeMap<u16, BTreeSet<NodeId>> = BTreeMap::new();
+    let mut given: BTreeMap<u16, BTreeSet<NodeId>> = BTreeMap::new();
     for number in 0..200 {
         let host = member(number, rack_of(number));
         let answer = tracker.answer(Instant::ZERO, &announce(host, &nobody, 14));
         if answer.contacts.contains(&seeder) {
-            told.entry(number / 20).or_default().insert(host.node);
+            given.entry(number / 20).or_default().insert(host.node);
         }
     }
-    assert_eq!(told.len(), 10);
-    assert!(told.values().all(|hosts| hosts.len() == each), "{told:?}");
+    assert_eq!(given.len(), 10);
+    assert!(given.values().all(|hosts| hosts.len() == each), "{given:?}");
 
     // All but the hosts of the first rack are still its neighbours.
     let left: BTreeSet<NodeId> =
-        told.iter().skip(1).flat_map(|(_, hosts)| hosts).copied().collect();
+        given.iter().skip(1).flat_map(|(_, hosts)| hosts).copied().collect();
     tracker.answer(Instant::ZERO, &has_build(&left));
     let first = announce(member(0, rack_of(0)), &nobody, 14);
     assert!(tracker.answer(Instant::ZERO, &first).contacts.contains(&seeder));

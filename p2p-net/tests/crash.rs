@@ -346,7 +346,7 @@ impl<'a> Host<'a> {
     /// Asserts that the goal is here and nothing else.
     fn check_settled(&self, goal: usize, context: &str) {
         let id = self.samples[goal].id;
-        let tree = disk::simulated::Tree::read(&self.root).unwrap();
+        let tree = disk::Tree::read(&self.root).unwrap();
         let found: Vec<&Path> =
             tree.nodes.keys().filter(|path| path.iter().count() <= 2).map(|p| &**p).collect();
         let expected = [

@@ -1,8 +1,8 @@
 //! Which builds of the store the seeder serves, and what to change when the store changes.
 //!
-//! Owns the difference between what the store lists and what is served; [`crate::daemon`] carries it
-//! out. Invariant: a build is served only while the store lists it. A damaged build never stops the
-//! others from being served, and is named once, not once per scan.
+//! Owns the difference between what the store lists and what is served; [`crate::daemon`] carries
+//! it out. Invariant: a build is served only while the store lists it. A damaged build never stops
+//! the others from being served, and is named once, not once per scan.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,7 +42,7 @@ impl Catalog {
         self.served.insert(build);
     }
 
-    /// Notes that a build cannot be served; whether that is news worth logging.
+    /// Notes that a build cannot be served. Returns whether that is news worth logging.
     pub(crate) fn on_damaged(&mut self, build: BuildId, reason: &str) -> bool {
         let known = self.damaged.insert(build, reason.to_owned());
         known.as_deref() != Some(reason)

@@ -11,11 +11,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser;
-use command_line::{EXIT_USAGE, Terminal};
+use command_line::{EXIT_USAGE, Hangup, SignalRequest, Signals};
 use goal_state::GoalUrl;
 use p2p_core::ByteRate;
 use p2p_net::{BufferBudget, DiskPriority, Limits, Node, SeederAddress, TrafficClass, Transport};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -28,23 +27,23 @@ use crate::limits_file::{LimitsFile, LimitsFileError};
 /// into the store while it runs are picked up within a second.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "shoal-seeder", version)]
-pub struct Args {
+struct Args {
     /// The build store to serve, as shoal publish fills it; created if missing
     #[arg(long, value_name = "DIR", env = "SHOAL_STORE")]
-    pub store: PathBuf,
+    store: PathBuf,
     /// UDP address to listen on; port 0 takes any free one
     #[arg(long, value_name = "IP:PORT", env = "SHOAL_LISTEN")]
-    pub listen: SocketAddr,
+    listen: SocketAddr,
     /// Directory for the seeder's key and lock; created if missing
     #[arg(long, value_name = "DIR", env = "SHOAL_STATE")]
-    pub state: PathBuf,
+    state: PathBuf,
     /// Another seeder of the region, as it prints its address; repeat for more. Hosts ask only one
     /// seeder, so each announces its builds to all others
     #[arg(long = "seeder", value_name = "ADDRESS", env = "SHOAL_SEEDERS", value_delimiter = ',')]
-    pub seeders: Vec<SeederAddress>,
+    seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are written to, if hosts do not write there themselves
     #[arg(long, value_name = "URL", env = "SHOAL_GOAL")]
-    pub goal: Option<GoalUrl>,
+    goal: Option<GoalUrl>,
     /// Where the seeder is, so that near hosts prefer each other
     #[arg(
         long,
@@ -53,7 +52,7 @@ pub struct Args {
         default_value = "",
         hide_default_value = true
     )]
-    pub zone: String,
+    zone: String,
     /// The rack within the zone
     #[arg(
         long,
@@ -62,26 +61,27 @@ pub struct Args {
         default_value = "",
         hide_default_value = true
     )]
-    pub rack: String,
+    rack: String,
     /// Cap on bytes sent per second, such as 100MB or 800Mbit; none by default
     #[arg(long, value_name = "RATE", env = "SHOAL_UPLOAD_LIMIT")]
-    pub upload_limit: Option<ByteRate>,
+    upload_limit: Option<ByteRate>,
     /// A TOML file with `upload_limit`, which wins over the flag. Read again at SIGHUP
     #[arg(long, value_name = "FILE", env = "SHOAL_LIMITS")]
-    pub limits: Option<PathBuf>,
+    limits: Option<PathBuf>,
     /// How chunk traffic asks to be treated by routers: default or background
     #[arg(long, value_name = "CLASS", env = "SHOAL_DSCP", default_value_t)]
-    pub dscp: TrafficClass,
+    dscp: TrafficClass,
     /// How serving treats the disk: normal or low
     #[arg(long, value_name = "PRIORITY", env = "SHOAL_DISK_PRIORITY", default_value_t)]
-    pub disk_priority: DiskPriority,
+    disk_priority: DiskPriority,
     /// How chunks travel: quic, tcp, or auto, which takes what suits and falls back to the other
     #[arg(long, value_name = "NAME", env = "SHOAL_TRANSPORT", default_value_t)]
-    pub transport: Transport,
+    transport: Transport,
     /// Memory for chunks, such as 64MiB; what does not fit waits
     #[arg(long, value_name = "SIZE", env = "SHOAL_BUFFER_BUDGET", default_value_t)]
-    pub buffer_budget: BufferBudget,
-    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as `p2p_net=debug`
+    buffer_budget: BufferBudget,
+    /// What to log to standard error: error, warn, info, debug, trace, or a filter such as
+    /// `p2p_net=debug`
     #[arg(
         long,
         value_name = "LEVEL",
@@ -89,7 +89,7 @@ pub struct Args {
         value_parser = command_line::log_filter,
         default_value = "info,libp2p_swarm=warn"
     )]
-    pub log_level: EnvFilter,
+    log_level: EnvFilter,
 }
 
 /// The whole program: `arguments` are those after its name, which is `program` in what it says.
@@ -111,7 +111,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
 /// # Errors
 ///
 /// If the seeder does not start; the text names the cause and the next step.
-pub fn run(args: Args) -> anyhow::Result<()> {
+fn run(args: Args) -> anyhow::Result<()> {
     command_line::start_log(args.log_level.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -129,10 +129,7 @@ fn named(place: String) -> Option<String> {
 }
 
 async fn serve(args: Args) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
-    let terminal = Terminal::look();
+    let mut signals = Signals::catch(Hangup::Reload)?;
     let limits = LimitSource { file: args.limits, upload_flag: args.upload_limit };
     let seeder = Seeder::start(SeederConfig {
         store: args.store,
@@ -155,17 +152,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (stopping, node) = (stop.clone(), seeder.node().clone());
     let on_signal = async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hangup.recv() => {
-                    if terminal.is_gone() {
-                        break;
-                    }
-                    limits.read_again(&node);
-                }
-            }
+        while signals.next().await == SignalRequest::Reload {
+            limits.read_again(&node);
         }
         tracing::info!("stopping");
         stopping.cancel();

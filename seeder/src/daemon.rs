@@ -1,24 +1,24 @@
 //! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they say. It must never
-//! end because of one build, one report or a goal store that is down: those are logged and tried
-//! again, while everything else goes on.
+//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they
+//! say. It must never end because of one build, one report or a goal store that is down: those are
+//! logged and tried again, while everything else goes on.
 
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
-use command_line::{StateLock, StateLockError};
-use goal_state::{GoalStore, GoalUrl, TOKEN_TOPIC};
+use command_line::{StateLock, StateLockError, describe};
+use goal_state::{GoalStore, GoalUrl, TOKEN_TOPIC, now_ms};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     Ask, BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
     STATUS_TOPIC, SeederAddress, SharedLimits, StartError, StoreError, StoredBuild, TrafficClass,
     Transport,
 };
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
@@ -27,8 +27,8 @@ use crate::catalog::Catalog;
 use crate::status_relay::StatusTable;
 use crate::token_server::TokenServer;
 
-/// How often the store is asked whether something changed: one `stat` of one directory. A tenth of
-/// the time a person takes to notice, and nothing next to the poll of the goal.
+/// How often the store is asked whether something changed: one `stat` of one directory. A fraction
+/// of what a person would notice, and nothing next to the poll of the goal.
 const STORE_POLL: Duration = Duration::from_millis(500);
 
 /// Every this many polls the store is listed even if its directory looks untouched: its time stamps
@@ -37,7 +37,7 @@ const POLLS_PER_RESCAN: u32 = 20;
 
 /// Most rows of hosts kept for the goal store: a region of the largest fleet we know, and about as
 /// many bytes as a download's buffers.
-pub const HOSTS_MAX: usize = 200_000;
+const HOSTS_MAX: usize = 200_000;
 
 /// Requests for tokens that may wait. More come from a region that asks faster than the table is
 /// stored; they are refused and come again.
@@ -63,7 +63,8 @@ pub struct SeederConfig {
     pub listen: SocketAddr,
     /// Directory for the key and the lock; created if missing. One seeder at a time.
     pub state: PathBuf,
-    /// The other seeders of the region. Each is told of every build that is served here.
+    /// The other seeders of the region. This one announces every build that it serves to each of
+    /// them.
     pub seeders: Vec<SeederAddress>,
     /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
     pub goal: Option<GoalUrl>,
@@ -185,12 +186,12 @@ impl Seeder {
     }
 
     /// The seeder's node.
-    pub const fn node(&self) -> &Node {
+    pub(crate) const fn node(&self) -> &Node {
         &self.node
     }
 
     /// How many builds are served.
-    pub fn build_count(&self) -> usize {
+    pub(crate) fn build_count(&self) -> usize {
         self.catalog.served_count()
     }
 
@@ -234,8 +235,8 @@ impl Seeder {
     }
 
     /// Polls instead of watching with inotify: the store may lie on a network or overlay file
-    /// system, where a watch does not see what another machine writes, and one `stat` twice a
-    /// second costs less than the code that would have to doubt the watch.
+    /// system, where a watch does not see what another machine writes, and one `stat` per
+    /// [`STORE_POLL`] costs less than the code that would have to doubt the watch.
     async fn follow_store(&mut self) {
         let directory = self.store.directory().join("builds");
         let mut seen = modified_at(directory.clone()).await;
@@ -253,7 +254,10 @@ impl Seeder {
             polls = 0;
             seen = modified;
             if let Err(error) = self.rescan().await {
-                tracing::warn!(error = chain(&error), "cannot list the store, trying again");
+                tracing::warn!(
+                    error = describe(&error.into()),
+                    "cannot list the store, trying again"
+                );
             }
         }
     }
@@ -284,7 +288,7 @@ impl Seeder {
             // Removed between listing and opening.
             Ok(None) => {}
             Err(error) => {
-                let reason = chain(&error);
+                let reason = describe(&error.into());
                 if self.catalog.on_damaged(build, &reason) {
                     tracing::warn!(%build, reason, "build not served; publish it again to repair");
                 }
@@ -346,7 +350,7 @@ impl Relay {
         }
     }
 
-    /// What hosts said last before the seeder stops is worth one try, not a slow stop.
+    /// The last reports before the seeder stops are worth one try, not a slow stop.
     async fn flush_last(&self) {
         if tokio::time::timeout(FLUSH_INTERVAL, self.flush(usize::MAX)).await.is_err() {
             tracing::debug!("the goal store did not take the last host status in time");
@@ -362,7 +366,8 @@ impl Relay {
             if failed.is_none() {
                 let rows = self.with_table(|table| table.document(shard));
                 let name = format!("{}/{shard}", self.writer);
-                failed = self.goal.put_status(&name, &rows).await.err().map(|error| chain(&error));
+                let written = self.goal.put_status(&name, &rows).await;
+                failed = written.err().map(|error| describe(&error.into()));
             }
             if failed.is_some() {
                 self.with_table(|table| table.on_write_failed(now_ms(), shard));
@@ -372,7 +377,7 @@ impl Relay {
     }
 
     fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
-        act(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.table.lock())
     }
 }
 
@@ -389,15 +394,4 @@ where
     E: Send + 'static,
 {
     spawn_blocking(work).await.expect("store calls do not panic and the runtime outlives them")
-}
-
-fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

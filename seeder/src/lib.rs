@@ -3,8 +3,10 @@
 //!
 //! - [`Seeder`]: a seeder inside a program. Start here.
 //! - [`cli`]: the same as a process, behind `shoal-seeder`.
-//! - [`TokenTable`]: which hosts may be down.
-//! - [`StatusTable`]: what hosts reported, cut into documents for the goal store.
+//!
+//! Inside: `catalog` has which builds are served, `tokens` which hosts may be down, `status_relay`
+//! what hosts reported, cut into documents for the goal store. These decide and do no IO;
+//! `daemon` and `token_server` carry out.
 
 mod catalog;
 pub mod cli;
@@ -14,6 +16,4 @@ mod status_relay;
 mod token_server;
 mod tokens;
 
-pub use daemon::{HOSTS_MAX, Seeder, SeederConfig, SeederError};
-pub use status_relay::{ROW_BYTES_MAX, ROWS_PER_SHARD_MAX, ReportFault, StatusTable, Taken};
-pub use tokens::{Handled, TokenFileError, TokenLimits, TokenTable};
+pub use daemon::{Seeder, SeederConfig, SeederError};

@@ -4,8 +4,8 @@
 //! upload_limit = "40MB"   # leave it out for what --upload-limit says
 //! ```
 //!
-//! Owns the format. Every mistake is an error with its line, so that a misspelt key is not taken for
-//! the absence of a limit.
+//! Owns the format. Every mistake is an error with its line, so that a misspelt key is not taken
+//! for the absence of a limit.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(crate) struct LimitsFile {
     pub(crate) upload_limit: Option<ByteRate>,
 }
 
-/// Why the file says nothing.
+/// Why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LimitsFileError {
     #[error("cannot read the limits {}", path.display())]

@@ -1,8 +1,8 @@
 //! Hosts' reports on their way to the goal store: a table of rows, cut into documents.
 //!
 //! Owns which rows are kept, which document each belongs to and which documents have to be written
-//! again. Invariant: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes, the
-//! table never holds more than `hosts_max` rows, and a row belongs to the node that reported it
+//! again. Invariant: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes,
+//! the table never holds more than `hosts_max` rows, and a row belongs to the node that reported it
 //! until that node falls silent. Does no IO and reads no clock: [`crate::daemon`] carries documents
 //! to the store. What is in here is soft state; hosts report again after a restart.
 
@@ -11,12 +11,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use goal_state::{AppName, HostStatus, STATUS_ROWS_MAX};
 use p2p_core::{Digest, NodeId};
 
-/// Most rows of one document. Together with [`ROW_BYTES_MAX`] it keeps a document below 1 MiB, where
-/// etcd stops taking values; half would double the number of documents of a large region.
-pub const ROWS_PER_SHARD_MAX: usize = 400;
+/// Most rows of one document. Together with [`ROW_BYTES_MAX`] it keeps a document below 1 MiB,
+/// where etcd stops taking values; half would double the number of documents of a large region.
+pub(crate) const ROWS_PER_SHARD_MAX: usize = 400;
 
 /// Most bytes of one row as JSON. An honest row needs a quarter; the rest is room for a message.
-pub const ROW_BYTES_MAX: usize = 2_560;
+pub(crate) const ROW_BYTES_MAX: usize = 2_560;
 
 /// Rows per document at which the number of documents doubles. Half the hard limit: a hash spreads
 /// rows unevenly, but at this mean no shard of a large table comes near twice of it by chance.
@@ -28,7 +28,7 @@ const ROWS_PER_NODE_MAX: usize = 64;
 /// Longest name of a host in bytes, that of DNS.
 const HOST_BYTES_MAX: usize = 253;
 
-/// Longest message in characters that is passed on: a little more than agents send.
+/// Longest message, in characters, that is passed on: a little more than agents send.
 const MESSAGE_CHARS_MAX: usize = 512;
 
 /// How long a name stays with the node that reported it last. Longer than a restart of an agent
@@ -50,7 +50,7 @@ const _: () = assert!(ROWS_PER_SHARD_MAX * ROW_BYTES_MAX < 1 << 20);
 
 /// The newest row of every host and app that reported to this seeder.
 #[derive(Debug)]
-pub struct StatusTable {
+pub(crate) struct StatusTable {
     hosts_max: usize,
     rows: BTreeMap<Key, Row>,
     rows_of_node: BTreeMap<NodeId, usize>,
@@ -62,27 +62,26 @@ pub struct StatusTable {
     swept_at_ms: u64,
 }
 
-/// What became of a report.
+/// What was made of a report.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Taken {
+pub(crate) struct Taken {
     /// Rows that are in the table now.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// The first row refused, and why.
-    pub refused: Option<ReportFault>,
+    pub(crate) refused: Option<ReportFault>,
 }
 
 /// What is wrong with a report or a row of it. A value, not an error: the report is a stranger's
 /// claim, and the rest of it is still of use.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReportFault {
+pub(crate) enum ReportFault {
     /// The bytes are not a list of rows.
     #[error("the report is not a list of status rows: {reason}")]
     Malformed {
         /// What the decoder says.
         reason: String,
     },
-    /// No table could show the name, or no DNS has it.
+    /// A name that no table could show or no DNS could have.
     #[error("a host name of {bytes} bytes is too long, empty or not printable")]
     BadHost {
         /// Its length.
@@ -128,7 +127,7 @@ struct Row {
 
 impl StatusTable {
     /// An empty table for at most `hosts_max` rows.
-    pub fn new(hosts_max: usize) -> Self {
+    pub(crate) fn new(hosts_max: usize) -> Self {
         Self {
             hosts_max,
             rows: BTreeMap::new(),
@@ -139,20 +138,10 @@ impl StatusTable {
         }
     }
 
-    /// Rows in the table.
-    pub fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    /// Whether no host reported yet.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Takes in the rows of a report that `node` sent; `now_ms` is the seeder's time since 1970.
     ///
     /// Rows that break a rule are left out; the first fault is returned with the rest taken.
-    pub fn on_report(&mut self, now_ms: u64, node: NodeId, report: &[u8]) -> Taken {
+    pub(crate) fn on_report(&mut self, now_ms: u64, node: NodeId, report: &[u8]) -> Taken {
         let mut taken = Taken::default();
         let rows: Vec<HostStatus> = match serde_json::from_slice(report) {
             Ok(rows) => rows,
@@ -174,7 +163,7 @@ impl StatusTable {
 
     /// The documents due at `now_ms`, longest due first and at most `documents_max`; they count as
     /// written. Give one back with [`Self::on_write_failed`] if it was not.
-    pub fn take_due(&mut self, now_ms: u64, documents_max: usize) -> Vec<usize> {
+    pub(crate) fn take_due(&mut self, now_ms: u64, documents_max: usize) -> Vec<usize> {
         let mut due: Vec<(u64, usize)> = self
             .dirty
             .iter()
@@ -194,12 +183,12 @@ impl StatusTable {
     /// # Panics
     ///
     /// If `shard` did not come out of [`Self::take_due`].
-    pub fn document(&self, shard: usize) -> Vec<HostStatus> {
+    pub(crate) fn document(&self, shard: usize) -> Vec<HostStatus> {
         self.shards[shard].iter().map(|key| self.rows[key].status.clone()).collect()
     }
 
     /// Marks a document as to be written, because the last attempt failed.
-    pub fn on_write_failed(&mut self, now_ms: u64, shard: usize) {
+    pub(crate) fn on_write_failed(&mut self, now_ms: u64, shard: usize) {
         self.mark(shard, now_ms);
     }
 

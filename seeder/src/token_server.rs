@@ -1,8 +1,8 @@
 //! Answers hosts that ask for tokens, and keeps the table of them on disk.
 //!
-//! Invariant: a token is told to its host only after the stored table has it. If the disk fails,
-//! nothing new is granted; hosts that finish, roll back or give back need nothing from here. What is
-//! decided is in [`crate::tokens`].
+//! Invariant: a host learns of its token only after the stored table has it. If the disk fails,
+//! nothing new is granted; hosts that finish, roll back or give back need nothing from here. What
+//! is decided is in [`crate::tokens`].
 
 use std::fs;
 use std::io;
@@ -45,8 +45,8 @@ impl TokenServer {
     ///
     /// # Errors
     ///
-    /// If the file of a new seeder cannot be written. A damaged file is no error: nothing is granted
-    /// for a while then.
+    /// If the file of a new seeder cannot be written. A damaged file is no error: nothing is
+    /// granted for a while then.
     pub(crate) fn open(directory: &Path, key: &Path) -> io::Result<Self> {
         let path = directory.join(FILE);
         let limits = TokenLimits::REGION;
@@ -126,7 +126,7 @@ impl TokenServer {
         Handled { answer, needs_disk: false }
     }
 
-    /// Stores what has changed; why it could not.
+    /// Stores what has changed. Returns why it could not, if it could not.
     async fn store(&mut self, now: Duration) -> Option<String> {
         let bytes = self.table.document(now)?;
         let path = self.path.clone();
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn table_that_is_lost_is_told_from_one_that_never_was() {
+    fn table_that_is_lost_is_known_from_one_that_never_was() {
         let folder = tempfile::tempdir().unwrap();
         let key = folder.path().join("node.key");
         let is_quiet = |server: &TokenServer| server.table.is_quiet(Duration::from_secs(1));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn disk_that_fails_is_told_and_tried_again() {
+    async fn disk_that_fails_is_reported_and_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let directory = folder.path().join("state");
         fs::create_dir(&directory).unwrap();

@@ -1,9 +1,10 @@
 //! Which hosts may be down: the table of tokens that this seeder granted.
 //!
-//! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest goal
-//! seen, save for those that were out before it was lowered; a token counts as out until its host
-//! returns it or its time is up, whatever happens to this seeder; no table grows without bound. Does
-//! no IO and reads no clock: [`crate::token_server`] makes grants durable before they are told.
+//! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest
+//! goal seen, save for those that were out before it was lowered; a token counts as out until its
+//! host returns it or its time is up, whatever happens to this seeder; no table grows without
+//! bound. Does no IO and reads no clock: [`crate::token_server`] makes grants durable before hosts
+//! learn of them.
 //!
 //! Times are spans since any fixed moment of a clock that never jumps. None is stored: after a
 //! restart every token counts for its whole time again, which is longer than its host believes.
@@ -19,8 +20,8 @@ use serde::{Deserialize, Serialize};
 /// How soon a host asks again that is among the next: short against the time of a switch.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
-/// How seldom the last of a long queue asks. With so many hosts waiting that this bounds them, the
-/// seeder gets a few hundred requests a second.
+/// How seldom the last of a long queue asks. Where so many hosts wait that this bound is reached,
+/// the seeder gets a few hundred requests a second.
 const RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// What each host ahead adds to the time until the next request.
@@ -40,24 +41,25 @@ const VERSION: u32 = 1;
 
 /// How large the table may grow.
 #[derive(Clone, Copy, Debug)]
-pub struct TokenLimits {
+#[expect(clippy::struct_field_names, reason = "the name of every limit ends in max")]
+pub(crate) struct TokenLimits {
     /// Pairs of app and group.
-    pub pools_max: usize,
+    pub(crate) pools_max: usize,
     /// Tokens and waiting hosts of all pools.
-    pub entries_max: usize,
+    pub(crate) entries_max: usize,
     /// Of these, those of one node: apps per host.
-    pub entries_per_node_max: usize,
+    pub(crate) entries_per_node_max: usize,
 }
 
 impl TokenLimits {
     /// For a region of the largest fleet we know, where a part of the hosts waits at a time.
-    pub const REGION: Self =
+    pub(crate) const REGION: Self =
         Self { pools_max: 10_000, entries_max: 100_000, entries_per_node_max: 64 };
 }
 
 /// The tokens that are out, and who waits.
 #[derive(Debug)]
-pub struct TokenTable {
+pub(crate) struct TokenTable {
     limits: TokenLimits,
     pools: BTreeMap<PoolKey, Pool>,
     entries: usize,
@@ -68,20 +70,19 @@ pub struct TokenTable {
     is_dirty: bool,
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Handled {
-    /// What to tell the host.
-    pub answer: TokenAnswer,
-    /// Whether the table must be stored before the host is told.
-    pub needs_disk: bool,
+pub(crate) struct Handled {
+    /// What to answer the host.
+    pub(crate) answer: TokenAnswer,
+    /// Whether the table must be stored before the host is answered.
+    pub(crate) needs_disk: bool,
 }
 
 /// Why a stored document is not used. Nothing is granted then until every token that may be out has
 /// run out.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TokenFileError {
+pub(crate) enum TokenFileError {
     /// Not JSON, or not the fields.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -158,7 +159,7 @@ struct StoredHolder {
 
 impl TokenTable {
     /// The table of a seeder that never granted anything.
-    pub const fn new(limits: TokenLimits) -> Self {
+    pub(crate) const fn new(limits: TokenLimits) -> Self {
         Self {
             limits,
             pools: BTreeMap::new(),
@@ -169,9 +170,9 @@ impl TokenTable {
         }
     }
 
-    /// The table of a seeder that lost what it had granted: it grants nothing until that has run
-    /// out.
-    pub fn lost(now: Duration, limits: TokenLimits) -> Self {
+    /// The table of a seeder that lost what it had granted: it grants nothing until all of that has
+    /// expired.
+    pub(crate) fn lost(now: Duration, limits: TokenLimits) -> Self {
         let quiet_until = Some(now.saturating_add(LEASE_MAX));
         Self { quiet_until, is_dirty: false, ..Self::new(limits) }
     }
@@ -181,7 +182,7 @@ impl TokenTable {
     /// # Errors
     ///
     /// The bytes are not what [`Self::document`] made.
-    pub fn restored(
+    pub(crate) fn restored(
         now: Duration,
         limits: TokenLimits,
         bytes: &[u8],
@@ -215,7 +216,12 @@ impl TokenTable {
     }
 
     /// Decides on a request of `node`.
-    pub fn handle(&mut self, now: Duration, node: NodeId, request: &TokenRequest) -> Handled {
+    pub(crate) fn handle(
+        &mut self,
+        now: Duration,
+        node: NodeId,
+        request: &TokenRequest,
+    ) -> Handled {
         let key = PoolKey { app: request.app.clone(), group: request.group.clone() };
         self.expire(now, &key);
         if request.act == TokenAct::Return {
@@ -223,7 +229,7 @@ impl TokenTable {
             return Handled { answer: TokenAnswer::Returned, needs_disk: false };
         }
         if let Err(reason) = self.make_room(now, &key, node) {
-            return told(refused(reason));
+            return unstored(refused(reason));
         }
         let is_quiet = self.is_quiet(now);
         let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool::new(request));
@@ -241,10 +247,10 @@ impl TokenTable {
                 }
                 place
             }
-            Err(stale) => return told(stale),
+            Err(stale) => return unstored(stale),
         };
         let free = pool.free();
-        // Whoever holds a token that this seeder forgot was granted it under the same limit.
+        // A host that renews a token that this seeder forgot was granted it under the same limit.
         let is_known_to_host = is_quiet && request.act == TokenAct::Renew && free > 0;
         if is_known_to_host || (!is_quiet && place < free) {
             pool.grant(now, place, request);
@@ -253,13 +259,13 @@ impl TokenTable {
             return Handled { answer: TokenAnswer::Granted { lease_ms }, needs_disk: !is_quiet };
         }
         let left = self.quiet_until.and_then(|until| until.checked_sub(now)).filter(|_| is_quiet);
-        told(pool.wait(place, left, &request.group))
+        unstored(pool.wait(place, left, &request.group))
     }
 
     /// What has to be stored, if anything has changed that must be known after a restart; until
-    /// [`Self::on_stored`] it is asked for again. Nothing while the table is not known to be whole: a
-    /// document that lacks tokens would be taken for the truth.
-    pub fn document(&self, now: Duration) -> Option<Vec<u8>> {
+    /// [`Self::on_stored`] it is asked for again. Nothing while the table is not known to be whole:
+    /// a document that lacks tokens would be taken for the truth.
+    pub(crate) fn document(&self, now: Duration) -> Option<Vec<u8>> {
         if !self.is_dirty || self.is_quiet(now) {
             return None;
         }
@@ -278,7 +284,7 @@ impl TokenTable {
     }
 
     /// The last [`Self::document`] is on disk, and nothing was handled since it was made.
-    pub fn on_stored(&mut self) {
+    pub(crate) fn on_stored(&mut self) {
         self.is_dirty = false;
         for holder in self.pools.values_mut().flat_map(|pool| pool.holders.values_mut()) {
             holder.is_stored = true;
@@ -374,7 +380,7 @@ impl Pool {
         self.holders.contains_key(&node) || self.waiting.iter().any(|waiter| waiter.node == node)
     }
 
-    /// Takes over the limit of a newer goal; whether it did.
+    /// Takes over the limit of a newer goal. Returns whether it did.
     fn learn(&mut self, request: &TokenRequest) -> bool {
         let is_newer = request.generation > self.generation;
         let is_lower =
@@ -394,7 +400,7 @@ impl Pool {
         self.max().saturating_sub(self.holders.len())
     }
 
-    /// The place of `node` among those who wait, and whether it is new there.
+    /// Returns the place of `node` among those who wait, and whether it is new there.
     fn place(
         &mut self,
         now: Duration,
@@ -447,10 +453,10 @@ impl Pool {
 impl Holder {
     fn renew(&mut self, now: Duration, request: &TokenRequest, is_quiet: bool) -> Handled {
         if request.wish < self.wish {
-            return told(stale());
+            return unstored(stale());
         }
         let lease = request.lease();
-        // What is stored must be as long as what the host was told.
+        // What is stored must be as long as what the host was promised.
         self.is_stored &= lease <= self.lease && request.wish == self.wish;
         self.wish = request.wish;
         // A shorter time takes nothing back that was promised.
@@ -477,7 +483,7 @@ fn retry_at(place: usize) -> Duration {
 }
 
 /// An answer that changes nothing that is stored.
-const fn told(answer: TokenAnswer) -> Handled {
+const fn unstored(answer: TokenAnswer) -> Handled {
     Handled { answer, needs_disk: false }
 }
 

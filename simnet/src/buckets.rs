@@ -1,7 +1,7 @@
 //! Amounts over time in a bounded number of buckets, however long a run is.
 //!
-//! Buckets are equally wide; when one would be needed past `BUCKETS_MAX`, neighbours are merged in
-//! pairs and all become twice as wide. Invariant: sums are exact, nothing is sampled.
+//! Buckets are equally wide; when one would be needed past `BUCKETS_MAX`, they are merged in pairs,
+//! so that all become twice as wide. Invariant: sums are exact, nothing is sampled.
 
 use core::time::Duration;
 
@@ -10,7 +10,7 @@ use p2p_core::Instant;
 /// Most buckets. Finer than a picture shows, and small beside any fleet.
 const BUCKETS_MAX: usize = 1_000;
 
-/// Width of the first buckets. A run of less than a second has few points, and that is all it needs.
+/// Width of the first buckets. A run that ends within a second has few points, and needs no more.
 const FIRST_WIDTH: Duration = Duration::from_millis(1);
 
 /// `LANES` amounts that are counted side by side.

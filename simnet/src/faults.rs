@@ -7,8 +7,8 @@ use core::time::Duration;
 
 use p2p_core::{ByteRate, Prng, Seed};
 
-/// How much slower slow hosts, slow disks and thin uplinks are than others. An order of magnitude is
-/// what a broken fan, a worn disk or a link that fell back to its lowest mode cost.
+/// How much slower slow hosts, slow disks and thin uplinks are than others. An order of magnitude
+/// is what a broken fan, a worn disk or a link that fell back to its lowest mode cost.
 pub(crate) const SLOW_FACTOR: u64 = 8;
 
 /// Shares that [`Faults::drawn`] gives a kind that it switches on, in percent. More than a fifth of
@@ -107,7 +107,7 @@ impl Faults {
     /// Switches each kind on or off by the seed, with numbers that any fleet survives.
     ///
     /// Kinds that no protocol survives together are not drawn together: a host that starts late
-    /// needs a tracker, and what leaves with the seeders must not leave with the last host, too.
+    /// needs a tracker, so nothing ends the trackers then.
     pub fn drawn(seed: u64, (racks, zones): (u32, u32)) -> Self {
         let mut prng = Prng::from_seed(Seed::from_u64(seed)).split();
         let mut percent = || {
@@ -146,9 +146,9 @@ impl Faults {
 
 /// What a link that loses packets carries of chunks, out of `rate`.
 ///
-/// What is lost is sent again, and a congestion controller of the classic kind keeps at most
-/// `1.22 * packet / (round trip * sqrt(loss))` per connection (Mathis et al., 1997); a host is taken
-/// to have four connections busy.
+/// What is lost is sent again, and a congestion controller of the classic kind keeps each
+/// connection to `1.22 * packet / (round trip * sqrt(loss))` at most (Mathis et al., 1997); a host
+/// is taken to keep several connections busy.
 pub(crate) fn lossy_rate(rate: ByteRate, lost_percent: u32, latency: Duration) -> ByteRate {
     const PACKET: u128 = 1_400;
     const CONNECTIONS: u128 = 4;

@@ -42,7 +42,7 @@ mod outages;
 mod slow;
 mod transfers;
 
-/// Violations that are kept to be shown. The first ones tell the most.
+/// Violations that are kept to be shown. The first ones say the most.
 const VIOLATIONS_MAX: usize = 20;
 
 /// Something on its way that is no chunk.
@@ -276,9 +276,9 @@ impl Fleet {
         Ok(self.into_outcome())
     }
 
-    /// Reads a little of the machines whose turn comes soon, so that their memory is on its way while
-    /// others are served: a large fleet is nowhere near the cache, and waiting for memory is what a
-    /// step costs. Changes nothing.
+    /// Reads a little of the machines whose turn comes soon, so that their memory is on its way
+    /// while others are served: a large fleet is nowhere near the cache, and waiting for memory is
+    /// what a step costs. Changes nothing.
     fn warm_up(&self) {
         if let Some(Step::Parcel { to, .. }) = self.queue.upcoming(8) {
             black_box(self.nodes[to as usize].alarm_generation);
@@ -503,7 +503,7 @@ impl Fleet {
     fn on_hashed(&mut self, to: NodeIndex, from: NodeIndex, request: RequestId, chunk: ChunkIndex) {
         let node = &mut self.nodes[to as usize];
         if !node.unexpect(from, request) {
-            // Given up while it was being written: right bytes, but nobody is told.
+            // Given up while it was being written: right bytes, but nobody waits for them.
             return;
         }
         if self.verdict_on(from) == Verdict::Differs {

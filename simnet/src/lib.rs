@@ -1,10 +1,9 @@
 //! Runs the real state machines of `p2p-core` for whole fleets, in one thread and without a clock.
 //!
 //! A [`Scenario`] says what the fleet is and what befalls it, a [`Fleet`] lives through it, a
-//! [`Summary`] tells people how it went. Invariant: what happens is a function of the scenario and its
-//! seed alone; nothing here reads a clock except `report.rs`, and floats exist only there and in
-//! `plot.rs`. What the
-//! model leaves out is written in `docs/simulator.md`.
+//! [`Summary`] says how it went. Invariant: what happens is a function of the scenario and its seed
+//! alone; nothing here reads a clock except `report.rs`, and floats exist only where numbers are
+//! put before people. What the model leaves out is written in `docs/simulator.md`.
 
 #![forbid(unsafe_code)]
 #![deny(clippy::float_arithmetic)]
@@ -20,6 +19,7 @@ mod node;
 pub mod output_file;
 pub mod plot;
 mod queue;
+pub mod rates;
 pub mod report;
 mod scenario;
 mod settings;

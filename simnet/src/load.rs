@@ -1,4 +1,6 @@
 //! How busy a machine is: in all, and in its worst second.
+//!
+//! Counts only; two numbers per machine, however long the run is.
 
 use p2p_core::Instant;
 

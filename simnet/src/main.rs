@@ -1,8 +1,8 @@
 //! `shoal-simnet`: runs scenarios from the command line and prints how they went.
 //!
-//! Thin: flags become a [`Scenario`], an outcome becomes a [`Summary`]. Exit codes: 0 every host has
-//! the build (in time, for `thirty-minutes`), 1 it was not so or something failed, 2 wrong usage or an
-//! impossible scenario.
+//! Thin: flags become a [`Scenario`], an outcome becomes a [`Summary`]. Exit codes: 0 every host
+//! has the build (in time, for `thirty-minutes`), 1 some host has not or something failed, 2 wrong
+//! usage or an impossible scenario.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -15,6 +15,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
 use shoal_simnet::output_file::OutputFile;
+use shoal_simnet::rates::{NodeRates, SiteRates};
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::thirty_minutes;
 use shoal_simnet::units::{parse_duration, parse_size};
@@ -64,12 +65,8 @@ struct SwarmArgs {
     /// Chunks on one uplink take turns of this size; whole chunks if not given
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     turn: Option<u64>,
-    /// What a host can send, and what it can receive
-    #[arg(long, value_name = "RATE", default_value = "1Gbit")]
-    host_rate: ByteRate,
-    /// What a seeder can send; the rate of a host if not given
-    #[arg(long, value_name = "RATE")]
-    seeder_rate: Option<ByteRate>,
+    #[command(flatten)]
+    node_rates: NodeRates,
     /// Machines that have the build from the start
     #[arg(long, default_value_t = 1)]
     seeders: u32,
@@ -79,12 +76,8 @@ struct SwarmArgs {
     /// Zones over which racks are spread
     #[arg(long, default_value_t = 0)]
     zones: u32,
-    /// What a rack's uplink carries each way; unlimited if not given
-    #[arg(long, value_name = "RATE")]
-    rack_rate: Option<ByteRate>,
-    /// What a host can hash and write
-    #[arg(long, value_name = "RATE", default_value = "1GB")]
-    disk_rate: ByteRate,
+    #[command(flatten)]
+    site_rates: SiteRates,
     /// What packet headers take of every link, in bytes for each thousand bytes of chunks
     #[arg(long, value_name = "PERMILLE", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000))]
     headers: u32,
@@ -162,7 +155,7 @@ struct SwarmArgs {
     plot: Option<PathBuf>,
 }
 
-/// Most of the time that nothing of a scenario needs: dials and questions that fail.
+/// Time on top of what a scenario needs by its numbers: dials and questions that fail take some.
 const SPARE_TIME: Duration = Duration::from_mins(5);
 
 fn main() -> ExitCode {
@@ -177,11 +170,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Help goes out as it is, a mistake as one line: the parser's message without its frame.
+/// Prints help as it is, and a mistake as one line: the parser's message without its frame.
 fn refuse_usage(error: &clap::Error) -> ExitCode {
     let is_help = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
     if is_help || !error.use_stderr() {
-        // If it cannot be printed there is nowhere to say so; the code still tells.
+        // If it cannot be printed there is nowhere to say so but the exit code.
         drop(error.print());
         return ExitCode::from(if is_help { 2 } else { 0 });
     }
@@ -227,7 +220,7 @@ fn main_swarm(args: &SwarmArgs) -> ExitCode {
         Ok(summary) => {
             print(&summary, args.json);
             if !summary.is_good() {
-                tell_how_to_repeat(&scenario);
+                print_how_to_repeat(&scenario);
             }
             ExitCode::from(u8::from(!summary.is_good()))
         }
@@ -247,12 +240,12 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
         chunk_size: args.chunk,
         chunk_lengths: None,
         turn_size: args.turn,
-        host_rate: payload_rate(args.host_rate, args.headers),
-        seeder_rate: payload_rate(args.seeder_rate.unwrap_or(args.host_rate), args.headers),
+        host_rate: payload_rate(args.node_rates.host_rate, args.headers),
+        seeder_rate: payload_rate(args.node_rates.of_seeder(), args.headers),
         racks: args.racks,
         zones: args.zones,
-        rack_rate: args.rack_rate.map(|rate| payload_rate(rate, args.headers)),
-        disk_rate: args.disk_rate,
+        rack_rate: args.site_rates.rack_rate.map(|rate| payload_rate(rate, args.headers)),
+        disk_rate: args.site_rates.disk_rate,
         latency: args.latency,
         join_within: args.join_within,
         seed: args.seed,
@@ -274,7 +267,8 @@ fn scenario_of(args: &SwarmArgs) -> anyhow::Result<Scenario> {
     Ok(scenario)
 }
 
-/// What a link carries of chunks when each thousand bytes of them come with `headers` bytes of others.
+/// What a link carries of chunks when each thousand bytes of them come with
+/// `headers` bytes of others.
 fn payload_rate(link: ByteRate, headers: u32) -> ByteRate {
     let payload = u128::from(link.get()) * 1_000 / u128::from(1_000 + headers);
     u64::try_from(payload).ok().and_then(ByteRate::new).unwrap_or(link)
@@ -330,7 +324,8 @@ fn run(args: &SwarmArgs, scenario: &Scenario) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-/// Opens what will be written later, so that nothing runs for nothing.
+/// Opens what will be written at the end, so that no run is wasted on a file
+/// that cannot be written.
 fn create(what: &str, path: &Path) -> anyhow::Result<(OutputFile, File)> {
     OutputFile::create(path.to_owned()).with_context(|| cannot_write(what, Some(path)))
 }
@@ -363,7 +358,7 @@ fn print(summary: &Summary, is_json: bool) {
 
 /// A run is a function of its flags, so the flags are all that it takes to see it again.
 #[expect(clippy::print_stderr, reason = "the command's errors")]
-fn tell_how_to_repeat(scenario: &Scenario) {
+fn print_how_to_repeat(scenario: &Scenario) {
     let quote = |word: String| {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,/:+".contains(c);
         if !word.is_empty() && word.chars().all(is_plain) {

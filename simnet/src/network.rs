@@ -1,8 +1,8 @@
 //! Links as arithmetic: each is a server that works off chunks one after the other.
 //!
-//! A chunk passes a chain of links cut-through, so a transfer costs as many steps of arithmetic as it
-//! has hops, whatever else goes on. Invariant: over any time in which it is never idle, a link carries
-//! exactly its rate.
+//! A chunk passes a chain of links cut-through, so a transfer costs as many steps of arithmetic as
+//! it has hops, whatever else is going on. Invariant: over any stretch of time without an idle
+//! moment, a link carries exactly its rate.
 
 use p2p_core::{ByteRate, Instant};
 

@@ -162,7 +162,7 @@ impl Node {
         core::mem::take(&mut self.connections)
     }
 
-    /// Forgets that a chunk was asked for; whether it was.
+    /// Forgets that a chunk was asked for. Returns whether it was.
     pub(crate) fn unexpect(&mut self, peer: NodeIndex, request: RequestId) -> bool {
         let place = self.expected.iter().position(|one| *one == (peer, request));
         place.map(|place| self.expected.swap_remove(place)).is_some()

@@ -1,8 +1,8 @@
 //! Files that are there completely or not at all.
 //!
 //! What is written goes to a file of another name beside the target and takes its place at the end.
-//! Invariant: a regular file with the target's name is complete. A target that is no regular file, a
-//! pipe or a terminal, is written to as it is.
+//! Invariant: a regular file with the target's name is complete. A target that is no regular file,
+//! a pipe or a terminal, is written to as it is.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -56,7 +56,7 @@ impl OutputFile {
 impl Drop for OutputFile {
     fn drop(&mut self) {
         if let Some(part) = self.part.take() {
-            // There is nothing better to do than to leave a file whose name says that it is a part.
+            // If that fails, a file is left whose name says that it is not complete.
             drop(fs::remove_file(part));
         }
     }

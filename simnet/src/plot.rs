@@ -19,7 +19,7 @@ use crate::scenario::Scenario;
 /// Width and height in pixels, for a page of text.
 const SIZE: (u32, u32) = (960, 640);
 
-/// Points of a line. More cannot be told apart at this width.
+/// Points of a line. More could not be distinguished at this width.
 const POINTS_MAX: usize = 240;
 
 /// Points of a line of link use. Chunks are units, so shorter times show each chunk.
@@ -50,7 +50,7 @@ const RACKS: RGBColor = RGBColor(0, 130, 80);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlotError {
-    /// The fleet was not told to keep what a picture shows.
+    /// The fleet did not keep what a picture shows.
     #[error("nothing was recorded; call Fleet::record before the run")]
     NothingRecorded,
     /// The drawing library refused.

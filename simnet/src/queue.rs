@@ -67,15 +67,16 @@ impl PartialOrd for Entry {
     }
 }
 
-/// Nanoseconds that share a bucket, as a power of two: about what a message needs, so that a bucket of
-/// a large fleet holds few enough steps to be sorted within the cache.
+/// Nanoseconds that share a bucket, as a power of two. A fraction of the time of a message, so that
+/// a bucket of a large fleet holds few enough steps to be sorted within the cache; with less, empty
+/// buckets would cost more than sorting.
 const BUCKET_BITS: u32 = 16;
 
-/// Buckets of the near future: a little over a second, longer than nearly everything takes.
+/// Buckets of the near future, which together cover a time longer than nearly everything takes.
 const BUCKETS: u64 = 1 << 14;
 
-/// Everything that will happen, earliest first: a calendar of buckets for the near future, and a heap
-/// for what is further away. A heap alone misses the cache at every level, twice per step.
+/// Everything that will happen, earliest first: a calendar of buckets for the near future, and a
+/// heap for what is further away. A heap alone misses the cache at every level, twice per step.
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// The steps of the bucket at hand, the next one last.
@@ -151,7 +152,7 @@ impl Queue {
         };
         let bucket = &mut self.calendar[slot_of(self.day)];
         self.near -= bucket.len();
-        // Buckets take turns with the memory, which would otherwise be that of each one's fullest day.
+        // Gives the memory back: otherwise each bucket would keep that of its fullest day.
         self.current.append(bucket);
         *bucket = Vec::new();
         while let Some(Reverse(next)) = self.far.peek()

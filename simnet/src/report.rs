@@ -1,7 +1,7 @@
-//! What a run is summed up to, for people and for scripts.
+//! What a run comes to in numbers, for people and for scripts.
 //!
-//! With `plot.rs` the only place of the simulator with floats, and the only one that asks the machine it runs on for
-//! the time and for memory. Neither flows back into the simulation.
+//! The only place that asks the machine on which the simulator runs for the time and for memory.
+//! Like the floats here, neither flows back into the simulation.
 
 #![expect(
     clippy::float_arithmetic,
@@ -44,7 +44,8 @@ impl Stopwatch {
 pub struct Summary {
     /// Machines that wanted the build.
     pub hosts: u32,
-    /// Of these, those that died for good or lie: nobody waits for them, and they count nowhere else.
+    /// Of these, those that died for good or lie: nobody waits for them, and they
+    /// count nowhere else.
     pub not_awaited: usize,
     /// Chunks of the build.
     pub chunks: u32,
@@ -129,7 +130,7 @@ pub struct Summary {
     pub simulated_over_wall: f64,
     /// Wall time of the run.
     pub wall_s: f64,
-    /// Most memory that the process had; `None` where the system does not tell.
+    /// Most memory that the process had; `None` where the system does not say.
     pub peak_rss_mib: Option<u64>,
     /// Steps of all nodes, each a line of a trace.
     pub trace_steps: u64,

@@ -131,7 +131,7 @@ pub enum ScenarioError {
         /// The flag that says how many there are.
         needs: &'static str,
     },
-    /// Nobody would tell those who come late whom to ask.
+    /// Nobody would be left to say to those who come late whom to ask.
     #[error(
         "--late with trackers that die: nobody can join then; leave out --tracker-dies-at and --seeder-gone"
     )]

@@ -1,4 +1,6 @@
 //! Single fields of the protocol's configuration, set by name, for sweeps.
+//!
+//! Invariant: every field can be set, because each is named here or this file does not compile.
 
 use core::time::Duration;
 
@@ -77,81 +79,79 @@ impl Settings {
     }
 }
 
+/// Finds the field of a configuration that has this name.
+///
+/// Names every field, without `..`: a field that is missing here does not compile.
+macro_rules! field_named {
+    ($config:expr, $name:expr, $type:ident { $($field:ident),+ $(,)? }) => {{
+        let $type { $($field),+ } = $config;
+        let fields = [$((stringify!($field), $field as &mut dyn Value)),+];
+        fields.into_iter().find(|(field, _)| *field == $name).map(|(_, value)| value)
+    }};
+}
+
 fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), SettingError> {
-    let durations: [(&str, &mut Duration); 13] = [
-        ("offer_interval_max", &mut config.offer_interval_max),
-        ("offer_interval_min", &mut config.offer_interval_min),
-        ("claim_time_min", &mut config.claim_time_min),
-        ("late_min", &mut config.late_min),
-        ("late_unknown", &mut config.late_unknown),
-        ("stall_time", &mut config.stall_time),
-        ("starve_time", &mut config.starve_time),
-        ("announce_retry_min", &mut config.announce_retry_min),
-        ("announce_retry_max", &mut config.announce_retry_max),
-        ("announce_hungry", &mut config.announce_hungry),
-        ("announce_along", &mut config.announce_along),
-        ("exchange_interval", &mut config.exchange_interval),
-        ("reserve_min", &mut config.reserve_min),
-    ];
-    if let Some((_, place)) = durations.into_iter().find(|(name, _)| *name == field) {
-        *place = parse_duration(value).map_err(|_error| bad_value(field, value))?;
-        return Ok(());
-    }
-    match field {
-        "neighbours_target" => set_number(&mut config.neighbours_target, field, value),
-        "neighbours_max" => set_number(&mut config.neighbours_max, field, value),
-        "far_target" => set_number(&mut config.far_target, field, value),
-        "near_max" => set_number(&mut config.near_max, field, value),
-        "dials_max" => set_number(&mut config.dials_max, field, value),
-        "contacts_max" => set_number(&mut config.contacts_max, field, value),
-        "requests_per_peer" => set_number(&mut config.requests_per_peer, field, value),
-        "requests_per_peer_max" => set_number(&mut config.requests_per_peer_max, field, value),
-        "requests_max" => set_number(&mut config.requests_max, field, value),
-        "requests_target" => set_number(&mut config.requests_target, field, value),
-        "ready_hints" => set_number(&mut config.ready_hints, field, value),
-        "request_bytes_max" => set_number(&mut config.request_bytes_max, field, value),
-        "pick_sample_max" => set_number(&mut config.pick_sample_max, field, value),
-        "requests_target_small" => set_number(&mut config.requests_target_small, field, value),
-        "small_chunk_bytes" => set_number(&mut config.small_chunk_bytes, field, value),
-        "uploads_max_small" => set_number(&mut config.uploads_max_small, field, value),
-        "uploads_max" => set_number(&mut config.uploads_max, field, value),
-        "upload_queue_max" => set_number(&mut config.upload_queue_max, field, value),
-        "upload_flood" => set_number(&mut config.upload_flood, field, value),
-        "late_factor" => set_number(&mut config.late_factor, field, value),
-        "copies_max" => set_number(&mut config.copies_max, field, value),
-        "reserve_factor" => set_number(&mut config.reserve_factor, field, value),
-        _ => Err(SettingError::UnknownField { field: field.to_owned() }),
-    }
+    #[rustfmt::skip]
+    let found = field_named!(config, field, SwarmConfig {
+        neighbours_target, neighbours_max, far_target, near_max, contacts_max, dials_max,
+        dial_retry_min, dial_retry_max, redial_wait, recall_wait, bans_max, ban_time,
+        requests_per_peer, requests_per_peer_max, first_requests_max, requests_target,
+        requests_target_small, behind_min, small_chunk_bytes, requests_max, request_bytes_max,
+        pick_sample_max, claim_time_min, claim_renewals_max, manifest_missing_wait,
+        late_factor, late_min, late_unknown, asked_at_once_max, silence_wait, silences_max,
+        fetch_failed_wait, stall_time, starve_time, starve_check,
+        uploads_max, uploads_max_small, upload_queue_max, upload_flood, ready_hints,
+        offer_interval_max, offer_interval_min,
+        busy_min, busy_named_max, busy_wait_max, service_unknown,
+        announce_interval_min, announce_interval_max, announce_retry_min, announce_retry_max,
+        announce_hungry, announce_along, exchange_interval,
+        reserve_min, reserve_factor, copies_max,
+    });
+    set_value(found, field, value)
 }
 
 fn set_tracker(config: &mut TrackerConfig, field: &str, value: &str) -> Result<(), SettingError> {
-    match field {
-        "contacts_max" => set_number(&mut config.contacts_max, field, value),
-        "degree_max" => set_number(&mut config.degree_max, field, value),
-        "seeder_draws" => set_number(&mut config.seeder_draws, field, value),
-        "seeded_per_rack" => set_number(&mut config.seeded_per_rack, field, value),
-        "seeder_degree_max" => set_number(&mut config.seeder_degree_max, field, value),
-        "mates_max" => set_number(&mut config.mates_max, field, value),
-        "announces_per_second" => set_number(&mut config.announces_per_second, field, value),
-        "interval_min" => {
-            config.interval_min =
-                parse_duration(value).map_err(|_error| bad_value(field, value))?;
-            Ok(())
-        }
-        _ => Err(SettingError::UnknownField { field: field.to_owned() }),
+    #[rustfmt::skip]
+    let found = field_named!(config, field, TrackerConfig {
+        swarms_max, members_max, contacts_max, draws_per_pick, degree_max, seeder_draws, mates_max,
+        seeded_per_rack, seeder_degree_max, interval_min, announces_per_second,
+        intervals_missed_max,
+    });
+    set_value(found, field, value)
+}
+
+fn set_value(found: Option<&mut dyn Value>, field: &str, value: &str) -> Result<(), SettingError> {
+    let place = found.ok_or_else(|| SettingError::UnknownField { field: field.to_owned() })?;
+    place.set(value).ok_or_else(|| bad_value(field, value))
+}
+
+/// What a field holds.
+trait Value {
+    /// Takes over the value that a text names; `None`, and no change, if it names none.
+    fn set(&mut self, text: &str) -> Option<()>;
+}
+
+impl Value for Duration {
+    fn set(&mut self, text: &str) -> Option<()> {
+        *self = parse_duration(text).ok()?;
+        Some(())
     }
 }
 
-fn set_number<N: core::str::FromStr + Default + PartialOrd>(
-    place: &mut N,
-    field: &str,
-    value: &str,
-) -> Result<(), SettingError> {
-    // A limit of nothing would stop a swarm rather than tune it.
-    let number = value.parse().ok().filter(|number| *number > N::default());
-    *place = number.ok_or_else(|| bad_value(field, value))?;
-    Ok(())
+/// Numbers of one type.
+macro_rules! numbers {
+    ($($number:ty),+) => {$(
+        impl Value for $number {
+            fn set(&mut self, text: &str) -> Option<()> {
+                // A limit of nothing would stop a swarm rather than tune it.
+                *self = text.parse().ok().filter(|number| *number > 0)?;
+                Some(())
+            }
+        }
+    )+};
 }
+
+numbers!(u8, u16, u32, u64, usize);
 
 fn bad_value(field: &str, value: &str) -> SettingError {
     SettingError::BadValue { field: field.to_owned(), value: value.to_owned() }
@@ -173,6 +173,10 @@ mod tests {
         assert_eq!((settings.host.uploads_max, settings.seeder.uploads_max), (usual, 9));
         assert_eq!(settings.host.offer_interval_max, Duration::from_millis(20));
         assert_eq!(settings.tracker.degree_max, 40);
+        settings.set("host.busy_wait_max=3s").unwrap();
+        settings.set("tracker.draws_per_pick=2").unwrap();
+        assert_eq!(settings.host.busy_wait_max, Duration::from_secs(3));
+        assert_eq!(settings.tracker.draws_per_pick, 2);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! How long fleets take by their size, their build, the degree of their graph, and churn: the table
 //! that is kept as `simnet/sweep.txt`, so that a change of a policy shows as a change of a text.
 //!
-//! A line is a function of its case and of the protocol alone; it says nothing of the machine it was
-//! made on.
+//! A line is a function of its case and of the protocol alone; it says nothing of the machine it
+//! was made on.
 
 use core::fmt::{self, Display};
 use core::time::Duration;
@@ -38,7 +38,7 @@ pub struct Case {
     pub crash_percent: u32,
 }
 
-/// What is above the lines.
+/// The head of the table.
 pub const HEADER: &str = "\
 # Completion by fleet size, chunk count, neighbours and churn. Chunks of 1 MiB, 1 Gbit/s for hosts and
 # the one seeder, 0.5 ms, seed 1; hosts that crash are away for 1 s. Reviewed like code; renew it with

@@ -1,7 +1,7 @@
 //! What happened, step by step: folded into a digest, written as lines, shown to checkers.
 //!
-//! Invariant: the digest covers every step in order, whether or not anybody reads the lines, so that
-//! two runs with equal digests did the same.
+//! Invariant: the digest covers every step in order, whether or not anybody reads the lines, so
+//! that two runs with equal digests did the same.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -22,7 +22,7 @@ pub enum StepKind {
     DialFailed,
     /// A connection is gone.
     Lost,
-    /// The peer told what it is and what it has.
+    /// The peer said what it is and what it has.
     Joined,
     /// The peer offered chunks; the first of them.
     Offered,
@@ -143,7 +143,8 @@ pub struct TraceDigest(u64);
 
 impl TraceDigest {
     const fn fold(&mut self, word: u64) {
-        // The multiplication of FNV-1a over words, with a rotation so that high bits come back down.
+        // The multiplication of FNV-1a over words, with a rotation so that high
+        // bits come back down.
         self.0 = (self.0 ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
     }
 }
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_to_write_a_line_is_told_at_the_end() {
+    fn failure_to_write_a_line_is_reported_at_the_end() {
         let mut trace = Trace::new();
         trace.write_to(Box::new(FullDisk));
         trace.note(&step(None, None));

@@ -11,7 +11,7 @@ use shoal_simnet::{Faults, Fleet, Scenario};
 use crate::office::{office, run};
 
 /// What the checker says of a small office.
-fn told_by(checker: impl Checker + 'static) -> Vec<String> {
+fn found_by(checker: impl Checker + 'static) -> Vec<String> {
     let mut fleet = Fleet::new(Scenario { hosts: 20, build_size: 20 << 20, ..office(1) });
     fleet.watch(checker);
     let outcome = fleet.run().unwrap();
@@ -22,17 +22,17 @@ fn told_by(checker: impl Checker + 'static) -> Vec<String> {
 /// Method: limits one below what the machines are allowed; a seeder that is taken for a host.
 #[test]
 fn each_checker_finds_what_breaks_its_rule() {
-    let one_upload = told_by(UploadsWithinLimit::new(21, 1));
+    let one_upload = found_by(UploadsWithinLimit::new(21, 1));
     assert!(one_upload[0].contains("at most 1 chunks at once"), "{one_upload:?}");
-    let early = told_by(NoEarlyServe::new(21, 0, 20));
+    let early = found_by(NoEarlyServe::new(21, 0, 20));
     assert!(early[0].contains("before it is verified") && early[0].contains("n000000"));
     for table in
         ["neighbours", "requests", "uploads", "uploads waiting", "dials", "bytes asked for"]
     {
-        let told = told_by(TablesWithinLimits::default().with_limit(table, 0));
-        assert!(told[0].contains(&format!("at most 0 {table}")), "{told:?}");
+        let found = found_by(TablesWithinLimits::default().with_limit(table, 0));
+        assert!(found[0].contains(&format!("at most 0 {table}")), "{found:?}");
     }
-    let late = told_by(EveryoneCompletes::new(1..21, Instant::from_nanos(1)));
+    let late = found_by(EveryoneCompletes::new(1..21, Instant::from_nanos(1)));
     assert_eq!(late.len(), 1, "{late:?}");
     assert!(late[0].contains("20 did not"), "{late:?}");
 }

@@ -127,10 +127,13 @@ fn trace_has_a_line_per_step() {
 fn full_disk_is_told_and_ends_the_run() {
     for flag in ["--trace", "--plot"] {
         let output = simnet(&[&SMALL[..], &[flag, "/dev/full"]].concat());
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{flag}: {told}");
-        assert!(told.contains("/dev/full") && told.contains("No space left"), "{flag}: {told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{flag}: {stderr}");
+        assert!(
+            stderr.contains("/dev/full") && stderr.contains("No space left"),
+            "{flag}: {stderr}"
+        );
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
         assert!(output.stdout.is_empty(), "{flag} printed a result nevertheless");
     }
 }
@@ -177,9 +180,9 @@ fn chunk_lengths_of_a_real_build_are_read() {
     assert_eq!(good.status.code(), Some(0), "{good:?}");
     let summary: serde_json::Value = serde_json::from_slice(&good.stdout).unwrap();
     assert_eq!(summary["chunks"], 3);
-    let told = String::from_utf8(bad.stderr).unwrap();
-    assert_eq!(bad.status.code(), Some(2), "{told}");
-    assert!(told.contains("line 2") && told.lines().count() == 1, "{told}");
+    let stderr = String::from_utf8(bad.stderr).unwrap();
+    assert_eq!(bad.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("line 2") && stderr.lines().count() == 1, "{stderr}");
     assert_eq!(none.status.code(), Some(2));
 }
 
@@ -199,10 +202,10 @@ fn impossible_scenarios_are_refused_with_one_line() {
     ];
     for (args, expected) in cases {
         let output = simnet(args);
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
-        assert!(told.contains(expected), "{args:?}: {told}");
-        assert_eq!(told.lines().count(), 1, "{args:?}: {told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+        assert!(stderr.contains(expected), "{args:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
         assert!(output.stdout.is_empty());
     }
 }
@@ -217,9 +220,9 @@ fn values_that_do_not_parse_are_refused() {
         ("--hosts", "-1"),
     ] {
         let output = simnet(&[&format!("{flag}={value}")]);
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{flag}: {told}");
-        assert!(told.contains(flag), "{told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag}: {stderr}");
+        assert!(stderr.contains(flag), "{stderr}");
     }
 }
 
@@ -230,9 +233,9 @@ fn files_that_cannot_be_written_are_refused_before_the_run() {
     for flag in ["--trace", "--plot"] {
         for path in ["/nowhere/file", "/tmp"] {
             let output = simnet(&["--hosts", "100000", flag, path]);
-            let told = String::from_utf8(output.stderr).unwrap();
-            assert_eq!(output.status.code(), Some(1), "{flag} {path}: {told}");
-            assert!(told.contains(path) && told.lines().count() == 1, "{told}");
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{flag} {path}: {stderr}");
+            assert!(stderr.contains(path) && stderr.lines().count() == 1, "{stderr}");
         }
     }
 }

@@ -26,8 +26,8 @@ fn busy(seed: u64) -> Scenario {
     Scenario { racks: 4, zones: 2, join_within: Duration::from_millis(200), faults, ..office(seed) }
 }
 
-/// Goal: every failure can be replayed.
-/// Method: one scenario with every fault, twice; the digests cover every step of every node in order.
+/// Goal: every failure can be replayed. Method: one scenario with every fault, twice; the digests
+/// cover every step of every node in order.
 #[test]
 fn equal_seeds_give_equal_traces() {
     let (first, _) = run(&busy(7));

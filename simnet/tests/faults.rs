@@ -56,8 +56,8 @@ fn fleet_completes_without_its_tracker() {
     completes(13, Faults { trackers_die_at_percent: Some(30), ..Faults::default() });
 }
 
-/// Goal: a host that returns when the tracker is gone finds its neighbours by what it remembers, and
-/// the fleet loses little time.
+/// Goal: a host that returns when the tracker is gone finds its neighbours by what it remembers,
+/// and the fleet loses little time.
 /// Method: 5 % crash and return after a second, 1 % never return, the tracker dies at 30 %; against
 /// the same fleet without faults. Links are slow enough for a crash to be a small part of the time.
 #[test]
@@ -85,8 +85,8 @@ fn hosts_that_never_return_are_not_missed() {
 }
 
 /// Goal: slow machines are late themselves and hold up nobody else.
-/// Method: the median host against a fleet without them; the slowest takes no more than its own rate
-/// makes it.
+/// Method: the median host against a fleet without them; the slowest takes no more than its own
+/// rate makes it.
 #[test]
 fn slow_hosts_hold_up_nobody_else() {
     let even = completes(16, Faults::default());
@@ -144,7 +144,8 @@ fn flash_crowd_completes() {
     assert!(summary.is_good(), "{summary}");
 }
 
-/// Goal: a rack that is cut off for a while is back soon after, whether or not its connections lived.
+/// Goal: a rack that is cut off for a while is back soon after, whether or not
+/// its connections lived.
 /// Method: an outage shorter than the idle time of connections, and one longer than it.
 #[test]
 fn rack_that_was_cut_off_completes_soon_after() {
@@ -157,7 +158,8 @@ fn rack_that_was_cut_off_completes_soon_after() {
     }
 }
 
-/// Goal: half a fleet that was alone finds the other half again, without tracker and seeder as well.
+/// Goal: half a fleet that was alone finds the other half again, without tracker
+/// and seeder as well.
 #[test]
 fn zone_that_was_cut_off_completes_soon_after() {
     for seeders_die_after_first_copy in [false, true] {

@@ -1,7 +1,7 @@
 //! Memory per simulated node, measured by an allocator that counts.
 //!
-//! A binary of its own: what other tests allocate must not be counted. Counted are the bytes that the
-//! simulator asked for at the same time at most, so the figure is the same on every machine.
+//! A binary of its own: what other tests allocate must not be counted. Counted are the bytes that
+//! the simulator asked for at the same time at most, so the figure is the same on every machine.
 
 #![expect(unsafe_code, reason = "an allocator cannot be written without")]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -13,9 +13,9 @@ use std::time::Duration;
 use p2p_core::ByteRate;
 use shoal_simnet::{Faults, Fleet, Scenario, Settings};
 
-/// Most bytes of heap per host with a build of [`CHUNKS`]. It keeps 200,000 hosts within 8 GiB with a
-/// third of that to spare, and is a third above what was measured when it was written: most of it are
-/// tables that double, where one more neighbour at the wrong moment costs a step.
+/// Most bytes of heap per host with a build of [`CHUNKS`]. It keeps 200,000 hosts within 8 GiB with
+/// a third of that to spare, and is a third above what was measured when it was written: most of it
+/// are tables that double, where one more neighbour at the wrong moment costs a step.
 const BYTES_PER_HOST_MAX: usize = 27_000;
 
 /// Chunks of the build: each costs a bit per host and neighbour.

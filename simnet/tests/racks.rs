@@ -1,4 +1,5 @@
-//! Racks behind narrow uplinks, and a seeder behind a wide one: bytes must not cross either for nothing.
+//! Racks behind narrow uplinks, and a seeder behind a wide one: bytes must not cross
+//! either for nothing.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ fn most_into_a_rack(summary: &Summary) -> f64 {
     summary.rack_copies_in_worst.unwrap()
 }
 
-/// Goal: a chunk crosses the uplink of a rack about once, and nobody waits for that.
-/// Method: the same fleet without racks, whose hosts take chunks from anywhere, as the measure of time.
+/// Goal: a chunk crosses the uplink of a rack about once, and nobody waits for that. Method: the
+/// same fleet without racks, whose hosts take chunks from anywhere, as the measure of time.
 #[test]
 fn chunks_cross_the_uplink_of_a_rack_about_once() {
     let scenario = racks(1);
@@ -47,8 +48,8 @@ fn racks_complete_although_claimants_crash() {
 }
 
 /// Goal: the limit on copies out of the seeder holds when it is ten times faster than a host, at no
-/// more than a twentieth of the time.
-/// Method: a seeder that hardly keeps chunks back, with a limit of one copy and with none that matters.
+/// more than a twentieth of the time. Method: a seeder that hardly keeps chunks back, with a limit
+/// of one copy and with none that matters.
 #[test]
 fn copies_out_of_a_fast_seeder_are_limited() {
     let with_limit = |copies_max| {

@@ -10,8 +10,8 @@ fn read(name: &str) -> String {
 }
 
 /// Goal: a run is the same in debug and release builds.
-/// Method: the digests of the snapshot, which `simnet/digests` holds against an optimised build, with
-/// the program that was built for the tests.
+/// Method: the digests of the snapshot, which `simnet/digests` holds against an optimised build,
+/// with the program that was built for the tests.
 #[test]
 fn digests_are_those_of_other_builds() {
     let snapshot = read("digests.txt");

@@ -7,8 +7,8 @@ use shoal_simnet::{Crashes, Faults, Scenario};
 
 use crate::office::{office, run};
 
-/// Goal: every host gets the build, and the swarm carries it: a seeder that is no faster than a host
-/// sends little more than one copy.
+/// Goal: every host gets the build, and the swarm carries it: a seeder that is no faster than a
+/// host sends little more than one copy.
 /// Method: three seeds; checkers watch every step; nobody is banned, because nobody lies.
 #[test]
 fn build_reaches_every_host_with_about_one_copy_of_the_seeder() {
@@ -58,9 +58,9 @@ fn fast_seeder_leaves_the_work_to_the_hosts() {
 }
 
 /// Goal: no host waits for the seeder although the seeder has something that nobody else has.
-/// Method: links so fast that hosts often get a chunk elsewhere while the seeder sends another one in
-/// its place; they cancel it, when the seeder has put everybody off already. Three of these seeds took
-/// a second longer than the others before a `Ready` ended that.
+/// Method: links so fast that hosts often get a chunk elsewhere while the seeder sends another one
+/// in its place; they cancel it, when the seeder has put everybody off already. Three of these
+/// seeds took a second longer than the others before a `Ready` ended that.
 #[test]
 fn chunk_that_was_cancelled_at_the_end_is_asked_for_at_once() {
     let rate = ByteRate::new(250_000_000).unwrap();
@@ -79,8 +79,8 @@ fn chunk_that_was_cancelled_at_the_end_is_asked_for_at_once() {
 }
 
 /// Goal: chunks that share an uplink arrive whole, whatever befalls their way.
-/// Method: turns of a sixteenth of a chunk, with and without hosts that crash while chunks are on their
-/// way to and from them; what was sent is what was wanted, and what was given up.
+/// Method: turns of a sixteenth of a chunk, with and without hosts that crash while chunks are on
+/// their way to and from them; what was sent is what was wanted, and what was given up.
 #[test]
 fn chunks_that_take_turns_arrive() {
     for percent in [0, 10] {

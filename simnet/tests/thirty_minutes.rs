@@ -191,10 +191,10 @@ fn bad_flags_are_refused_before_anything_runs() {
 
 pub(crate) fn assert_refused(args: &[&str], expected: &str) {
     let output = thirty_minutes(args);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {told}");
-    assert!(told.contains(expected), "{args:?}: {told}");
-    assert_eq!(told.lines().count(), 1, "{args:?}: {told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{args:?}: {stderr}");
+    assert!(stderr.contains(expected), "{args:?}: {stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
     assert!(output.stdout.is_empty(), "{args:?}");
 }
 

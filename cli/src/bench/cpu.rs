@@ -1,4 +1,7 @@
 //! What the processor does to each byte of a build: hash it, encrypt it.
+//!
+//! The same libraries and sizes as in a download, so that the rates are the ones that it can reach.
+//! Nothing of what is encrypted here leaves the process.
 
 use std::hint::black_box;
 use std::num::NonZero;
@@ -84,7 +87,7 @@ fn rate_of(size: usize, mut work: impl FnMut() -> Option<()>) -> Option<u64> {
     let started = Instant::now();
     let mut bytes = 0;
     while started.elapsed() < SPAN {
-        // A look at the clock is cheap beside this, and nothing beside a single packet is.
+        // A look at the clock is cheap next to this; next to a single packet nothing would be.
         for _ in 0..(CHUNK_BYTES / size).max(1) {
             work()?;
             bytes += size as u64;

@@ -1,8 +1,8 @@
-//! How fast the folder's file system takes bytes for good, and gives them back.
+//! How fast the folder's file system stores bytes durably, and gives them back.
 //!
-//! The file has no name, so that nothing is left behind however the process ends. Before it is read, its
-//! pages are dropped from the cache, and the kernel is asked whether they are gone: what is called the
-//! disk's rate is one.
+//! The file has no name, so that nothing is left behind however the process ends. Before it is
+//! read, its pages are dropped from the cache, and the kernel is asked whether they are gone: what
+//! is called the disk's rate is one.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};
@@ -23,7 +23,7 @@ const BLOCK_BYTES: usize = 1 << 20;
 /// Space that must stay free beside the measurement: other programs live there too.
 const SPARE_BYTES: u64 = 64 << 20;
 
-/// Places at which the kernel is asked whether the cache still has the file.
+/// Places in the file at which the kernel is asked whether the cache still has it.
 const PROBES: u64 = 16;
 
 /// A folder that can take the measurement.
@@ -144,7 +144,7 @@ impl Place {
         Ok(human::rate(self.size, started.elapsed()))
     }
 
-    /// Asks the kernel to forget the file's pages, and whether it did.
+    /// Asks the kernel to forget the file's pages. Returns whether it did.
     fn drop_cache(&self) -> io::Result<ReadFrom> {
         fadvise(&self.file, 0, None, Advice::DontNeed)?;
         let mut byte = [0];

@@ -1,10 +1,13 @@
-//! What limits a download on this host, in plain words. Pure.
+//! What limits a download on this host, in plain words.
+//!
+//! Pure: rates in, sentences out. Names the slowest stage that every byte of a download passes, and
+//! says so if the network was not measured.
 
 use p2p_net::{PeerOutcome, PeerRate};
 
 use super::disk::{DiskRates, ReadFrom};
 
-/// Of the network's rate; a disk this much faster is not what a download waits for.
+/// In percent of the network's rate: a disk this much faster is not what a download waits for.
 const MARGIN_PERCENT: u64 = 110;
 
 /// What was measured; rates in bytes per second.
@@ -23,7 +26,7 @@ pub(crate) struct Findings<'a> {
 struct Stage {
     name: &'static str,
     rate: u64,
-    /// What a download then is bound to.
+    /// By what a download is then bound.
     bound_to: &'static str,
 }
 

@@ -1,4 +1,6 @@
 //! Asks hosts over HTTP which version they run.
+//!
+//! One request with a deadline and no retry: for how long to go on asking is decided by the demo.
 
 use std::time::Duration;
 
@@ -7,7 +9,7 @@ use ureq::Agent;
 /// How long a host on the same machine may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the service on `port` answers to `GET /version`; the reason if it does not answer.
+/// What the service on `port` answers to `GET /version`, or the reason why it does not answer.
 pub(super) async fn version(port: u16) -> Result<String, String> {
     let asked = tokio::task::spawn_blocking(move || {
         // A proxy from the environment knows nothing of this machine's loopback.
@@ -30,7 +32,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn version_of_a_running_service_is_told() {
+    async fn version_of_a_running_service_is_read() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = socket.local_addr().unwrap().port();
         let listening = demo_service::Listening { socket, is_shared: false };

@@ -1,9 +1,10 @@
 //! The demo's processes, none of which outlives it.
 //!
-//! Three nets, one below the other: [`Children`] stops its processes when it is dropped, however the
-//! demo ends; what they leave behind is handed to the demo by the kernel and killed; and if the demo
-//! itself is killed, the kernel sends its processes SIGTERM ([`end_with_parent`]). The last one
-//! follows the *thread* that started a process, so processes are started on the main thread only.
+//! Three nets, one below the other: [`Children`] stops its processes when it is dropped, however
+//! the demo ends; what they leave behind is handed to the demo by the kernel and killed; and if the
+//! demo itself is killed, the kernel sends its processes SIGTERM ([`end_with_parent`]). The last
+//! one follows the *thread* that started a process, so processes are started on the main thread
+//! only.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -17,14 +18,14 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
 
-use crate::output;
-use crate::output::human;
+use crate::output::{self, human};
 
 /// Names the demo's process to the processes it starts. Not with the prefix of settings, which
 /// daemons read and would warn about.
 const PARENT_VARIABLE: &str = "_SHOAL_DEMO_PID";
 
-/// How long processes may take to stop before they are killed. Agents stop their programs in it.
+/// How long processes may take to stop before they are killed; agents stop their programs within
+/// it.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Lines of a log that a failure shows.
@@ -47,7 +48,7 @@ struct Running {
     log: PathBuf,
 }
 
-/// If a demo started this process: arranges that it is told to stop when the demo is gone.
+/// Arranges that this process is told to stop when the demo that started it is gone, if one did.
 ///
 /// # Errors
 ///
@@ -66,7 +67,7 @@ pub(crate) fn end_with_parent() -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// If the system does not tell where the executable is.
+/// If the system does not say where the executable is.
 pub(super) fn shoal() -> anyhow::Result<Command> {
     let executable = env::current_exe().context("cannot find the shoal executable")?;
     let mut command = Command::new(executable);
@@ -122,7 +123,7 @@ impl Children {
         Ok(stdout)
     }
 
-    /// A process that has ended by itself, if there is one.
+    /// Returns a process that has ended by itself, if there is one.
     pub(super) fn find_ended(&mut self) -> Option<(String, ExitStatus)> {
         self.running.iter_mut().find_map(|running| {
             let status = running.child.try_wait().ok().flatten()?;
@@ -141,12 +142,12 @@ impl Children {
         }
     }
 
-    /// Tells every process to stop, kills what has not stopped in time, and what was left behind by
-    /// any of them. Blocks up to [`STOP_TIMEOUT`].
+    /// Orders every process to stop, kills what has not stopped in time, and what was left behind
+    /// by any of them. Blocks up to [`STOP_TIMEOUT`].
     pub(super) fn stop(&mut self) {
         let deadline = Instant::now() + STOP_TIMEOUT;
         for running in &self.running {
-            tell(&running.pidfd, &running.name);
+            order_stop(&running.pidfd, &running.name);
         }
         for mut running in self.running.drain(..) {
             if !has_ended(&running.pidfd, deadline) {
@@ -173,7 +174,7 @@ fn pid_of(child: &Child) -> Pid {
 
 /// Asks a process to stop. Through its descriptor, because its id may belong to another process by
 /// now if it has ended.
-fn tell(pidfd: &OwnedFd, name: &str) {
+fn order_stop(pidfd: &OwnedFd, name: &str) {
     if let Err(error) = rustix::process::pidfd_send_signal(pidfd, Signal::TERM) {
         tracing::debug!(name, %error, "cannot tell it to stop, it has ended");
     }
@@ -235,7 +236,8 @@ fn tail(log: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
-    use std::sync::{Mutex, PoisonError};
+
+    use parking_lot::Mutex;
 
     use super::*;
 
@@ -252,7 +254,7 @@ mod tests {
     /// Method: one shell leaves a process behind that ignores SIGTERM, another simply goes on.
     #[test]
     fn dropped_children_and_their_orphans_are_gone() {
-        let _turn = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = CHILDREN.lock();
         let folder = tempfile::tempdir().unwrap();
         let mut children = Children::new().unwrap();
         let script = |text: &str| {
@@ -277,7 +279,7 @@ mod tests {
 
     #[test]
     fn ended_process_is_found_with_its_status() {
-        let _turn = CHILDREN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = CHILDREN.lock();
         let folder = tempfile::tempdir().unwrap();
         let mut children = Children::new().unwrap();
         let mut command = Command::new("sh");

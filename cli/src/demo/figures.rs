@@ -1,4 +1,7 @@
-//! What the demo measured, as a table and as sentences. Pure.
+//! What the demo measured, as a table and as sentences.
+//!
+//! Pure. All numbers come from the hosts' rows and from one measured download, never from what the
+//! demo hopes for.
 
 use std::time::Duration;
 
@@ -7,7 +10,7 @@ use goal_state::HostStatus;
 use crate::output::human;
 use crate::status::table::{Layout, grid};
 
-/// What one build's way to all hosts is judged by.
+/// By what one build's way to all hosts is judged.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Measure {
     /// Bytes of the build.
@@ -75,7 +78,7 @@ pub(super) fn sentences(rows: &[HostStatus], measure: &Measure) -> [String; 3] {
     ]
 }
 
-/// What a version cost of which hosts had most already.
+/// What a version cost when hosts already had most of it.
 pub(super) fn reuse_sentence(rows: &[HostStatus], bytes: u64, bytes_new: Option<u64>) -> String {
     let new = bytes_new.unwrap_or(bytes);
     let sum = |of: fn(&HostStatus) -> u64| rows.iter().map(|row| u128::from(of(row))).sum::<u128>();

@@ -10,10 +10,8 @@ use std::time::{Duration, Instant};
 use goal_state::{Goal, GoalStore, HostPhase, HostStatus};
 use indicatif::{MultiProgress, ProgressBar};
 
-use super::children::Children;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
+use crate::demo::children::Children;
+use crate::output::{self, bars, human};
 use crate::rollout::{Standing, standing};
 use crate::status::table::phase_word;
 
@@ -45,7 +43,7 @@ pub(super) enum FollowError {
 }
 
 impl FollowError {
-    /// The process whose log may tell more.
+    /// The process whose log may say more.
     pub(super) fn culprit(&self) -> Option<&str> {
         match self {
             Self::Ended { name, .. } => Some(name),
@@ -118,7 +116,7 @@ pub(super) async fn follow(
     }
 }
 
-/// A store that cannot be read for once is as good as one where nothing changed.
+/// A store that cannot be read once counts as one where nothing changed.
 async fn statuses(store: &GoalStore) -> Vec<HostStatus> {
     store.statuses().await.unwrap_or_else(|error| {
         tracing::debug!(%error, "cannot read statuses");
@@ -133,7 +131,7 @@ fn check_alive(children: &mut Children) -> Result<(), FollowError> {
     }
 }
 
-/// Since when nothing changed, and since when which host fails.
+/// Since when nothing has changed, and since when each failing host has been failing.
 #[derive(Debug)]
 struct Watch {
     seen: Vec<(String, HostPhase, u64)>,

@@ -14,17 +14,17 @@ use p2p_core::{Prng, Seed};
 /// Files of data per version, so that chunks cross the borders of files.
 const PARTS: usize = 4;
 
-/// Bytes of one of them. Together 64 MiB: large enough that a swarm shows, small enough that five
-/// hosts on a laptop take seconds.
+/// Bytes of one of them. Together ([`DATA_BYTES`]) they are large enough that a swarm shows, and
+/// small enough that a few hosts on a laptop take seconds.
 const PART_BYTES: usize = 16 << 20;
 
-/// The file of data that is another in each version.
+/// The file of data that differs in each version.
 const PART_OF_VERSION: usize = 1;
 
-/// Bytes of data of a version, to which the executable comes.
+/// Bytes of data of a version, without the executable.
 pub(super) const DATA_BYTES: u64 = (PARTS * PART_BYTES) as u64;
 
-/// Written at once; between two of these a signal can be noticed.
+/// Bytes written at once; between two such steps a signal can be noticed.
 const STEP_BYTES: usize = 1 << 20;
 
 /// Writes the tree of `version` into `root`, which is created. The service in it is a copy of the

@@ -1,11 +1,11 @@
 //! How long a download spent in each of its phases, for reports and measurements.
+//!
+//! Only counts; what a phase means is in `p2p_net::Phase`. Phases that share a word share a time.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use p2p_net::Phase;
-
-use super::phase_word;
 
 /// Which phases a download went through so far, some of them perhaps twice.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct PhaseTimes {
 }
 
 impl PhaseTimes {
-    /// Nothing but the start, at `started`.
+    /// No phase yet; the download began at `started`.
     pub(super) const fn new(started: Instant) -> Self {
         Self { started, now_in: None, spent: BTreeMap::new() }
     }
@@ -26,7 +26,7 @@ impl PhaseTimes {
         self.started
     }
 
-    /// Notes that the download is in `phase`; whether that is news.
+    /// Notes that the download is in `phase`. Returns whether that is news.
     pub(super) fn enter(&mut self, phase: Phase) -> bool {
         let is_news = self.now_in.is_none_or(|(known, _)| known != phase);
         if is_news {
@@ -46,6 +46,18 @@ impl PhaseTimes {
     /// Seconds by the word that people see for the phase.
     pub(super) fn in_seconds(&self) -> BTreeMap<&'static str, f64> {
         self.spent.iter().map(|(word, spent)| (*word, spent.as_secs_f64())).collect()
+    }
+}
+
+/// The word that people see for a phase.
+pub(super) const fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Locating => "locating",
+        Phase::Resuming => "resuming",
+        Phase::Downloading => "fetching",
+        Phase::Verifying => "verifying",
+        Phase::Serving => "complete",
+        _ => "working",
     }
 }
 

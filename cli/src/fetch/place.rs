@@ -31,7 +31,7 @@ pub(super) fn holds(directory: &Path, build: BuildId) -> bool {
     if is_empty || directory.join(HIDDEN).exists() {
         return false;
     }
-    // What cannot be verified is other files, and no hindrance as long as the names differ.
+    // What cannot be verified are other files, which do no harm as long as the names differ.
     let verified = p2p_net::verify(directory, None, None);
     verified.is_ok_and(|verified| verified.actual == build)
 }
@@ -142,8 +142,8 @@ impl Place {
             .with_context(|| format!("the build is in place; cannot remove {}", hidden.display()))
     }
 
-    /// Removes `.shoal` unless it holds something that a next run can use, and the directory if
-    /// this run made it. A failure is not worth hiding the error that led here.
+    /// Removes `.shoal` unless it holds something that the next run can use, and the directory if
+    /// this run made it. A failure is not reported: it would hide the error that led here.
     pub(super) fn remove_if_useless(self) {
         let is_empty = |builds: Result<Vec<BuildId>, _>| builds.is_ok_and(|list| list.is_empty());
         if !is_empty(self.store.list()) || !is_empty(self.store.list_staged()) {

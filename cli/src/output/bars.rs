@@ -1,4 +1,7 @@
 //! Progress bars. They live on standard error and draw nothing when that is not a terminal.
+//!
+//! Owns how bars over bytes look, so that all commands show a transfer alike; when one moves and
+//! ends is the command's.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -9,8 +12,8 @@ pub(crate) fn over_bytes(label: &'static str) -> ProgressBar {
     ProgressBar::no_length().with_style(style(template)).with_prefix(label)
 }
 
-/// A bar for one host, to be added to a screen of several. Setting the prefix later would draw it at
-/// once, on its own, and leave that line behind.
+/// A bar for one host, to be added to a screen of several. Setting the prefix later would draw it
+/// at once, on its own, and leave that line behind.
 pub(crate) fn of_host(name: String) -> ProgressBar {
     ProgressBar::no_length()
         .with_style(style("  {prefix:<9} [{bar:30}] {percent:>3} %  {wide_msg}"))

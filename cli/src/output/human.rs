@@ -1,4 +1,7 @@
-//! Amounts as people read them. Pure, integers only.
+//! Amounts as people read them, and texts of others as a terminal may show them.
+//!
+//! Pure, integers only. One way for each kind of amount, so that two commands never print the same
+//! amount in two ways.
 
 use std::time::Duration;
 
@@ -49,7 +52,7 @@ pub(crate) fn rate(count: u64, span: Duration) -> u64 {
     u64::try_from(u128::from(count) * 1_000_000_000 / nanos).unwrap_or(u64::MAX)
 }
 
-/// `part` of `whole` in percent, rounded down; 100 of nothing, which is complete.
+/// `part` of `whole` in percent, rounded down; 100 if `whole` is zero: nothing is complete.
 pub(crate) fn percent(part: u64, whole: u64) -> u64 {
     if whole == 0 {
         return 100;
@@ -57,13 +60,13 @@ pub(crate) fn percent(part: u64, whole: u64) -> u64 {
     u64::try_from(u128::from(part) * 100 / u128::from(whole)).unwrap_or(u64::MAX)
 }
 
-/// `part` of `whole` in percent with one decimal, rounded down: `92.8 %`; all of nothing.
+/// `part` of `whole` in percent with one decimal, rounded down: `92.8 %`; all if `whole` is zero.
 pub(crate) fn per_mille(part: u64, whole: u64) -> String {
     let tenths = if whole == 0 { 1_000 } else { u128::from(part) * 1_000 / u128::from(whole) };
     format!("{}.{} %", tenths / 10, tenths % 10)
 }
 
-/// `part / whole` with two decimals, rounded to nearest; `-` for a whole of nothing.
+/// `part / whole` with two decimals, rounded to nearest; `-` if `whole` is zero.
 pub(crate) fn ratio(part: u128, whole: u128) -> String {
     if whole == 0 {
         return "-".to_owned();

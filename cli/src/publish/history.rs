@@ -13,7 +13,7 @@ use goal_state::AppName;
 use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
-/// Most builds remembered per app: months at the busiest app's pace, in a file of 100 KiB.
+/// Most builds remembered per app: months at the busiest app's pace, in a small file.
 const RECORDS_MAX: usize = 1_000;
 
 /// The builds published for one app.

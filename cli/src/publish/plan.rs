@@ -1,4 +1,6 @@
 //! `shoal plan`: what a host that runs one build would fetch to get another.
+//!
+//! Compares two manifests of a store and reads nothing else. A store that is not there is not made.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,9 +10,7 @@ use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, ChangeKind, Comparison, FileChange, compare};
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::human;
+use crate::output::{self, Outcome, human};
 
 /// Files that are listed for people: a screen.
 const FILES_SHOWN_MAX: usize = 20;

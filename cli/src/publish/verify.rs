@@ -1,4 +1,7 @@
 //! `shoal verify`: are these files that build, byte for byte?
+//!
+//! The id alone answers yes or no; with a store that has the build the files that differ are named.
+//! Reads only: a store that is not there is not made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,10 +11,7 @@ use p2p_core::{BuildId, Manifest};
 use p2p_net::BuildStore;
 use serde::Serialize;
 
-use crate::app::Outcome;
-use crate::output;
-use crate::output::bars;
-use crate::output::human;
+use crate::output::{self, Outcome, bars, human};
 
 /// Differences that are printed for people; `--json` has them all.
 const DIFFERENCES_SHOWN_MAX: usize = 20;

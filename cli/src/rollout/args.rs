@@ -1,5 +1,7 @@
 //! How an operator says who switches and when: the flags that several commands share, and the
 //! sentence that says it back.
+//!
+//! Pure. What a rollout means for a host is decided in `goal_state::Rollout`, not here.
 
 use std::collections::BTreeSet;
 use std::num::NonZero;
@@ -42,13 +44,13 @@ impl FromStr for MaxUnavailable {
 }
 
 impl RolloutArgs {
-    /// What is asked of a goal with a new build: what is not named is as for everybody.
+    /// What the flags ask of a goal with a new build: without any, it goes to everybody.
     pub(crate) fn for_new_build(&self) -> RolloutChange {
         let only_canaries = (!self.canary.is_empty()).then_some(0);
         RolloutChange { percent: self.percent.or(only_canaries), ..self.change() }
     }
 
-    /// What is asked of the goal that there is: what is not named stays.
+    /// What the flags ask of the present goal: what is not named stays.
     pub(crate) fn change(&self) -> RolloutChange {
         let labels = |labels: &[Label]| -> Option<BTreeSet<Label>> {
             (!labels.is_empty()).then(|| labels.iter().cloned().collect())

@@ -9,19 +9,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, Goal, GoalStore, GoalStoreError, GoalUrl, HostStatus, RolloutChange, WaitReason,
+    AppName, Goal, GoalStore, GoalStoreError, GoalUrl, RolloutChange, WaitReason, now_ms,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use p2p_core::BuildId;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::app::Outcome;
-use crate::output::human;
+use crate::output::{self, Outcome, human};
 use crate::rollout::args::{self, RolloutArgs};
 use crate::rollout::view;
 use crate::rollout::{self, Rollout, Silent};
-use crate::{clock, output};
+use crate::runtime::{block_on, read_statuses};
 
 /// How often hosts' reports are read while waiting. They arrive every second or two.
 const POLL: Duration = Duration::from_secs(1);
@@ -157,7 +156,7 @@ enum End {
 /// If the goal store cannot be read or written.
 pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
     block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.deploy_with(&args.app, args.build, args.rollout.for_new_build()).await;
+        let goal = store.deploy(&args.app, args.build, args.rollout.for_new_build()).await;
         goal.with_context(|| format!("cannot deploy {}", args.app))
     }))
 }
@@ -169,7 +168,7 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
 /// If there is none, or the goal store cannot be read or written.
 pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
     block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.rollback_with(&args.app, args.rollout.for_new_build()).await;
+        let goal = store.rollback(&args.app, args.rollout.for_new_build()).await;
         goal.with_context(|| format!("cannot roll back {}", args.app))
     }))
 }
@@ -208,7 +207,7 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
         let goal = store.goal(&args.app).await.context("cannot read the goal")?;
         let goal = goal.ok_or_else(|| GoalStoreError::NoGoal { app: args.app.clone() })?;
         let rows = read_statuses(&store).await?;
-        let silent = rollout::silent(clock::now_ms(), &rows);
+        let silent = rollout::silent(now_ms(), &rows);
         if follow.wait {
             let (end, took, hosts) = wait_for(follow, &store, &goal, silent).await;
             return conclude(follow, &goal, end, took, hosts);
@@ -231,7 +230,7 @@ async fn set_and_follow(
     let store = GoalStore::new(&args.goal.url);
     // Before the goal is set: who is silent now is not silent because of it.
     let rows = if args.wait { read_statuses(&store).await? } else { vec![] };
-    let silent = rollout::silent(clock::now_ms(), &rows);
+    let silent = rollout::silent(now_ms(), &rows);
     let goal = set(&store).await?;
     if !args.wait {
         announce(&goal, None, args.json)?;
@@ -272,31 +271,6 @@ fn conclude(
     Ok(if end == End::Complete { Outcome::Done } else { Outcome::Negative })
 }
 
-/// Runs a command's future on this thread.
-///
-/// # Errors
-///
-/// Those of the future, or if the system cannot start a runtime.
-pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime; the system is out of threads or memory")?;
-    let ended = runtime.block_on(work);
-    // A blocking read of a hanging file system must not keep a finished command alive.
-    runtime.shutdown_background();
-    ended
-}
-
-/// Every row of the goal store.
-///
-/// # Errors
-///
-/// If the store cannot be read.
-pub(crate) async fn read_statuses(store: &GoalStore) -> anyhow::Result<Vec<HostStatus>> {
-    store.statuses().await.context("cannot read what hosts reported; check --goal")
-}
-
 /// Follows one goal.
 struct Waiter<'a> {
     store: &'a GoalStore,
@@ -328,7 +302,8 @@ impl Waiter<'_> {
                 }
                 Err(error) if !is_failing => {
                     is_failing = true;
-                    bar.suspend(|| output::note(&format!("{error:#}; trying again")));
+                    let trouble = format!("{}; trying again", command_line::describe(&error));
+                    bar.suspend(|| output::note(&trouble));
                 }
                 Err(_) => {}
             }

@@ -9,8 +9,7 @@ use p2p_core::BuildId;
 use serde::Serialize;
 
 use crate::output::human;
-use crate::rollout::Rollout;
-use crate::rollout::args;
+use crate::rollout::{Rollout, args};
 
 /// Hosts that are named with what went wrong; `shoal status` has them all.
 const NAMED_MAX: usize = 5;

@@ -84,7 +84,7 @@ struct Summary {
     hosts_on_goal: usize,
     hosts_failed: usize,
     hosts_rolled_back: usize,
-    /// Not to switch as things are; see `shoal rollout`.
+    /// Hosts that are not to switch as things are; see `shoal rollout`.
     hosts_waiting: usize,
     hosts_stale: usize,
     hosts_stopped: usize,
@@ -140,7 +140,8 @@ pub(crate) fn render(now_ms: u64, goals: &GoalList, rows: &[HostStatus], layout:
     text
 }
 
-/// What hosts say, a line for each message: in a table a sentence would be a column of single words.
+/// What hosts say, a line for each message: in a table a sentence would be a column of single
+/// words.
 fn messages(rows: &[HostStatus]) -> String {
     let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in rows {
@@ -162,7 +163,7 @@ fn messages(rows: &[HostStatus]) -> String {
     lines.concat()
 }
 
-/// The last lines that programs and hooks wrote that failed.
+/// The last lines of programs and hooks that failed.
 fn outputs(rows: &[HostStatus]) -> String {
     let mut said: BTreeMap<&str, Vec<&HostStatus>> = BTreeMap::new();
     for row in rows {
@@ -237,7 +238,7 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
     ]
 }
 
-/// What runs, and what is to run, or failed, if that is something else.
+/// What runs, and beside it what is to run or what failed, if that is another build.
 fn build_cell(row: &HostStatus) -> String {
     match (row.current, row.target) {
         (Some(current), Some(target)) if row.quarantined == Some(target) => {
@@ -364,7 +365,7 @@ mod tests {
         GoalList { goals, damaged: vec![] }
     }
 
-    fn fleet() -> (GoalList, Vec<HostStatus>) {
+    fn three_hosts_of_one_app() -> (GoalList, Vec<HostStatus>) {
         let underway = HostStatus {
             current: Some(build(1)),
             bytes_done: 32 << 20,
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn plain_columns_are_aligned() {
-        let (goals, rows) = fleet();
+        let (goals, rows) = three_hosts_of_one_app();
         let (old, new) = (build(1).short(), build(2).short());
         let text = render(NOW_MS, &goals, &rows, Layout::Plain);
         let expected = format!(
@@ -403,7 +404,7 @@ mod tests {
 
     #[test]
     fn table_fits_the_terminal_and_holds_every_host() {
-        let (goals, rows) = fleet();
+        let (goals, rows) = three_hosts_of_one_app();
         let text = render(NOW_MS, &goals, &rows, Layout::Table { width: Some(100) });
         for line in text.lines() {
             assert!(line.chars().count() <= 100, "{line}");
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn messages_stand_below_the_table_once() {
-        let (goals, mut rows) = fleet();
+        let (goals, mut rows) = three_hosts_of_one_app();
         let text = render(NOW_MS, &goals, &rows, Layout::Table { width: Some(120) });
         assert!(text.contains("\nhost-3: exits at [31m once; look into its log\n"), "{text}");
         assert!(text.contains("\u{2506} downloading \u{2506}"), "cut into pieces\n{text}");
@@ -492,7 +493,7 @@ mod tests {
 
     #[test]
     fn document_keeps_every_field_of_the_report() {
-        let (goals, rows) = fleet();
+        let (goals, rows) = three_hosts_of_one_app();
         let json = serde_json::to_value(document(NOW_MS, &goals, &rows)).unwrap();
         assert_eq!(json["apps"][0]["hosts_on_goal"], 1);
         assert_eq!(json["apps"][0]["generation"], 2);

@@ -1,7 +1,7 @@
 //! Builds that go wrong, each in its way: rolled back within the deadline, with a reason.
 //!
-//! The times are shorter than an operator's. `benches/agent.py bad-builds` runs the same with longer
-//! ones: `SHOAL_TEST_PACE` multiplies them.
+//! The times are shorter than an operator's. `benches/agent.py bad-builds` runs the same with
+//! longer ones: `SHOAL_TEST_PACE` multiplies them.
 
 use std::fs;
 use std::time::Instant;
@@ -55,7 +55,7 @@ fn host_with(settings: &str) -> (ServiceHost, Published) {
     (host, good)
 }
 
-/// Deploys a build that behaves as told and waits until the host has gone back to `good`.
+/// Deploys a build that behaves as ordered and waits until the host has gone back to `good`.
 fn check_rolled_back(host: &ServiceHost, good: &Published, behaviour: &str) -> HostRow {
     let bad = host.publish("bad", behaviour, 100_000);
     let started = Instant::now();
@@ -149,7 +149,7 @@ fn healthy_build_that_ignores_the_signal_to_stop_gives_way() {
     assert_eq!(host.agent().end_with(Signal::TERM).code(), Some(0));
 }
 
-/// Goal: a program that prints without end fills no disk, and what it printed last is told.
+/// Goal: a program that prints without end fills no disk, and what it printed last is reported.
 #[test]
 fn build_that_fills_its_log_is_bounded_and_rolled_back() {
     let (host, good) = host_with(&settings());
@@ -203,7 +203,7 @@ fn chatty_build_is_good() {
     assert!(output.lines().count() > 10, "it did not print much:\n{output}");
 }
 
-/// Goal: a program that floods its log once it is good serves on, and the status says so.
+/// Goal: a program that floods its log once it is good goes on serving, and the status says so.
 /// Method: the limit is lowered under a program that prints as before.
 #[test]
 fn good_program_that_prints_too_much_serves_on_and_is_told() {
@@ -212,7 +212,7 @@ fn good_program_that_prints_too_much_serves_on_and_is_told() {
     let before = host.deploy_and_wait(&loud, "loud").row;
     host.configure(&(settings() + "max_output_rate = \"100B\"\n"));
     kill_process(host.agent().process(), Signal::HUP).unwrap();
-    let after = host.rig.wait_for_row("the status tells", HOST, |row| {
+    let after = host.rig.wait_for_row("the status says it", HOST, |row| {
         row.row.message.as_ref().is_some_and(|message| message.contains("max_output_rate"))
     });
     let row = after.row;
@@ -254,7 +254,8 @@ fn bad_first_build_is_a_failure() {
     host.deploy_and_wait(&good, "good");
 }
 
-/// Goal: what was tried and failed is remembered by the next agent: it does not try again by itself.
+/// Goal: what was tried and failed is remembered by the next agent: it does not try again by
+/// itself.
 #[test]
 fn quarantine_outlives_the_agent() {
     let (mut host, good) = host_with(&settings());

@@ -6,7 +6,8 @@ use goal_state::HostPhase;
 use goal_state::testing::EtcdServer;
 
 use crate::rig::{
-    HostRow, Published, Rig, Status, fail, parse, succeed, wait_for_status, wait_until_running,
+    Daemon, HostRow, Published, Rig, Status, fail, parse, succeed, wait_for_status,
+    wait_until_running,
 };
 
 const MIB: usize = 1 << 20;
@@ -55,17 +56,32 @@ fn deploy_over_etcd_survives_a_restart_of_etcd() {
     }
 }
 
-/// Goal: `kill -9` costs what was not stored yet, and nothing else.
-/// Method: the agent is killed when chunks are noted on disk; the next one counts what it fetches.
-#[test]
-fn killed_agent_fetches_only_what_it_had_not_stored() {
+/// A host without an agent that has a part of a build on its disk.
+struct Interrupted {
+    rig: Rig,
+    build: Published,
+    /// Of the seeder.
+    address: String,
+    _seeder: Daemon,
+}
+
+/// Kills an agent when chunks are noted on disk.
+fn host_killed_in_mid_download() -> Interrupted {
     let rig = Rig::new();
     let build = rig.publish_data("store", 1, 16 * MIB);
-    let (_seeder, address) = rig.seeder("store", &["--upload-limit", "5MB"]);
+    let (seeder, address) = rig.seeder("store", &["--upload-limit", "5MB"]);
     let mut agent = rig.agent("host", &address, &[]);
     rig.deploy(&build);
     rig.wait_for_stored_chunks("host", &build);
     agent.kill();
+    Interrupted { rig, build, address, _seeder: seeder }
+}
+
+/// Goal: `kill -9` costs what was not stored yet, and nothing else.
+/// Method: the agent that comes after the killed one counts what it fetches.
+#[test]
+fn killed_agent_fetches_only_what_it_had_not_stored() {
+    let Interrupted { rig, build, address, _seeder } = host_killed_in_mid_download();
     assert!(!rig.path("host/apps/web/current").exists(), "killed too late for this test");
 
     let _agent = rig.agent("host", &address, &[]);
@@ -83,14 +99,7 @@ fn killed_agent_fetches_only_what_it_had_not_stored() {
 /// Method: the connections that end while it resumes are counted in its log.
 #[test]
 fn restarted_host_is_taken_back_at_once() {
-    let rig = Rig::new();
-    let build = rig.publish_data("store", 1, 16 * MIB);
-    let (_seeder, address) = rig.seeder("store", &["--upload-limit", "5MB"]);
-    let mut agent = rig.agent("host", &address, &[]);
-    rig.deploy(&build);
-    rig.wait_for_stored_chunks("host", &build);
-    agent.kill();
-
+    let Interrupted { rig, build, address, _seeder } = host_killed_in_mid_download();
     let agent = rig.agent("host", &address, &["--log-level", "p2p_net=debug"]);
     rig.wait_until_running(&build, &["host"]);
     let ended = agent.log().matches("connection ended").count();

@@ -70,7 +70,7 @@ fn current_that_was_changed_between_two_agents_is_made_again() {
     }
 }
 
-/// Goal: a build that was removed by hand is fetched again, and its program runs on meanwhile.
+/// Goal: a build that was removed by hand is fetched again, and its program keeps running.
 #[test]
 fn build_that_was_removed_between_two_agents_is_fetched_again() {
     let (mut host, good) = host_with_good();
@@ -128,8 +128,8 @@ fn current_build_that_was_damaged_is_mended() {
     wait_until_right(&host, &good);
 }
 
-/// Goal: on a disk that turned read-only the program runs on, the status says why nothing else
-/// happens, and everything goes on when the disk is well.
+/// Goal: on a disk that turned read-only the program keeps running, the status says why nothing
+/// else happens, and everything goes on when the disk is well.
 /// Method: the agent lives in a mount namespace of its own, where its state directory is made
 /// read-only under it; also for an agent that starts meanwhile.
 #[test]
@@ -148,7 +148,7 @@ fn read_only_disk_is_told_and_survived() {
     let state = host.rig.text(HOST);
     make_read_only(&nsenter, &state);
     host.rig.deploy(&next);
-    let row = host.rig.wait_for_row("the disk's state is told", HOST, |row| {
+    let row = host.rig.wait_for_row("the disk's state is reported", HOST, |row| {
         row.row.message.as_ref().is_some_and(|text| text.contains("Read-only file system"))
     });
     assert!(row.row.message.unwrap().contains(&state), "the place is not named");
@@ -165,7 +165,7 @@ fn read_only_disk_is_told_and_survived() {
     host.wait_until_answering(&next, "next");
 }
 
-/// Goal: a program that was started while the disk took nothing down is not lost when the agent is
+/// Goal: a program that was started while the disk rejected writes is not lost when the agent is
 /// killed before the disk is well: the next agent takes it over as it is.
 /// Method: as above; the program is killed on the read-only disk, so that the agent starts another.
 #[test]
@@ -232,7 +232,7 @@ fn recorded(host: &ServiceHost) -> Option<Pid> {
     Pid::from_raw(i32::try_from(process.pid).unwrap())
 }
 
-/// The command that gives another one mounts of its own, if the system allows that.
+/// A wrapper that gives a command mounts of its own, if the system allows that.
 fn mount_namespace() -> Option<&'static [&'static str]> {
     let ways: [&[&str]; 2] =
         [&["unshare", "--mount"], &["unshare", "--user", "--map-root-user", "--mount"]];
@@ -240,7 +240,7 @@ fn mount_namespace() -> Option<&'static [&'static str]> {
     ways.iter().find(allows).copied()
 }
 
-/// The command that gives another one the mounts of process `inside`.
+/// A wrapper that gives a command the mounts of process `inside`.
 fn mounts_of<'a>(inside: &'a str, unshare: &[&str]) -> Vec<&'a str> {
     let mut nsenter = vec!["nsenter", "--mount", "--target", inside];
     if unshare.contains(&"--user") {
@@ -264,7 +264,7 @@ fn run(command: &[&str]) -> Output {
     Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Builds are read-only for those who are not root.
+/// Makes a file writable: builds are read-only for those who are not root.
 fn make_writable(path: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
     for path in [path.parent().unwrap(), path] {

@@ -1,7 +1,7 @@
 //! `kill -9` at random moments of deploys, watched by somebody who does not ask the agent.
 //!
-//! Here for a few rounds; `benches/agent.py kills` runs the same for hundreds, with the executable of
-//! the agent alone. `SHOAL_TEST_ROUNDS` and `SHOAL_TEST_SEED` choose how many and which.
+//! Here for a few rounds; `benches/agent.py kills` runs the same for hundreds, with the executable
+//! of the agent alone. `SHOAL_TEST_ROUNDS` and `SHOAL_TEST_SEED` choose how many and which.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,10 +38,10 @@ const LOOKS_PER_VERIFICATION: u64 = 20;
 /// Large enough that some kills hit the download.
 const DATA_BYTES: usize = 3 << 20;
 
-/// Goal: whenever the agent is killed, `current` is a complete and right build, no wrong build runs,
-/// and the next agent reaches the goal without help.
-/// Method: three builds take turns as the goal, two of which are kept, so that downloads happen too.
-/// The agent is killed at random, sometimes the program with it. A witness looks all the time.
+/// Goal: whenever the agent is killed, `current` is a complete and right build, no wrong build
+/// runs, and the next agent reaches the goal without help.
+/// Method: three builds take turns as the goal, two of which are kept, so that downloads happen
+/// too. The agent is killed at random, sometimes the program with it. A witness looks all the time.
 fn check_kills(settings: &str) {
     let rounds = setting("SHOAL_TEST_ROUNDS").unwrap_or(ROUNDS);
     let seed = setting("SHOAL_TEST_SEED").unwrap_or_else(|| u64::from(std::process::id()));

@@ -1,4 +1,4 @@
-//! What a running agent tells monitoring: `/metrics` and `/healthz` over a host's first deploys.
+//! What a running agent shows to monitoring: `/metrics` and `/healthz` over a host's first deploys.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -53,7 +53,7 @@ fn check_phase(values: &BTreeMap<String, f64>, phase: HostPhase) {
     assert_eq!(phases, [&format!("shoal_app_phase{{app=\"web\",phase=\"{phase}\"}}")]);
 }
 
-/// Goal: who watches hosts by their metrics sees a deploy, a wait for a token and a rollback.
+/// Goal: whoever watches hosts by their metrics sees a deploy, a wait for a token and a rollback.
 /// Method: one host is scraped before anything, at rest with its first build, at rest with a second
 /// that needed a token, and after a third failed.
 #[test]

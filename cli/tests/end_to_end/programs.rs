@@ -123,7 +123,7 @@ fn signals_that_arrive_together_are_one_request() {
     assert!(!is_alive(pid), "the program outlives its agent");
 }
 
-/// Goal: whoever loses patience with a program gets rid of the agent, and is told what stays.
+/// Goal: whoever loses patience with a program gets rid of the agent, and learns what stays.
 /// Method: a program that ignores SIGTERM; signals until the agent ends.
 #[test]
 fn signal_after_a_while_ends_the_agent_and_leaves_the_program() {

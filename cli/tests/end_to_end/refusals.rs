@@ -108,7 +108,8 @@ struct Rows {
 }
 
 /// Goal: a broken goal is never acted on and never overwritten.
-/// Method: the file is cut off while a program runs; then it is repaired, and the next deploy works.
+/// Method: the file is cut off while a program runs; then it is repaired, and the next deploy
+/// works.
 #[test]
 fn goal_file_that_is_not_valid_changes_nothing() {
     let rig = Rig::new();

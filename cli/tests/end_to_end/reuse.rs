@@ -8,7 +8,7 @@ use crate::rig::{Published, Rig, fail, flip_byte, parse, random_bytes, run, succ
 
 const MIB: usize = 1 << 20;
 
-/// Publishes a tree of a large file that all versions share, and a small one of each.
+/// Publishes a tree of a large file that all versions share, and a small one that differs.
 fn publish_version(rig: &Rig, version: u32) -> Published {
     let root = rig.path("data").join(format!("version-{version}"));
     fs::create_dir(&root).unwrap();
@@ -22,7 +22,7 @@ fn fetched(row: &HostStatus) -> u64 {
 }
 
 /// Goal: publishing says what is new, `plan` says the same of any two builds, and a host fetches
-/// just that: the rest it copies, and the status tells.
+/// just that: the rest it copies, and the status says so.
 #[test]
 fn new_version_costs_what_publish_and_plan_say() {
     let rig = Rig::new();
@@ -51,7 +51,8 @@ fn new_version_costs_what_publish_and_plan_say() {
     rig.check_current("host", &second);
 }
 
-/// Goal: damage of the old build on the host is fetched, said once, and the new build is right.
+/// Goal: damaged parts of the old build on the host are fetched and reported once, and the new
+/// build is right.
 #[test]
 fn damaged_old_build_is_named_and_its_chunks_are_fetched() {
     let rig = Rig::new();

@@ -1,5 +1,5 @@
-//! The agent as an app of its own: it becomes the agent of the build that is deployed, and of the one
-//! before if that one does not do, while the programs of other apps run on.
+//! The agent as an app of its own: it becomes the agent of the build that is deployed, and of the
+//! one before if the new one does not work, while the programs of other apps keep running.
 //!
 //! The watchdog of systemd is played by the test. `dist/try-units.py` does this with a real one.
 
@@ -15,7 +15,7 @@ use super::swaps::{Load, SETTINGS};
 use crate::rig::service_host::{HOST, ServiceHost};
 use crate::rig::{Daemon, HostRow, Published, agent_binary, note, parse, succeed, wait_for_status};
 
-/// Time for an agent that is never well. Good ones have more, however busy the machine.
+/// How long an agent that is never well is given. Good ones get more, however busy the machine.
 const SHORT_DEADLINE: &str = "1s";
 const LONG_DEADLINE: &str = "2m";
 
@@ -60,7 +60,7 @@ impl<'a> Unit<'a> {
         }
     }
 
-    /// Waits until the row of `app` is as `accept` wants it.
+    /// Waits until `accept` is content with the row of `app`.
     fn wait_for_row(&self, what: &str, app: &str, accept: impl Fn(&HostRow) -> bool) -> HostRow {
         wait_for_status(what, &self.host.rig.goal(), |status| {
             self.tend();
@@ -79,7 +79,7 @@ impl<'a> Unit<'a> {
         fs::canonicalize(builds.join(&build.id)).unwrap().join("shoal-agent")
     }
 
-    /// Deploys an agent that does, and waits until it is the one that runs and is good.
+    /// Deploys an agent that works, and waits until it is the one that runs and is good.
     fn deploy_good(&self, build: &Published) {
         deploy(self.host, build);
         self.wait_for_row("the new agent is good", "agent", |row| {
@@ -88,8 +88,8 @@ impl<'a> Unit<'a> {
         assert_eq!(self.program(), self.agent_in(build));
     }
 
-    /// Deploys an agent that does not do, and waits until `good` runs again; the reason that the host
-    /// gives.
+    /// Deploys an agent that does not work, and waits until `good` runs again. Returns the reason
+    /// that the host gives.
     fn deploy_bad(&self, build: &Published, good: &Published) -> String {
         deploy(self.host, build);
         let row = self.wait_for_row("the new agent is rolled back", "agent", |row| {
@@ -137,8 +137,8 @@ fn publish_script(host: &ServiceHost, name: &str, text: &str) -> Published {
     })
 }
 
-/// Goal: agents are replaced by newer ones, and bad ones by those before, without anybody's help and
-/// without anybody who uses the programs noticing.
+/// Goal: agents are replaced by newer ones, and bad ones by those before, without anybody's help
+/// and without anybody who uses the programs noticing.
 /// Method: a service under load all the time, each request counted; its process must stay the same.
 /// At the end a new build of the service, too, is switched to without a lost request.
 #[test]

@@ -1,7 +1,7 @@
 //! Builds that take each other's place under load: nobody who uses the service notices.
 //!
-//! Here for a few swaps; `benches/agent.py swaps` runs the same for more. `SHOAL_TEST_SWAPS` chooses how
-//! many, `SHOAL_TEST_RATE` how many requests per second.
+//! Here for a few swaps; `benches/agent.py swaps` runs the same for more. `SHOAL_TEST_SWAPS`
+//! chooses how many, `SHOAL_TEST_RATE` how many requests per second.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -19,11 +19,12 @@ const SWAPS: u64 = 4;
 /// Requests per second.
 const RATE: u64 = 500;
 
-/// How long a version serves before the next one comes: every kept connection is used several times.
+/// How long a version serves before the next one comes: every kept connection is used several
+/// times.
 const SERVICE_TIME: Duration = Duration::from_millis(300);
 
-/// The program says itself when it is ready: a request would be answered by whichever instance takes
-/// it.
+/// The program says itself when it is ready: a request would be answered by whichever instance
+/// takes it.
 pub(super) const SETTINGS: &str = r#"
 keep_builds = 2
 sockets = { http = "127.0.0.1:PORT" }

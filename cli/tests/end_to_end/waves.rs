@@ -14,9 +14,9 @@ const HOSTS: usize = 20;
 /// Hosts of the group that may be down or switching at once.
 const MAX_UNAVAILABLE: usize = 2;
 
-/// A program that writes down when it is up and when it goes down, into the file that it is told.
-/// Lines of one write are never mixed, so that the file is one account of all hosts. It does not come
-/// up while there is a file `hold` beside.
+/// A program that writes down when it is up and when it goes down, into the file that its argument
+/// names. Lines of one write are never mixed, so that the file is one account of all hosts. It does
+/// not come up while there is a file `hold` beside.
 const PROGRAM: &str = "#!/bin/sh
 trap 'echo \"down $SHOAL_HOST\" >> \"$1\"; exit 0' TERM
 sleep 0.1
@@ -30,8 +30,8 @@ const HOOK: &str = "#!/bin/sh
 echo \"begin $SHOAL_HOST\" >> \"$1\"
 ";
 
-/// Asks the account whether the last that is known of this host is that the build is up. Agents
-/// run it in `.../HOST/apps/web/builds/BUILD`.
+/// Asks the account whether the build is up, by the last entry of this host. Agents run it in
+/// `.../HOST/apps/web/builds/BUILD`.
 const PROBE: &str = "#!/bin/sh
 host=${PWD%/apps/*}
 host=${host##*/}
@@ -150,7 +150,7 @@ fn unavailable(account: &str) -> (usize, usize) {
 /// Goal: never more than `max_unavailable` hosts of a group are down or switching, also when the
 /// seeder that grants is killed in the middle and started again; and all hosts finish.
 /// Method: programs and hooks of all hosts write one account, in which nobody has to look at the
-/// right moment. The first build may start everywhere at once, as nothing runs that could be down.
+/// right moment. The first build may start everywhere at once: nothing runs yet that could be down.
 /// Two hosts are kept from coming up while the seeder is killed, and until it has been asked again.
 #[test]
 fn twenty_hosts_switch_two_at_a_time_while_the_seeder_is_killed() {

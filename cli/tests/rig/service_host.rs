@@ -27,8 +27,8 @@ pub(crate) struct ServiceHost {
 }
 
 impl ServiceHost {
-    /// A host whose app has `settings` (lines of TOML; `PORT` in them is the service's port) besides
-    /// the program. Its agent is not started yet.
+    /// A host whose app has `settings` (lines of TOML; `PORT` in them is the service's port)
+    /// besides the program. Its agent is not started yet.
     pub(crate) fn new(settings: &str) -> Self {
         let rig = Rig::new();
         let programs = rig.path("bin");
@@ -53,8 +53,8 @@ impl ServiceHost {
         fs::write(self.rig.path("agent.toml"), text).unwrap();
     }
 
-    /// Publishes the service in the form that answers with `version` and does wrong what
-    /// `behaviour` says, with `data_bytes` of data of its own.
+    /// Publishes the service in the form that answers with `version` and misbehaves as `behaviour`
+    /// says, with `data_bytes` of data of its own.
     pub(crate) fn publish(&self, version: &str, behaviour: &str, data_bytes: usize) -> Published {
         let root = self.rig.path("data").join(format!("service-{version}"));
         fs::create_dir(&root).unwrap();
@@ -77,7 +77,7 @@ impl ServiceHost {
         self.agent = Some(self.spawn_agent_within(wrapper));
     }
 
-    /// An agent that is the test's own to look after; no other may run.
+    /// Starts an agent that the test looks after itself; no other may run.
     pub(crate) fn spawn_agent(&self) -> Daemon {
         self.spawn_agent_within(&[])
     }

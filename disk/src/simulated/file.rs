@@ -1,11 +1,14 @@
 //! The bytes of one simulated file: what is written, what is durable, and what is neither.
+//!
+//! Invariant: what was synced is never lost, and a block that was not synced holds one of the
+//! contents that it had since. Knows no names; those are in `names.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::prng::{Chance, Prng};
 
-/// What a disk writes as one.
+/// Bytes that a disk writes as one.
 const BLOCK_BYTES: usize = 512;
 
 /// A file, as long as it has a name or a handle.
@@ -109,12 +112,12 @@ impl SimulatedFile {
         }
     }
 
-    /// What programs see.
+    /// The bytes as programs see them.
     pub(super) fn current(&self) -> (Arc<[u8]>, u32) {
         (self.current.as_slice().into(), self.mode)
     }
 
-    /// What the disk may have.
+    /// The bytes as the disk may have them.
     pub(super) fn after_power_loss(&self, chance: Chance, prng: &mut Prng) -> (Arc<[u8]>, u32) {
         let mut bytes = self.durable.clone();
         if !self.lengths.is_empty() && chance.hits(prng) {

@@ -1,4 +1,7 @@
 //! The names of a simulated disk: directories, and the changes to them that are not durable yet.
+//!
+//! Invariant: a change is kept only with those that it builds on. Which of the others are kept is
+//! drawn from the seed, and equal seeds draw alike.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -6,9 +9,8 @@ use std::path::{Path, PathBuf};
 
 use super::file::SimulatedFile;
 use super::prng::{Chance, Prng};
-use super::{Node, Tree};
-use crate::file::Open;
-use crate::operation::{Operation, Outcome, Recorded};
+use crate::operation::{Open, Operation, Outcome, Recorded};
+use crate::record::{Node, Record, Tree};
 
 /// A position in the table of inodes. Inodes are never forgotten.
 type Inode = usize;
@@ -41,7 +43,7 @@ struct Directory {
     durable: BTreeMap<OsString, Inode>,
 }
 
-/// What is kept or lost as one.
+/// Names that are kept or lost together.
 #[derive(Clone, Debug)]
 struct Change {
     /// Directory, name, and what the name leads to afterwards.
@@ -66,8 +68,21 @@ impl Change {
 }
 
 impl Disk {
+    /// The disk after the first `count` operations of a record.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn after(record: &Record, count: usize) -> Self {
+        let mut disk = Self::new(&record.initial);
+        for recorded in &record.operations[..count] {
+            disk.apply(recorded);
+        }
+        disk
+    }
+
     /// A disk that holds `initial`, durable.
-    pub fn new(initial: &Tree) -> Self {
+    fn new(initial: &Tree) -> Self {
         let root = Content::Directory(Directory::default());
         let mut disk = Self { inodes: vec![root], handles: BTreeMap::new(), pending: vec![] };
         for (path, node) in &initial.nodes {
@@ -92,7 +107,7 @@ impl Disk {
         match (&recorded.operation, recorded.outcome) {
             (operation, Outcome::Done) => self.carry_out(operation),
             (Operation::Write { handle, offset, bytes, .. }, Outcome::Failed { written }) => {
-                // A file that could not even be opened is not written to.
+                // It could not be opened, so nothing is written to it.
                 self.file(*handle).write(*offset, &bytes[..written]);
             }
             (

@@ -1,4 +1,7 @@
 //! A small source of numbers whose sequence never changes: `SplitMix64` (Steele, Lea, Flood 2014).
+//!
+//! Of its own, because this crate depends on nothing of Shoal, and because a seed that a failing
+//! test prints must give the same disk for ever.
 
 #[derive(Clone, Debug)]
 pub(super) struct Prng {

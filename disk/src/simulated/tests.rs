@@ -6,9 +6,8 @@ use proptest::prelude::*;
 use rustix::io::Errno;
 use tempfile::TempDir;
 
+use super::{Disk, flip_bit};
 use crate::*;
-
-use super::{Node, Record, Tree};
 
 /// States looked at where any of them may occur.
 const SEEDS: std::ops::Range<u64> = 0..200;
@@ -23,7 +22,7 @@ fn recorded(work: impl FnOnce(&Path)) -> (Record, TempDir) {
 
 /// All states that some seed gives after the whole record.
 fn states(record: &Record) -> Vec<Tree> {
-    let disk = record.disk_after(record.operations.len());
+    let disk = Disk::after(record, record.operations.len());
     SEEDS.map(|seed| disk.after_power_loss(seed)).collect()
 }
 
@@ -82,7 +81,7 @@ fn replaced_file_is_the_old_or_the_new_and_after_the_call_the_new() {
     let count = record.operations.len();
     for at in count / 2..=count {
         for seed in SEEDS {
-            let tree = record.disk_after(at).after_power_loss(seed);
+            let tree = Disk::after(&record, at).after_power_loss(seed);
             let found = bytes(&tree, "a").unwrap();
             let is_new = found == [2; 600];
             assert!(is_new || (at < count && found == [1; 600]), "after {at} with seed {seed}");
@@ -130,7 +129,7 @@ fn rename_between_two_names_of_one_file_leaves_both() {
     });
     let there = Tree::read(folder.path()).unwrap();
     assert_eq!(there.nodes.len(), 2, "what the system does");
-    assert_eq!(record.disk_after(record.operations.len()).current(), there);
+    assert_eq!(Disk::after(&record, record.operations.len()).current(), there);
 }
 
 #[test]
@@ -211,7 +210,7 @@ fn torn_write_and_failed_operation_do_what_they_say() {
     assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     let there = Tree::read(folder.path()).unwrap();
     assert_eq!(bytes(&there, "a"), Some(&b"01234"[..]));
-    assert_eq!(watching.record().disk_after(watching.count()).current(), there);
+    assert_eq!(Disk::after(&watching.record(), watching.count()).current(), there);
 }
 
 #[test]
@@ -223,9 +222,10 @@ fn without_power_nothing_reaches_the_disk() {
     let watching = watch(folder.path(), stop).unwrap();
     let path = folder.path().join("a");
     let error = replace_file(&path, &folder.path().join("s"), b"x", Durability::Synced);
-    assert!(is_power_lost(&error.unwrap_err()));
+    let is_power_lost = |error: std::io::Error| error.downcast::<PowerLost>().is_ok();
+    assert!(is_power_lost(error.unwrap_err()));
     assert!(!watching.has_power());
-    assert!(is_power_lost(&create_dir(&folder.path().join("d")).unwrap_err()));
+    assert!(is_power_lost(create_dir(&folder.path().join("d")).unwrap_err()));
     // The scratch was made, which is operation 1 after the look for a leftover, but not written.
     assert_eq!(watching.count(), 2);
     assert_eq!(bytes(&Tree::read(folder.path()).unwrap(), "s"), Some(&[][..]));
@@ -249,17 +249,17 @@ fn flipped_bit_is_one_bit_of_a_file_that_was_meant() {
             drop(write(&root.join(name), &[0; 100]));
         }
     });
-    let whole = record.disk_after(record.operations.len()).current();
+    let whole = Disk::after(&record, record.operations.len()).current();
     for seed in SEEDS {
         let mut tree = whole.clone();
-        let (path, position) = tree.flip_bit(seed, |path| path.ends_with("b")).unwrap();
+        let (path, position) = flip_bit(&mut tree, seed, |path| path.ends_with("b")).unwrap();
         assert_eq!(path, Path::new("b"));
         assert_eq!(bytes(&tree, "a"), Some(&[0; 100][..]));
         let flipped = bytes(&tree, "b").unwrap();
         assert_eq!(flipped[position].count_ones(), 1);
         assert_eq!(flipped.iter().map(|byte| byte.count_ones()).sum::<u32>(), 1);
     }
-    assert_eq!(Tree::default().flip_bit(1, |_| true), None);
+    assert_eq!(flip_bit(&mut Tree::default(), 1, |_| true), None);
 }
 
 /// One step of a random script; numbers choose among few names, so that steps meet.
@@ -338,7 +338,7 @@ proptest! {
                 take(root, step).ok();
             }
         });
-        let mut disk = record.disk_after(record.operations.len());
+        let mut disk = Disk::after(&record, record.operations.len());
         let there = Tree::read(folder.path()).unwrap();
         prop_assert_eq!(&disk.current(), &there);
         let after = disk.after_power_loss(seed);
@@ -367,7 +367,7 @@ proptest! {
                 file.write_all_at(&vec![2; *size], *offset).unwrap();
             }
         });
-        let tree = record.disk_after(record.operations.len()).after_power_loss(seed);
+        let tree = Disk::after(&record, record.operations.len()).after_power_loss(seed);
         let found = bytes(&tree, "a").unwrap();
         prop_assert_eq!(found.len(), 10_500);
         for (position, byte) in (0_u64..).zip(found) {

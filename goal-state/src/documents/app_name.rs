@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 /// Long enough for "team.service-component", short enough for a column of a table.
 const APP_NAME_BYTES_MAX: usize = 64;
 
-/// The name of an app: 1 to 64 of `a-z 0-9 - _ .`, starting with a letter or digit. Checked on
-/// parse and on deserialisation, because it becomes a file name and a key.
+/// The name of an app: a short text of `a-z 0-9 - _ .` that starts with a letter or digit. Checked
+/// on parse and on deserialisation, because it becomes a file name and a key.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct AppName(String);

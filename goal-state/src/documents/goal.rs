@@ -12,7 +12,7 @@ use crate::documents::rollout::{Rollout, RolloutChange};
 
 /// Most past goals in a document. Enough to go back through several days of one app's deploys, and
 /// small enough that a document is read and written whole.
-pub const HISTORY_MAX: usize = 20;
+pub(crate) const HISTORY_MAX: usize = 20;
 
 /// What an app should run everywhere.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Goal {
     /// Who switches to it and when.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: Rollout,
-    /// Earlier goals, newest first, at most [`HISTORY_MAX`]: where `rollback` goes.
+    /// Earlier goals, newest first, a bounded number of them: where `rollback` goes.
     #[serde(default)]
     pub history: Vec<PastGoal>,
 }
@@ -59,7 +59,7 @@ pub struct PastGoal {
 /// Why a goal cannot be followed by another.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum GoalChangeError {
+pub(crate) enum GoalChangeError {
     /// No past goal has another build that was not rolled back.
     #[error("there is no earlier build to go back to")]
     NoHistory,
@@ -83,7 +83,7 @@ pub enum GoalChangeError {
 /// Why bytes are not a goal document.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum GoalDocumentError {
+pub(crate) enum GoalDocumentError {
     /// Nothing was written, or everything was lost.
     #[error("it is empty")]
     Empty,
@@ -116,7 +116,7 @@ pub enum GoalDocumentError {
         /// The generation of the goal.
         generation: u64,
     },
-    /// The history is out of order, so it is not known what came before what.
+    /// The history is out of order, so it does not say what came before what.
     #[error(
         "its field `history` has generation {older} after generation {newer}, expected the newest \
          first"
@@ -131,7 +131,12 @@ pub enum GoalDocumentError {
 
 impl Goal {
     /// The first goal of an app.
-    pub fn first(now_ms: u64, app: AppName, build: BuildId, rollout: &RolloutChange) -> Self {
+    pub(crate) fn first(
+        now_ms: u64,
+        app: AppName,
+        build: BuildId,
+        rollout: &RolloutChange,
+    ) -> Self {
         let rollout = Rollout::default().changed(rollout);
         Self { app, generation: 1, build, set_at_ms: now_ms, rollout, history: Vec::new() }
     }
@@ -143,7 +148,7 @@ impl Goal {
     /// # Errors
     ///
     /// [`GoalChangeError::LastGeneration`].
-    pub fn next(
+    pub(crate) fn next(
         &self,
         now_ms: u64,
         build: BuildId,
@@ -161,14 +166,14 @@ impl Goal {
     /// there, so that the rollback of D in A, B, C, rollback, D leads to B. A build that only some
     /// hosts were to have ([`PastGoal::partial`]) is skipped too.
     ///
-    /// It goes to every host at once, whatever the share that had this goal, because those that have
-    /// the bad build must not wait for a wave, and the others run the good one already;
+    /// It goes to every host at once, whatever the share that had this goal, because those that
+    /// have the bad build must not wait for a wave, and the others run the good one already;
     /// `max_unavailable` stays. `rollout` can say otherwise.
     ///
     /// # Errors
     ///
     /// The goal has no such build, or [`GoalChangeError::LastGeneration`].
-    pub fn rolled_back(
+    pub(crate) fn rolled_back(
         &self,
         now_ms: u64,
         rollout: &RolloutChange,
@@ -190,27 +195,31 @@ impl Goal {
         Ok(goal)
     }
 
-    /// The goal with another rollout of the same build, usually a wider one, under a new generation.
-    /// Hosts come in in the same order as before; those that switched already stay. It is no new
-    /// deploy, so the history stays as it is.
+    /// The goal with another rollout of the same build, usually a wider one, under a new
+    /// generation. Hosts come in in the same order as before; those that switched already stay. It
+    /// is no new deploy, so the history stays as it is.
     ///
     /// # Errors
     ///
     /// [`GoalChangeError::LastGeneration`].
-    pub fn widened(&self, now_ms: u64, rollout: &RolloutChange) -> Result<Self, GoalChangeError> {
+    pub(crate) fn widened(
+        &self,
+        now_ms: u64,
+        rollout: &RolloutChange,
+    ) -> Result<Self, GoalChangeError> {
         let mut goal = self.regenerated(now_ms)?;
         goal.rollout = goal.rollout.changed(rollout);
         Ok(goal)
     }
 
-    /// The goal with an order to restart the program, under a new generation. The rollout stays. The
-    /// order is for every host, whichever build it runs: those that are not in yet restart the one
-    /// they have. `max_unavailable` holds for restarts, too.
+    /// The goal with an order to restart the program, under a new generation. The rollout stays.
+    /// The order is for every host, whichever build it runs: those that are not in yet restart the
+    /// one they have. `max_unavailable` holds for restarts, too.
     ///
     /// # Errors
     ///
     /// [`GoalChangeError::LastGeneration`].
-    pub fn restarted(&self, now_ms: u64) -> Result<Self, GoalChangeError> {
+    pub(crate) fn restarted(&self, now_ms: u64) -> Result<Self, GoalChangeError> {
         let mut goal = self.regenerated(now_ms)?;
         goal.rollout.restart = goal.generation;
         Ok(goal)
@@ -254,7 +263,7 @@ impl Goal {
     /// # Errors
     ///
     /// The bytes are not valid JSON, have missing or unknown fields, or break a rule of this file.
-    pub fn from_json(app: &AppName, bytes: &[u8]) -> Result<Self, GoalDocumentError> {
+    pub(crate) fn from_json(app: &AppName, bytes: &[u8]) -> Result<Self, GoalDocumentError> {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Err(GoalDocumentError::Empty);
         }

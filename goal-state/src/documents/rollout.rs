@@ -20,15 +20,15 @@ use crate::documents::app_name::AppName;
 /// Long enough for "stage=production-eu".
 const LABEL_BYTES_MAX: usize = 64;
 
-/// Most labels in one list of a rollout. A region's stages and canary groups are a few; a list of
-/// hosts belongs into labels of those hosts.
-pub const ROLLOUT_LABELS_MAX: usize = 32;
+/// Most labels in one list of a rollout. A region has a few stages and canary groups; whoever wants
+/// to list hosts labels those hosts.
+pub(crate) const ROLLOUT_LABELS_MAX: usize = 32;
 
 /// Keeps the draw apart from every other use of the digest. Changing it, or anything else in
 /// [`Rollout::draw`], would change the order of hosts in the middle of a rollout.
 const DRAW_CONTEXT: &[u8] = b"shoal rollout 1";
 
-/// A mark on a host, such as `canary` or `stage=prod`: 1 to 64 of `a-z 0-9 - _ . = : /`.
+/// A mark on a host, such as `canary` or `stage=prod`: a short text of `a-z 0-9 - _ . = : /`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Label(String);
@@ -94,7 +94,7 @@ pub struct Rollout {
     /// Hosts with one of these labels are in whatever the percentage says.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "labels")]
     pub canary: BTreeSet<Label>,
-    /// Only hosts with one of these labels are in, if there are any; canaries too.
+    /// Only hosts with one of these labels are in, canaries included; empty: no such condition.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "labels")]
     pub stages: BTreeSet<Label>,
     /// Most hosts of a group that may be down or switching at once. `None`: no limit.
@@ -239,7 +239,7 @@ impl Rollout {
     }
 
     /// Whether every host may switch, though perhaps not all at once.
-    pub fn is_for_everybody(&self) -> bool {
+    pub(crate) fn is_for_everybody(&self) -> bool {
         is_everybody(&self.percent) && self.stages.is_empty()
     }
 

@@ -132,8 +132,8 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// The end of what a program wrote, as a status carries it: at most [`LAST_OUTPUT_BYTES_MAX`] bytes,
-/// whole characters, only line feeds for control characters. `None` if nothing is left.
+/// The end of what a program wrote, as a status carries it: at most [`LAST_OUTPUT_BYTES_MAX`]
+/// bytes, whole characters, only line feeds for control characters. `None` if nothing is left.
 pub fn last_output(output: &str) -> Option<String> {
     // Replaced first: every character that is left takes at most two bytes more in JSON than here.
     let clean: String = output
@@ -165,8 +165,8 @@ pub enum HostPhase {
     Downloading,
     /// Reading the build back and checking it.
     Verifying,
-    /// The build is here and the switch waits: for its wave, for a token, or for a person who holds,
-    /// paused or pinned the host; the message says for which.
+    /// The build is here and the switch waits: for its wave, for a token, or for a person who
+    /// holds, paused or pinned the host; the message says for which.
     Waiting,
     /// Stopping the old program and starting the new one.
     Switching,
@@ -174,7 +174,8 @@ pub enum HostPhase {
     Checking,
     /// The target build runs.
     Running,
-    /// The goal's build failed here; the previous good one runs. It stays so until the goal changes.
+    /// The goal's build failed here; the previous good one runs. It stays so until the goal
+    /// changes.
     RolledBack,
     /// The agent stopped; its programs with it.
     Stopped,
@@ -305,13 +306,13 @@ pub struct WriterNameError {
     text: String,
 }
 
-/// Checks a name for [`GoalStore::put_status`](crate::store::GoalStore::put_status), such as a host's name
-/// from a configuration file: it becomes a file's name or part of a key.
+/// Checks a name for [`GoalStore::put_status`](crate::store::GoalStore::put_status), such as a
+/// host's name from a configuration file: it becomes a file's name or part of a key.
 ///
 /// # Errors
 ///
 /// The text is neither `NAME` nor `NAME/SHARD` in the letters that are allowed.
-pub fn check_writer_name(text: &str) -> Result<(), WriterNameError> {
+pub(crate) fn check_writer_name(text: &str) -> Result<(), WriterNameError> {
     let part_is_safe = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphanumeric())
             && part.len() <= WRITER_PART_BYTES_MAX

@@ -1,9 +1,9 @@
-//! What hosts and the granting seeder say to each other about tokens: leave to be down.
+//! What hosts and the granting seeder say to each other about tokens: permissions to be down.
 //!
 //! A goal with `max_unavailable` makes hosts ask for a token before they start a switch. Tokens are
 //! per app and group, each has a time limit (lease), and all tokens of one app and group come from
-//! one seeder ([`granting_seeder`]). Owns the documents and their limits; who gets a token is decided
-//! in the seeder, what a host does without one in the agent. Pure.
+//! one seeder ([`granting_seeder`]). Owns the documents and their limits; who gets a token is
+//! decided in the seeder, what a host does without one in the agent. Pure.
 //!
 //! A host names each wish with a number that rises ([`TokenRequest::wish`]), so that a message that
 //! was late on its way cannot give back a token that was granted to a later wish.
@@ -21,16 +21,16 @@ use crate::documents::app_name::AppName;
 pub const TOKEN_TOPIC: &str = "tokens/1";
 
 /// Most bytes of a request or an answer. Names are bounded, so half would do.
-pub const TOKEN_BYTES_MAX: usize = 4 << 10;
+pub(crate) const TOKEN_BYTES_MAX: usize = 4 << 10;
 
 /// Longest name of a group or a host in bytes: that of DNS.
 const NAME_BYTES_MAX: usize = 253;
 
 /// Shortest time limit that is granted: a few times what a busy seeder takes to answer.
-pub const LEASE_MIN: Duration = Duration::from_secs(3);
+pub(crate) const LEASE_MIN: Duration = Duration::from_secs(3);
 
-/// Longest time limit that is granted. So long a token of a host that died is out, and so long a
-/// seeder that lost its table grants nothing.
+/// Longest time limit that is granted. The token of a host that died stays out for this long, and a
+/// seeder that lost its table grants nothing for this long.
 pub const LEASE_MAX: Duration = Duration::from_mins(2);
 
 /// What a host asks for.
@@ -170,12 +170,12 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, TokenDocumentErro
     Ok(serde_json::from_slice(bytes)?)
 }
 
-/// The seeder that grants the tokens of an app and group: of `seeders`, the one whose key and the two
-/// names have the highest digest. `None` without seeders.
+/// The seeder that grants the tokens of an app and group: of `seeders`, the one whose key and the
+/// two names have the highest digest. `None` without seeders.
 ///
 /// There is no second choice. Two seeders that grant for one app and group would each let
-/// `max_unavailable` hosts go, and no host can tell a seeder that is gone from one that it alone
-/// cannot reach. Hosts that get no answer wait.
+/// `max_unavailable` hosts go, and to a host a seeder that is gone looks like one that only this
+/// host cannot reach. Hosts that get no answer wait.
 pub fn granting_seeder(
     app: &AppName,
     group: &str,

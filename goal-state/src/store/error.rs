@@ -6,6 +6,7 @@
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use p2p_core::BuildId;
 
@@ -246,6 +247,35 @@ impl GoalStoreError {
         one_line(self)
     }
 }
+
+/// Why the goal of an app could not be read. Cheap to clone: every watcher keeps the last one.
+///
+/// Displays as the message with its causes, in one line. Two of them are equal if they read the
+/// same: a watcher is not woken for what it would show in the same words.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}", .0.one_line())]
+pub struct GoalReadError(Arc<GoalStoreError>);
+
+impl GoalReadError {
+    /// What went wrong, for who decides by it.
+    pub fn cause(&self) -> &GoalStoreError {
+        &self.0
+    }
+}
+
+impl From<GoalStoreError> for GoalReadError {
+    fn from(error: GoalStoreError) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl PartialEq for GoalReadError {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.one_line() == other.0.one_line()
+    }
+}
+
+impl Eq for GoalReadError {}
 
 /// An error's message and those of its sources, without those that the one before repeats.
 pub(crate) fn one_line(error: &dyn Error) -> String {

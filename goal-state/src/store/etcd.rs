@@ -16,17 +16,16 @@ use tokio::sync::Mutex;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
-use crate::documents::status::HostStatus;
-use crate::documents::status::{newest_rows, status_from_json, status_to_json};
-use crate::store::error::{GoalStoreError, one_line};
+use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_json};
+use crate::store::board::GoalUpdate;
+use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::error::{GoalReadError, GoalStoreError, one_line};
 use crate::store::url::GoalUrl;
-use crate::store::watch::AppState;
-use crate::store::{GoalChange, GoalList, parse_goal};
 
 /// Most bytes of one value: etcd's default for a whole request, less room for the key and framing.
 pub(crate) const VALUE_BYTES_MAX: usize = (1 << 20) + (1 << 19) - (1 << 12);
 
-/// Values asked for at once. As many of the largest as still fit into [`ANSWER_BYTES_MAX`].
+/// Values asked for at once: as many of the largest ones as fit into [`ANSWER_BYTES_MAX`].
 const PAGE_VALUES: i64 = 8;
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
@@ -43,10 +42,10 @@ const CHANGE_ATTEMPTS_MAX: u32 = 64;
 pub(crate) struct Patience {
     /// To connect to a member.
     pub(crate) connect: Duration,
-    /// For the answer to a request, with the time to connect if that is needed.
+    /// For the answer to a request, including the time to connect if that is needed.
     pub(crate) request: Duration,
-    /// Between two pings on a connection that a watch is open on. etcd closes connections that ping
-    /// more often than every 5 s, or at all while nothing is open.
+    /// Between two pings on a connection with an open watch. etcd closes connections that ping more
+    /// often than every 5 s, or that ping at all while nothing is open.
     pub(crate) ping: Duration,
 }
 
@@ -91,7 +90,7 @@ impl std::fmt::Debug for Member {
 /// The goals of some apps, all at least as new as `revision`.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    pub(crate) states: Vec<(AppName, AppState)>,
+    pub(crate) updates: Vec<GoalUpdate>,
     pub(crate) revision: i64,
 }
 
@@ -191,7 +190,7 @@ impl EtcdStore {
         apps: impl IntoIterator<Item = &AppName>,
     ) -> Result<Snapshot, GoalStoreError> {
         let apps: Vec<&AppName> = apps.into_iter().collect();
-        let mut snapshot = Snapshot { states: Vec::new(), revision: i64::MAX };
+        let mut snapshot = Snapshot { updates: Vec::new(), revision: i64::MAX };
         for apps in apps.chunks(READ_KEYS_MAX) {
             let reads: Vec<_> =
                 apps.iter().map(|app| TxnOp::get(self.goal_key(app), None)).collect();
@@ -202,7 +201,8 @@ impl EtcdStore {
             for (app, read) in apps.iter().zip(answer.op_responses()) {
                 let TxnOpResponse::Get(read) = read else { continue };
                 let goal = read.kvs().first().map(|found| self.parse(app, found)).transpose();
-                snapshot.states.push(((*app).clone(), goal.map_err(|error| error.one_line())));
+                let goal = goal.map_err(GoalReadError::from);
+                snapshot.updates.push(GoalUpdate { app: (*app).clone(), goal });
             }
         }
         Ok(snapshot)

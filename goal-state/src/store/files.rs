@@ -16,23 +16,23 @@ use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
-use crate::documents::status::HostStatus;
-use crate::documents::status::{newest_rows, status_from_json, status_to_pretty_json};
+use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_pretty_json};
+use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
-use crate::store::{GoalChange, GoalList, parse_goal};
 
 pub(crate) mod document;
 pub(crate) mod folder_watch;
 pub(crate) mod watch;
 
-/// A goal with a full history has a tenth of this. Whatever is larger is something else.
+/// Most bytes of a goal. One with a full history has a tenth of this; whatever is larger is
+/// something else.
 pub(crate) const GOAL_BYTES_MAX: u64 = 64 << 10;
-/// Full documents with long messages stay far below.
+/// Most bytes of a status document. Full ones with long messages stay far below.
 const STATUS_BYTES_MAX: u64 = 8 << 20;
 
-/// How long a deploy waits for others. Each holds the lock for a few syncs, so this is a hundred
-/// deploys at once, or one that hangs.
+/// How long a deploy waits for others. Each holds the lock for a few syncs, so whoever waits longer
+/// is behind a hundred deploys, or behind one that hangs.
 const LOCK_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries for the lock: a fraction of the time that one deploy holds it.
 const LOCK_RETRY: Duration = Duration::from_millis(5);

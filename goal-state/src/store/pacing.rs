@@ -1,7 +1,7 @@
-//! How long to wait before looking or trying again.
+//! How long to wait before looking or trying again, and what time it is.
 //!
-//! Everything is spread by a fifth, because the hosts of a region start together and would
-//! otherwise ask together for ever. Not for anything that an attacker must not guess.
+//! Every wait is spread ([`SPREAD_PER_MILLE`]), because the hosts of a region start together and
+//! would otherwise ask together for ever. Not for anything that an attacker must not guess.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,12 +13,17 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// First wait after a failure; short enough that a restart of etcd goes by without being noticed.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
 
-/// `duration`, at random up to a fifth shorter or longer.
+/// How much shorter or longer a wait may be. Half would leave the hosts of a large region in one
+/// crowd for minutes; double would make the longest waits noticeable.
+const SPREAD_PER_MILLE: u32 = 200;
+
+/// `duration`, made shorter or longer at random by at most [`SPREAD_PER_MILLE`].
 pub(crate) fn jittered(duration: Duration) -> Duration {
     // The standard library seeds each thread's hashers from the operating system and changes the
     // seed with each; that is all the randomness needed here.
-    let per_mille = 800 + RandomState::new().build_hasher().finish() % 401;
-    duration * u32::try_from(per_mille).expect("at most 1200") / 1000
+    let drawn = RandomState::new().build_hasher().finish() % u64::from(2 * SPREAD_PER_MILLE + 1);
+    let per_mille = 1_000 - SPREAD_PER_MILLE + u32::try_from(drawn).expect("it is below 1,000");
+    duration * per_mille / 1_000
 }
 
 /// The wait after `failures` failures in a row: doubles up to [`POLL_INTERVAL`]. Without jitter.

@@ -4,11 +4,13 @@
 //! store.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::Ipv6Addr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use percent_encoding::{percent_decode_str, percent_encode_byte};
 
 /// Where a goal store is.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,7 +105,7 @@ fn parse_directory(text: &str) -> Result<PathBuf, GoalUrlError> {
     let not_absolute = || GoalUrlError::NotAbsolute { text: text.to_owned() };
     let path = text.strip_prefix("file://").ok_or_else(not_absolute)?;
     let wrong_percent = || GoalUrlError::WrongPercent { text: text.to_owned() };
-    let bytes = percent_decoded(path.as_bytes()).ok_or_else(wrong_percent)?;
+    let bytes = percent_decoded(path).ok_or_else(wrong_percent)?;
     // A path with nothing but slashes is the root directory, which nobody means.
     if bytes.first() != Some(&b'/') || bytes.iter().all(|byte| *byte == b'/') {
         return Err(not_absolute());
@@ -111,30 +113,19 @@ fn parse_directory(text: &str) -> Result<PathBuf, GoalUrlError> {
     Ok(PathBuf::from(OsString::from_vec(bytes)))
 }
 
-fn percent_decoded(text: &[u8]) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.iter().copied();
-    while let Some(byte) = rest.next() {
-        let byte = if byte == b'%' {
-            hex_value(rest.next()?)? << 4 | hex_value(rest.next()?)?
-        } else {
-            byte
-        };
-        if byte == 0 {
-            return None;
-        }
-        bytes.push(byte);
+/// The bytes that a text stands for; `None` if a percent sign in it is not followed by two
+/// hexadecimal digits, or a byte is zero, which no path has.
+fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+    let is_sequence = |after_sign: &str| {
+        let digits = after_sign.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    };
+    // The crate leaves wrong sequences as they are.
+    if !text.split('%').skip(1).all(is_sequence) {
+        return None;
     }
-    Some(bytes)
-}
-
-const fn hex_value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
+    let bytes: Vec<u8> = percent_decode_str(text).collect();
+    (!bytes.contains(&0)).then_some(bytes)
 }
 
 fn parse_endpoint(endpoint: &str) -> Result<String, GoalUrlError> {
@@ -188,17 +179,18 @@ impl fmt::Display for GoalUrl {
 }
 
 /// Encodes what would end the URL for a shell, a terminal or the parser; everything else stays
-/// readable.
+/// readable, letters that are not ASCII among it.
 fn write_percent_encoded(f: &mut fmt::Formatter<'_>, path: &Path) -> fmt::Result {
     for chunk in path.as_os_str().as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
-            if character == '%' || character == ' ' || character.is_ascii_control() {
-                write!(f, "%{:02X}", u32::from(character))?;
-            } else {
-                write!(f, "{character}")?;
+            match u8::try_from(character) {
+                Ok(byte) if matches!(byte, b'%' | b' ') || byte.is_ascii_control() => {
+                    f.write_str(percent_encode_byte(byte))?;
+                }
+                _ => f.write_char(character)?,
             }
         }
-        chunk.invalid().iter().try_for_each(|byte| write!(f, "%{byte:02X}"))?;
+        chunk.invalid().iter().try_for_each(|byte| f.write_str(percent_encode_byte(*byte)))?;
     }
     Ok(())
 }

@@ -62,7 +62,7 @@ impl GoalFollower {
                     followed.generation
                 )
             }),
-            Err(reason) => Some(format!("cannot read the goal: {reason}")),
+            Err(error) => Some(format!("cannot read the goal: {error}")),
         };
         self.publish(&app, note);
     }
@@ -116,6 +116,7 @@ impl GoalFollower {
 
 #[cfg(test)]
 mod tests {
+    use goal_state::GoalStoreError;
     use p2p_core::BuildId;
 
     use super::*;
@@ -135,7 +136,8 @@ mod tests {
                 history: vec![],
             })
         });
-        GoalUpdate { app: app(), goal }
+        let refused = |reason| GoalStoreError::Refused { url: "etcd://h:1/".into(), reason };
+        GoalUpdate { app: app(), goal: goal.map_err(|reason| refused(reason).into()) }
     }
 
     fn follower(folder: &std::path::Path) -> GoalFollower {

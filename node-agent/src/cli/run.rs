@@ -1,12 +1,10 @@
 //! Runs the agent until it is told to stop.
 
-use std::io;
 use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use command_line::Terminal;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use command_line::{Hangup, SignalRequest, Signals};
 use tokio::task::block_in_place;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -34,7 +32,7 @@ pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<Exit
 
 async fn run_until_stopped(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
     // Before anything is started, so that no signal finds the agent half started.
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::catch(Hangup::Reload).map_err(|error| error.source)?;
     let start = Agent::start(config.clone());
     tokio::pin!(start);
     let early = tokio::select! {
@@ -48,7 +46,7 @@ async fn run_until_stopped(settings: &SettingArgs, config: Config) -> anyhow::Re
         Err(asked_at) => {
             let agent = tokio::select! {
                 agent = start => agent?,
-                () = signals.next_request(asked_at) => return Ok(()),
+                () = next_request(&mut signals, asked_at) => return Ok(()),
             };
             return stop(agent, &mut signals, asked_at).await;
         }
@@ -70,9 +68,9 @@ async fn run_until_stopped(settings: &SettingArgs, config: Config) -> anyhow::Re
                 break Err(anyhow::Error::new(error).context("cannot start the new agent"));
             }
             error = agent.unexpected_end() => break Err(error),
-            order = signals.next() => match order {
-                Order::Stop => break Ok(()),
-                Order::Reload => {
+            asked = signals.next() => match asked {
+                SignalRequest::Stop => break Ok(()),
+                SignalRequest::Reload => {
                     service::say_reloading();
                     // Reads a file, and user data over the network if the host was started from
                     // that.
@@ -91,7 +89,7 @@ async fn stop(agent: Agent, signals: &mut Signals, asked_at: Instant) -> anyhow:
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
         () = agent.stop() => Ok(()),
-        () = signals.next_request(asked_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+        () = next_request(signals, asked_at) => anyhow::bail!("told twice to stop; programs may still be running"),
     }
 }
 
@@ -121,54 +119,12 @@ fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
     Ok(loaded.config)
 }
 
-/// What a signal asks for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Order {
-    Stop,
-    Reload,
-}
-
-/// The signals that mean something.
-#[derive(Debug)]
-struct Signals {
-    terminal: Terminal,
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            terminal: Terminal::look(),
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal that does not belong to the request of `asked_at`.
-    async fn next_request(&mut self, asked_at: Instant) {
-        loop {
-            self.stop().await;
-            if asked_at.elapsed() >= SAME_REQUEST {
-                return;
-            }
-        }
-    }
-
-    /// Waits for a signal that means stop.
-    async fn stop(&mut self) {
-        while self.next().await != Order::Stop {}
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.hangup.recv() => {
-                if self.terminal.is_gone() { Order::Stop } else { Order::Reload }
-            }
+/// Waits for a signal to stop that does not belong to the request of `asked_at`.
+async fn next_request(signals: &mut Signals, asked_at: Instant) {
+    loop {
+        signals.stop().await;
+        if asked_at.elapsed() >= SAME_REQUEST {
+            return;
         }
     }
 }

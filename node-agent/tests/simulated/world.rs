@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use disk::{Operation, Verdict, Watching};
+use disk::simulated::Disk;
+use disk::{Operation, Tree, Verdict, Watching};
 use goal_state::{Goal, Rollout};
 use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 use node_agent::brain::Swap;
@@ -201,13 +202,13 @@ impl World {
     fn lose_power(&mut self, seed: u64) {
         self.host.machine.lose_power();
         let watching = self.watching.take().unwrap();
-        let tree = watching.record().disk_after(watching.count()).after_power_loss(seed);
+        let tree = Disk::after(&watching.record(), watching.count()).after_power_loss(seed);
         self.operations += watching.count();
         drop(watching);
         self.replace_disk(&tree);
     }
 
-    fn replace_disk(&mut self, tree: &disk::simulated::Tree) {
+    fn replace_disk(&mut self, tree: &Tree) {
         self.folder = folder();
         self.host.root = fs::canonicalize(self.folder.path()).unwrap();
         self.host.app = AppDir::new(self.host.root.join("apps/web"));
@@ -428,7 +429,7 @@ impl World {
         let skipped = log.len().saturating_sub(120);
         log.drain(..skipped);
         let journal = fs::read_to_string(self.host.app.path().join("journal"));
-        let names: Vec<String> = disk::simulated::Tree::read(&self.host.root)
+        let names: Vec<String> = Tree::read(&self.host.root)
             .map(|tree| tree.nodes.keys().map(|path| path.display().to_string()).collect())
             .unwrap_or_default();
         panic!(

@@ -6,6 +6,7 @@
 use core::time::Duration;
 
 use crate::action::Action;
+use crate::config::SwarmConfig;
 use crate::event::Verdict;
 use crate::fault::PeerFault;
 use crate::layout::ChunkIndex;
@@ -24,9 +25,9 @@ impl Swarm {
         }
         self.give_up_request(request);
         // A peer can ask for patience, not for silence.
-        let wait = Duration::from_millis(u64::from(retry_after_ms));
-        let wait = wait.clamp(Duration::from_millis(10), Duration::from_secs(2));
-        self.peers.note_busy(self.now, peer, wait);
+        let SwarmConfig { busy_min, busy_wait_max, .. } = *self.config;
+        let wait = Duration::from_millis(retry_after_ms.into()).max(busy_min).min(busy_wait_max);
+        self.peers.note_busy(self.now, peer, wait, &self.config);
         self.scope = Scope::All;
     }
 
@@ -52,7 +53,7 @@ impl Swarm {
     pub(super) fn on_fetch_failed(&mut self, id: RequestId) {
         if let Some(request) = self.give_up_request(id) {
             // Not asked again at once.
-            self.peers.note_failed(self.now, request.peer, Duration::from_millis(250));
+            self.peers.note_failed(self.now, request.peer, &self.config);
         }
     }
 

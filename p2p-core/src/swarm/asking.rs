@@ -1,8 +1,9 @@
-//! Asking for chunks: whom after which event, which chunk, and what to do about late requests.
+//! Asking for chunks: whom after which event, for which chunk, and what to do about late requests.
 //!
-//! Most events change something about one neighbour or about none, so only that one is looked at. A
-//! neighbour whose last look found nothing to ask for is passed over until something about it changes
-//! (`Peer::is_dry`): its own chunks, those that are asked of others, or what the seeder is for.
+//! Most events change something about one neighbour or about none, so only that one is looked at
+//! ([`Scope`]). A neighbour that had no chunk for us at the last look is passed over until
+//! something changes that (`Peer::is_interesting`): its chunks, those that are asked of others, or
+//! those that the seeder may be asked for. Invariant: no table of requests grows past its limit.
 
 use core::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::event::Event;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::Choice;
-use crate::time::Instant;
+use crate::time::{Instant, doubled};
 use crate::wire::{Message, RequestId};
 
 use super::Swarm;
@@ -19,22 +20,27 @@ use super::membership::Parting;
 use super::peers::Peer;
 use super::requests::{Request, RequestTable};
 
-/// Peers that are asked for one chunk at once. The first two may both have offered what they lack;
-/// more would be bytes sent for nothing wherever the network is slow.
-const ASKED_AT_ONCE_MAX: usize = 3;
-
 /// Whom to look at for chunks to ask for after an event.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) enum Scope {
     #[default]
     Nobody,
-    /// Nothing has changed but with this neighbour.
+    /// Something has changed about this neighbour, and about no other.
     One(NodeId),
     All,
 }
 
+/// How much is asked for after an event.
+#[derive(Clone, Copy, Debug)]
+struct Appetite {
+    /// Requests that one neighbour may have in flight.
+    window: u16,
+    /// Requests in flight beyond which only those are asked that have nothing to send.
+    target: usize,
+}
+
 /// Whether the event is one of those that come with every chunk. Their handlers say themselves whom
-/// to look at; after any other event everything is looked after.
+/// to look at; after any other event all neighbours are looked at.
 pub(super) const fn is_routine(event: &Event) -> bool {
     match event {
         Event::MessageReceived { message, .. } => matches!(
@@ -77,10 +83,10 @@ impl Swarm {
         }
     }
 
-    /// A neighbour may have something new to ask for.
+    /// A neighbour may have a chunk for us now.
     pub(super) fn look_at(&mut self, peer: NodeId) {
         if let Some(entry) = self.peers.get_mut(peer) {
-            entry.is_dry = false;
+            entry.is_interesting = true;
         }
         self.scope = match self.scope {
             Scope::Nobody => Scope::One(peer),
@@ -96,41 +102,52 @@ impl Swarm {
         if self.requests.has_late() {
             self.ask_again_for_late_chunks();
         }
-        let each = usize::from(self.config.requests_max) / self.peers.source_count().max(1);
-        let window = u16::try_from(each).unwrap_or(u16::MAX);
-        let window = window.clamp(self.config.requests_per_peer, self.config.requests_per_peer_max);
-        let factor = if self.peers.is_behind(self.have.count()) { 2 } else { 1 };
-        let target = usize::from(self.requests_target()) * factor;
-        let (now, may_ask) = (self.now, |peer: &Peer, now, len| {
-            !peer.is_dry && peer.has_slot(now, window) && (len < target || peer.is_ready)
-        });
-        let len = self.requests.len();
-        let mut free: Vec<NodeId> = match scope {
-            _ if self.is_request_table_full() => Vec::new(),
-            Scope::One(node) => vec![node],
-            Scope::Nobody | Scope::All => {
-                let free = self.peers.iter().filter(|peer| may_ask(peer, now, len));
-                let mut free: Vec<_> = free.map(|peer| (peer.is_near(), peer.node)).collect();
-                self.prng.shuffle(&mut free);
-                // What can come from outside the rack is what the rack lacks.
-                free.sort_by_key(|(is_near, _)| *is_near);
-                free.into_iter().map(|(_, node)| node).collect()
-            }
-        };
-        // One chunk each per round, so that the first peer does not get all there is to ask for.
-        while !free.is_empty() && !self.is_request_table_full() {
-            free.retain(|node| {
-                let may_ask_it = |swarm: &Self| {
-                    swarm
-                        .peers
-                        .get(*node)
-                        .is_some_and(|peer| may_ask(peer, now, swarm.requests.len()))
+        let appetite = self.appetite();
+        let mut askable = self.askable(scope, appetite);
+        // One chunk each per round, so that the first neighbour does not get all
+        // there is to ask for.
+        while !askable.is_empty() && !self.is_request_table_full() {
+            askable.retain(|peer| {
+                let may_ask = |swarm: &Self| {
+                    let entry = swarm.peers.get(*peer);
+                    entry.is_some_and(|entry| swarm.may_ask(entry, appetite))
                 };
-                let is_full = self.is_request_table_full();
-                !is_full && may_ask_it(self) && self.ask(*node) && may_ask_it(self)
+                !self.is_request_table_full() && may_ask(self) && self.ask(*peer) && may_ask(self)
             });
         }
         self.plan_checks_near_end();
+    }
+
+    fn appetite(&self) -> Appetite {
+        let config = &self.config;
+        let each = usize::from(config.requests_max) / self.peers.source_count().max(1);
+        let window = u16::try_from(each).unwrap_or(u16::MAX);
+        let window = window.clamp(config.requests_per_peer, config.requests_per_peer_max);
+        let factor = if self.peers.is_behind(self.have.count(), config.behind_min) { 2 } else { 1 };
+        Appetite { window, target: usize::from(self.requests_target()) * factor }
+    }
+
+    /// The neighbours in `scope` that may be asked, those to be asked first in front.
+    fn askable(&mut self, scope: Scope, appetite: Appetite) -> Vec<NodeId> {
+        match scope {
+            _ if self.is_request_table_full() => Vec::new(),
+            Scope::One(peer) => vec![peer],
+            Scope::Nobody | Scope::All => {
+                let askable = self.peers.iter().filter(|entry| self.may_ask(entry, appetite));
+                let mut askable: Vec<_> =
+                    askable.map(|entry| (entry.is_near(), entry.node)).collect();
+                self.prng.shuffle(&mut askable);
+                // What can come from outside the rack is what the rack lacks.
+                askable.sort_by_key(|(is_near, _)| *is_near);
+                askable.into_iter().map(|(_, peer)| peer).collect()
+            }
+        }
+    }
+
+    fn may_ask(&self, entry: &Peer, Appetite { window, target }: Appetite) -> bool {
+        entry.is_interesting
+            && entry.has_slot(self.now, window, &self.config)
+            && (self.requests.len() < target || entry.is_ready)
     }
 
     /// Asks a neighbour for one chunk, if it has one to ask for. Returns whether it was asked.
@@ -139,7 +156,7 @@ impl Swarm {
         match (chunk, self.peers.get_mut(peer)) {
             (Some(chunk), _) => self.request(peer, chunk),
             (None, Some(entry)) => {
-                entry.is_dry = true;
+                entry.is_interesting = false;
                 false
             }
             (None, None) => false,
@@ -149,6 +166,7 @@ impl Swarm {
     fn pick_for(&mut self, peer: NodeId) -> Option<ChunkIndex> {
         let is_starving = self.is_starving();
         let entry = self.peers.get(peer)?;
+        // Of a far neighbour nothing is asked that the rack has or is about to get.
         let stays_near = !entry.is_near() && !is_starving;
         let choice = Choice {
             offered: entry.have.as_ref()?,
@@ -157,6 +175,7 @@ impl Swarm {
             availability: self.peers.copies()?,
             kept_back: if stays_near { self.claims.kept_back(&self.peers) } else { None },
         };
+        // A seeder is for what no host has. One that starves cannot afford either rule.
         if entry.is_seeder() && !is_starving {
             choice.pick_unseen(&mut self.prng)
         } else {
@@ -169,6 +188,7 @@ impl Swarm {
         let Some(layout) = &self.layout else { return false };
         let size = layout.size_of(chunk);
         let bytes = self.requests.bytes() + u64::from(size);
+        // A chunk larger than the limit goes alone: otherwise it would never come.
         if bytes > self.config.request_bytes_max && self.requests.len() > 0 {
             self.requests.note_full();
             return false;
@@ -220,17 +240,20 @@ impl Swarm {
         request.next_check((usual, patience), self.is_end, &self.config)
     }
 
-    /// How long a peer may be silent; `None` for seeders, whose queues are long and who do not lie.
-    /// Longer each time, because a host on a slow link may be busy with others for that long.
+    /// How long a peer may be silent; `None` for a seeder, whose queue is long and which does not
+    /// lie. Doubles with each silence, because a host on a slow link may be busy with others for
+    /// that long.
     fn patience_with(&self, peer: NodeId) -> Option<Duration> {
         let entry = self.peers.get(peer).filter(|entry| !entry.is_seeder())?;
         let usual = entry.service().or_else(|| self.peers.usual_service());
         let least = usual.map_or(Duration::ZERO, |usual| usual * self.config.late_factor);
         // Twice as long as until it is late, so that a second peer has its chance first.
-        Some(least.max(self.config.late_unknown) * (2 << entry.silences()))
+        let first = least.max(self.config.late_unknown) * 2;
+        Some(doubled(first, entry.silences().into(), Duration::MAX))
     }
 
-    /// Looks at requests sooner once nothing is left to ask for.
+    /// Looks at the requests sooner once nothing is left to ask for, and later again if a chunk was
+    /// lost meanwhile.
     fn plan_checks_near_end(&mut self) {
         let in_sight = self.have.count() + self.requests.asked().count();
         let is_end = in_sight == self.have.capacity();
@@ -240,6 +263,7 @@ impl Swarm {
     }
 
     fn plan_checks(&mut self) {
+        // The check of a request depends on its peer, so the table is taken out to look at both.
         let mut requests = core::mem::replace(&mut self.requests, RequestTable::new(0));
         requests.plan_checks(|request| self.next_check_of(request));
         self.requests = requests;
@@ -249,6 +273,7 @@ impl Swarm {
         if self.requests.check_at().is_none_or(|at| at > self.now) {
             return;
         }
+        // What is usual may have changed since the checks were planned, so some are no longer due.
         self.plan_checks();
         let is_due = |request: &&Request| request.check_at <= self.now;
         let due: Vec<(RequestId, Request)> = self
@@ -261,6 +286,7 @@ impl Swarm {
             return;
         }
         for (id, request) in due {
+            // From the gravest to the mildest: stalled, silent, merely late.
             if request.stalled_at(&self.config) <= self.now {
                 self.send(request.peer, Message::Leave);
                 self.actions.push_back(Action::Disconnect { peer: request.peer });
@@ -270,7 +296,7 @@ impl Swarm {
                 .is_some_and(|silent| silent <= self.now)
             {
                 // It may lack what it offers, and must not hold memory that others could use.
-                self.peers.note_silent(self.now, request.peer);
+                self.peers.note_silent(self.now, request.peer, &self.config);
                 if self.give_up_request(id).is_some() {
                     let peer = request.peer;
                     self.actions.push_back(Action::CancelFetch { request: id, peer });
@@ -279,6 +305,7 @@ impl Swarm {
                 self.requests.note_late(id);
                 self.peers.note_slow(request.peer);
             } else {
+                // Gone together with its peer, earlier in this loop.
                 continue;
             }
             // It did not deliver in time, so nobody waits for what it claimed.
@@ -287,7 +314,7 @@ impl Swarm {
         self.plan_checks();
     }
 
-    /// Asks one more peer for each chunk whose requests are all late; whoever is first wins.
+    /// Asks one more neighbour for each chunk whose requests are all late; whoever is first wins.
     fn ask_again_for_late_chunks(&mut self) {
         let late = self.requests.iter().filter(|(_, request)| request.is_late);
         let chunks: Vec<ChunkIndex> = late.map(|(_, request)| request.chunk).collect();
@@ -297,16 +324,17 @@ impl Swarm {
                 |(_, request): (_, &Request)| request.chunk == chunk && !request.is_late;
             let is_hopeful = self.requests.iter().any(is_in_time);
             if is_hopeful
-                || asked.len() >= ASKED_AT_ONCE_MAX
+                || asked.len() >= self.config.asked_at_once_max
                 || self.requests.len() >= usize::from(self.config.requests_max)
             {
                 continue;
             }
-            let window = self.config.requests_per_peer_max;
+            // While a mate brings the chunk, no second copy is to cross the uplink of the rack.
             let only_near = self.claims.is_theirs(chunk);
             let asked = (asked.as_slice(), only_near);
-            let second = self.peers.second_source(self.now, chunk, asked, window);
+            let second = self.peers.second_source(self.now, chunk, asked, &self.config);
             if second.is_some_and(|second| !self.request(second, chunk)) {
+                // The memory for chunks in flight is used up.
                 return;
             }
         }

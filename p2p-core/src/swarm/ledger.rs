@@ -1,5 +1,7 @@
-//! What a seeder has given out, so that each chunk leaves it once before any leaves it twice, and no
-//! more than a few copies of the build leave it in all.
+//! The ledger: what a seeder has given out.
+//!
+//! Each chunk leaves the seeder once before any leaves it twice, and no more than a few copies of
+//! the build leave it in all. Invariant: a chunk that may be nowhere else is never kept back.
 
 use core::time::Duration;
 
@@ -8,10 +10,7 @@ use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::pick::pick_any;
 use crate::prng::Prng;
-use crate::time::Instant;
-
-/// How long an asker waits that is referred to the hosts.
-const SPENT_WAIT: Duration = Duration::from_secs(1);
+use crate::time::{Instant, smoothed};
 
 /// The seeder's account of one build.
 #[derive(Debug)]
@@ -26,16 +25,18 @@ pub(super) struct Ledger {
     reserve_min: Duration,
     /// ...or this many send times.
     reserve_factor: u32,
-    /// Chunks given out, those that are nowhere any more not counted.
+    /// Chunks given out, without those that did not arrive.
     given: u64,
     /// Past this many, only those who get nothing from hosts are given more.
     given_max: u64,
+    /// How long whoever is referred to the hosts gets to find the chunk there.
+    spent_wait: Duration,
 }
 
-/// Who asks.
+/// The peer that asks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asker<'a> {
-    /// What it has; `None` if it did not tell.
+    /// What it has; `None` if it has not said.
     pub(super) has: Option<&'a ChunkSet>,
     /// Nobody but us has given it anything for a while.
     pub(super) is_starving: bool,
@@ -52,7 +53,7 @@ pub(super) enum Ruling {
 
 impl Ledger {
     pub(super) fn new(chunk_count: u32, config: &SwarmConfig) -> Self {
-        let SwarmConfig { reserve_min, reserve_factor, copies_max, .. } = *config;
+        let SwarmConfig { reserve_min, reserve_factor, copies_max, busy_named_max, .. } = *config;
         Self {
             unserved: ChunkSet::full(chunk_count),
             served_at: vec![Instant::ZERO; chunk_count as usize].into_boxed_slice(),
@@ -61,6 +62,7 @@ impl Ledger {
             reserve_factor,
             given: 0,
             given_max: u64::from(chunk_count) * u64::from(copies_max),
+            spent_wait: busy_named_max,
         }
     }
 
@@ -80,7 +82,7 @@ impl Ledger {
             return Ruling::Send(chunk);
         }
         if self.given >= self.given_max && !asker.is_starving {
-            return Ruling::Wait(SPENT_WAIT);
+            return Ruling::Wait(self.spent_wait);
         }
         let reserve = self.reserve_min.max(self.send_time * self.reserve_factor);
         let free_at = self.served_at[asked.as_usize()].after(reserve);
@@ -102,7 +104,7 @@ impl Ledger {
     /// A chunk reached its asker after `took`.
     pub(super) fn note_delivered(&mut self, took: Duration) {
         self.send_time =
-            if self.send_time.is_zero() { took } else { (self.send_time * 7 + took) / 8 };
+            if self.send_time.is_zero() { took } else { smoothed(self.send_time, took) };
     }
 
     /// A chunk did not reach its asker, so it may be nowhere.
@@ -197,7 +199,10 @@ mod tests {
         let mut rule = |ledger: &Ledger, second, raw, is_starving| {
             ledger.rule(at(second), chunk(raw), Asker { has: None, is_starving }, &mut prng)
         };
-        assert_eq!(rule(&ledger, 1_000, 0, false), Ruling::Wait(SPENT_WAIT));
+        assert_eq!(
+            rule(&ledger, 1_000, 0, false),
+            Ruling::Wait(SwarmConfig::seeder().busy_named_max)
+        );
         assert_eq!(rule(&ledger, 1_000, 0, true), Ruling::Send(chunk(0)));
         assert_eq!(rule(&ledger, 21, 1, true), Ruling::Wait(Duration::from_secs(1)));
         ledger.note_failed(chunk(1));

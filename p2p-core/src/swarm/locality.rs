@@ -1,15 +1,16 @@
 //! Claims: a chunk crosses the uplink of a rack about once, and the hosts of the rack pass it on.
 //!
-//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a host
-//! elsewhere for a chunk claims it before its mates; they wait until it is offered in the rack. A
-//! claim is a promise, not a lock: it ends when it is given up, with the claimant's connection, or
-//! after a time. A node that does not know its rack has no mates, and nothing here happens. Invariant:
-//! `claimed` holds exactly the chunks with a claim in the table.
+//! Rack mates know each other, as far as `near_max` of the configuration allows. Whoever asks a
+//! host elsewhere for a chunk claims it before its mates; they wait until it is offered in the
+//! rack. A claim is a promise, not a lock: it ends when it is given up, with the claimant's
+//! connection, or after a time. A node that does not know its rack has no mates, and nothing here
+//! happens. Invariant: `claimed` holds exactly the chunks with a claim in the table.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::KeptBack;
@@ -20,9 +21,6 @@ use super::Swarm;
 use super::asking::Scope;
 use super::peers::PeerTable;
 
-/// How often a claim may be renewed: a mate that is still not done is not waited for any longer.
-const RENEWALS_MAX: u8 = 3;
-
 /// Who brings which chunk into the rack.
 #[derive(Debug)]
 pub(super) struct Claims {
@@ -32,6 +30,10 @@ pub(super) struct Claims {
     ours: Vec<(ChunkIndex, Instant)>,
     /// No later than the first moment at which something is to be done about a claim.
     check_at: Option<Instant>,
+    /// Most claims of one mate: as many as it may have requests in flight.
+    each_max: u16,
+    /// How often a claim may be renewed.
+    renewals_max: u8,
 }
 
 /// A mate's word that it brings a chunk.
@@ -43,12 +45,14 @@ struct Claim {
 }
 
 impl Claims {
-    pub(super) fn new(chunk_count: u32) -> Self {
+    pub(super) fn new(chunk_count: u32, config: &SwarmConfig) -> Self {
         Self {
             theirs: BTreeMap::new(),
             claimed: ChunkSet::empty(chunk_count),
             ours: Vec::new(),
             check_at: None,
+            each_max: config.requests_max,
+            renewals_max: config.claim_renewals_max,
         }
     }
 
@@ -57,7 +61,7 @@ impl Claims {
         Some(KeptBack { near: peers.near_copies()?, claimed: &self.claimed })
     }
 
-    /// When to look at claims, ours and theirs; `None` if there are none.
+    /// When to look at the claims, ours and theirs; `None` if there are none.
     pub(super) const fn due(&self) -> Option<Instant> {
         self.check_at
     }
@@ -71,23 +75,18 @@ impl Claims {
         self.ours.iter().any(|(ours, _)| *ours == chunk)
     }
 
-    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk counts, and no
-    /// more of one mate than it may have requests in flight. Returns whether we wait for it now.
-    fn note_claim(
-        &mut self,
-        by: NodeId,
-        chunk: ChunkIndex,
-        until: Instant,
-        claims_max: u16,
-    ) -> bool {
+    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk
+    /// counts, and no more of one mate than it may have requests in flight. Returns whether
+    /// we wait for it now.
+    fn note_claim(&mut self, by: NodeId, chunk: ChunkIndex, until: Instant) -> bool {
         match self.theirs.get_mut(&chunk) {
-            Some(claim) if claim.by == by && claim.renewals < RENEWALS_MAX => {
+            Some(claim) if claim.by == by && claim.renewals < self.renewals_max => {
                 (claim.until, claim.renewals) = (until, claim.renewals + 1);
             }
             Some(_) => return false,
             None => {
                 let count = self.theirs.values().filter(|claim| claim.by == by).count();
-                if count >= usize::from(claims_max) {
+                if count >= usize::from(self.each_max) {
                     return false;
                 }
                 self.theirs.insert(chunk, Claim { by, until, renewals: 0 });
@@ -114,7 +113,7 @@ impl Claims {
         self.end(chunk);
     }
 
-    /// A mate is gone, and its claims with it.
+    /// A mate is gone or does not deliver: its claims are over.
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
         self.end_all(|claim| claim.by == peer);
     }
@@ -147,8 +146,8 @@ impl Swarm {
         self.send_to_mates(&Message::Claim { chunk: chunk.get() });
     }
 
-    /// Ends what mates claimed too long ago, renews our claims of chunks that are on their way, and
-    /// gives up those for which no source had time.
+    /// Ends claims of mates whose time is up, renews ours of chunks that are on their way, and
+    /// gives up ours of chunks for which no source had time.
     pub(super) fn check_claims(&mut self) {
         let now = self.now;
         if self.claims.check_at.is_none_or(|at| at > now) {
@@ -183,7 +182,7 @@ impl Swarm {
 
     pub(super) fn on_claim(&mut self, peer: NodeId, raw: u32) {
         let Some(chunk) = self.layout.as_ref().and_then(|layout| layout.index(raw)) else { return };
-        // One that does not deliver would only keep us waiting.
+        // A mate that does not deliver would only keep us waiting.
         let entry = self.peers.get(peer);
         let is_trusted = entry.is_some_and(|entry| entry.is_near() && !entry.is_slow());
         if !is_trusted || self.have.contains(chunk) {
@@ -195,7 +194,7 @@ impl Swarm {
             return;
         }
         let until = self.now.after(self.claim_time());
-        let is_taken = self.claims.note_claim(peer, chunk, until, self.config.requests_max);
+        let is_taken = self.claims.note_claim(peer, chunk, until);
         if is_ours && is_taken {
             self.yield_claim(chunk);
         }
@@ -222,7 +221,7 @@ impl Swarm {
         }
     }
 
-    /// How long a mate gets to bring a chunk.
+    /// How long a mate gets to bring a chunk that it claims.
     fn claim_time(&self) -> Duration {
         let usual = self.peers.usual_service().unwrap_or(Duration::ZERO);
         self.config.claim_time_min.max(usual * self.config.late_factor)
@@ -236,6 +235,17 @@ mod tests {
     const MATE: NodeId = NodeId::from_bytes([1; 32]);
     const OTHER: NodeId = NodeId::from_bytes([2; 32]);
 
+    const RENEWALS_MAX: u8 = 2;
+
+    fn claims() -> Claims {
+        let config = SwarmConfig {
+            requests_max: 3,
+            claim_renewals_max: RENEWALS_MAX,
+            ..SwarmConfig::host()
+        };
+        Claims::new(10, &config)
+    }
+
     fn chunk(raw: u32) -> ChunkIndex {
         ChunkIndex::new_unchecked(raw)
     }
@@ -246,10 +256,10 @@ mod tests {
 
     #[test]
     fn one_mate_claims_no_more_than_the_limit() {
-        let mut claims = Claims::new(10);
-        let taken = (0..4).map(|raw| claims.note_claim(MATE, chunk(raw), at(1), 3));
+        let mut claims = claims();
+        let taken = (0..4).map(|raw| claims.note_claim(MATE, chunk(raw), at(1)));
         assert_eq!(taken.collect::<Vec<_>>(), [true, true, true, false]);
-        assert!(claims.note_claim(OTHER, chunk(3), at(1), 3));
+        assert!(claims.note_claim(OTHER, chunk(3), at(1)));
         assert_eq!(claims.claimed.count(), 4);
         claims.forget_peer(MATE);
         assert_eq!(claims.claimed.iter().collect::<Vec<_>>(), [chunk(3)]);
@@ -257,35 +267,35 @@ mod tests {
 
     #[test]
     fn first_claim_counts_until_it_is_over() {
-        let mut claims = Claims::new(10);
-        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
-        assert!(!claims.note_claim(OTHER, chunk(0), at(1), 3));
+        let mut claims = claims();
+        assert!(claims.note_claim(MATE, chunk(0), at(1)));
+        assert!(!claims.note_claim(OTHER, chunk(0), at(1)));
         assert!(!claims.note_disclaim(OTHER, chunk(0)));
         assert!(claims.is_theirs(chunk(0)));
         assert!(claims.note_disclaim(MATE, chunk(0)));
-        assert!(claims.note_claim(OTHER, chunk(0), at(1), 3));
+        assert!(claims.note_claim(OTHER, chunk(0), at(1)));
     }
 
-    /// Goal: a mate that says for ever that it is at it is not waited for.
+    /// Goal: nobody waits for a mate that says again and again that the chunk is on its way.
     #[test]
     fn claim_is_renewed_a_few_times_only() {
-        let mut claims = Claims::new(10);
-        assert!(claims.note_claim(MATE, chunk(0), at(1), 3));
+        let mut claims = claims();
+        assert!(claims.note_claim(MATE, chunk(0), at(1)));
         for renewal in 1..=u64::from(RENEWALS_MAX) {
-            assert!(claims.note_claim(MATE, chunk(0), at(1 + renewal), 3));
+            assert!(claims.note_claim(MATE, chunk(0), at(1 + renewal)));
         }
         let end = at(1 + u64::from(RENEWALS_MAX));
-        assert!(!claims.note_claim(MATE, chunk(0), at(100), 3));
+        assert!(!claims.note_claim(MATE, chunk(0), at(100)));
         assert_eq!(claims.end_all(|claim| claim.until <= end), [chunk(0)]);
     }
 
     #[test]
     fn next_check_is_no_later_than_the_first_end() {
-        let mut claims = Claims::new(10);
+        let mut claims = claims();
         assert_eq!(claims.due(), None);
-        claims.note_claim(MATE, chunk(0), at(5), 3);
-        claims.note_claim(MATE, chunk(1), at(3), 3);
-        claims.note_claim(MATE, chunk(2), at(4), 3);
+        claims.note_claim(MATE, chunk(0), at(5));
+        claims.note_claim(MATE, chunk(1), at(3));
+        claims.note_claim(MATE, chunk(2), at(4));
         assert_eq!(claims.due(), Some(at(3)));
     }
 }

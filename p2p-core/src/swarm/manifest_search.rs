@@ -1,10 +1,9 @@
 //! The manifest: whom to ask for it, and what changes once it is here.
 //!
-//! One neighbour after the other is asked, hosts before seeders: the manifest of a large build, sent
-//! to every host of a region, would be more than a copy of the build. Invariant: `layout` is set
-//! once, together with every table that has an entry per chunk.
+//! One neighbour after the other is asked, hosts before seeders: the manifest of a large build,
+//! sent to every host of a region, would be more than a copy of the build. Invariant: `layout` is
+//! set once, together with every table that has an entry per chunk.
 
-use core::time::Duration;
 use std::sync::Arc;
 
 use crate::action::Action;
@@ -24,9 +23,6 @@ use super::ledger::Ledger;
 use super::locality::Claims;
 use super::peers::{Peer, PeerTable};
 use super::requests::RequestTable;
-
-/// A peer that turned out not to have the manifest gets this long to find it.
-const MISSING_TIME: Duration = Duration::from_secs(1);
 
 /// The search for the manifest; without use once it is here.
 #[derive(Debug, Default)]
@@ -77,8 +73,8 @@ impl ManifestSearch {
     }
 
     /// A neighbour does not have the manifest after all.
-    fn note_missing(now: Instant, entry: &mut Peer) {
-        entry.manifest_after = now.after(MISSING_TIME);
+    fn note_missing(now: Instant, entry: &mut Peer, config: &SwarmConfig) {
+        entry.manifest_after = now.after(config.manifest_missing_wait);
     }
 }
 
@@ -92,7 +88,7 @@ impl Swarm {
             ManifestOutcome::Wrong => self.ban(peer, PeerFault::WrongManifest),
             ManifestOutcome::Missing => {
                 if let Some(entry) = self.peers.get_mut(peer) {
-                    ManifestSearch::note_missing(self.now, entry);
+                    ManifestSearch::note_missing(self.now, entry, &self.config);
                 }
             }
         }
@@ -121,14 +117,14 @@ impl Swarm {
         let chunk_count = layout.chunk_count();
         assert_eq!(have.capacity(), chunk_count, "the chunks are of another build");
         self.requests = RequestTable::new(chunk_count);
-        self.claims = Claims::new(chunk_count);
+        self.claims = Claims::new(chunk_count, &self.config);
         if self.contact.role == PeerRole::Seeder {
             self.ledger = Some(Ledger::new(chunk_count, &self.config));
         }
         if !have.is_full() {
             self.peers.start_counting(chunk_count);
         }
-        self.peers.forget_dryness();
+        self.peers.renew_interest();
         self.have = have;
         self.layout = Some(layout);
     }

@@ -11,24 +11,8 @@ use crate::config::SwarmConfig;
 use crate::contact::{Contact, Location, PeerRole};
 use crate::node_id::NodeId;
 use crate::prng::Prng;
-use crate::time::Instant;
+use crate::time::{Instant, doubled};
 use crate::wire::AnnounceAnswer;
-
-/// How long a contact that could not be reached is left alone the first time; doubles each time.
-const DIAL_RETRY: Duration = Duration::from_secs(5);
-
-/// Longest time that a contact is left alone. A fleet that was cut in two finds itself again this
-/// long after it was mended; shorter, and the dials to machines that are gone for good would add up.
-const DIAL_RETRY_MAX: Duration = Duration::from_secs(30);
-
-/// How long a neighbour whose connection broke is left alone. A peer that closes every connection
-/// must not be dialled in a loop; one that was restarted is up again by then.
-const REDIAL_WAIT: Duration = Duration::from_secs(1);
-
-/// How long a tracker has to answer before contacts from an earlier life are dialled. What a tracker
-/// hands out is fresh and balanced, so it goes first; one that lives answers in far less, and one
-/// that takes longer costs a few dials too many.
-const RECALL_WAIT: Duration = Duration::from_millis(250);
 
 /// The swarm's knowledge of nodes that are not neighbours.
 #[derive(Debug)]
@@ -37,11 +21,11 @@ pub(super) struct Membership {
     /// Contacts in our rack, which are all dialled.
     mates: BTreeMap<NodeId, Contact>,
     dialling: BTreeMap<NodeId, Contact>,
-    /// The same for rack mates, so that one kind of neighbours does not wait for the other.
+    /// The same for rack mates, so that neither kind of neighbour waits for the other.
     dialling_mates: BTreeMap<NodeId, Contact>,
-    /// Contacts of neighbours that were dialled and have not said yet how they are reached.
+    /// Contacts of neighbours that were dialled and have not yet said themselves how to reach them.
     reached: BTreeMap<NodeId, Contact>,
-    /// Where we stand.
+    /// Where this node stands.
     here: Location,
     /// Nodes that are neither dialled nor accepted before a moment.
     banned: BTreeMap<NodeId, Instant>,
@@ -49,7 +33,7 @@ pub(super) struct Membership {
     waits: BTreeMap<NodeId, Wait>,
     /// Contacts from an earlier life of this node, until they are needed.
     remembered: Vec<Contact>,
-    /// When they are needed at the latest; `None` once a tracker answered.
+    /// When to fall back on them; `None` once a tracker answered.
     recall_at: Option<Instant>,
     /// The seeder that a tracker last named.
     seeder: Option<Contact>,
@@ -63,7 +47,7 @@ struct Wait {
     failures: u32,
 }
 
-/// How a neighbour went.
+/// How a neighbour parted from us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Parting {
     /// The connection broke; it may be back in a moment.
@@ -77,9 +61,8 @@ impl Membership {
         now: Instant,
         here: Location,
         remembered: Vec<Contact>,
-        has_tracker: bool,
+        recall_wait: Duration,
     ) -> Self {
-        let wait = if has_tracker { RECALL_WAIT } else { Duration::ZERO };
         Self {
             contacts: BTreeMap::new(),
             mates: BTreeMap::new(),
@@ -89,14 +72,14 @@ impl Membership {
             reached: BTreeMap::new(),
             banned: BTreeMap::new(),
             waits: BTreeMap::new(),
-            recall_at: (!remembered.is_empty()).then_some(now.after(wait)),
+            recall_at: (!remembered.is_empty()).then_some(now.after(recall_wait)),
             remembered,
             seeder: None,
         }
     }
 
     /// Remembers a contact. Past the limit it takes the place of the one that failed most often, if
-    /// any did.
+    /// any failed more often than it.
     pub(super) fn learn(&mut self, contact: Contact, config: &SwarmConfig) {
         if self.here.shares_rack_with(contact.location) && contact.role == PeerRole::Host {
             let has_room = self.mates.len() < usize::from(config.near_max);
@@ -157,8 +140,8 @@ impl Membership {
         Some(contact)
     }
 
-    /// Takes the rack mate to dial next; `None` if there is none that may be dialled now. `count` of
-    /// them are neighbours.
+    /// Takes the rack mate to dial next; `None` if there is none that may be dialled now. `count`
+    /// of them are neighbours.
     pub(super) fn next_mate(
         &mut self,
         now: Instant,
@@ -167,7 +150,7 @@ impl Membership {
     ) -> Option<Contact> {
         let missing = usize::from(config.near_max).saturating_sub(count);
         if missing == 0 {
-            // Mates beyond those that we can have serve like anybody else.
+            // Mates beyond those that we may have are contacts like any others.
             let room = config.contacts_max.saturating_sub(self.contacts.len());
             self.contacts.extend(core::mem::take(&mut self.mates).into_iter().take(room));
         }
@@ -243,9 +226,8 @@ impl Membership {
 
     pub(super) fn note_dial_failed(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
         let failures = self.waits.get(&node).map_or(0, |wait| wait.failures);
-        let doubled = DIAL_RETRY * 2_u32.saturating_pow(failures.min(8));
-        let until = now.after(doubled.min(DIAL_RETRY_MAX));
-        self.wait(node, Wait { until, failures: failures + 1 }, config);
+        let until = now.after(doubled(config.dial_retry_min, failures, config.dial_retry_max));
+        self.wait(node, Wait { until, failures: failures.saturating_add(1) }, config);
         if let Some(contact) = self.take_dialled(node) {
             self.learn(contact, config);
         }
@@ -262,7 +244,7 @@ impl Membership {
         let reached = self.reached.remove(&node);
         let has_joined = contact.is_some();
         if has_joined && parting == Parting::Lost {
-            self.wait(node, Wait { until: now.after(REDIAL_WAIT), failures: 0 }, config);
+            self.wait(node, Wait { until: now.after(config.redial_wait), failures: 0 }, config);
         } else {
             self.note_dial_failed(now, node, config);
         }

@@ -127,7 +127,7 @@ impl Swarm {
         self.claims.forget_peer(peer);
         self.search.note_end(peer);
         self.peers.remove(peer);
-        self.peers.forget_dryness();
+        self.peers.renew_interest();
     }
 
     /// Whether nothing new has come for so long that the usual sources are not enough.
@@ -135,16 +135,18 @@ impl Swarm {
         self.progress_at.after(self.config.starve_time) <= self.now
     }
 
-    /// Whether chunks are missing and there are fewer than three quarters of the wanted neighbours: a
-    /// node with half as many as others falls behind them.
+    /// Whether chunks are missing and there are fewer than three quarters of the wanted neighbours:
+    /// a node with half as many as others falls behind them.
     pub(super) fn is_hungry(&self) -> bool {
         !self.is_complete() && self.peers.len() * 4 < usize::from(self.config.neighbours_target) * 3
     }
 
-    /// How many more neighbours outside the rack to look for; a node with few rack mates needs more.
+    /// How many more neighbours outside the rack to look for; a node with few
+    /// rack mates needs more.
     ///
-    /// Neighbours that all lack the same chunks look healthy. A node that starves among them looks
-    /// beyond them, but only so far that there is room left for those who have no neighbours at all.
+    /// Neighbours that all lack the same chunks look healthy. A node that starves among
+    /// them looks beyond them, but only so far that there is room left for those who have
+    /// no neighbours at all.
     pub(super) fn missing_neighbours(&self) -> usize {
         let near = self.peers.near_count();
         let target = usize::from(self.config.neighbours_target).saturating_sub(near);
@@ -187,7 +189,8 @@ impl Swarm {
     }
 
     pub(super) fn on_announce_answered(&mut self, tracker: NodeId, answer: &AnnounceAnswer) {
-        self.trackers.note_answer(self.now, tracker, answer.interval_ms, &mut self.prng);
+        let interval = (tracker, answer.interval_ms);
+        self.trackers.note_answer(self.now, interval, &self.config, &mut self.prng);
         self.members.note_answer(answer, &self.config);
     }
 

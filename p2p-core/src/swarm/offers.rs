@@ -26,7 +26,8 @@ pub(super) struct Offers {
 }
 
 impl Offers {
-    /// How many chunks wait to be offered: a peer to which the whole set goes now knows of them all.
+    /// How many chunks wait to be offered. A peer that is sent the whole set now
+    /// has no need of them.
     pub(super) fn arrival_count(&self) -> usize {
         self.arrivals.len()
     }
@@ -36,15 +37,15 @@ impl Offers {
         self.due
     }
 
-    /// A chunk came, and is to be offered after `wait` at the latest, with all that come until then.
+    /// A chunk came: it is offered within `wait`, together with all that come until then.
     pub(super) fn note_arrival(&mut self, now: Instant, chunk: ChunkIndex, wait: Duration) {
         self.arrivals.push(chunk);
         let due = now.after(wait);
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// What is now offered to whom. To a complete host nothing, because it wants nothing; to a seeder
-    /// everything, because it gives us what we lack.
+    /// What is now offered to whom. To a complete host nothing, because it wants nothing; to a
+    /// seeder everything, because it gives us what we lack.
     pub(super) fn collect(
         &mut self,
         now: Instant,
@@ -84,7 +85,7 @@ impl Swarm {
     pub(super) fn on_offer(&mut self, peer: NodeId, runs: &[(u32, u32)]) {
         let theirs = self.peers.get(peer).and_then(|entry| entry.have.as_ref());
         let Some(capacity) = theirs.map(ChunkSet::capacity) else {
-            // Nobody who knows no manifest has chunks to offer.
+            // A peer that does not know the manifest has no chunks to offer.
             return self.ban(peer, PeerFault::WrongLayout);
         };
         for (start, length) in runs {
@@ -107,8 +108,8 @@ impl Swarm {
     }
 
     /// How long a new chunk may wait to be offered together with others: on links so fast that a
-    /// chunk takes less than the longest interval, half of what it takes. A node with nothing to send
-    /// gains nothing from waiting.
+    /// chunk takes less than the longest interval, half of what it takes. A node with nothing to
+    /// send gains nothing from waiting.
     pub(super) fn offer_wait(&self) -> Duration {
         if self.is_upload_slot_free() {
             return Duration::ZERO;

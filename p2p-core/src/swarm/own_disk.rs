@@ -1,10 +1,10 @@
 //! What this host's own disk gives and loses.
 //!
-//! Chunks that are copied out of other builds on this host are asked of nobody, and offered to hosts
-//! only once they are verified and stored, like any other chunk. Seeders hear of them at once: a
-//! seeder sends what nobody was given yet rather than what it was asked for, and those chunks would
-//! come for nothing. What turns out not to be here after all is taken back by joining again, because
-//! nobody sends a chunk to a node that has offered it.
+//! Chunks that are copied out of other builds on this host are asked of nobody, and offered to
+//! hosts only once they are verified and stored, like any other chunk. Seeders hear of them at
+//! once: a seeder sends what nobody was given yet rather than what it was asked for, and those
+//! chunks would come for nothing. What turns out not to be here after all is taken back by joining
+//! again, because nobody sends a chunk to a node that has offered it.
 
 use std::borrow::Cow;
 
@@ -44,7 +44,7 @@ impl Swarm {
         for chunk in chunks {
             self.requests.end_local(*chunk);
         }
-        self.peers.forget_dryness();
+        self.peers.renew_interest();
         // Their `Join` from us said that these need not be sent.
         self.join_seeders();
     }
@@ -86,7 +86,7 @@ impl Swarm {
         for chunk in chunks {
             self.have.remove(*chunk);
         }
-        self.peers.forget_dryness();
+        self.peers.renew_interest();
         self.progress_at = self.now;
         self.join_all();
     }

@@ -1,4 +1,6 @@
-//! What a swarm is told when it is made, and what it tells about its timers and its waiting.
+//! What a swarm is made of, and what it shows of its timers and its waiting.
+//!
+//! Plain values for the driver. Nothing here decides anything.
 
 use std::sync::Arc;
 
@@ -22,9 +24,9 @@ pub struct SwarmParams {
     pub contact: Contact,
     /// Nodes that answer announces, in order of preference.
     pub trackers: Vec<NodeId>,
-    /// What [`Swarm::lasting_contacts`](crate::Swarm::lasting_contacts) said before this node was
-    /// last stopped; empty if nothing was kept. Dialled if no tracker answers. Not trusted: those
-    /// that are wrong cost a failed dial.
+    /// What [`Swarm::lasting_contacts`](crate::Swarm::lasting_contacts) returned before this node
+    /// was last stopped; empty if nothing was kept. Dialled if no tracker answers. Not trusted: a
+    /// contact that is wrong costs a failed dial.
     pub remembered: Vec<Contact>,
     /// Where all of the swarm's random choices come from.
     pub seed: Seed,
@@ -56,7 +58,7 @@ pub struct Deadline {
 /// What a deadline is for.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum TimerKind {
-    /// Tell neighbours of new chunks.
+    /// Offer new chunks to the neighbours.
     Offer,
     /// Announce to a tracker.
     Announce,
@@ -64,7 +66,7 @@ pub enum TimerKind {
     Exchange,
     /// Look for requests that are late or stalled.
     Requests,
-    /// Stop to wait for a chunk that a rack mate claimed.
+    /// Stop waiting for a chunk that a rack mate claimed.
     Claims,
     /// Ask again for the manifest.
     Manifest,
@@ -74,7 +76,7 @@ pub enum TimerKind {
     Members,
 }
 
-/// Why a swarm that is not complete does not move, for a person.
+/// Why a swarm that is not complete makes no progress, to show to people.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Waiting {

@@ -1,43 +1,29 @@
 //! The neighbours of a swarm: what each has, and how well it delivers.
 //!
-//! Neighbours are few and looked up with every event, so they lie in a row and are found by the first
-//! bytes of their names. Invariants: while copies are counted, the count is the sum over the
-//! neighbouring hosts' sets; `sources` and `services` are the sums over the neighbours that their
-//! comments say.
+//! Neighbours are few and looked up with every event, so they lie in a row and are found by the
+//! first bytes of their names. Invariant: each sum in [`PeerTable`] is that over the neighbours
+//! which its comment names, and while copies are counted they are those of the neighbouring hosts.
 
 use core::time::Duration;
 
 use crate::chunk_set::ChunkSet;
+use crate::config::SwarmConfig;
 use crate::contact::{Contact, Location, PeerRole};
 use crate::layout::ChunkIndex;
 use crate::node_id::NodeId;
 use crate::pick::Availability;
 use crate::prng::Prng;
-use crate::time::Instant;
+use crate::time::{Instant, doubled, smoothed};
 
 /// What a neighbour is to us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
-    /// A host of our rack, unless we have enough of them.
+    /// A rack mate: a host of our rack, as far as `near_max` allows.
     Mate,
     /// Any other host, and every neighbour before its `Join`.
     Stranger,
     Seeder,
 }
-/// Longest time that a busy seeder is left alone: long enough for a crowd, short enough to take a
-/// place in its queue that became free.
-const BUSY_WAIT_MAX: Duration = Duration::from_secs(2);
-
-/// Silences that are counted: as many as double the patience with a peer to more than the time after
-/// which it is dropped.
-const SILENCES_MAX: u8 = 2;
-
-/// Doublings that reach it from the shortest wait.
-const BUSY_DOUBLINGS_MAX: u8 = 8;
-
-/// Requests in flight to a peer that has delivered nothing yet. One would leave a link of some
-/// length idle between its first two chunks.
-const FIRST_REQUESTS_MAX: u16 = 2;
 
 /// One neighbour.
 #[derive(Debug)]
@@ -46,7 +32,7 @@ pub(super) struct Peer {
     pub(super) node: NodeId,
     /// What its `Join` said; `None` until that came.
     pub(super) contact: Option<Box<Contact>>,
-    /// What it has; `None` until it told, or while it does not know the manifest.
+    /// What it has; `None` until it has said so, or while it does not know the manifest.
     pub(super) have: Option<ChunkSet>,
     /// How many of the chunks that wait to be offered it knows of already.
     pub(super) offers_sent: usize,
@@ -62,11 +48,11 @@ pub(super) struct Peer {
     silences: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
     service: Option<Duration>,
-    /// It has a request that is late, or had one and delivered nothing in time since. Then it may
-    /// not have what it offers, and what it offers does not count as copies.
+    /// A request to it is late, or was and it has delivered nothing in time since. It may not have
+    /// what it offers, so its chunks do not count as copies.
     is_slow: bool,
-    /// It had nothing to ask for when last looked at, and nothing changed that since.
-    pub(super) is_dry: bool,
+    /// It may have a chunk for us: at the last look it had one, or something has changed since.
+    pub(super) is_interesting: bool,
     /// It said that it has nothing to send, and was not asked since.
     pub(super) is_ready: bool,
     /// Which of all uploads was the last one to it; zero before the first.
@@ -75,7 +61,7 @@ pub(super) struct Peer {
     kind: Kind,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
-    /// When it last told of a chunk that we did not send it; when it came, before that.
+    /// When it last offered a chunk that we did not send it; before that, when it connected.
     pub(super) fed_at: Instant,
 }
 
@@ -93,7 +79,7 @@ impl Peer {
             silences: 0,
             service: None,
             is_slow: false,
-            is_dry: false,
+            is_interesting: true,
             is_ready: false,
             served_at: 0,
             kind: Kind::Stranger,
@@ -106,7 +92,7 @@ impl Peer {
         self.kind == Kind::Seeder
     }
 
-    /// Whether it is a host of our rack, one of those with which we bring chunks into it.
+    /// Whether it is a rack mate: one of the hosts with which we bring chunks into our rack.
     pub(super) fn is_near(&self) -> bool {
         self.kind == Kind::Mate
     }
@@ -122,35 +108,35 @@ impl Peer {
     }
 
     /// Whether it may be asked for one more chunk.
-    pub(super) fn has_slot(&self, now: Instant, window: u16) -> bool {
+    pub(super) fn has_slot(&self, now: Instant, window: u16, config: &SwarmConfig) -> bool {
         let window = if self.is_slow || self.busy_streak > 0 {
             1
         } else if self.service.is_none() {
             // Everybody who is new asks a seeder, and nobody knows yet how many they are; a host
             // that has delivered nothing may have nothing.
-            window.min(FIRST_REQUESTS_MAX)
+            window.min(config.first_requests_max)
         } else {
             window
         };
         self.requests < window && self.busy_until <= now
     }
 
-    /// It has no place for a request. A seeder, whom everybody asks at once when a build is new, is
-    /// asked half as often each time; hosts are not, because their queues are short and turn over.
-    fn note_busy(&mut self, now: Instant, wait: Duration) {
+    /// It has no place for a request. A seeder, which everybody asks at once when a build is new,
+    /// is asked half as often each time; a host is not, because its queue is short and turns over.
+    fn note_busy(&mut self, now: Instant, wait: Duration, config: &SwarmConfig) {
         if !self.is_seeder() {
             self.busy_until = now.after(wait);
         } else if self.busy_until <= now {
             // Several requests refused at once are one refusal.
-            let doubled = wait.saturating_mul(1 << self.busy_streak.min(BUSY_DOUBLINGS_MAX));
-            self.busy_until = now.after(doubled.min(BUSY_WAIT_MAX));
+            let wait = doubled(wait, self.busy_streak.into(), config.busy_wait_max);
+            self.busy_until = now.after(wait);
             self.busy_streak = self.busy_streak.saturating_add(1);
         }
     }
 
     /// It says that it has nothing to send. That ends the patience that a seeder asked for: it kept
-    /// back what was on its way to others, and a part of that may never have come there, so that
-    /// nobody but the seeder has it.
+    /// back chunks that were on their way to others, and some of them may never have arrived, so
+    /// that nobody but the seeder has them.
     pub(super) fn note_ready(&mut self, now: Instant) {
         self.is_ready = true;
         if self.is_seeder() && self.asked_for_patience {
@@ -163,7 +149,7 @@ impl Peer {
         self.have.as_ref().is_some_and(|have| !have.is_empty())
     }
 
-    /// Whether it has a request that is late, or had one and delivered nothing in time since.
+    /// Whether a request to it is late, or was and it has delivered nothing in time since.
     pub(super) const fn is_slow(&self) -> bool {
         self.is_slow
     }
@@ -173,7 +159,8 @@ impl Peer {
         !self.is_seeder() && !self.is_slow
     }
 
-    /// One host and its chunks; nothing for one that is not counted, or before it told.
+    /// One host and its chunks; nothing for a peer that is not counted, or has
+    /// not said what it has.
     fn holdings(&self) -> (u64, u64) {
         self.counted_have().map_or((0, 0), |have| (1, u64::from(have.count())))
     }
@@ -202,7 +189,7 @@ pub(super) struct PeerTable {
     sources: usize,
     /// Neighbours that delivered something, and the sum of their usual times.
     services: (u32, Duration),
-    /// Neighbouring hosts that told what they have, and the sum of their chunks.
+    /// Neighbouring hosts whose chunks count as copies, and the sum of their chunks.
     holdings: (u64, u64),
     /// No later than the first moment at which a busy neighbour may be asked again.
     busy_until: Option<Instant>,
@@ -210,15 +197,11 @@ pub(super) struct PeerTable {
     location: Location,
     /// Hosts of our rack among the neighbours.
     near_count: usize,
-    /// Most of them; more are treated as if they stood elsewhere.
+    /// Most of them; further ones are treated as if they stood elsewhere.
     near_max: usize,
     /// What they have; counted only while chunks are missing and if we know our rack.
     near_copies: Option<Availability>,
 }
-
-/// How many chunks fewer than its neighbours a node must have to count as behind; a difference of
-/// one batch of offers says nothing.
-const BEHIND_MIN: u64 = 2;
 
 fn more(sum: (u64, u64), part: (u64, u64)) -> (u64, u64) {
     (sum.0 + part.0, sum.1 + part.1)
@@ -281,7 +264,7 @@ impl PeerTable {
         self.peers.push(Peer::new(now, node));
     }
 
-    /// Forgets a neighbour; whether it was one.
+    /// Forgets a neighbour. Returns whether it was one.
     pub(super) fn remove(&mut self, node: NodeId) -> bool {
         let Some(place) = self.place_of(node) else { return false };
         self.keys.swap_remove(place);
@@ -301,7 +284,7 @@ impl PeerTable {
         true
     }
 
-    /// A neighbour told what it is and what it has; replaces what it told before.
+    /// A neighbour says what it is and what it has; replaces what it said before.
     pub(super) fn set_have(&mut self, node: NodeId, contact: Box<Contact>, have: Option<ChunkSet>) {
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
@@ -321,7 +304,7 @@ impl PeerTable {
             PeerRole::Host => Kind::Stranger,
         };
         (peer.contact, peer.have) = (Some(contact), have);
-        peer.is_dry = false;
+        peer.is_interesting = true;
         self.sources += usize::from(peer.is_source());
         self.near_count += usize::from(peer.is_near());
         self.holdings = more(self.holdings, peer.holdings());
@@ -333,8 +316,8 @@ impl PeerTable {
         }
     }
 
-    /// A neighbour has chunks; whether one of them is new. Those that its build does not have are
-    /// ignored.
+    /// A neighbour has these chunks. Returns whether one of them is new. Chunks that its build does
+    /// not have are ignored.
     pub(super) fn note_has(
         &mut self,
         node: NodeId,
@@ -364,10 +347,10 @@ impl PeerTable {
         is_new
     }
 
-    /// Whether `own` chunks are fewer than the neighbouring hosts have on average.
-    pub(super) fn is_behind(&self, own: u32) -> bool {
+    /// Whether the neighbouring hosts have more than `own` chunks on average, by some margin.
+    pub(super) fn is_behind(&self, own: u32, margin: u32) -> bool {
         let (hosts, chunks) = self.holdings;
-        (u64::from(own) + BEHIND_MIN) * hosts < chunks
+        (u64::from(own) + u64::from(margin)) * hosts < chunks
     }
 
     /// A random neighbouring host that lacks some chunk of `have`; `None` if all have all of it.
@@ -384,16 +367,17 @@ impl PeerTable {
         after.iter().chain(before).find(lacks).map(|peer| peer.node)
     }
 
-    /// Whatever left neighbours without anything to ask for may have changed.
-    pub(super) fn forget_dryness(&mut self) {
-        self.peers.iter_mut().for_each(|peer| peer.is_dry = false);
+    /// Something has changed on account of which any neighbour may have a chunk for us again.
+    pub(super) fn renew_interest(&mut self) {
+        self.peers.iter_mut().for_each(|peer| peer.is_interesting = true);
     }
 
-    /// The chunk may be asked for again, of whoever has it.
+    /// The chunk may be asked for again: whoever has it is interesting.
     pub(super) fn note_wanted(&mut self, chunk: ChunkIndex) {
         for peer in &mut self.peers {
             let mut have = peer.have.iter();
-            peer.is_dry &= !have.any(|have| chunk.get() < have.capacity() && have.contains(chunk));
+            peer.is_interesting |=
+                have.any(|have| chunk.get() < have.capacity() && have.contains(chunk));
         }
     }
 
@@ -401,7 +385,7 @@ impl PeerTable {
     pub(super) fn start_counting(&mut self, chunk_count: u32) {
         let mut copies = Availability::new(chunk_count);
         for have in self.peers.iter().filter_map(Peer::counted_have) {
-            // Sets of another size are about to be found out as lies.
+            // Sets of another size are lies, about to be found out.
             if have.capacity() == chunk_count {
                 copies.add_host(have);
             }
@@ -447,22 +431,29 @@ impl PeerTable {
     }
 
     /// A neighbour has no place for a request and asks for patience.
-    pub(super) fn note_busy(&mut self, now: Instant, node: NodeId, wait: Duration) {
-        self.put_off(now, node, wait, true);
+    pub(super) fn note_busy(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        wait: Duration,
+        config: &SwarmConfig,
+    ) {
+        let Some(place) = self.place_of(node) else { return };
+        self.peers[place].note_busy(now, wait, config);
+        self.peers[place].asked_for_patience = true;
+        self.plan_busy_check(self.peers[place].busy_until);
     }
 
-    /// A neighbour could not answer a request: it gets a moment for whatever broke.
-    pub(super) fn note_failed(&mut self, now: Instant, node: NodeId, wait: Duration) {
-        self.put_off(now, node, wait, false);
+    /// A neighbour's answer broke off: it gets a moment for whatever went wrong.
+    pub(super) fn note_failed(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
+        let Some(place) = self.place_of(node) else { return };
+        self.peers[place].note_busy(now, config.fetch_failed_wait, config);
+        self.peers[place].asked_for_patience = false;
+        self.plan_busy_check(self.peers[place].busy_until);
     }
 
-    fn put_off(&mut self, now: Instant, node: NodeId, wait: Duration, asked_for_patience: bool) {
-        if let Some(place) = self.place_of(node) {
-            self.peers[place].note_busy(now, wait);
-            self.peers[place].asked_for_patience = asked_for_patience;
-            let until = self.peers[place].busy_until;
-            self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
-        }
+    fn plan_busy_check(&mut self, until: Instant) {
+        self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
     }
 
     /// No later than the first moment at which a busy neighbour may be asked again.
@@ -470,7 +461,7 @@ impl PeerTable {
         self.busy_until
     }
 
-    /// Looks who is still busy.
+    /// Sets anew when the first neighbour that is still busy may be asked again.
     pub(super) fn check_busy(&mut self, now: Instant) {
         if self.busy_until.is_some_and(|first| first <= now) {
             let still = self.peers.iter().map(|peer| peer.busy_until).filter(|until| *until > now);
@@ -478,18 +469,20 @@ impl PeerTable {
         }
     }
 
-    /// Whom to ask for a chunk that those who were `asked` are late with: a host if one has it, the
-    /// one with the least to do. With `only_near` none but rack mates are asked.
+    /// Whom to ask for a chunk with which those who were `asked` are late: of the neighbours that
+    /// have it, a host rather than a seeder, and the one with the fewest requests. With `only_near`
+    /// only a rack mate.
     pub(super) fn second_source(
         &self,
         now: Instant,
         chunk: ChunkIndex,
         (asked, only_near): (&[NodeId], bool),
-        window: u16,
+        config: &SwarmConfig,
     ) -> Option<NodeId> {
+        let window = config.requests_per_peer_max;
         let can_send = |peer: &Peer| {
             let has = peer.have.as_ref().is_some_and(|have| have.contains(chunk));
-            has && (peer.is_near() || !only_near) && peer.has_slot(now, window)
+            has && (peer.is_near() || !only_near) && peer.has_slot(now, window, config)
         };
         self.iter()
             .filter(|peer| !asked.contains(&peer.node) && can_send(peer))
@@ -497,8 +490,8 @@ impl PeerTable {
             .map(|peer| peer.node)
     }
 
-    /// Whether a neighbour has a chunk that is not in `have`, or knows the manifest while `have` is
-    /// of a build whose manifest is not known here.
+    /// Whether a neighbour has a chunk that is not in `have`, or knows the manifest while it is not
+    /// known here.
     pub(super) fn has_something_beyond(&self, have: &ChunkSet) -> bool {
         let mut theirs = self.peers.iter().filter_map(|peer| peer.have.as_ref());
         theirs.any(|theirs| {
@@ -512,7 +505,7 @@ impl PeerTable {
         self.sources
     }
 
-    /// A neighbour delivered a chunk after `took`. An eighth of the weight goes to the newest.
+    /// A neighbour delivered a chunk after `took`.
     pub(super) fn note_delivery(&mut self, node: NodeId, took: Duration, was_late: bool) {
         self.set_slow(node, was_late);
         let Some(place) = self.place_of(node) else { return };
@@ -521,12 +514,12 @@ impl PeerTable {
         peer.silences = 0;
         let (count, sum) = self.services;
         let (count, rest) = match peer.service {
-            Some(average) => (count, sum.saturating_sub(average)),
+            Some(usual) => (count, sum.saturating_sub(usual)),
             None => (count + 1, sum),
         };
-        let average = peer.service.map_or(took, |average| (average * 7 + took) / 8);
-        peer.service = Some(average);
-        self.services = (count, rest + average);
+        let usual = peer.service.map_or(took, |usual| smoothed(usual, took));
+        peer.service = Some(usual);
+        self.services = (count, rest + usual);
     }
 
     /// A request to a neighbour is late.
@@ -535,14 +528,14 @@ impl PeerTable {
     }
 
     /// A neighbour did not answer a request with a single byte; others are asked for a while.
-    pub(super) fn note_silent(&mut self, now: Instant, node: NodeId) {
+    pub(super) fn note_silent(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
         self.set_slow(node, true);
         if let Some(peer) = self.get_mut(node) {
-            let wait = BUSY_WAIT_MAX * (1 << peer.silences);
-            peer.silences = (peer.silences + 1).min(SILENCES_MAX);
-            let until = now.after(wait);
-            peer.busy_until = until;
-            self.busy_until = Some(self.busy_until.map_or(until, |first| first.min(until)));
+            let wait = doubled(config.silence_wait, peer.silences.into(), Duration::MAX);
+            peer.silences = peer.silences.saturating_add(1).min(config.silences_max);
+            peer.busy_until = now.after(wait);
+            let until = peer.busy_until;
+            self.plan_busy_check(until);
         }
     }
 
@@ -563,8 +556,8 @@ impl PeerTable {
             }
         }
         if is_slow {
-            // What only it has may be asked of a seeder now, or outside the rack.
-            self.forget_dryness();
+            // What only it has may now be asked of a seeder, or of a host outside the rack.
+            self.renew_interest();
         }
     }
 

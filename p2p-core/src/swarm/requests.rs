@@ -21,27 +21,28 @@ pub(super) struct Request {
     pub(super) asked_at: Instant,
     /// When bytes of the answer were last seen; `asked_at` before the first.
     pub(super) advanced_at: Instant,
-    /// It took longer than the peer's usual; the chunk may be asked of a second peer.
+    /// It took longer than is usual for the peer; the chunk may be asked of a second one.
     pub(super) is_late: bool,
     /// When to look at it next.
     pub(super) check_at: Instant,
 }
 
 impl Request {
-    /// When the request is given up together with its peer, unless bytes arrive before.
+    /// When the request is given up and its peer dropped, unless bytes arrive before.
     pub(super) fn stalled_at(&self, config: &SwarmConfig) -> Instant {
         self.advanced_at.after(config.stall_time)
     }
 
-    /// When the request is given up if no byte of the answer has come until then; `None` once one
-    /// came. One that is merely slow keeps its place.
+    /// When the request is given up because not a byte of the answer has come; `None` once one has.
+    /// An answer that is merely slow keeps its request.
     pub(super) fn silent_at(&self, patience: Option<Duration>) -> Option<Instant> {
         let is_silent = self.advanced_at == self.asked_at;
         patience.filter(|_| is_silent).map(|patience| self.asked_at.after(patience))
     }
 
-    /// When to look at the request next: when it is late, silent or stalled. It is late against what its
-    /// peer usually takes, sooner near the end, where nothing else is left to ask for.
+    /// When to look at the request next: when it becomes late, silent or stalled. It is late
+    /// measured by what its peer usually takes, and sooner near the end, where nothing else is left
+    /// to ask for.
     pub(super) fn next_check(
         &self,
         (usual, patience): (Option<Duration>, Option<Duration>),
@@ -71,7 +72,7 @@ pub(super) struct RequestTable {
     local: ChunkSet,
     bytes: u64,
     late: usize,
-    /// There was no memory for one more; so it is until one ends.
+    /// There was no memory for one more request; stays so until one ends.
     is_full: bool,
     /// No later than the first moment at which a request is to be looked at.
     check_at: Option<Instant>,
@@ -116,8 +117,8 @@ impl RequestTable {
         self.asked.insert(chunk);
     }
 
-    /// A chunk has come from this host's own disk or otherwise, or will not; whether it was expected
-    /// from there.
+    /// A chunk is here, or will not come from this host's own disk after all. Returns whether it
+    /// was expected from there.
     pub(super) fn end_local(&mut self, chunk: ChunkIndex) -> bool {
         let was_local = self.local.remove(chunk);
         if was_local && self.of_chunk(chunk).next().is_none() {
@@ -126,12 +127,12 @@ impl RequestTable {
         was_local
     }
 
-    /// Whether there was no memory for one more.
+    /// Whether there was no memory for one more request.
     pub(super) const fn is_full(&self) -> bool {
         self.is_full
     }
 
-    /// There is no memory for one more.
+    /// There is no memory for one more request.
     pub(super) const fn note_full(&mut self) {
         self.is_full = true;
     }

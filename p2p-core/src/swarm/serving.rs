@@ -21,7 +21,7 @@ use super::uploads::Upload;
 impl Swarm {
     pub(super) fn on_request(&mut self, peer: NodeId, request: RequestId, raw: u32) {
         let Some(layout) = &self.layout else {
-            return self.refuse(peer, request, Duration::from_secs(1));
+            return self.refuse(peer, request, self.config.busy_named_max);
         };
         let Some(chunk) = layout.index(raw) else {
             let chunk_count = layout.chunk_count();
@@ -32,7 +32,7 @@ impl Swarm {
             return self.ban(peer, PeerFault::RequestFlood { waiting });
         }
         if !self.have.contains(chunk) {
-            return self.refuse(peer, request, Duration::from_secs(1));
+            return self.refuse(peer, request, self.config.busy_named_max);
         }
         if self.uploads.waiting_count() >= self.config.upload_queue_max {
             return self.refuse(peer, request, self.queue_wait());
@@ -55,11 +55,11 @@ impl Swarm {
         }
     }
 
-    /// When a peer turned away by a full queue should ask again. A host, whose neighbours have other
-    /// sources, names the time of half a chunk; a seeder, whom everybody asks, the time that it takes
-    /// to empty the queue.
+    /// When a peer turned away by a full queue should ask again. A host, whose neighbours have
+    /// other sources, names the time of half a chunk; a seeder, whom everybody asks, the time that
+    /// it takes to empty the queue.
     fn queue_wait(&self) -> Duration {
-        let usual = self.peers.usual_service().unwrap_or(Duration::from_millis(100)) / 2;
+        let usual = self.peers.usual_service().unwrap_or(self.config.service_unknown) / 2;
         let queued = u32::try_from(self.uploads.waiting_count()).unwrap_or(u32::MAX);
         let at_once = u32::try_from(self.uploads_max()).unwrap_or(1).max(1);
         let drained = |ledger: &Ledger| ledger.send_time().saturating_mul(queued) / at_once;
@@ -68,7 +68,8 @@ impl Swarm {
 
     /// Answers a request with "not now": the peer may ask again after `wait`.
     fn refuse(&mut self, peer: NodeId, request: RequestId, wait: Duration) {
-        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).clamp(10, 1_000);
+        let wait = wait.max(self.config.busy_min).min(self.config.busy_named_max);
+        let retry_after_ms = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
         self.send(peer, Message::Busy { request, retry_after_ms });
     }
 
@@ -173,8 +174,8 @@ impl Swarm {
         }
     }
 
-    /// Chunks of a seeder that are gone with a peer, and that no other neighbour has, may be nowhere
-    /// else: they may be given out again at once.
+    /// Chunks of a seeder that are gone with a peer, and that no other neighbour has, may be
+    /// nowhere else: they may be given out again at once.
     pub(super) fn take_back_chunks_of(&mut self, peer: NodeId) {
         let Some(ledger) = &mut self.ledger else { return };
         let Some(gone) = self.peers.get(peer).and_then(|entry| entry.have.as_ref()) else { return };

@@ -1,9 +1,9 @@
 //! Dealings with trackers: which one is asked, when, how often it failed, and when a neighbour is
 //! asked instead.
 //!
-//! Trackers are asked along lines. A host has one line over all its trackers: it asks the first as
+//! Trackers are asked along lines. A host has one line of all its trackers: it asks the first as
 //! long as that answers, and goes on to the next when it fails. A seeder has a line per tracker and
-//! so announces to all of them: a host asks only one, and must hear of every seeder there.
+//! so announces to all of them, because a host asks only one and must hear of every seeder there.
 
 use core::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::config::SwarmConfig;
 use crate::contact::PeerRole;
 use crate::node_id::NodeId;
 use crate::prng::Prng;
-use crate::time::Instant;
+use crate::time::{Instant, doubled};
 
 /// All lines.
 #[derive(Debug)]
@@ -87,17 +87,16 @@ impl Trackers {
     pub(super) fn note_answer(
         &mut self,
         now: Instant,
-        tracker: NodeId,
-        interval_ms: u32,
+        (tracker, interval_ms): (NodeId, u32),
+        config: &SwarmConfig,
         prng: &mut Prng,
     ) {
         let Some(line) = self.line_of(tracker) else { return };
         line.is_announcing = false;
         line.is_answered = true;
         line.failures = 0;
-        // A tracker may ask for silence, but not for longer than a swarm can do without one.
-        let named = Duration::from_millis(u64::from(interval_ms));
-        let interval = named.clamp(Duration::from_millis(100), Duration::from_mins(10));
+        let named = Duration::from_millis(interval_ms.into());
+        let interval = named.max(config.announce_interval_min).min(config.announce_interval_max);
         line.announce_at = now.after(jittered(interval, prng));
     }
 
@@ -112,8 +111,8 @@ impl Trackers {
         line.is_announcing = false;
         line.failures = line.failures.saturating_add(1);
         line.next = (line.next + 1) % line.trackers.len();
-        let doubled = config.announce_retry_min * 2_u32.saturating_pow(line.failures.min(16) - 1);
-        let wait = doubled.min(config.announce_retry_max);
+        let (first, most) = (config.announce_retry_min, config.announce_retry_max);
+        let wait = doubled(first, line.failures - 1, most);
         line.announce_at = now.after(jittered(wait, prng));
     }
 
@@ -180,7 +179,7 @@ impl Line {
     }
 }
 
-/// `span` give or take a tenth, so that nodes that start together drift apart.
+/// `span`, a tenth more or less, so that nodes that start together drift apart.
 fn jittered(span: Duration, prng: &mut Prng) -> Duration {
     let tenth = u64::try_from((span / 10).as_nanos()).unwrap_or(u64::MAX / 4).max(1);
     span * 9 / 10 + Duration::from_nanos(prng.below(2 * tenth))
@@ -226,13 +225,14 @@ mod tests {
         assert!(waits.is_sorted(), "{waits:?}");
         assert!(trackers.are_failing() && trackers.are_silent());
         trackers.begin(now, false, &config);
-        trackers.note_answer(now, node(1), 60_000, &mut prng);
+        trackers.note_answer(now, (node(1), 60_000), &config, &mut prng);
         assert!(!trackers.are_failing() && !trackers.are_silent());
     }
 
-    /// Goal: an announce goes along with that of another build if it is due soon, and only then.
-    /// Method: an interval of a minute, so that the longest time ahead counts, and one of two seconds,
-    /// of which it is the half; asked at moments of which each row says what is to come of them.
+    /// Goal: an announce goes along with that of another build if it is due soon, and only
+    /// then. Method: an interval of a minute, so that the longest time ahead counts, and one
+    /// of two seconds, of which it is the half; asked at moments of which each row says what
+    /// is to come of them.
     #[test]
     fn announce_goes_along_when_it_is_due_soon() {
         let config = SwarmConfig::host();
@@ -254,7 +254,7 @@ mod tests {
                 !trackers.begin_along(at(1), node(1), false, &config),
                 "while one is under way"
             );
-            trackers.note_answer(at(0), node(1), interval_ms, &mut prng);
+            trackers.note_answer(at(0), (node(1), interval_ms), &config, &mut prng);
             assert!(!trackers.begin_along(at(asked_ms), node(2), false, &config), "of another");
             let went = trackers.begin_along(at(asked_ms), node(1), false, &config);
             assert_eq!(went, goes, "{asked_ms} of {interval_ms}");
@@ -280,7 +280,7 @@ mod tests {
         let mut prng = Prng::from_seed(Seed::from_u64(1));
         let mut trackers = Trackers::new(Instant::ZERO, vec![node(1), node(2)], PeerRole::Seeder);
         while trackers.begin(Instant::ZERO, false, &config).is_some() {}
-        trackers.note_answer(Instant::ZERO, node(1), 5_000, &mut prng);
+        trackers.note_answer(Instant::ZERO, (node(1), 5_000), &config, &mut prng);
         trackers.note_failure(Instant::ZERO, node(2), &config, &mut prng);
         assert!(!trackers.are_failing());
         let later = Instant::from_start(Duration::from_secs(1));

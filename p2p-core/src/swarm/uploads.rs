@@ -1,4 +1,7 @@
 //! The chunks being sent and those waiting to be: a short queue, fair between peers.
+//!
+//! Counts and orders requests; which of them are refused, and with which chunk they are answered,
+//! is decided in `serving.rs`. Invariant: an upload is waiting or active, never both.
 
 use std::collections::VecDeque;
 
@@ -48,9 +51,9 @@ impl Uploads {
         self.waiting.push_back(upload);
     }
 
-    /// Takes the next request to answer: of another rack, because what one of its hosts gets, it
-    /// brings to all of its mates; then of the peer that is being sent the least, then the one that
-    /// `rank` puts first, then the oldest.
+    /// Takes the next request to answer. Requests from other racks come first, because a host there
+    /// passes what it gets on to its rack mates; then those of the peer to which the fewest chunks
+    /// are being sent, then those that `rank` puts first, then the oldest.
     pub(super) fn dequeue<R: Ord>(&mut self, rank: impl Fn(NodeId) -> R) -> Option<Upload> {
         let active_of = |peer| self.active.iter().filter(|upload| upload.peer == peer).count();
         let rank = |upload: &Upload| (upload.is_near, active_of(upload.peer), rank(upload.peer));
@@ -58,7 +61,7 @@ impl Uploads {
         self.waiting.remove(next)
     }
 
-    /// Notes that an upload begins, and tells which of all it is, from one.
+    /// Notes that an upload begins, and returns its number, counted from one.
     pub(super) fn start(&mut self, upload: Upload) -> u64 {
         self.started += 1;
         self.active.push(upload);
@@ -71,7 +74,7 @@ impl Uploads {
         Some(self.active.swap_remove(place))
     }
 
-    /// Forgets a request that waits; whether it is being sent instead.
+    /// Forgets a request that waits. Returns whether it is being answered already.
     pub(super) fn cancel(&mut self, peer: NodeId, request: RequestId) -> bool {
         self.waiting.retain(|upload| upload.peer != peer || upload.request != request);
         self.active.iter().any(|upload| upload.peer == peer && upload.request == request)
@@ -95,7 +98,8 @@ mod tests {
         NodeId::from_bytes([number; 32])
     }
 
-    /// Goal: who is being sent something waits, then the rank decides, then the time.
+    /// Goal: a peer that is being served waits for the others; then the rank
+    /// decides, then the time.
     #[test]
     fn next_upload_is_fair_then_ranked_then_old() {
         let layout = ChunkLayout::new([1].into_iter()).unwrap();

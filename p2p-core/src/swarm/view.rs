@@ -19,7 +19,7 @@ pub struct TableSize {
 
 #[expect(clippy::multiple_inherent_impl, reason = "`swarm.rs` dispatches, this only looks")]
 impl Swarm {
-    /// Why nothing moves; `None` if chunks are on their way or all here.
+    /// Why nothing moves; `None` if chunks are on their way or all of them here.
     pub fn waiting(&self) -> Option<Waiting> {
         let is_moving = self.requests.len() > 0 || !self.requests.local().is_empty();
         if self.is_complete() || is_moving {
@@ -77,8 +77,8 @@ impl Swarm {
         self.peers.iter().filter_map(|peer| peer.contact.as_deref().copied()).collect()
     }
 
-    /// The nodes to remember beyond this node's death: neighbours first, then others it knows of.
-    /// The driver keeps them where they survive and hands them to the next life as
+    /// The nodes to remember after this node has died: neighbours first, then others that it knows
+    /// of. The driver keeps them where they survive and hands them to the next life as
     /// [`SwarmParams::remembered`](crate::SwarmParams::remembered).
     pub fn lasting_contacts(&self) -> Vec<Contact> {
         let mut lasting = self.known_contacts();

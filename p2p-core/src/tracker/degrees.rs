@@ -1,18 +1,15 @@
 //! Members of a swarm and how many neighbours each has, over all, per zone and per rack.
 //!
 //! Draws are random first and balanced second: of a handful of members drawn at random, those with
-//! the fewest neighbours are taken. Taking the fewest of all members would hand every newcomer those
-//! that came just before it, and make of the graph a band whose ends are many hops apart.
+//! the fewest neighbours are taken. Taking the fewest of all members would hand every newcomer
+//! those that came just before it, and turn the graph into a band whose ends are many hops apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::TrackerConfig;
 use crate::contact::Location;
 use crate::node_id::NodeId;
 use crate::prng::Prng;
-
-/// Members drawn for each one taken. Two already balance well; more pull towards the newest members,
-/// which have the fewest neighbours.
-const DRAWS_PER_PICK: usize = 3;
 
 #[derive(Debug)]
 pub(super) struct Degrees {
@@ -23,6 +20,8 @@ pub(super) struct Degrees {
     racks: BTreeMap<u64, Vec<Pool>>,
     /// Most members of a group.
     group_max: usize,
+    /// Members drawn for each one taken.
+    draws_per_pick: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,14 +48,16 @@ pub(super) enum Near {
 }
 
 impl Degrees {
-    /// No members; racks are cut into groups of at most `group_max`.
-    pub(super) const fn new(group_max: usize) -> Self {
+    /// No members.
+    pub(super) const fn new(config: &TrackerConfig) -> Self {
         Self {
             members: BTreeMap::new(),
             all: Pool::new(),
             zones: BTreeMap::new(),
             racks: BTreeMap::new(),
-            group_max,
+            // A host has so many mates and is a member itself.
+            group_max: config.mates_max.saturating_add(1),
+            draws_per_pick: config.draws_per_pick,
         }
     }
 
@@ -71,8 +72,9 @@ impl Degrees {
         }
     }
 
-    /// Puts a member into the first group of its rack that has room, where it was before if it only
-    /// announces again and nobody left.
+    /// Puts a member into the first group of its rack that has room. One that announces
+    /// again was taken out just before, so it comes back to its own group unless somebody
+    /// left an earlier one.
     fn join_group(&mut self, node: NodeId, rack: u64) -> usize {
         let place = self.racks.get(&rack).map_or(0, |groups| self.free_group(groups));
         let groups = self.racks.entry(rack).or_default();
@@ -112,8 +114,8 @@ impl Degrees {
         self.members.get(&node).map_or(0, |entry| entry.degree)
     }
 
-    /// The rack mates of a newcomer, without those `excluded`: all members of the group that it will
-    /// be put into, because mates must know each other.
+    /// The rack mates of a newcomer, without those `excluded`: all members of the group into which
+    /// it will be put, because mates must know each other.
     pub(super) fn mates_at(&self, rack: u64, excluded: &BTreeSet<NodeId>) -> Vec<NodeId> {
         let Some(groups) = self.racks.get(&rack) else { return Vec::new() };
         let group = groups.get(self.free_group(groups)).into_iter();
@@ -144,12 +146,12 @@ impl Degrees {
             Near::Anywhere => Some(&self.all),
         };
         let Some(pool) = pool.filter(|_| count > 0) else { return Vec::new() };
-        let drawn = pool.sample(count * DRAWS_PER_PICK + excluded.len(), prng);
+        let drawn = pool.sample(count * self.draws_per_pick + excluded.len(), prng);
         let degree_of = |node: &NodeId| self.members.get(node).map_or(0, |entry| entry.degree);
         let mut fresh: Vec<NodeId> = drawn
             .into_iter()
             .filter(|node| !excluded.contains(node) && degree_of(node) < degree_max)
-            .take(count * DRAWS_PER_PICK)
+            .take(count * self.draws_per_pick)
             .collect();
         // The sort keeps the random order of equals.
         fresh.sort_by_key(degree_of);

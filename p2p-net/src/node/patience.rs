@@ -28,14 +28,13 @@ impl Patience {
         self.time
     }
 
-    /// When to look again at the latest. Always ahead after [`Self::is_over`] said no, so that a
-    /// driver that waits for it does not spin.
+    /// When to look again at the latest. After [`Self::is_over`] said no it always lies ahead, so
+    /// that a driver that waits for it does not spin.
     pub(super) fn deadline(&self) -> Instant {
         self.since + self.time
     }
 
-    /// Takes note of where the download is at `now`. Returns whether nothing has changed for too
-    /// long.
+    /// Notes where the download is at `now`. Returns whether nothing has changed for too long.
     pub(super) fn is_over(&mut self, now: Instant, progress: &Progress) -> bool {
         let seen = (progress.phase, progress.bytes_done);
         let waits_for_network = matches!(progress.phase, Phase::Locating | Phase::Downloading);

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use disk::simulated::{Disk, Record};
+use disk::Record;
+use disk::simulated::Disk;
 use disk::{Operation, Verdict, Watching, watch};
 use rustix::io::Errno;
 
@@ -55,7 +56,7 @@ fn recover(root: &Path, expected: &Expected, context: &str) {
 fn power_loss_at_every_operation_is_recovered_from() {
     let Run { record, promises } = run_of_script();
     for at in 0..=record.operations.len() {
-        let (disk, expected) = (record.disk_after(at), promises.after(at));
+        let (disk, expected) = (Disk::after(&record, at), promises.after(at));
         let before = at.checked_sub(1).map(|last| &record.operations[last].operation);
         let context = format!("power lost after operation {at}, {before:?}");
         recover_after_power_loss(&disk, &expected, &context);
@@ -67,7 +68,7 @@ fn kill_at_every_operation_is_recovered_from() {
     let Run { record, promises } = run_of_script();
     for at in 0..=record.operations.len() {
         let folder = folder();
-        record.disk_after(at).current().write(folder.path()).unwrap();
+        Disk::after(&record, at).current().write(folder.path()).unwrap();
         let context = format!("killed before operation {at}");
         recover(folder.path(), &promises.after(at), &context);
     }
@@ -96,7 +97,8 @@ fn survive(
 
 fn check_after_power_loss(watching: &Watching, promises: &Promises, context: &str) {
     let record = watching.record();
-    let (disk, expected) = (record.disk_after(watching.count()), promises.after(watching.count()));
+    let (disk, expected) =
+        (Disk::after(&record, watching.count()), promises.after(watching.count()));
     recover_after_power_loss(&disk, &expected, &format!("{context}, power lost at the end"));
 }
 

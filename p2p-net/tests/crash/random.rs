@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use disk::simulated::Tree;
-use disk::{Operation, Outcome, Recorded, Verdict, watch};
+use disk::simulated::{Disk, flip_bit};
+use disk::{Operation, Outcome, Recorded, Tree, Verdict, watch};
 use p2p_core::{Prng, Seed};
 use rustix::io::Errno;
 
@@ -128,7 +128,7 @@ fn live_until_crash(left: &Left, samples: &[Sample], prng: &mut Prng) -> Left {
     }
     let at = watching.count();
     let record = watching.record();
-    let disk = record.disk_after(at);
+    let disk = Disk::after(&record, at);
     let seed = prng.next_u64();
     let tree = if prng.below(4) == 0 { disk.current() } else { disk.after_power_loss(seed) };
     writeln!(log, "crash at {at}; promises {:?}", promises.made).unwrap();
@@ -216,7 +216,7 @@ fn flipped_bits_are_found_and_made_good() {
     for_each_seed("flipped_bits_are_found_and_made_good", |seed| {
         let folder = super::folder();
         let mut tree = sound.clone();
-        let (path, position) = tree.flip_bit(seed, |_| true).unwrap();
+        let (path, position) = flip_bit(&mut tree, seed, |_| true).unwrap();
         tree.write(folder.path()).unwrap();
         let context = format!("byte {position} of {}", path.display());
         let _watching = watch(folder.path(), |_: usize, _: &Operation| Verdict::Pass).unwrap();

@@ -46,7 +46,7 @@ fn table_of(count: usize) -> StatusTable {
 #[test]
 fn reported_rows_come_out_as_one_document() {
     let mut table = StatusTable::new(10);
-    assert!(table.is_empty());
+    assert!(table.rows.is_empty());
     let rows = [row("a", "db"), row("a", "web")];
     assert_eq!(table.on_report(NOW_MS, node(1), &report(&rows)), taken(2));
 
@@ -107,7 +107,7 @@ fn bad_rows_are_left_out_and_named() {
         let mut table = StatusTable::new(10);
         let outcome = table.on_report(NOW_MS, node(1), &report(&[bad, row("good", "web")]));
         assert_eq!(outcome, Taken { rows: 1, refused: Some(fault) });
-        assert_eq!(table.len(), 1);
+        assert_eq!(table.rows.len(), 1);
     }
 }
 
@@ -116,7 +116,7 @@ fn report_that_is_not_json_changes_nothing() {
     let mut table = StatusTable::new(10);
     let outcome = table.on_report(NOW_MS, node(1), b"{");
     assert!(matches!(outcome.refused, Some(ReportFault::Malformed { .. })));
-    assert!(table.is_empty() && table.take_due(u64::MAX, 10).is_empty());
+    assert!(table.rows.is_empty() && table.take_due(u64::MAX, 10).is_empty());
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn name_belongs_to_its_node_until_it_falls_silent() {
     assert_eq!(table.on_report(NOW_MS + OWNERSHIP_MS, node(2), &first), taken(1));
     let refused = table.on_report(NOW_MS + OWNERSHIP_MS, node(1), &first);
     assert_eq!(refused.refused, Some(ReportFault::NameTaken { host: "a".into() }));
-    assert_eq!(table.len(), 1);
+    assert_eq!(table.rows.len(), 1);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn full_table_keeps_its_hosts_and_forgets_old_ones() {
 
     let tomorrow_ms = NOW_MS + ROW_AGE_MAX_MS + 1;
     assert_eq!(table.on_report(tomorrow_ms, node(9), &newcomer), taken(1));
-    assert_eq!(table.len(), 1);
+    assert_eq!(table.rows.len(), 1);
 }
 
 /// Goal: documents stay below the store's limits at any number of hosts, and few hosts need few.

@@ -1,3 +1,6 @@
+//! Tests of the table: the queue, leases, restarts, limits, and random requests to a seeder that
+//! crashes and loses its file.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -303,8 +306,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows.
-    /// Method: hosts believe it until their lease, counted from when they asked, is over; the seeder
-    /// stores what it must before it tells, and is killed or loses its file at any time.
+    /// Method: hosts believe it until their lease, counted from when they asked, is over; the
+    /// seeder stores what it must before it answers, and is killed or loses its file at any time.
     #[test]
     fn never_more_believe_to_hold_one_than_allowed(
         max in 1..4_u32,

@@ -1,7 +1,8 @@
-//! Rule: every live and honest host completes within a while after everything that heals has healed.
+//! Rule: every live and honest host completes within some time after everything
+//! that heals has healed.
 //!
-//! The liveness phase. Until the faults have healed a host may hang as long as it likes; that nothing
-//! wrong happens meanwhile is what the other rules say.
+//! The liveness phase. Until the faults have healed, a host may hang for as long as it likes; that
+//! nothing wrong happens meanwhile is the other rules' business.
 
 use std::collections::BTreeSet;
 
@@ -16,13 +17,13 @@ use crate::trace::{Observation, StepKind};
 pub struct EveryoneCompletes {
     missing: BTreeSet<NodeIndex>,
     until: Instant,
-    is_told: bool,
+    is_reported: bool,
 }
 
 impl EveryoneCompletes {
     /// For these hosts, until then.
     pub fn new(hosts: impl IntoIterator<Item = NodeIndex>, until: Instant) -> Self {
-        Self { missing: hosts.into_iter().collect(), until, is_told: false }
+        Self { missing: hosts.into_iter().collect(), until, is_reported: false }
     }
 }
 
@@ -37,7 +38,8 @@ impl Checker for EveryoneCompletes {
     }
 
     fn finish(&mut self, at: Instant) -> Result<(), Violation> {
-        let Some(first) = self.missing.first().filter(|_| at > self.until && !self.is_told) else {
+        let Some(first) = self.missing.first().filter(|_| at > self.until && !self.is_reported)
+        else {
             return Ok(());
         };
         let (until, count) = (self.until.since(Instant::ZERO), self.missing.len());
@@ -46,7 +48,7 @@ impl Checker for EveryoneCompletes {
              {count} did not, this is one of them"
         );
         let step = Observation { at, node: *first, kind: StepKind::End, peer: None, chunk: None };
-        self.is_told = true;
+        self.is_reported = true;
         Err(Violation { rule, step })
     }
 }
@@ -60,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_missing_after_the_time_is_told_once() {
+    fn who_is_missing_after_the_time_is_reported_once() {
         let mut checker = EveryoneCompletes::new([3, 4, 5], Instant::from_nanos(10));
         assert_eq!(checker.observe(&step(9, 3, StepKind::Complete)), Ok(()));
         assert_eq!(checker.observe(&step(9, 4, StepKind::Vanish)), Ok(()));

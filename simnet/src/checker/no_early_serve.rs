@@ -1,4 +1,6 @@
 //! Rule: no chunk is sent by a node before its bytes were found right there.
+//!
+//! Counted from what was observed, not from the set of the node that is judged.
 
 use crate::checker::{Checker, Violation};
 use crate::queue::NodeIndex;

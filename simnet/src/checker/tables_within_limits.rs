@@ -1,4 +1,6 @@
 //! Rule: no table, queue or account of a swarm is larger than its configuration allows.
+//!
+//! The limits are those that the swarm itself names with its tables; a test may set tighter ones.
 
 use p2p_core::{Instant, TableSize};
 

@@ -1,4 +1,6 @@
 //! Rule: no node sends more chunks at once than its configuration allows.
+//!
+//! Counted from what was observed, not from the table of the node that is judged.
 
 use crate::checker::{Checker, Violation};
 use crate::trace::{Observation, StepKind};

@@ -1,4 +1,6 @@
 //! Puts checkers to work: all of them at once, with what they must know of the scenario.
+//!
+//! A violation is kept and the run goes on, so that one run shows more than its first mistake.
 
 use p2p_core::Instant;
 

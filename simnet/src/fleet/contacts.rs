@@ -15,10 +15,10 @@ use super::{Fleet, Parcel};
 /// How long a connection lives after nothing came from its other end.
 pub(super) const IDLE_TIME: Duration = Duration::from_secs(10);
 
-/// How long a dial to nobody takes to fail.
+/// How long a dial to a node that is gone takes to fail.
 const DIAL_TIME: Duration = Duration::from_secs(5);
 
-/// How long a question to nobody takes to fail.
+/// How long a question to a node that is gone takes to fail.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Bytes of a manifest per chunk: digest and length.

@@ -1,8 +1,8 @@
 //! Racks and zones that are cut off from everything else for a while.
 //!
-//! Nothing crosses a cut. Messages wait at its edge and arrive when it heals, chunks under way begin
-//! anew then; unless it lasts so long that both ends give the connection up. Questions across it
-//! fail after the driver's time to answer.
+//! Nothing crosses a cut. Messages wait at its edge and arrive when it heals, chunks under way
+//! begin anew then; unless it lasts so long that both ends give the connection up. Questions across
+//! it fail after the driver's time to answer.
 
 use core::ops::Range;
 

@@ -1,4 +1,7 @@
 //! Hosts that lie: their machines are honest, what leaves them is not.
+//!
+//! What a liar's own swarm does is what any swarm does; its messages and bytes are changed on their
+//! way out. Nothing here chooses when anything is sent.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,6 @@
-//! What the trace and the checkers are told of each step.
+//! What the trace and the checkers see of each step.
+//!
+//! Read only: nothing here changes what happens.
 
 use p2p_core::wire::Message;
 use p2p_core::{Event, NodeId};
@@ -62,7 +64,7 @@ impl Fleet {
             Event::AnnounceFailed { tracker } => about(StepKind::Unanswered, tracker),
             Event::ContactsLearned { .. } => (StepKind::Contacts, None, None),
             Event::DeadlineReached => (StepKind::Wake, None, None),
-            // Noted where they come from, with more than the event tells, or never simulated.
+            // Noted where they come from, with more than the event says, or never simulated.
             Event::Started
             | Event::ServeEnded { .. }
             | Event::ChunkHashed { .. }

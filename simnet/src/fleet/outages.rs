@@ -44,7 +44,7 @@ impl Fleet {
         }
     }
 
-    /// Looks whether the fleet has come far enough for what is bound to go wrong.
+    /// Lets happen whatever is to go wrong once the fleet has come this far.
     pub(super) fn let_fate_strike(&mut self) {
         let faults = self.scenario.faults;
         if let Some(percent) = faults.trackers_die_at_percent {

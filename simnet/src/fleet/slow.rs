@@ -1,4 +1,6 @@
 //! Weak machines: links and disks with an eighth of the rate, uplinks thinner than downlinks.
+//!
+//! Rates are set once, before anything was sent; the swarms are not aware of them.
 
 use p2p_core::Prng;
 

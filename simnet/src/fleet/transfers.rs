@@ -1,10 +1,9 @@
 //! Chunks on their way.
 //!
-//! A node sends its chunks one after the other in the order in which the swarm orders them, or in
-//! turns if the scenario says so; links
-//! beyond its own work off what they are given in order (`network.rs`). A transfer that is cancelled
-//! leaves the sender's queue at once, and gives back the time of every link where nothing was queued
-//! behind it.
+//! A node sends its chunks one after the other, in the order in which its swarm orders them, or in
+//! turns if the scenario says so; links beyond its own work off in order what they are given
+//! (`network.rs`). A transfer that is cancelled leaves the sender's queue at once, and gives back
+//! the time of every link on which nothing was queued behind it.
 
 use core::time::Duration;
 
@@ -19,7 +18,8 @@ use crate::trace::StepKind;
 
 use super::{Fleet, Parcel};
 
-/// How often a transfer that moves says so.
+/// How often a transfer that is under way says so. Far below the time after which a swarm takes it
+/// for stalled, and rare enough that it costs few steps.
 const ADVANCE_TIME: Duration = Duration::from_secs(1);
 
 /// One chunk from one node to another.
@@ -156,7 +156,7 @@ impl Fleet {
         }
     }
 
-    /// A chunk has had the uplink, or may have it again.
+    /// A chunk has had its turn on the uplink, or may have the next one.
     pub(super) fn on_uplink_free(&mut self, key: SlabKey) {
         let Some(transfer) = self.transfers.get_mut(key) else { return };
         let server = transfer.server;
@@ -172,8 +172,8 @@ impl Fleet {
         }
         let through_at = transfer.passage.as_ref().map_or(self.now, |passage| passage.finish);
         if needs_turn && through_at > self.now {
-            // Who sends on while the receiver's link is busy only fills queues on the way;
-            // congestion control does not let it.
+            // Sending on while the receiver's link is busy would only fill queues on the way, and
+            // congestion control prevents it.
             transfer.is_held = true;
             self.queue.push(through_at, Step::UplinkFree { transfer: key });
         } else if needs_turn {
@@ -226,7 +226,7 @@ impl Fleet {
         }
     }
 
-    /// Tells the server's swarm how sending a chunk ended.
+    /// Reports to the server's swarm how sending a chunk ended.
     fn end_serve(
         &mut self,
         server: NodeIndex,
@@ -261,8 +261,8 @@ impl Fleet {
         all.map(|(key, _)| key).collect()
     }
 
-    /// Takes a transfer off its links and forgets how far it had come; the name under which it waits
-    /// from now on, so that nothing that was planned for it happens.
+    /// Takes a transfer off its links and forgets how far it had come. Returns the name under which
+    /// it waits from now on: a new one, so that nothing that was planned for it happens.
     pub(super) fn begin_anew(&mut self, key: SlabKey) -> Option<SlabKey> {
         self.take_off_links(key);
         let mut transfer = self.transfers.remove(key)?;
@@ -282,7 +282,7 @@ impl Fleet {
         self.send_next(server);
     }
 
-    /// Ends what `server` sends to `asker`, and tells its swarm.
+    /// Ends what `server` sends to `asker`, and reports that to its swarm.
     pub(super) fn end_serves_to(&mut self, server: NodeIndex, asker: NodeIndex) {
         let serving = &self.nodes[server as usize].serving;
         let ended: Vec<SlabKey> =

@@ -1,7 +1,7 @@
 //! The flags of `shoal-simnet thirty-minutes`, and what it prints.
 //!
-//! Thin: flags become a [`Plan`] and perhaps a [`LoadPlan`], both checked before anything runs; what
-//! came of it is printed. Progress goes to standard error, one line per region that is done.
+//! Thin: flags become a [`Plan`] and perhaps a [`LoadPlan`], both checked before anything runs;
+//! what came of it is printed. Progress goes to standard error, one line per region that is done.
 
 use core::fmt;
 use core::time::Duration;
@@ -10,12 +10,13 @@ use p2p_core::{ByteRate, Prng, Seed};
 use serde::Serialize;
 
 use crate::faults::Faults;
+use crate::rates::{NodeRates, SiteRates};
 use crate::report::Stopwatch;
 use crate::scenario::Scenario;
 use crate::settings::Settings;
 use crate::units::{parse_duration, parse_size};
 
-use super::load::{self, LoadPlan, LoadSummary};
+use super::load::{self, LoadPlan, LoadSummary, RunError};
 use super::plan::{Plan, PlanError, check_coarse_time, coarsen, coarseness};
 use super::ranges::{RateRange, Share, WaveShares};
 use super::region::{RegionOutcome, regions_of, run_region};
@@ -23,7 +24,7 @@ use super::summary::Summary;
 use super::waves::Waves;
 use super::workers::run_all;
 
-/// What `thirty-minutes` is told. Defaults are the figures of the design.
+/// The flags of `thirty-minutes`. Defaults are the figures of the design.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Regions, each with a swarm of its own
@@ -54,24 +55,16 @@ pub struct Args {
     /// How much longer or shorter that is at most, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 10)]
     poll_jitter: u32,
-    /// What a host can send, and what it can receive
-    #[arg(long, value_name = "RATE", default_value = "1Gbit")]
-    host_rate: ByteRate,
-    /// What a seeder can send; the rate of a host if not given
-    #[arg(long, value_name = "RATE")]
-    seeder_rate: Option<ByteRate>,
+    #[command(flatten)]
+    node_rates: NodeRates,
     /// Seeders of each region
     #[arg(long, default_value_t = 1)]
     seeders: u32,
     /// Racks of each region; 0: hosts do not know where they stand
     #[arg(long, default_value_t = 0)]
     racks: u32,
-    /// What a rack's uplink carries each way; unlimited if not given
-    #[arg(long, value_name = "RATE")]
-    rack_rate: Option<ByteRate>,
-    /// What a host can hash and write
-    #[arg(long, value_name = "RATE", default_value = "1GB")]
-    disk_rate: ByteRate,
+    #[command(flatten)]
+    site_rates: SiteRates,
     /// Time of a message within a region
     #[arg(long, value_name = "DURATION", default_value = "0.5ms", value_parser = parse_duration)]
     latency: Duration,
@@ -119,23 +112,6 @@ pub struct Args {
     json: bool,
 }
 
-/// Why a run that began did not end.
-#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// The swarm from which the load learns how sharing slows a deploy down did not complete.
-    #[error(
-        "the swarm of {hosts} hosts with 1/{sharers} of their links did not complete; \
-         give more --host-rate or --seeder-rate, or a smaller --chunk"
-    )]
-    Calibration {
-        /// Hosts of the swarm.
-        hosts: u32,
-        /// Deploys that share a link.
-        sharers: u32,
-    },
-}
-
 /// A command that was checked and can run.
 #[derive(Debug)]
 pub struct Ready {
@@ -163,8 +139,8 @@ impl Args {
         Ok(Ready { plan, coarseness, load, is_json: self.json })
     }
 
-    /// Coarse by default where 200,000 hosts take a large build, so that it takes minutes; the builds
-    /// of a day are smaller, and a coarse chunk would be half of one.
+    /// Coarse by default for one large build, so that a run with all hosts takes minutes; the
+    /// builds of a day are smaller, and a coarse chunk would be half of one.
     fn chunk_size(&self) -> u64 {
         let default = if self.deploys_per_day.is_some() { 4 << 20 } else { 32 << 20 };
         self.chunk.unwrap_or(default)
@@ -178,12 +154,12 @@ impl Args {
             chunk_size: self.chunk_size(),
             chunk_lengths: None,
             turn_size: None,
-            host_rate: self.host_rate,
-            seeder_rate: self.seeder_rate.unwrap_or(self.host_rate),
+            host_rate: self.node_rates.host_rate,
+            seeder_rate: self.node_rates.of_seeder(),
             racks: self.racks,
             zones: 0,
-            rack_rate: self.rack_rate,
-            disk_rate: self.disk_rate,
+            rack_rate: self.site_rates.rack_rate,
+            disk_rate: self.site_rates.disk_rate,
             latency: self.latency,
             join_within: Duration::ZERO,
             seed: self.seed,
@@ -238,7 +214,7 @@ impl Args {
 }
 
 impl Ready {
-    /// Runs it, prints what came of it, and tells whether the deadline was met.
+    /// Runs it and prints what came of it. Returns whether the deadline was met.
     ///
     /// # Errors
     ///
@@ -259,7 +235,7 @@ impl Ready {
         let stopwatch = Stopwatch::start();
         let regions = regions_of(plan, &mut Prng::from_seed(Seed::from_u64(plan.seed)));
         let mut done = 0;
-        let tell = |outcome: &RegionOutcome| {
+        let report = |outcome: &RegionOutcome| {
             done += 1;
             let RegionOutcome { index, wall, .. } = outcome;
             let (completed, hosts) = (outcome.completed(), plan.swarm.hosts);
@@ -269,7 +245,7 @@ impl Ready {
                 wall.as_secs()
             ));
         };
-        let outcomes = run_all(plan.threads, &regions, |region| run_region(plan, region), tell);
+        let outcomes = run_all(plan.threads, &regions, |region| run_region(plan, region), report);
         Summary::new(plan, self.coarseness, &outcomes, stopwatch.elapsed())
     }
 

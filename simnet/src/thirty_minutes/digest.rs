@@ -1,4 +1,5 @@
-//! Everything that a run decided, folded into one number, to tell whether two runs were the same.
+//! Everything that a run decided, folded into one number, which shows whether two
+//! runs were the same.
 
 use core::fmt;
 use core::time::Duration;

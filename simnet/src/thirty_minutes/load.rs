@@ -1,7 +1,7 @@
 //! Sustained load: hundreds of deploys on their way at once, through links that they share.
 //!
-//! A model of flows, not of chunks: a deploy takes of each link an equal part with all others on it.
-//! What that costs a swarm beyond its bytes is measured by real fleets in the same command
+//! A model of flows, not of chunks: a deploy takes of each link an equal part with all others on
+//! it. What that costs a swarm beyond its bytes is measured by real fleets in the same command
 //! (`stretch.rs`). Invariant: links are coupled only through the times at which deploys reach them,
 //! which makes each region and each host a computation of its own.
 
@@ -12,7 +12,6 @@ use p2p_core::{Prng, Seed};
 
 use crate::report::Stopwatch;
 
-use super::command::RunError;
 use super::plan::{Plan, PlanError, check_time};
 use super::ranges::Share;
 use super::region::regions_of;
@@ -35,7 +34,24 @@ const DOWNLOADS_MAX: u64 = 40_000_000;
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// What comes in, beside what each deploy meets.
+/// Why a load that began did not end.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The swarm from which the load learns how sharing slows a deploy down did not complete.
+    #[error(
+        "the swarm of {hosts} hosts with 1/{sharers} of their links did not complete; \
+         give more --host-rate or --seeder-rate, or a smaller --chunk"
+    )]
+    Calibration {
+        /// Hosts of the swarm.
+        hosts: u32,
+        /// Deploys that share a link.
+        sharers: u32,
+    },
+}
+
+/// The deploys of a load, beside what each of them meets.
 #[derive(Clone, Debug)]
 pub(crate) struct LoadPlan {
     pub(crate) deploys_per_day: u32,
@@ -74,7 +90,7 @@ impl LoadPlan {
     }
 }
 
-/// Runs the load. `progress` is told a line per region.
+/// Runs the load. `progress` gets a line per region.
 pub(crate) fn run(
     plan: &Plan,
     coarseness: u64,
@@ -89,12 +105,12 @@ pub(crate) fn run(
     let deploys = draw_deploys(load, plan, &mut prng.split());
     let work = |region: &_| run_region(plan, &sharing, &deploys, region);
     let mut done = 0;
-    let tell = |region: &RegionLoad| {
+    let report = |region: &RegionLoad| {
         done += 1;
         let (index, all) = (region.index, plan.regions);
         let downloads = region.downloads;
         progress(format_args!("region {index}: {downloads} downloads; {done} of {all} regions"));
     };
-    let outcomes = run_all(plan.threads, &regions, work, tell);
+    let outcomes = run_all(plan.threads, &regions, work, report);
     Ok(LoadSummary::new((plan, load, &sharing), &deploys, &outcomes, stopwatch.elapsed()))
 }

@@ -1,4 +1,7 @@
 //! What a deploy meets on its way, from the flags; checked before anything runs.
+//!
+//! Invariant: a plan that passed [`Plan::check`] runs to its end without overflow or an empty
+//! fleet. Nothing here runs anything.
 
 use core::time::Duration;
 

@@ -1,4 +1,6 @@
 //! p50, p99 and the last of many times, of which some may never come.
+//!
+//! Invariant: what never comes ranks behind everything that comes, so no rank hides a failure.
 
 use core::time::Duration;
 

@@ -1,8 +1,8 @@
 //! One region, from its copy of the build to its last restart.
 //!
-//! Owns its fleet while that runs, and nothing of it afterwards: what is left is four times per host.
-//! The seeder serves the build once it has all of it, as `shoal-seeder` does, and the region's goal
-//! names it from then on.
+//! Owns its fleet while that runs, and nothing of it afterwards: what is left is four times per
+//! host. The seeder serves the build once it has all of it, as `shoal-seeder` does, and the
+//! region's goal names it from then on.
 
 use core::time::Duration;
 

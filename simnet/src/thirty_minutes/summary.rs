@@ -1,7 +1,7 @@
 //! One deploy in numbers: the timeline by phase, each region, pass or fail.
 //!
-//! Floats are for people only. Everything but `wall_s`, `peak_rss_mib` and the rates made of them is
-//! a function of the flags and the seed.
+//! Floats are for people only. Everything but `wall_s`, `peak_rss_mib` and the rates made of them
+//! is a function of the flags and the seed.
 
 #![expect(
     clippy::float_arithmetic,
@@ -60,7 +60,7 @@ pub(crate) struct RegionRow {
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Summary {
-    /// Tells this object from that of a sustained load.
+    /// Distinguishes this object from that of a sustained load.
     mode: &'static str,
     regions: u32,
     /// Of all regions.

@@ -14,8 +14,8 @@ use super::ranges::WaveShares;
 pub(crate) struct Waves {
     /// Which part of the hosts has switched after each wave.
     pub(crate) shares: WaveShares,
-    /// From the end of a wave to the next one: the time in which its health is watched, and in which
-    /// the order to go on travels.
+    /// From the end of a wave to the next one: the time in which its health is watched, and in
+    /// which the order to go on travels.
     pub(crate) pause: Duration,
     /// What one host needs to switch, restart and be healthy.
     pub(crate) switch_time: Duration,

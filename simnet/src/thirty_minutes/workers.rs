@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// Runs `work` on every job, on at most `threads` threads. `on_done` sees each result when it comes,
-/// in whatever order that is.
+/// Runs `work` on every job, on at most `threads` threads. `on_done` sees each result when it
+/// comes, in whatever order that is.
 pub(crate) fn run_all<J: Sync, R: Send>(
     threads: usize,
     jobs: &[J],

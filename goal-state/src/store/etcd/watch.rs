@@ -10,9 +10,10 @@ use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
+use crate::store::board::{Board, GoalUpdate};
+use crate::store::error::GoalReadError;
 use crate::store::etcd::{EtcdStore, Snapshot};
 use crate::store::pacing::{POLL_INTERVAL, backoff, jittered};
-use crate::store::watch::{AppState, Board};
 
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,11 +22,11 @@ enum WatchEnd {
     NotMade,
     /// The revision it should start from is no longer kept.
     Compacted,
-    /// It worked and broke. `lasted` tells a restart of etcd from a watch that never holds.
+    /// It worked and broke. By `lasted` a restart of etcd is known from a watch that never holds.
     Broken { lasted: std::time::Duration },
 }
 
-/// Posts the states of `apps` until it is dropped.
+/// Posts the goals of `apps` until it is dropped.
 pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board: Board) {
     if apps.is_empty() {
         // Nothing to read means no revision to watch from.
@@ -36,15 +37,16 @@ pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board:
     loop {
         let pause = match store.snapshot(&apps).await {
             Err(error) => {
-                let reason = error.one_line();
+                let error = GoalReadError::from(error);
+                let reason = error.to_string();
                 tracing::debug!(reason, failures, "goals cannot be read");
-                board.post_unreachable(&apps, &reason);
+                board.post_unreachable(&apps, &error);
                 failures += 1;
                 backoff(failures)
             }
-            Ok(Snapshot { states, revision }) => {
+            Ok(Snapshot { updates, revision }) => {
                 failures = 0;
-                board.post(states);
+                board.post(updates);
                 let end = follow_watch(&store, &apps, &mut board, revision).await;
                 tracing::debug!(?end, "the watch for goals ended");
                 match end {
@@ -76,9 +78,9 @@ async fn follow_watch(
         match stream.message().await {
             Ok(Some(message)) if message.compact_revision() > 0 => return WatchEnd::Compacted,
             Ok(Some(message)) if !message.canceled() => {
-                let states = states_of(store, apps, &message);
-                if !states.is_empty() {
-                    board.post(states);
+                let updates = updates_in(store, apps, &message);
+                if !updates.is_empty() {
+                    board.post(updates);
                 }
             }
             ended => {
@@ -113,14 +115,14 @@ async fn open(store: &EtcdStore, revision: i64) -> Option<(usize, WatchStream)> 
     }
 }
 
-/// The states of watched apps that a message tells of, oldest first.
-fn states_of(
+/// What a message says of watched apps, oldest first.
+fn updates_in(
     store: &EtcdStore,
     apps: &BTreeSet<AppName>,
     message: &WatchResponse,
-) -> Vec<(AppName, AppState)> {
+) -> Vec<GoalUpdate> {
     let prefix = store.goals_prefix();
-    let mut states = Vec::new();
+    let mut updates = Vec::new();
     for event in message.events() {
         let Some(found) = event.kv() else { continue };
         let name = found.key_str().ok().and_then(|key| key.strip_prefix(&prefix));
@@ -128,27 +130,35 @@ fn states_of(
         if !apps.contains(&app) {
             continue;
         }
-        let state = match event.event_type() {
-            EventType::Put => store.parse(&app, found).map(Some).map_err(|error| error.one_line()),
+        let goal = match event.event_type() {
+            EventType::Put => store.parse(&app, found).map(Some).map_err(GoalReadError::from),
             EventType::Delete => Ok(None),
         };
-        states.push((app, state));
+        updates.push(GoalUpdate { app, goal });
     }
-    states
+    updates
 }
 
 #[cfg(test)]
 mod tests {
-    use p2p_core::BuildId;
-
     use std::time::Duration;
 
+    use p2p_core::BuildId;
+
     use super::*;
+    use crate::documents::goal::Goal;
+    use crate::documents::rollout::RolloutChange;
     use crate::store::GoalStore;
+    use crate::store::error::GoalStoreError;
     use crate::store::etcd::Patience;
     use crate::store::url::GoalUrl;
-    use crate::store::watch::{GoalUpdate, GoalWatch};
+    use crate::store::watch::GoalWatch;
     use crate::testing::EtcdServer;
+
+    async fn deploy(operator: &GoalStore, app: &AppName, build: &[u8]) -> Goal {
+        let build = BuildId::of_manifest(build);
+        operator.deploy(app, build, RolloutChange::default()).await.unwrap()
+    }
 
     async fn next(watch: &mut GoalWatch) -> GoalUpdate {
         let deadline = Duration::from_mins(1);
@@ -168,18 +178,20 @@ mod tests {
         let store = EtcdStore::with_patience(vec![etcd.endpoint()], "shoal", patience);
         let operator = GoalStore::new(&etcd.url("shoal"));
         let app: AppName = "web".parse().unwrap();
-        let mut watch = GoalWatch::of_etcd(store, vec![app.clone()]);
+        let apps = BTreeSet::from([app.clone()]);
+        let mut watch = GoalWatch::fed_by(|board| follow(store, apps, board));
         assert_eq!(next(&mut watch).await.goal, Ok(None));
-        let goal = operator.deploy(&app, BuildId::of_manifest(b"1")).await.unwrap();
-        // Told by the watch, so it is open.
+        let goal = deploy(&operator, &app, b"1").await;
+        // It came through the watch, so that is open.
         assert_eq!(next(&mut watch).await.goal, Ok(Some(goal)));
 
         etcd.pause();
-        let reason = next(&mut watch).await.goal.unwrap_err();
-        assert!(reason.contains("no answer within 2s"), "{reason}");
+        let error = next(&mut watch).await.goal.unwrap_err();
+        assert!(matches!(error.cause(), GoalStoreError::Unreachable { .. }), "{error:?}");
+        assert!(error.to_string().contains("no answer within 2s"), "{error}");
         etcd.resume();
         assert!(next(&mut watch).await.goal.is_ok());
-        let goal = operator.deploy(&app, BuildId::of_manifest(b"2")).await.unwrap();
+        let goal = deploy(&operator, &app, b"2").await;
         assert_eq!(next(&mut watch).await.goal, Ok(Some(goal)));
     }
 
@@ -190,8 +202,7 @@ mod tests {
         let url = etcd.url("shoal");
         let app: AppName = "web".parse().unwrap();
         for name in [b"1", b"2", b"3"] {
-            let build = BuildId::of_manifest(name);
-            GoalStore::new(&url).deploy(&app, build).await.unwrap();
+            deploy(&GoalStore::new(&url), &app, name).await;
         }
         etcd.compact().await;
 

@@ -1,9 +1,9 @@
 //! Hears at once when something changes in the directory of a goal store (inotify).
 //!
-//! Invariant: [`FolderWatch::covers`] is true only where the kernel tells of every change: on a file
+//! Invariant: [`FolderWatch::covers`] is true only where the kernel reports every change: on a file
 //! system of this machine, reached without links. Network file systems are silent when another
-//! machine writes, and nothing is told when a link on the way leads elsewhere. Everything else is
-//! for its user to find by looking.
+//! machine writes, and a link on the way that is turned elsewhere raises no event. Everything else
+//! is for its user to find by looking.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -15,8 +15,8 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// File systems that only this machine's kernel writes: ext, XFS, Btrfs, tmpfs, F2FS, ZFS and
-/// bcachefs, by the numbers that statfs gives. Overlays are not here: what is written into one of
-/// their layers from outside is not told.
+/// bcachefs, by the numbers that statfs gives. Overlays are not here: writes into a layer from
+/// outside raise no event.
 const OWN_FILE_SYSTEMS: [u64; 7] =
     [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010, 0x2fc1_2fc1, 0xca45_1a4e];
 
@@ -30,7 +30,8 @@ pub(crate) struct FolderWatch {
 }
 
 impl FolderWatch {
-    /// Watches nothing yet; `None` if the system has no watch to give. Must be called within a runtime.
+    /// Watches nothing yet; `None` if the system has no watch to give. Must be called within a
+    /// runtime.
     pub(crate) fn new() -> Option<Self> {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
         let events = inotify::init(flags).ok()?;
@@ -43,17 +44,17 @@ impl FolderWatch {
         Some(Self { events })
     }
 
-    /// Watches the directories as they are now, and whether every change of what lies directly in
-    /// them will be heard from here on. Blocks; may be called again for the same ones, and must be now
-    /// and then, because another directory may have taken the place of one.
+    /// Watches the directories as they are now. Returns whether every change of what lies directly
+    /// in them will be heard from here on. Blocks. May be called again for the same directories,
+    /// and must be now and then, because another directory may have taken the place of one.
     pub(crate) fn covers(&self, directories: &[&Path]) -> bool {
-        // All of them, also behind one that is not covered: what is heard early is worth something.
+        // All of them, even after one that is not covered: what is heard early is worth something.
         let covered = directories.iter().filter(|directory| self.watch(directory)).count();
         covered == directories.len()
     }
 
     fn watch(&self, directory: &Path) -> bool {
-        // A file is told of when it is closed, because half of a document says nothing.
+        // A write is reported when the file is closed: half of a document says nothing.
         let flags = inotify::WatchFlags::CLOSE_WRITE
             | inotify::WatchFlags::MOVE
             | inotify::WatchFlags::DELETE
@@ -68,13 +69,13 @@ impl FolderWatch {
         is_direct && is_own && inotify::add_watch(&self.events, directory, flags).is_ok()
     }
 
-    /// Waits until something happened since the last call.
+    /// Waits until something has happened since the last call.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost when it is dropped and called again.
     pub(crate) async fn heard(&self) {
-        // Without the runtime's driver nothing is heard, and its end is the end of the watcher, too.
+        // Only without the runtime's driver, whose end is the end of the watcher, too.
         let Ok(mut ready) = self.events.readable().await else {
             return std::future::pending().await;
         };

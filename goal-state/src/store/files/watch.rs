@@ -1,10 +1,10 @@
 //! Follows goal files.
 //!
-//! Where the kernel tells of every change ([`FolderWatch`]), a file is read as soon as it changed.
-//! Elsewhere each file's metadata is looked at a few times a second: inotify is silent on network file
-//! systems when another machine writes, which is what a goal directory that several hosts share is.
-//! Every file is read now and then even if nothing seems to have changed: opening a file makes NFS ask
-//! its server, looking at its metadata does not.
+//! Where the kernel reports every change ([`FolderWatch`]), a file is read as soon as it changed.
+//! Elsewhere each file's metadata is looked at a few times a second: inotify is silent on network
+//! file systems when another machine writes, and a goal directory that several hosts share is one.
+//! Every file is read now and then even if nothing seems to have changed: opening a file makes NFS
+//! ask its server, looking at its metadata does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,11 +14,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
+use crate::store::board::{Board, GoalUpdate};
+use crate::store::error::GoalReadError;
 use crate::store::files::document::{Fingerprint, fingerprint};
 use crate::store::files::folder_watch::FolderWatch;
 use crate::store::files::{FileStore, blocking};
 use crate::store::pacing::{POLL_INTERVAL, jittered};
-use crate::store::watch::{AppState, Board};
 
 /// Between two looks at the metadata while goals change: unnoticed by a person who waits for a
 /// deploy.
@@ -31,8 +32,9 @@ const LOOK_INTERVAL_CALM: Duration = Duration::from_secs(1);
 /// Deploys come in a row, with a person or a pipeline waiting for each.
 const CALM_AFTER: Duration = Duration::from_mins(1);
 
-/// Between a change that was told and the look at it. A document that is written in several steps is
-/// whole by then more often, and a directory in which something happens all the time is bearable.
+/// Between a change that was heard and the look at it. A document that is written in several steps
+/// is whole by then more often, and a directory in which something happens all the time costs a
+/// bounded number of looks.
 const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 /// What was last read, by app. `None`: there was no file, so there was nothing to remember.
@@ -41,12 +43,12 @@ type Seen = BTreeMap<AppName, Option<Fingerprint>>;
 /// What a look found.
 struct Looked {
     seen: Seen,
-    states: Vec<(AppName, AppState)>,
-    /// Whether every change after it is told.
+    updates: Vec<GoalUpdate>,
+    /// Whether every change after it will be heard.
     is_covered: bool,
 }
 
-/// Posts the states of `apps` until it is dropped.
+/// Posts the goals of `apps` until it is dropped.
 pub(crate) async fn follow(store: FileStore, apps: BTreeSet<AppName>, board: Board) {
     follow_with(POLL_INTERVAL, store, apps, board).await;
 }
@@ -67,15 +69,15 @@ async fn follow_with(
             read_all_at = Instant::now() + jittered(poll_interval);
         }
         let (store, apps, watch_then) = (store.clone(), apps.clone(), watch.clone());
-        // The directories first: what is written in between is looked at and told.
+        // The directories first: what is written in between is both seen by the look and heard.
         let looked = blocking(move || {
             let is_covered = watch_then.is_some_and(|watch| is_covered(&watch, &store, &apps));
-            let (seen, states) = look(&store, &apps, seen);
-            Looked { seen, states, is_covered }
+            let (seen, updates) = look(&store, &apps, seen);
+            Looked { seen, updates, is_covered }
         });
-        let Looked { seen: found, states, is_covered } = looked.await;
+        let Looked { seen: found, updates, is_covered } = looked.await;
         seen = found;
-        if board.post(states) {
+        if board.post(updates) {
             changed_at = Instant::now();
         }
         let until = if is_covered {
@@ -87,16 +89,16 @@ async fn follow_with(
     }
 }
 
-/// Whether every change of the goals of `apps` will be told from here on.
+/// Whether every change of the goals of `apps` will be heard from here on.
 fn is_covered(watch: &FolderWatch, store: &FileStore, apps: &BTreeSet<AppName>) -> bool {
     let goals = store.goals_path();
-    // The parent tells when the directory of the goals is another.
+    // The parent is where it shows that the directory of the goals was replaced.
     let parent = goals.parent().unwrap_or(Path::new("/"));
     let are_files = || !apps.iter().any(|app| store.goal_path(app).is_symlink());
     watch.covers(&[parent, &goals]) && are_files()
 }
 
-/// Waits until something was heard, at most until then.
+/// Waits until something is heard, at most until `until`.
 async fn next_reason(watch: Option<&FolderWatch>, until: Instant) {
     let heard = async {
         match watch {
@@ -115,23 +117,20 @@ const fn look_interval(calm: Duration) -> Duration {
     if calm.as_nanos() < CALM_AFTER.as_nanos() { LOOK_INTERVAL } else { LOOK_INTERVAL_CALM }
 }
 
-/// Reads the goals whose files differ from what was seen.
-fn look(
-    store: &FileStore,
-    apps: &BTreeSet<AppName>,
-    mut seen: Seen,
-) -> (Seen, Vec<(AppName, AppState)>) {
-    let mut states = Vec::new();
+/// Reads the goals whose files are not as they were seen last.
+fn look(store: &FileStore, apps: &BTreeSet<AppName>, mut seen: Seen) -> (Seen, Vec<GoalUpdate>) {
+    let mut updates = Vec::new();
     for app in apps {
         // Before the file is read: a change in between shows at the next look.
         let now = fingerprint(&store.goal_path(app));
         // Without metadata there is nothing to compare, so the reason is found out by reading.
         if now.is_none() || seen.get(app) != Some(&now) {
-            states.push((app.clone(), store.read_goal(app).map_err(|error| error.one_line())));
+            let goal = store.read_goal(app).map_err(GoalReadError::from);
+            updates.push(GoalUpdate { app: app.clone(), goal });
             seen.insert(app.clone(), now);
         }
     }
-    (seen, states)
+    (seen, updates)
 }
 
 #[cfg(test)]
@@ -141,6 +140,7 @@ mod tests {
     use p2p_core::BuildId;
 
     use super::*;
+    use crate::documents::rollout::RolloutChange;
     use crate::store::GoalStore;
 
     #[test]
@@ -151,15 +151,15 @@ mod tests {
 
     /// Goal: on a file system of this machine changes are read without looking for them, also of a
     /// store that is moved away and made anew.
-    /// Method: the next look is an hour off, so that the test ends only if all is told.
+    /// Method: the next look is an hour off, so that the test ends only if every change is heard.
     #[tokio::test]
-    async fn changes_are_read_as_they_are_told() {
+    async fn changes_are_read_as_they_are_heard() {
         let root = tempfile::tempdir_in("/dev/shm").unwrap();
         let path = root.path().join("store");
         let store = GoalStore::new(&format!("file://{}", path.display()).parse().unwrap());
         let web: AppName = "web".parse().unwrap();
         let build = BuildId::of_manifest(b"build");
-        let deploy = async || store.deploy(&web, build).await.unwrap();
+        let deploy = async || store.deploy(&web, build, RolloutChange::default()).await.unwrap();
         deploy().await;
 
         let (board, mut posted) = Board::new();
@@ -169,8 +169,8 @@ mod tests {
         let _following = tokio::task::JoinSet::from_iter([following]);
         let mut generation = async || {
             posted.changed().await.unwrap();
-            let state = posted.borrow_and_update()[&web].clone();
-            state.map(|goal| goal.map(|goal| goal.generation))
+            let update = posted.borrow_and_update()[&web].clone();
+            update.goal.map(|goal| goal.map(|goal| goal.generation))
         };
         assert_eq!(generation().await, Ok(Some(1)));
         deploy().await;

@@ -9,7 +9,7 @@ use p2p_core::Prng;
 use super::LoadPlan;
 use crate::thirty_minutes::plan::Plan;
 
-/// Most deploys a day. At the busiest hour a slot has to stay far from having two.
+/// Most deploys a day. Even at the busiest hour a slot must be far from having two.
 pub(super) const DEPLOYS_PER_DAY_MAX: u32 = 200_000;
 
 /// Parts of the day's commits in each hour: few at night, most before and after noon.

@@ -51,7 +51,7 @@ struct StretchRow {
 /// All of it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct LoadSummary {
-    /// Tells this object from that of one deploy.
+    /// Distinguishes this object from that of one deploy.
     mode: &'static str,
     regions: u32,
     /// Of all regions.

@@ -1,4 +1,8 @@
 //! All deploys of a run in one region: its WAN link, its seeder's uplink, and its hosts' links.
+//!
+//! Links are worked off one after the other, in the order in which a deploy meets them: the WAN,
+//! the goal store, the seeder, each host. Invariant: a region depends on the deploys and on its own
+//! random stream alone.
 
 use core::time::Duration;
 
@@ -88,7 +92,8 @@ pub(super) fn run_region(
     }
 }
 
-/// When the region's store has each build, what it waited for others, and how long the WAN was busy.
+/// When the region's store has each build, what it waited for others, and how
+/// long the WAN was busy.
 fn replicate(
     plan: &Plan,
     deploys: &[Deploy],

@@ -1,4 +1,4 @@
-//! What a part of a link is worth to a swarm: measured by real fleets, scaled down.
+//! What a part of a link is worth to a swarm: measured with simulated fleets, scaled down.
 //!
 //! One fleet per number of sharers, with that part of every host's and the seeder's link. A swarm
 //! takes longer than its bytes over its link; by how much is the stretch.
@@ -10,12 +10,11 @@ use p2p_core::{ByteRate, Instant, Prng};
 use crate::faults::Faults;
 use crate::fleet::Fleet;
 use crate::scenario::Scenario;
-use crate::thirty_minutes::command::RunError;
 use crate::thirty_minutes::plan::Plan;
 use crate::thirty_minutes::workers::run_all;
 
-use super::LoadPlan;
 use super::arrivals::mean_size;
+use super::{LoadPlan, RunError};
 
 /// Downloads on a link for which a fleet is run; between them the stretch is interpolated, beyond
 /// the last it stays.
@@ -129,7 +128,7 @@ fn shared(base: &Scenario, sharers: u32, seed: u64) -> Scenario {
         seed,
         ..base.clone()
     };
-    // Far beyond what any swarm takes, so that one that hangs is told from one that is slow.
+    // Far beyond what any swarm takes, so that one that is slow is not taken for one that hangs.
     scenario.limit = scenario.bound().time * 20 + Duration::from_mins(5);
     scenario
 }

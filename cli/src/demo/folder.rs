@@ -1,4 +1,4 @@
-//! The demo's temporary folder: what lies where, and what its hosts are told.
+//! The demo's temporary folder: what lies where, and how its hosts are configured.
 //!
 //! ```text
 //! versions/1, versions/2   trees before they are published
@@ -23,8 +23,8 @@ use crate::output::human;
 
 /// The folder. Dropping it removes it, unless it was asked to stay.
 #[derive(Debug)]
-pub(super) struct Ground {
-    folder: TempDir,
+pub(super) struct DemoFolder {
+    directory: TempDir,
 }
 
 /// One host of the demo.
@@ -36,38 +36,38 @@ pub(super) struct Host {
     pub(super) port: u16,
 }
 
-impl Ground {
+impl DemoFolder {
     /// Makes the folder where the system keeps temporary files.
     ///
     /// # Errors
     ///
     /// If it cannot be made, or its path cannot be written into a configuration.
     pub(super) fn new(is_kept: bool) -> anyhow::Result<Self> {
-        let mut folder = tempfile::Builder::new()
+        let mut directory = tempfile::Builder::new()
             .prefix("shoal-demo-")
             .tempdir()
             .context("cannot make a temporary folder; set TMPDIR to a directory you can write")?;
-        folder.disable_cleanup(is_kept);
-        let ground = Self { folder };
+        directory.disable_cleanup(is_kept);
+        let folder = Self { directory };
         anyhow::ensure!(
-            ground.folder.path().to_str().is_some(),
+            folder.directory.path().to_str().is_some(),
             "the temporary folder's path is not UTF-8; set TMPDIR to another"
         );
         for name in ["versions", "store", "seeder", "goal", "hosts", "logs"] {
-            let path = ground.path(name);
+            let path = folder.path(name);
             fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
-        Ok(ground)
+        Ok(folder)
     }
 
     /// A path in the folder.
     pub(super) fn path(&self, name: impl AsRef<Path>) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// The folder itself.
     pub(super) fn root(&self) -> &Path {
-        self.folder.path()
+        self.directory.path()
     }
 
     /// The log of a process.
@@ -134,8 +134,9 @@ impl Ground {
     }
 }
 
-/// The agent holds the service's socket and swaps programs under it, so that no request is lost. The
-/// service says itself when it is ready, and nobody wants to wait as long as a real one is watched.
+/// The agent holds the service's socket and swaps programs under it, so that no request is lost.
+/// The service says itself when it is ready, and nobody wants to wait as long as a real one is
+/// watched.
 fn service_settings(app: &AppName, port: u16) -> String {
     let program = quoted(&format!("./{}", demo_service::PROGRAM));
     let socket = demo_service::SOCKET_NAME;
@@ -176,13 +177,13 @@ mod tests {
 
     #[test]
     fn folder_is_removed_unless_kept() {
-        let ground = Ground::new(false).unwrap();
-        let path = ground.root().to_owned();
+        let folder = DemoFolder::new(false).unwrap();
+        let path = folder.root().to_owned();
         assert!(path.join("store").is_dir());
-        drop(ground);
+        drop(folder);
         assert!(!path.exists());
 
-        let kept = Ground::new(true).unwrap();
+        let kept = DemoFolder::new(true).unwrap();
         let path = kept.root().to_owned();
         drop(kept);
         assert!(path.exists());
@@ -191,9 +192,9 @@ mod tests {
 
     #[test]
     fn missing_space_names_a_way_out() {
-        let ground = Ground::new(false).unwrap();
-        ground.check_space(1).unwrap();
-        let error = ground.check_space(u64::MAX).unwrap_err().to_string();
+        let folder = DemoFolder::new(false).unwrap();
+        folder.check_space(1).unwrap();
+        let error = folder.check_space(u64::MAX).unwrap_err().to_string();
         assert!(error.contains("TMPDIR") && error.contains("--hosts"), "{error}");
     }
 

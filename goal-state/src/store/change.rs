@@ -1,0 +1,93 @@
+//! How a goal changes, and what is found where goals are listed: the same for every kind of store.
+//!
+//! Invariant: a change is computed from the goal that it replaces, under the next generation; the
+//! store only has to make sure that this goal is still the one that it holds. Does no IO.
+
+use p2p_core::BuildId;
+
+use crate::documents::app_name::AppName;
+use crate::documents::goal::Goal;
+use crate::documents::rollout::RolloutChange;
+use crate::store::error::GoalStoreError;
+use crate::store::pacing::now_ms;
+
+/// The goals of a store.
+#[derive(Debug, Default)]
+pub struct GoalList {
+    /// Those that can be read, by app.
+    pub goals: Vec<Goal>,
+    /// Those that cannot, by app.
+    pub damaged: Vec<DamagedGoal>,
+}
+
+/// A goal that cannot be read.
+#[derive(Debug)]
+pub struct DamagedGoal {
+    /// Whose goal it is; `None` if the document does not even have the name of an app.
+    pub app: Option<AppName>,
+    /// What is wrong with it and what to do.
+    pub error: GoalStoreError,
+}
+
+impl GoalList {
+    /// Takes in what was read of the goal of `app`; nothing if it is gone meanwhile.
+    pub(crate) fn take(&mut self, app: AppName, read: Result<Option<Goal>, GoalStoreError>) {
+        match read {
+            Ok(goal) => self.goals.extend(goal),
+            Err(error) => self.damaged.push(DamagedGoal { app: Some(app), error }),
+        }
+    }
+
+    /// Takes in a document without the name of an app.
+    pub(crate) fn take_nameless(&mut self, place: String, reason: String) {
+        let error = GoalStoreError::Malformed { place, reason };
+        self.damaged.push(DamagedGoal { app: None, error });
+    }
+}
+
+/// How an operator changes a goal.
+#[derive(Clone, Debug)]
+pub(crate) enum GoalChange {
+    Deploy { build: BuildId, rollout: RolloutChange },
+    Rollback { rollout: RolloutChange },
+    Widen { rollout: RolloutChange },
+    Restart,
+}
+
+impl GoalChange {
+    /// The goal after the change.
+    pub(crate) fn apply(
+        &self,
+        app: &AppName,
+        before: Option<&Goal>,
+    ) -> Result<Goal, GoalStoreError> {
+        let changed = match (self, before) {
+            (Self::Deploy { build, rollout }, None) => {
+                Ok(Goal::first(now_ms(), app.clone(), *build, rollout))
+            }
+            (_, None) => return Err(GoalStoreError::NoGoal { app: app.clone() }),
+            (Self::Deploy { build, rollout }, Some(goal)) => goal.next(now_ms(), *build, rollout),
+            (Self::Rollback { rollout }, Some(goal)) => goal.rolled_back(now_ms(), rollout),
+            (Self::Widen { rollout }, Some(goal)) => goal.widened(now_ms(), rollout),
+            (Self::Restart, Some(goal)) => goal.restarted(now_ms()),
+        };
+        changed.map_err(|error| GoalStoreError::change(app, error))
+    }
+}
+
+/// Reads the document of `app` found at `place`; a damaged one is reported with `remedy`.
+pub(crate) fn parse_goal(
+    app: &AppName,
+    place: &str,
+    bytes: &[u8],
+    remedy: &str,
+) -> Result<Goal, GoalStoreError> {
+    Goal::from_json(app, bytes).map_err(|error| GoalStoreError::Malformed {
+        place: place.to_owned(),
+        // Hosts never go back to a lower generation, so removing a goal has a price.
+        reason: format!(
+            "{error}; {remedy} (then generations start at 1 again, and hosts that saw a higher one \
+             wait until it is passed)"
+        ),
+    })
+}
