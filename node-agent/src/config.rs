@@ -1,10 +1,10 @@
 //! How an agent is configured: by a file, the environment and flags, later ones on top.
 //!
-//! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so that
-//! every complaint names that place, and `--check-config` can show it. [`table`] has a row for each
-//! key, [`keys`] says what follows from a row, [`layers`] collects what is given, [`values`] gives it
-//! types, [`apps`] checks the keys of an app against each other, [`show`] prints what came of it; this
-//! file has the types and the defaults.
+//! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so
+//! that every complaint names that place, and `--check-config` can show it. [`table`] has a row for
+//! each key, [`keys`] says what follows from a row, [`layers`] collects what is given, [`values`]
+//! gives it types, [`apps`] checks the keys of an app against each other, [`show`] prints what came
+//! of it; this file has the types and the defaults.
 //!
 //! `example.toml` beside this crate's manifest explains every key to operators.
 //!
@@ -22,7 +22,7 @@ use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, T
 
 use crate::brain::reconcile::Swap;
 use crate::host::hook::Hooks;
-use crate::host::launch::{GRACE_PERIOD_DEFAULT, VARIABLE_PREFIX};
+use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch, VARIABLE_PREFIX};
 use crate::host::probe::Health;
 use crate::host::sockets::SocketAddress;
 use crate::host::watch_files::WatchedFiles;
@@ -62,7 +62,7 @@ const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not ze
 pub struct Config {
     /// Name of this host in statuses. Default: the machine's name.
     pub host: String,
-    /// Directory of everything the agent stores. Default: `/var/lib/shoal`.
+    /// Directory of everything the agent stores. Default: `STATE_DEFAULT`.
     pub state: PathBuf,
     /// Where goals are read and, if it takes them, statuses are written.
     pub goal: GoalUrl,
@@ -85,7 +85,7 @@ pub struct Config {
     pub disk_priority: DiskPriority,
     /// How chunks travel. Default: auto.
     pub transport: Transport,
-    /// Memory for chunks. Default: 64 MiB.
+    /// Memory for chunks. Default: [`BufferBudget::default`].
     pub buffer_budget: BufferBudget,
     /// Marks of this host that rollouts refer to.
     pub labels: BTreeSet<Label>,
@@ -171,6 +171,21 @@ impl AppConfig {
     /// Whether something is run for the app, by the agent or by systemd.
     pub const fn has_program(&self) -> bool {
         self.exec.is_some() || self.systemd.is_some()
+    }
+
+    /// What is run for `app` on `host`; `None` if nothing is.
+    pub fn launch(&self, app: &AppName, host: &str) -> Option<Launch> {
+        self.has_program().then(|| Launch {
+            app: app.to_string(),
+            host: host.into(),
+            exec: self.exec.clone().unwrap_or_default(),
+            unit: self.systemd.clone(),
+            environment: self.environment.clone(),
+            working_directory: self.working_directory.clone(),
+            grace_period: self.grace_period,
+            user: self.user.clone(),
+            sockets: self.sockets.clone(),
+        })
     }
 
     /// Both caps.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use node_agent::reconcile::{Gate, Program};
 use node_agent::{
-    AppDir, Health, Launch, Place, ProcessIdentity, ProgramSettings, RealHost, Supervisor,
-    SupervisorTimings,
+    AppConfig, AppDir, Health, Launch, Place, ProcessIdentity, ProgramSettings, RealHost,
+    Supervisor, SupervisorTimings,
 };
 use p2p_core::BuildId;
 use tempfile::TempDir;
@@ -87,17 +87,13 @@ impl Ear {
 }
 
 pub(crate) fn launch(exec: &[&str]) -> Launch {
-    Launch {
-        app: "web".into(),
-        host: "h1".into(),
-        exec: exec.iter().copied().map(String::from).collect(),
-        unit: None,
+    let app = AppConfig {
+        exec: Some(exec.iter().copied().map(String::from).collect()),
         environment: [("GREETING".into(), "hello".into())].into(),
-        working_directory: None,
         grace_period: Duration::from_millis(200),
-        user: None,
-        sockets: [].into(),
-    }
+        ..AppConfig::default()
+    };
+    app.launch(&"web".parse().unwrap(), "h1").unwrap()
 }
 
 /// A program that is good as soon as it is ready.

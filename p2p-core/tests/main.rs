@@ -8,5 +8,4 @@ mod locality;
 mod membership;
 mod own_disk;
 mod swarm;
-mod tidy;
 mod tracker;

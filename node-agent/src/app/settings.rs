@@ -1,5 +1,5 @@
-//! What the loop of an app is given: its settings, the parts that it works with, and the orders that
-//! reach it from outside.
+//! What the loop of an app is given: its settings, the parts that it works with, and the orders
+//! that reach it from outside.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::brain::explain::Explanation;
 use crate::config::AppConfig;
-use crate::host::launch::Launch;
 use crate::programs::supervisor::{ProgramSettings, SupervisorTimings};
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
@@ -35,24 +34,9 @@ impl AppSettings {
     /// What the supervisor needs of them.
     pub fn program(&self) -> ProgramSettings {
         ProgramSettings {
-            launch: self.app.has_program().then(|| self.launch()),
+            launch: self.app.launch(&self.name, &self.host),
             health: self.app.health.clone(),
             timings: self.timings.supervisor,
-        }
-    }
-
-    fn launch(&self) -> Launch {
-        let app = self.app.clone();
-        Launch {
-            app: self.name.to_string(),
-            host: self.host.clone(),
-            exec: app.exec.unwrap_or_default(),
-            unit: app.systemd,
-            environment: app.environment,
-            working_directory: app.working_directory,
-            grace_period: app.grace_period,
-            user: app.user,
-            sockets: app.sockets,
         }
     }
 }
@@ -101,10 +85,10 @@ pub enum AppOrder {
     Restart,
     /// The program is told to read its configuration again.
     Reload,
-    /// The loop ends where it is, and with it the hook that runs. Programs run on, for the agent that
-    /// takes the place of this one.
+    /// The loop ends where it is, and with it the hook that runs. Programs run on, for the agent
+    /// that takes the place of this one.
     LetGo,
-    /// Tell what is known of the app.
+    /// Report what is known of the app.
     Explain {
         /// For the answer.
         answer: oneshot::Sender<Explanation>,
@@ -118,7 +102,7 @@ pub struct AppParts<S, H, T> {
     pub source: S,
     /// The machine.
     pub host: H,
-    /// Where leave to be down comes from.
+    /// Where permission to be down comes from.
     pub tokens: T,
     /// The goal, now and after each change.
     pub goal: watch::Receiver<GoalView>,

@@ -30,7 +30,8 @@ impl BootstrapArgs {
     }
 }
 
-/// What every host needs to have, whether it is given to the agent or written into its configuration.
+/// What every host needs to have, whether it is given to the agent or written into its
+/// configuration.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct HostArgs {
     /// Name of this host [default: the machine's name].

@@ -1,10 +1,10 @@
 //! The one small document from which a host that knows nothing starts: region, seeders, goal store,
 //! join token, labels, place.
 //!
-//! Invariant: it is the lowest layer of the configuration, and kept in the state directory once it was
-//! used, so that the next start needs neither the file nor the network. The join token is kept apart
-//! from it, readable by the agent's user only, and is never shown. Today nobody asks for it: it waits
-//! for hosts that prove who they are.
+//! Invariant: it is the lowest layer of the configuration, and kept in the state directory once it
+//! was used, so that the next start needs neither the file nor the network. The join token is kept
+//! apart from it, readable by the agent's user only, and is never shown. Nothing uses it yet: it is
+//! for the day when hosts prove who they are.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -238,7 +238,8 @@ impl Bootstrap {
     fn kept(state: &Path) -> Result<Option<Self>, ReadError> {
         let path = state.join(KEPT_FILE);
         let kept: Option<Kept> = match durable::read_json(&path) {
-            // Such as no permission, or no directory: whoever needs the state directory says so.
+            // Such as no permission, or no directory: that is reported by whatever needs the
+            // directory.
             Err(ReadError::Io { .. }) => None,
             read => read?,
         };
@@ -311,8 +312,8 @@ fn read(source: &BootstrapSource) -> Result<String, BootstrapError> {
 }
 
 /// A document over HTTP, as clouds serve it to their instances: EC2 wants a token of the session
-/// first (`IMDSv2`), Google and Azure a header that no browser sends. Who does not know the one or
-/// the other passes over it.
+/// first (`IMDSv2`), Google and Azure a header that no browser sends. A service that does not know
+/// the one or the other ignores it.
 fn fetch(url: &str) -> Result<String, ureq::Error> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(FETCH_MAX))

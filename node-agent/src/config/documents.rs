@@ -1,5 +1,5 @@
-//! What operators read about the keys, held against the key table: `example.toml` explains every key
-//! and states its real default, and `docs/configuration.md` says what the table says.
+//! What operators read about the keys, held against the key table: `example.toml` explains every
+//! key and states its real default, and `docs/configuration.md` says what the table says.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

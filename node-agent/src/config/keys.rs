@@ -1,5 +1,5 @@
-//! What a key is, and what follows from a table of keys: reading the layers into settings, taking new
-//! settings over, and every value by its key. The tables themselves are in `table`.
+//! What a key is, and what follows from a table of keys: reading the layers into settings, taking
+//! new settings over, and every value by its key. The tables themselves are in `table`.
 //!
 //! Invariant: whatever is done with settings key by key goes through a table of keys, so that a new
 //! row is read, shown and taken over as it says, and nothing else has to know of it. What keys

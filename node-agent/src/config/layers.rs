@@ -1,4 +1,5 @@
-//! Collects keys and raw values from the bootstrap document, the file, the environment and the flags.
+//! Collects keys and raw values from the bootstrap document, the file, the environment and the
+//! flags.
 //!
 //! Invariant: of each key only the value of the highest layer is kept, and every key is known. A
 //! table is never a value: it is taken apart, so that a flag can change one key of it.
@@ -30,7 +31,8 @@ const OTHER_VARIABLES: [&str; 11] = [
     "MARK",
 ];
 
-/// Begins the names of what a stub hands to the agent that it starts; a newer stub may hand over more.
+/// Begins the names of what a stub hands to the agent that it starts; a newer stub may hand over
+/// more.
 const STUB_VARIABLE_PREFIX: &str = "STUB";
 
 /// Where the settings come from.

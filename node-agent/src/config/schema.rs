@@ -4,8 +4,6 @@
 //! what they mean together, `apps` checks.
 
 use std::collections::BTreeMap;
-#[cfg(test)]
-use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use super::keys::is_placeholder;
@@ -78,8 +76,8 @@ impl Node {
         }
     }
 
-    /// Whether upper and lower case in the name of an environment variable is kept below this: where
-    /// the operator names other variables.
+    /// Whether upper and lower case in the name of an environment variable is kept below this:
+    /// where the operator names other variables.
     pub(super) fn keeps_case(&self) -> bool {
         matches!(self, Map { what: "VARIABLE", .. })
     }
@@ -103,8 +101,7 @@ impl Node {
 /// Every name of a key, those of inner tables too, for whoever has to mention them all.
 #[cfg(test)]
 pub(super) fn names() -> Vec<&'static str> {
-    let names: BTreeSet<_> = table::paths().flatten().collect();
-    names.into_iter().filter(|name| *name != "apps" && !is_placeholder(name)).collect()
+    table::paths().flatten().filter(|name| *name != "apps" && !is_placeholder(name)).collect()
 }
 
 /// Checks that `parts` lead to a value.

@@ -311,7 +311,7 @@ fn byte_size(raw: &Raw) -> Result<u64, String> {
             .ok_or_else(|| wrong(&bytes.to_string())),
         other => {
             let text = text(other)?;
-            // Sizes are written as rates are, but for what makes them rates.
+            // A size is a rate without its per-second part.
             let is_rate = text.contains("bit") || text.contains('/');
             let parsed = text.parse::<ByteRate>().ok().filter(|_| !is_rate);
             parsed.map(ByteRate::get).ok_or_else(|| wrong(&format!("{text:?}")))
