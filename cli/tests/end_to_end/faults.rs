@@ -133,7 +133,7 @@ fn current_build_that_was_damaged_is_mended() {
 /// Method: the agent lives in a mount namespace of its own, where its state directory is made
 /// read-only under it; also for an agent that starts meanwhile.
 #[test]
-fn read_only_disk_is_told_and_survived() {
+fn read_only_disk_is_reported_and_survived() {
     let Some(unshare) = mount_namespace() else {
         note("left out: this machine allows no mount namespaces");
         return;
