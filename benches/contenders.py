@@ -171,16 +171,16 @@ class Shoal:
         return None
 
     def go(self, scene):
-        told = ["--transport", self.transport] if scene.has_transport else []
+        chosen = ["--transport", self.transport] if scene.has_transport else []
         out = scene.fresh("out")
         state = scene.fresh("seeder")
         server = Server([scene.shoal, "seeder", "--store", scene.store, "--state", state,
-                         "--listen", "127.0.0.1:0", *told], scene.folder, "shoal-seeder")
+                         "--listen", "127.0.0.1:0", *chosen], scene.folder, "shoal-seeder")
         try:
             address = server.first_line()
             # Ready means that it listens; a build is served once it was looked at.
             client = Process([scene.shoal, "fetch", scene.build, "--seeder", address, "--out", out / "build",
-                             "--listen", "127.0.0.1:0", "--json", *told], scene.folder, "shoal-fetch")
+                             "--listen", "127.0.0.1:0", "--json", *chosen], scene.folder, "shoal-fetch")
             pair = Pair(server, client, out / "build" / scene.source.name)
             client.on_line = lambda line: "verifying" in line and pair.mark_transferred()
             pair.finish()

@@ -213,7 +213,7 @@ def write_torrent(source, path, part):
 
 
 def serve_tracker():
-    """A tracker that tells everybody of everybody. Runs in the seeder's namespace."""
+    """A tracker that names everybody to everybody. Runs in the seeder's namespace."""
     import http.server
     import socket
     import urllib.parse

@@ -1,7 +1,7 @@
 //! The address of a seeder, as people write it: a multiaddr that ends in the seeder's PeerId.
 //!
-//! Owns both directions, text and libp2p's form, and takes QUIC over UDP only. Invariant: an address
-//! names the key that must answer there, so a wrong one reaches nobody.
+//! Owns both directions, text and libp2p's form, and takes QUIC over UDP only. Invariant: an
+//! address names the key that must answer there, so a wrong one reaches nobody.
 
 use core::fmt;
 use core::str::FromStr;

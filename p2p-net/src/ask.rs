@@ -39,8 +39,8 @@ impl Ask {
     /// Most bytes of an answer. A question has one less for its topic and its body together.
     pub const ANSWER_BYTES_MAX: usize = CONTROL_BYTES_MAX;
 
-    /// Answers with up to [`Self::ANSWER_BYTES_MAX`] bytes; what is longer does not arrive. One about
-    /// [`STATUS_TOPIC`] is answered without any. A host that is gone meanwhile does not mind.
+    /// Answers with up to [`Self::ANSWER_BYTES_MAX`] bytes; what is longer does not arrive. One
+    /// about [`STATUS_TOPIC`] is answered without any. A host that is gone meanwhile does not mind.
     pub fn answer(mut self, body: Vec<u8>) {
         let is_status = self.topic == STATUS_TOPIC;
         self.send(if is_status { Answer::Status } else { Answer::Ask(body) });

@@ -1,9 +1,9 @@
 //! The control plane: small questions and answers between nodes over libp2p (QUIC).
 //!
 //! Announces to trackers, exchanges of contacts between neighbours, and questions to seeders about
-//! what is not the swarm's, such as a host's status. Runs on a thread of its own; nothing that hashes,
-//! decides or touches a disk happens here. What arrives is handed to the hub, whose answers come back
-//! as [`ControlCommand`]s.
+//! what is not the swarm's, such as a host's status. Runs on a thread of its own; nothing that
+//! hashes, decides or touches a disk happens here. What arrives is handed to the hub, whose answers
+//! come back as [`ControlCommand`]s.
 
 use std::collections::HashMap;
 use std::io;

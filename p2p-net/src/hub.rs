@@ -36,7 +36,9 @@ use self::member::{Member, Upload};
 use self::questions::{Answered, Questions};
 use self::reuse::Stores;
 use self::wake::Fetch;
-pub(crate) use self::wake::{AskOrder, Command, HubSender, Wake, Watches, channel};
+pub(crate) use self::wake::{
+    AskOrder, Command, DownloadOutcome, HubSender, Wake, Watches, channel,
+};
 
 mod announces;
 pub(crate) mod board;
@@ -44,7 +46,7 @@ mod clock;
 mod copy;
 mod downloads;
 mod links;
-pub(crate) mod member;
+mod member;
 mod neighbours;
 mod questions;
 mod remembered;

@@ -25,7 +25,8 @@
 //!     publish(&program, &store, None)
 //! })
 //! .await??;
-//! let seeder = Node::start(NodeConfig::seeder(Identity::generate(), "127.0.0.1:0".parse()?)).await?;
+//! let config = NodeConfig::seeder(Identity::generate(), "127.0.0.1:0".parse()?);
+//! let seeder = Node::start(config).await?;
 //! seeder.serve(&published.build, &SharedLimits::default());
 //!
 //! // On another machine, which was given the build's id and the seeder's address:
@@ -50,7 +51,8 @@
 //! }
 //! let fetched = download.finish().await?; // the host goes on serving it
 //! println!("{}", fetched.root().display());
-//! # assert_eq!(std::fs::read_to_string(fetched.root().join("program"))?, "#!/bin/sh\necho hello\n");
+//! # let bytes = std::fs::read(fetched.root().join("program"))?;
+//! # assert_eq!(bytes, b"#!/bin/sh\necho hello\n");
 //! host.shutdown().await;
 //! # seeder.shutdown().await;
 //! # Ok(())

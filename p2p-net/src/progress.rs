@@ -6,7 +6,7 @@
 use std::fmt::{self, Display};
 
 use p2p_core::{BuildId, NodeId, PeerFault};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::address::SeederAddress;
 use crate::control::NoAnswer;
@@ -123,7 +123,7 @@ impl Display for WaitingFor {
 }
 
 /// Connections by transport.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct LinkCounts {
     /// QUIC over UDP.
@@ -163,8 +163,7 @@ impl Display for LinkCounts {
 }
 
 /// What a download is doing.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum Phase {
     /// Looking for a node that has the build's manifest.

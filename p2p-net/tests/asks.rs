@@ -79,8 +79,8 @@ async fn status_reaches_the_seeder() {
     assert_eq!(soon(asked).await.unwrap(), Ok(vec![]));
 }
 
-/// Goal: a seeder that is gone, and one that refuses, are passed by; if none is left, the last one's
-/// reason is what is heard.
+/// Goal: a seeder that is gone, and one that refuses, are passed by; if none is left, the last
+/// one's reason is what is heard.
 #[tokio::test]
 async fn seeders_are_asked_in_turn() {
     let gone = seeder(None).await;

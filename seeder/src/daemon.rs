@@ -395,3 +395,53 @@ where
 {
     spawn_blocking(work).await.expect("store calls do not panic and the runtime outlives them")
 }
+
+#[cfg(test)]
+mod tests {
+    use p2p_net::AskError;
+
+    use super::*;
+
+    /// Goal: each question reaches whom it is for. A report is taken although no goal store takes it
+    /// on, a request for a token is answered, and what nobody knows is refused.
+    #[tokio::test]
+    async fn questions_are_sorted_by_topic() {
+        let folder = tempfile::tempdir().unwrap();
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let seeder = Seeder::start(SeederConfig {
+            store: folder.path().join("store"),
+            listen,
+            state: folder.path().join("state"),
+            seeders: vec![],
+            goal: None,
+            zone: None,
+            rack: None,
+            upload_limit: None,
+            dscp: TrafficClass::default(),
+            disk_priority: DiskPriority::default(),
+            transport: Transport::default(),
+            buffer_budget: BufferBudget::default(),
+        })
+        .await
+        .unwrap();
+        let address = seeder.address();
+        let stop = CancellationToken::new();
+        let asking = async {
+            let host = Node::start(NodeConfig {
+                seeders: vec![address],
+                ..NodeConfig::host(Identity::generate(), listen)
+            })
+            .await
+            .unwrap();
+            assert_eq!(host.ask_any(STATUS_TOPIC, b"[]".to_vec()).await, Ok(vec![]));
+            let answer = host.ask(address.node, TOKEN_TOPIC, b"no request".to_vec()).await.unwrap();
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(answer.contains("the request for a token is not valid"), "{answer}");
+            let unknown = host.ask(address.node, "tea/1", vec![]).await;
+            assert_eq!(unknown, Err(AskError::Refused));
+            host.shutdown().await;
+            stop.cancel();
+        };
+        tokio::join!(seeder.run(stop.clone()), asking);
+    }
+}

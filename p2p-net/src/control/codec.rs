@@ -22,8 +22,8 @@ pub(crate) enum Question {
     Exchange(Exchange),
     /// "How do I reach your data plane?"
     Reach,
-    /// A question that is not the swarm's. The topic has at most [`TOPIC_BYTES_MAX`] bytes; the body
-    /// is opaque to this crate.
+    /// A question that is not the swarm's. The topic has at most [`TOPIC_BYTES_MAX`] bytes; the
+    /// body is opaque to this crate.
     Ask { topic: String, body: Vec<u8> },
 }
 
@@ -53,8 +53,8 @@ const REFUSED: u8 = 255;
 /// Longest topic: a name and a version.
 pub(crate) const TOPIC_BYTES_MAX: usize = 64;
 
-/// The topic of hosts' status reports. It is older than the others: a question about it has a kind of
-/// its own on the wire, which nodes of before know.
+/// The topic of hosts' status reports. It is older than the others: a question about it has a kind
+/// of its own on the wire, which nodes of before know.
 pub const STATUS_TOPIC: &str = "status";
 
 /// Reads and writes both kinds.

@@ -25,7 +25,7 @@ const SLICE_BYTES_MIN: u64 = 1 << 10;
 /// turn behind others would look as if it had died.
 const SLICES_PER_SECOND: u64 = 32;
 
-/// What a line that nobody used may catch up on: as late as a timer of a busy machine is. Without
+/// What an idle line may catch up on: about how late the timer of a busy machine is. Without
 /// it each late wake-up would lose rate for good; with much more, a burst would follow every pause.
 const BURST: Duration = Duration::from_millis(25);
 

@@ -402,7 +402,8 @@ mod tests {
 
     /// Goal: a chunk whose sender has its receipt is kept, also if it is cancelled before it is on
     /// disk: a seeder that sends another one than was asked for gives it to nobody else for a
-    /// while. Method: the build's writer is held until the transfer is cancelled.
+    /// while.
+    /// Method: the build's writer is held until the transfer is cancelled.
     #[tokio::test]
     async fn chunk_that_came_is_kept_although_it_is_cancelled() {
         let rig = Rig::new();

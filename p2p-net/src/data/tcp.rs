@@ -624,7 +624,7 @@ impl TcpTx {
 
 impl TransferTx for TcpTx {
     async fn write(&mut self, bytes: Bytes) -> Result<(), Lost> {
-        // The receiver receipts before the end only to refuse the rest.
+        // The receiver answers before the end only to refuse the rest.
         if !self.is_received.is_empty() {
             return Err(Lost);
         }

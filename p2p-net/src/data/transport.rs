@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::buffers::{Buffers, Segment};
 use super::frame::TransferHeader;
@@ -31,7 +31,7 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(3);
 pub(super) const TRANSFERS_MAX: u32 = 64;
 
 /// How chunks travel between two nodes.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TransportKind {
     /// QUIC over UDP.
@@ -60,7 +60,7 @@ impl Display for TransportKind {
 }
 
 /// Which transports a node uses for chunks.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
     /// Listens on both, dials the one that suits the way to the peer, and falls back to the other.

@@ -510,7 +510,7 @@ mod tests {
         assert_eq!(linked(&mut near).await, Ok(TransportKind::Quic));
     }
 
-    /// Goal: nobody is linked under a name that he cannot prove, whatever the transport.
+    /// Goal: nobody is linked under a name that it cannot prove, whatever the transport.
     #[tokio::test]
     async fn dial_of_another_key_fails_over_both_transports() {
         let (mut near, far) = (start(Transport::Auto, 1), start(Transport::Auto, 1));

@@ -1,7 +1,7 @@
 //! The node's clock and alarms: the one place where the core's moments meet the system's.
 //!
-//! Invariant: a swarm has one alarm at most, the deadline that it named last. Waits for nothing: the
-//! hub does.
+//! Invariant: a swarm has one alarm at most, the deadline that it named last. Waits for nothing:
+//! the hub does.
 
 use std::collections::{BTreeMap, BTreeSet};
 

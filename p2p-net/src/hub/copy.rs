@@ -13,8 +13,7 @@ use crate::error::FetchError;
 use crate::progress::{Phase, Progress};
 use crate::store::{BuildStore, Reuse, StoreError, StoredBuild};
 
-use super::member::DownloadOutcome;
-use super::wake::Watches;
+use super::wake::{DownloadOutcome, Watches};
 
 /// Starts such a download behind the one that `first` follows.
 pub(super) fn start(build: BuildId, store: BuildStore, first: Watches) -> Watches {

@@ -1,8 +1,8 @@
 //! One build that the node takes part in: its state machine, its bytes, and what people are shown.
 //!
 //! Owns the tasks that use files of the build, so that whoever leaves it can wait for them. Decides
-//! nothing about the protocol; the children of `hub` that know one concern (`reuse`, `remembered`)
-//! keep their part of the state here.
+//! nothing about the protocol. What concerns the reuse of chunks is in `hub/reuse.rs`, with the state
+//! of it here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::address::SeederAddress;
 use crate::control::NoAnswer;
@@ -30,16 +31,13 @@ use crate::store::{BuildStore, StagedBuild, StoreError, StoredBuild};
 
 use super::remembered::Remembered;
 use super::reuse::ReuseState;
-use super::wake::{HubSender, OnDisk, Wake, Watches};
+use super::wake::{DownloadOutcome, HubSender, OnDisk, Wake, Watches};
 
 /// Faults that are kept to be shown. The first ones say the most.
 const FAULTS_MAX: usize = 100;
 
 /// How often new chunks are made durable: what the death of the process may cost.
 const CHECKPOINT_TIME: Duration = Duration::from_secs(1);
-
-/// How a download ended; `None` while it runs.
-pub(crate) type DownloadOutcome = Option<Result<StoredBuild, FetchError>>;
 
 /// A chunk to send.
 #[derive(Clone, Copy, Debug)]
@@ -246,11 +244,30 @@ impl Member {
         });
     }
 
+    /// Writes the contacts of the swarm, if it is time and they changed. A failure is logged; all
+    /// that is lost is the hint.
+    pub(crate) fn save_contacts(&mut self) {
+        let is_under_way = matches!(self.phase, Phase::Locating | Phase::Downloading);
+        let is_due = is_under_way && self.remembered.is_due();
+        let Some(swarm) = self.swarm.as_ref().filter(|_| is_due) else { return };
+        let contacts = swarm.lasting_contacts();
+        let Some(store) = self.store.clone() else { return };
+        if !self.remembered.note(&contacts) {
+            return;
+        }
+        let build = self.build;
+        self.tasks.spawn(async move {
+            if let Ok(Err(error)) = spawn_blocking(move || store.write_contacts(&contacts)).await {
+                warn!(%build, %error, "cannot keep the contacts of neighbours");
+            }
+        });
+    }
+
     /// Every chunk is here: reads the whole build back and moves it into place.
     pub(crate) fn read_back(&mut self, hub: &HubSender) {
         let Some(staged) = self.staged().cloned() else { return };
         self.set_phase(Phase::Verifying);
-        // At once: how long the transfer took is measured by this.
+        // At once, because the time that the transfer took is measured by it.
         self.publish(&[]);
         let (build, hub) = (self.build, hub.clone());
         self.tasks.spawn(async move {

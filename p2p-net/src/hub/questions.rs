@@ -1,7 +1,8 @@
 //! Questions to other nodes that were not answered yet, and what their answers mean.
 //!
-//! Invariant: every question comes back once, answered or not, so whoever waits for it does not wait
-//! for ever. What concerns a swarm is returned to the hub; other answers go straight to the asker.
+//! Invariant: every question comes back once, answered or not, so whoever waits for it does not
+//! wait for ever. What concerns a swarm is returned to the hub; other answers go straight to the
+//! asker.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

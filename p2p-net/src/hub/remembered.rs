@@ -1,17 +1,11 @@
-//! Remembers the contacts of a download on disk, so that a host that is started again finds its
-//! neighbours when no tracker is left.
+//! Which contacts of a download are remembered on disk, so that a host that is started again finds
+//! its neighbours when no tracker is left.
 //!
-//! Owns when the file is written; `store/contacts.rs` owns how. Nothing depends on it: a file that
+//! Owns when the file is written; the member writes it, and `store/contacts.rs` owns how. Nothing depends on it: a file that
 //! is missing or old costs a question to the tracker.
 
-use p2p_core::{Contact, Swarm};
-use tokio::task::spawn_blocking;
+use p2p_core::Contact;
 use tokio::time::{Duration, Instant};
-use tracing::warn;
-
-use crate::progress::Phase;
-
-use super::member::Member;
 
 /// How often contacts are written at most. Neighbours last for minutes, and each write costs two
 /// syncs.
@@ -30,29 +24,66 @@ pub(crate) struct Remembered {
     saved_at: Option<Instant>,
 }
 
-#[expect(clippy::multiple_inherent_impl, reason = "the member is cut by concern")]
-impl Member {
-    /// Writes the contacts of the swarm, if it is time and they changed. A failure is logged; all
-    /// that is lost is the hint.
-    pub(crate) fn save_contacts(&mut self) {
-        let is_under_way = matches!(self.phase, Phase::Locating | Phase::Downloading);
-        let since = self.remembered.saved_at.map(|at| at.elapsed());
-        let is_due = since.is_none_or(|since| since >= SAVE_TIME_GROWING);
-        let Some(swarm) = self.swarm.as_ref().filter(|_| is_under_way && is_due) else { return };
-        let contacts = Swarm::lasting_contacts(swarm);
-        let is_growing = contacts.len() > self.remembered.saved.len();
-        let Some(store) = self.store.clone() else { return };
-        let is_new = !contacts.is_empty() && contacts != self.remembered.saved;
+impl Remembered {
+    /// Whether it may be time to write again, whatever is known by now.
+    pub(crate) fn is_due(&self) -> bool {
+        self.since_saved().is_none_or(|since| since >= SAVE_TIME_GROWING)
+    }
+
+    /// Takes note that the download knows `contacts` now. Returns whether they are to be written.
+    pub(crate) fn note(&mut self, contacts: &[Contact]) -> bool {
+        let is_growing = contacts.len() > self.saved.len();
+        let is_new = !contacts.is_empty() && contacts != self.saved;
+        let since = self.since_saved();
         if !is_new || since.is_some_and(|since| since < SAVE_TIME && !is_growing) {
-            return;
+            return false;
         }
-        self.remembered.saved_at = Some(Instant::now());
-        self.remembered.saved.clone_from(&contacts);
-        let build = self.build;
-        self.tasks.spawn(async move {
-            if let Ok(Err(error)) = spawn_blocking(move || store.write_contacts(&contacts)).await {
-                warn!(%build, %error, "cannot keep the contacts of neighbours");
-            }
-        });
+        self.saved_at = Some(Instant::now());
+        self.saved = contacts.to_vec();
+        true
+    }
+
+    fn since_saved(&self) -> Option<Duration> {
+        self.saved_at.map(|at| at.elapsed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::{Location, NodeId, PeerRole};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn contacts(count: u8) -> Vec<Contact> {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let (role, location) = (PeerRole::Host, Location::default());
+        let node = |number| NodeId::from_bytes([number; 32]);
+        (0..count)
+            .map(|number| Contact {
+                node: node(number),
+                control: address,
+                data: address,
+                role,
+                location,
+            })
+            .collect()
+    }
+
+    /// Goal: new contacts are written soon while they become more, seldom otherwise, and never when
+    /// there are none or they are the same.
+    #[tokio::test(start_paused = true)]
+    async fn contacts_are_written_as_often_as_they_are_worth() {
+        let mut remembered = Remembered::default();
+        assert!(remembered.is_due() && !remembered.note(&[]));
+        assert!(remembered.note(&contacts(2)));
+        assert!(!remembered.is_due(), "written a moment ago");
+        sleep(SAVE_TIME_GROWING).await;
+        assert!(remembered.is_due());
+        assert!(!remembered.note(&contacts(2)), "the same");
+        assert!(!remembered.note(&contacts(1)), "fewer, and soon");
+        assert!(remembered.note(&contacts(3)), "more");
+        sleep(SAVE_TIME).await;
+        assert!(remembered.note(&contacts(1)));
     }
 }

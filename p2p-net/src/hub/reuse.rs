@@ -18,7 +18,7 @@ use crate::store::{BuildStore, Copied, Reuse, StagedBuild, StoreError};
 
 use super::Hub;
 use super::member::{Member, bytes_of};
-use super::wake::{OnDisk, Prepared, Wake};
+use super::wake::{OnDisk, Prepared, ReuseNews, Wake};
 
 /// How far the reuse of chunks on this host is, for one download.
 #[derive(Debug, Default)]
@@ -31,17 +31,6 @@ pub(crate) struct ReuseState {
     is_looking: bool,
     /// The arrival of the manifest, kept back meanwhile.
     manifest: Option<Event>,
-}
-
-/// What the disk reports of it.
-#[derive(Debug)]
-pub(crate) enum ReuseNews {
-    /// The builds were looked through.
-    Found(Option<Reuse>),
-    /// Some chunks are done with.
-    Copied(Copied),
-    /// All are, or the new build cannot be written.
-    Ended(Result<(), StoreError>),
 }
 
 #[expect(clippy::multiple_inherent_impl, reason = "the hub is cut by concern")]

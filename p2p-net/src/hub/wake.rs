@@ -12,12 +12,9 @@ use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::ExpectationKey;
-use crate::error::AskError;
+use crate::error::{AskError, FetchError};
 use crate::progress::Progress;
-use crate::store::{BuildStore, Reuse, StagedBuild, StoreError, StoredBuild};
-
-use super::member::DownloadOutcome;
-use super::reuse::ReuseNews;
+use crate::store::{BuildStore, Copied, Reuse, StagedBuild, StoreError, StoredBuild};
 
 /// Wakes that may wait for the hub. Those who send more wait themselves.
 const WAKES_MAX: usize = 4_096;
@@ -63,6 +60,17 @@ pub(crate) enum Wake {
     Tick,
 }
 
+/// What the disk reports of the reuse of chunks on this host.
+#[derive(Debug)]
+pub(crate) enum ReuseNews {
+    /// The builds were looked through.
+    Found(Option<Reuse>),
+    /// Some chunks are done with.
+    Copied(Copied),
+    /// All are, or the new build cannot be written.
+    Ended(Result<(), StoreError>),
+}
+
 /// What a download starts from.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -83,7 +91,7 @@ pub(crate) struct Fetch {
 }
 
 impl Fetch {
-    /// Under which it is expected.
+    /// What it is expected under.
     pub(crate) const fn key(&self) -> ExpectationKey {
         (self.peer, self.build, Some(self.request))
     }
@@ -133,6 +141,9 @@ pub(crate) struct AskOrder {
     pub(crate) body: Vec<u8>,
     pub(crate) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
 }
+
+/// How a download ended; `None` while it runs.
+pub(crate) type DownloadOutcome = Option<Result<StoredBuild, FetchError>>;
 
 /// How a download is followed.
 #[derive(Clone, Debug)]

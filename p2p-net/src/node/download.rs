@@ -17,8 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::data::limiter::SharedLimits;
 use crate::error::FetchError;
-use crate::hub::member::DownloadOutcome;
-use crate::hub::{Command, HubSender, Wake, Watches};
+use crate::hub::{Command, DownloadOutcome, HubSender, Wake, Watches};
 use crate::progress::Progress;
 use crate::store::{BuildStore, StoredBuild};
 
@@ -32,7 +31,7 @@ pub struct FetchOptions {
     pub limits: SharedLimits,
     /// Time without any progress after which the download ends with [`FetchError::NoProgress`];
     /// what was stored is kept for the next attempt. Only time in which the network is waited for
-    /// counts, and only while somebody waits for the [`Download`]. `None`: it waits for ever.
+    /// counts. Noticed while somebody waits for the [`Download`]. `None`: it waits for ever.
     pub give_up_after: Option<Duration>,
 }
 

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 
 use crate::progress::{Phase, Progress};
 
+/// As good as for ever; a longer time would be past what the clock can express.
+const TIME_MAX: Duration = Duration::from_hours(24 * 365 * 30);
+
 /// Time since the last progress, and how much of it is too much.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -20,6 +23,7 @@ pub(super) struct Patience {
 impl Patience {
     /// Starts to wait at `now`.
     pub(super) const fn new(time: Duration, now: Instant) -> Self {
+        let time = if time.as_secs() < TIME_MAX.as_secs() { time } else { TIME_MAX };
         Self { time, seen: None, since: now }
     }
 
@@ -84,6 +88,13 @@ mod tests {
         let mut patience = Patience::new(TIMEOUT, start);
         assert_eq!(patience.deadline(), start + TIMEOUT);
         assert!(patience.is_over(start + TIMEOUT, &at(Phase::Locating, 0)));
+    }
+
+    #[test]
+    fn no_time_is_too_long() {
+        let start = Instant::now();
+        let mut patience = Patience::new(Duration::MAX, start);
+        assert!(!patience.is_over(start, &at(Phase::Locating, 0)));
     }
 
     #[test]

@@ -131,7 +131,7 @@ struct Pass<'a> {
     sections_taken: AtomicU64,
     bytes_done: AtomicU64,
     baton: Mutex<Baton>,
-    /// Told whenever the baton is passed on or dropped.
+    /// Notified whenever the baton is passed on or dropped.
     passed: Condvar,
 }
 

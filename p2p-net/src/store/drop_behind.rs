@@ -107,8 +107,9 @@ mod tests {
     use std::sync::Arc;
 
     use crate::disk_priority::DiskPriority;
+    use crate::publish::publish;
     use crate::store::testing::random_bytes;
-    use crate::{BuildStore, StoredBuild, publish};
+    use crate::store::{BuildStore, StoredBuild};
 
     use super::*;
 

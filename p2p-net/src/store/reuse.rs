@@ -447,7 +447,7 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
 
     use super::*;
-    use crate::publish;
+    use crate::publish::publish;
     use crate::store::testing::{Rig, random_bytes};
 
     /// The rig's build with one file more, staged in the empty store; most chunks are in both.

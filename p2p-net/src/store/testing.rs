@@ -13,7 +13,8 @@ use std::sync::Arc;
 use p2p_core::Manifest;
 use tempfile::TempDir;
 
-use crate::{BuildStore, StagedBuild, StoredBuild, publish};
+use crate::publish::publish;
+use crate::store::{BuildStore, StagedBuild, StoredBuild};
 
 /// Tells a test that it is the child, and where to work.
 const CHILD: &str = "SHOAL_TEST_CHILD_DIRECTORY";

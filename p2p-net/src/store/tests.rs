@@ -14,7 +14,7 @@ use super::testing::{
     Rig, assert_empty, child_directory, names, run_on_tmpfs, run_with_small_files, snapshot,
 };
 use super::*;
-use crate::publish;
+use crate::publish::publish;
 
 fn flip_byte(path: &Path, offset: u64) {
     let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
