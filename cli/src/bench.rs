@@ -58,12 +58,12 @@ struct Report {
 /// If the folder cannot be written to or has too little space, or the peer does not answer.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     // What can be refused at once is, before a second is spent on anything.
-    let place = disk::Place::open(&args.folder, args.size)?;
+    let file = disk::MeasuredFile::open(&args.folder, args.size)?;
     let peer = args.peer.map(|peer| measure_peer(peer, args.peer_size)).transpose()?;
     let cores = cpu::cores();
     let hash = cpu::hash_rates(cores);
     let seal = cpu::seal_rates().context("the cipher does not work on this machine")?;
-    let disk = place.measure()?;
+    let disk = file.measure()?;
     let socket_buffers = p2p_net::socket_buffers().context("cannot open a UDP socket")?;
     let found = verdict::Findings {
         hash: hash.all_threads,

@@ -1,6 +1,6 @@
 //! `shoal demo`: the whole system on one machine, with nothing to prepare.
 //!
-//! One seeder and a few agents as processes of their own, real sockets, real files. This file tells
+//! One seeder and a few agents as processes of their own, real sockets, real files. This file is
 //! the story; [`children`] keeps the processes, [`folder`] the folder, [`follow`] watches hosts and
 //! [`figures`] does the sums. Invariant: whatever happens, no process and (without `--keep`) no
 //! file is left behind.

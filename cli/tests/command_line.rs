@@ -69,7 +69,7 @@ fn amounts_with_unknown_units_are_refused() {
 }
 
 #[test]
-fn bare_command_and_help_tell_what_there_is() {
+fn bare_command_and_help_show_what_there_is() {
     let bare = shoal(&[]);
     assert_eq!(bare.status.code(), Some(2));
     let help = shoal(&["--help"]);

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn second_process_is_told_who_holds_the_directory() {
+    fn second_process_learns_who_holds_the_directory() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/state");
         let first = StateLock::take(&path).unwrap();

@@ -169,7 +169,7 @@ async fn listen_on(address: SocketAddr) -> anyhow::Result<Listening> {
 /// Notifies whoever started the service, if it wants to know.
 fn say(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        // Nobody to tell but the log; a service does not fail because nobody listens.
+        // Only the log is left to say it in; a service does not fail because nobody listens.
         drop(writeln!(io::stderr(), "{PROGRAM}: cannot write to NOTIFY_SOCKET: {error}"));
     }
 }

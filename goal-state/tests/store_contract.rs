@@ -49,7 +49,7 @@ for_each_kind!(
     status_of_all_writers_is_merged,
     wrong_status_documents_are_refused,
     many_full_status_documents_are_read,
-    watch_tells_the_state_and_then_each_change,
+    watch_yields_the_goal_and_then_each_change,
     cancelled_wait_loses_no_update,
     clones_and_new_stores_see_the_same,
 );
@@ -159,7 +159,7 @@ async fn many_full_status_documents_are_read(fixture: Fixture) {
     assert_eq!(rows.last().unwrap().host, format!("h19-{:04}", STATUS_ROWS_MAX - 1));
 }
 
-async fn watch_tells_the_state_and_then_each_change(fixture: Fixture) {
+async fn watch_yields_the_goal_and_then_each_change(fixture: Fixture) {
     let store = fixture.store();
     let (web, api) = (app("web"), app("api"));
     store.deploy(&web, build("A"), to_all()).await.unwrap();

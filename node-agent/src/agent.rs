@@ -1,7 +1,7 @@
 //! One agent: its state directory, its node, the loops of its apps, and the status reports.
 //!
-//! Invariant: loops share nothing but the node, so an app that fails does not hold up another. Goals
-//! reach them through [`goal_follower`], which stores each before it hands it on.
+//! Invariant: loops share nothing but the node, so an app that fails does not hold up another.
+//! Goals reach them through [`goal_follower`], which stores each before it hands it on.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::app::App;
 use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings};
 use crate::config::{AppConfig, Config};
 use crate::control::ControlServer;
-use crate::control::desk::{AppOrders, ControlDesk};
+use crate::control::answers::{Answers, AppOrders};
 use crate::fleet::source::LimitedNode;
 use crate::fleet::tokens::SeederTokens;
 use crate::host::mark::MarkKey;
@@ -43,7 +43,7 @@ pub(crate) mod reload;
 /// Orders that wait for an app's loop. People give them one by one.
 const ORDERS_MAX: usize = 16;
 
-/// Time for the node to say goodbye. Its peers notice a silent end too, only later.
+/// Time for the node to say goodbye. Its peers notice a silent end as well, but later.
 const NODE_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
 
 /// Time for the loops to end for another agent. One that hangs is left behind with this process.
@@ -51,7 +51,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(5);
 
 /// A running agent. Stop it with [`Agent::stop`]: dropped, it leaves its programs running.
 #[derive(Debug)]
-pub struct Agent {
+pub(crate) struct Agent {
     node: Node,
     /// What the agent runs with.
     running: Config,
@@ -79,7 +79,7 @@ impl Agent {
     /// # Errors
     ///
     /// If the state directory is in use or damaged, or the node cannot listen. Nothing runs then.
-    pub async fn start(config: Config) -> anyhow::Result<Self> {
+    pub(crate) async fn start(config: Config) -> anyhow::Result<Self> {
         let state = StateDir::open(&config.state)?;
         let identity = Identity::load_or_create(&state.key_path())?;
         let accepted = AcceptedGoals::load(&state.goals_path())?;
@@ -113,13 +113,13 @@ impl Agent {
             }
         };
         let (opened, orders): (Vec<_>, AppOrders) = opened;
-        let desk = ControlDesk {
+        let answers = Answers {
             host: config.host.clone(),
             board: board.clone(),
             orders: orders.clone(),
             started_at: Instant::now(),
         };
-        let control = start_control(&config, &state, desk);
+        let control = start_control(&config, &state, answers);
 
         let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
         let apps = spawn_apps(opened, &apps_stop);
@@ -149,12 +149,12 @@ impl Agent {
     }
 
     /// The newest status rows.
-    pub const fn board(&self) -> &StatusBoard {
+    pub(crate) const fn board(&self) -> &StatusBoard {
         &self.board
     }
 
-    /// Who of the agent's loops has to report in.
-    pub const fn heartbeat(&self) -> &Heartbeat {
+    /// Which of the agent's loops have to report in.
+    pub(crate) const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
     }
 
@@ -163,19 +163,14 @@ impl Agent {
     /// # Cancel safety
     ///
     /// Can be dropped and called again.
-    pub fn replacement(&self) -> impl Future<Output = ()> + use<> {
+    pub(crate) fn replacement(&self) -> impl Future<Output = ()> + use<> {
         let restart = self.restart.clone();
         async move { restart.notified().await }
     }
 
-    /// The agent's node.
-    pub const fn node(&self) -> &Node {
-        &self.node
-    }
-
     /// Takes over what can change without a restart, and says in log and status what cannot.
     /// Without a configuration, everything stays as it is.
-    pub fn reload(&mut self, wanted: anyhow::Result<Config>) {
+    pub(crate) fn reload(&mut self, wanted: anyhow::Result<Config>) {
         let wanted = match wanted {
             Ok(wanted) => wanted,
             Err(error) => {
@@ -192,7 +187,7 @@ impl Agent {
         }
         for (name, app) in &reload.apps {
             let settings = Box::new(settings_of(&self.running, name, app));
-            // A loop that is so far behind gets them with the next reading.
+            // A loop that is so far behind gets them when the configuration is next read.
             if self.orders[name].try_send(AppOrder::Settings(settings)).is_err() {
                 warn!(%name, "the app does not take orders; its new settings wait");
             }
@@ -206,7 +201,7 @@ impl Agent {
     /// # Cancel safety
     ///
     /// Can be dropped and called again.
-    pub async fn unexpected_end(&mut self) -> anyhow::Error {
+    pub(crate) async fn unexpected_end(&mut self) -> anyhow::Error {
         match self.apps.join_next().await {
             Some(Err(error)) => {
                 anyhow::Error::new(error).context("an app's loop ended; this is a bug of the agent")
@@ -217,9 +212,9 @@ impl Agent {
         }
     }
 
-    /// Ends the loops where they are, for the agent that takes the place of this one: no hook runs on
-    /// that it would start again beside. Programs run on.
-    pub async fn let_go(&mut self) {
+    /// Ends the loops where they are, for the agent that takes the place of this one. Hooks end
+    /// with them, because the next agent starts them again; programs run on.
+    pub(crate) async fn let_go(&mut self) {
         for order in self.orders.values() {
             // A loop that takes no order is not waited for long.
             drop(order.try_send(AppOrder::LetGo));
@@ -231,7 +226,7 @@ impl Agent {
     }
 
     /// Stops the programs within their grace periods, reports that, and closes the node.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.goals.abort();
         self.apps_stop.cancel();
         while self.apps.join_next().await.is_some() {}
@@ -318,31 +313,31 @@ impl Opening<'_> {
                 goal: follower.subscribe(name),
                 orders: receiver,
                 board: self.board.clone(),
-                pulse: Some(self.heartbeat.register(name.as_str())),
-                own_agent: app
-                    .is_agent
-                    .then(|| OwnAgent::new(self.heartbeat.clone(), self.restart.clone())),
             };
+            let pulse = self.heartbeat.register(name.as_str());
+            let own_agent =
+                app.is_agent.then(|| OwnAgent::new(self.heartbeat.clone(), self.restart.clone()));
             // Opening reads the manifests of all builds.
             let app = tokio::task::spawn_blocking(move || App::open(settings, directory, parts));
-            opened.push(app.await?.with_context(|| format!("app {name}"))?);
+            let app = app.await?.with_context(|| format!("app {name}"))?;
+            opened.push(app.with_pulse(pulse).with_own_agent(own_agent));
             orders.insert(name.clone(), sender);
         }
         Ok((opened, orders))
     }
 }
 
-/// Without its socket an agent is as good as with it, but for people on the host.
+/// The socket serves only people on the host; the agent works without it.
 fn start_control(
     config: &Config,
     state: &StateDir,
-    desk: ControlDesk,
+    answers: Answers,
 ) -> Vec<AbortOnDropHandle<()>> {
     let default = || state.path().join("control.sock");
     match ControlServer::bind(&config.control.clone().unwrap_or_else(default)) {
         Ok((server, requests)) => vec![
             AbortOnDropHandle::new(tokio::spawn(server.run())),
-            AbortOnDropHandle::new(tokio::spawn(desk.run(requests))),
+            AbortOnDropHandle::new(tokio::spawn(answers.run(requests))),
         ],
         Err(error) => {
             warn!("the agent runs without its control socket: {:#}", anyhow::Error::new(error));
@@ -362,7 +357,7 @@ fn settings_of(config: &Config, name: &AppName, app: &AppConfig) -> AppSettings 
 }
 
 /// An app that was taken out of the configuration keeps its files, and its program too if the agent
-/// was killed: whether that is wanted, only a person knows.
+/// was killed. Only a person knows whether that is wanted.
 fn warn_of_strays(state: &StateDir, config: &Config) {
     for name in state.apps() {
         if config.apps.keys().any(|app| app.as_str() == name) {

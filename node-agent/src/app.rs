@@ -18,18 +18,17 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::settings::{AppOrder, AppParts, AppSettings, GoalView};
 use crate::app::trouble::{Stall, Trouble};
 use crate::brain::reconcile::{
-    self, Actual, Drained, HookKind, Leave, Policy, Step, Token, Transfer, Wanted,
+    self, Actual, Drained, HookKind, Permission, Policy, Step, Token, Transfer, Wanted,
 };
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
-use crate::programs::hook_runner::HookRunner;
-use crate::programs::supervisor::{self, Supervisor};
+use crate::programs::hook_runner::{HookError, HookRunner};
+use crate::programs::supervisor::{Supervisor, SupervisorWake};
 use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
@@ -54,6 +53,8 @@ use itself::own_agent_change;
 use recover::{open_builds, parts_of_builds, recover_current, recover_journal, recover_paused};
 use step_error::StepError;
 use upkeep::audit_end;
+
+pub use settings::{AppOrder, AppParts, AppSettings, AppTimings, GoalView};
 
 /// Why an app's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -127,8 +128,8 @@ enum Wake {
     Order(AppOrder),
     File(PathBuf),
     Progress(Option<Progress>),
-    Program(supervisor::Wake),
-    Hook(Result<(), String>),
+    Program(SupervisorWake),
+    Hook(Result<(), HookError>),
     Token,
     Removed(Result<(), StepError>),
     Audited(BuildId, Option<String>),
@@ -146,7 +147,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     /// # Errors
     ///
     /// If the app's files cannot be used. What is damaged is passed over or set aside: a build can
-    /// be downloaded again, and a journal follows from what is there.
+    /// be downloaded again, and a journal is reconstructed from what is there.
     pub fn open(
         settings: AppSettings,
         directory: AppDir,
@@ -166,14 +167,14 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         Ok(Self {
             supervisor,
             current,
-            // A journal that is lost is made up from what is there.
+            // A lost journal is reconstructed from what is there.
             journal: journal.or_else(|| {
                 let current = current?;
                 Some(Journal::switching(0, current, None, 0, None).settled(0, None))
             }),
             paused,
-            pulse: parts.pulse,
-            own_agent: parts.own_agent,
+            pulse: None,
+            own_agent: None,
             files: FileWatch::start(&settings.app.watch.files),
             hooks: HookRunner::default(),
             token: None,
@@ -201,13 +202,25 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         })
     }
 
+    /// The same, whose loop reports in to `pulse`.
+    #[must_use]
+    pub(crate) fn with_pulse(self, pulse: Pulse) -> Self {
+        Self { pulse: Some(pulse), ..self }
+    }
+
+    /// The same, as the app that is this agent itself.
+    #[must_use]
+    pub(crate) fn with_own_agent(self, own_agent: Option<OwnAgent>) -> Self {
+        Self { own_agent, ..self }
+    }
+
     /// The app.
     pub const fn name(&self) -> &AppName {
         &self.settings.name
     }
 
-    /// Follows the goal until `stop`, then stops the programs and returns when they are gone; or until
-    /// it is told to let go of them.
+    /// Follows the goal until `stop`, then stops the programs and returns when they are gone; or
+    /// until it is told to let go of them.
     ///
     /// Blocks its thread for the length of a file sync now and then.
     pub async fn run(mut self, stop: CancellationToken) {
@@ -338,30 +351,30 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             keep_builds: app.keep_builds.get(),
             keep_bytes: app.keep_bytes,
             hooks: app.hooks.kinds(),
-            leave: self.leave().0,
+            permission: self.permission().0,
             needs_token: self.token_wish().is_some(),
         }
     }
 
-    /// Whether a switch may start, and why not.
-    fn leave(&self) -> (Leave, Option<String>) {
+    /// Whether a switch may start, and if not, why.
+    fn permission(&self) -> (Permission, Option<String>) {
         if let Some(paused) = &self.paused {
             let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
             let name = &self.settings.name;
             let text = format!("paused{why}; go on with: shoal-agent resume {name}");
-            return (Leave::Shut, Some(text));
+            return (Permission::Refused, Some(text));
         }
         if self.settings.app.hold {
             let text = "held by `hold = true` in the configuration of this host";
-            return (Leave::Shut, Some(text.into()));
+            return (Permission::Refused, Some(text.into()));
         }
         let goal = self.goal.borrow();
         match &goal.followed {
             Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
-                Ok(()) => (Leave::Open, None),
-                Err(reason) => (Leave::Later, Some(reason)),
+                Ok(()) => (Permission::Granted, None),
+                Err(reason) => (Permission::Later, Some(reason)),
             },
-            _ => (Leave::Open, None),
+            _ => (Permission::Granted, None),
         }
     }
 
@@ -397,8 +410,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let Some(hook) = self.settings.app.hooks.of(kind) else {
             return self.hooks.skip(kind, build);
         };
-        // A build that is damaged may still serve: its host is drained by the commands of the current
-        // one. In the app's own folder a command of a build is not found, which is told.
+        // A build that is damaged may still serve: its host is drained by the commands of the
+        // current one. With neither, the app's own folder is searched: the command is not found,
+        // and that is reported.
         let stored = self.builds.get(&build).or_else(|| self.builds.get(&self.current?));
         let root = stored.map_or_else(|| self.directory.path(), StoredBuild::root);
         let variables = BTreeMap::from([
@@ -426,19 +440,19 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         {
             journal.tries_left -= 1;
             if let Err(error) = self.directory.write_journal(journal) {
-                // Nothing serves perhaps; a program that runs is worth more than the count.
+                // Perhaps nothing is serving; running the program matters more than an exact count.
                 warn!("the count of tries was not stored: {}", causes(error));
             }
         }
         if self.settings.app.hooks.undrain.is_none() {
-            // Where nothing brings the host back, its program does.
+            // Without a hook for it, the start of the program counts as bringing the host back.
             self.hooks.on_drain_over();
         }
         self.supervisor.start(place, build, self.builds[&build].root());
     }
 
     fn start_removal(&mut self, build: BuildId) {
-        // Somebody may have turned it to what is removed.
+        // Someone may have pointed `current` at the build being removed.
         self.keep_current();
         info!(build = build.short(), "removing");
         let store = self.store.clone();
@@ -502,9 +516,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    /// Counts what its programs did for the metrics. What becomes of them is the supervisor's to say,
-    /// and what follows from that the brain's.
-    fn on_program(&mut self, wake: supervisor::Wake) {
+    /// Counts for the metrics what the programs did. The supervisor decides what happens to
+    /// programs, the brain what follows.
+    fn on_program(&mut self, wake: SupervisorWake) {
         let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
         self.supervisor.on_wake(wake);
         let crashes = u64::from(self.supervisor.crash_count() - crashes);
@@ -537,7 +551,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             AppOrder::Reload => self.supervisor.reload(),
             // The loop ends instead.
             AppOrder::LetGo => {}
-            // An asker who is gone does not miss the answer.
+            // If the asker is gone, nobody misses the answer.
             AppOrder::Explain { answer } => drop(answer.send(facts::explanation(self))),
         }
     }
@@ -552,14 +566,14 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn set_paused(&mut self, paused: Option<Paused>) {
-        // It holds at once; what could not be stored is forgotten by the next agent.
+        // It takes effect at once. If it could not be stored, the next agent does not know it.
         if let Err(error) = self.directory.write_paused(paused.as_ref()) {
             warn!("holds only until the agent is restarted: {}", causes(error));
         }
         self.paused = paused;
     }
 
-    fn on_hook_ended(&mut self, result: Result<(), String>) {
+    fn on_hook_ended(&mut self, result: Result<(), HookError>) {
         if result.is_err() {
             self.count(|counts| counts.hook_failures += 1);
         }
@@ -575,7 +589,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn on_removed(&mut self, result: Result<(), StepError>) {
         let Some((build, _)) = self.removal.take() else { return };
-        // Whatever is left of it counts as parts, so that the removal is tried again.
+        // What is left of it counts as a partial build, so that its removal is tried again.
         let is_gone =
             result.is_ok() && self.store.list_distrusted().is_ok_and(|left| !left.contains(&build));
         if is_gone {

@@ -7,4 +7,7 @@
 //! the loop of the app asks again with what it finds on disk.
 
 pub(crate) mod explain;
-pub mod reconcile;
+pub(crate) mod reconcile;
+
+pub use explain::{Answer, Explanation, Situation};
+pub use reconcile::{Gate, Program, Programs, Swap};

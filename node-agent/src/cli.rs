@@ -1,7 +1,7 @@
 //! The command line of the agent, for the binary `shoal-agent` and for `shoal agent`.
 //!
-//! Without a command the agent runs, as with `run`. Exit codes: 0 after a stop that was asked for, 1
-//! if something failed, 2 if flags, environment or file are wrong. `status` has those of an init
+//! Without a command the agent runs, as with `run`. Exit codes: 0 after a stop that was asked for,
+//! 1 if something failed, 2 if flags, environment or file are wrong. `status` has those of an init
 //! script (LSB): 0 running, 3 not running, 4 unknown.
 
 use std::ffi::OsString;
@@ -27,17 +27,17 @@ mod settings;
 
 use settings::{SettingArgs, UsageError};
 
-/// What is logged if nothing else is asked for. libp2p tells its own PeerId, which the first line of
+/// What is logged if nothing else is asked for. libp2p logs its own PeerId, which the first line of
 /// the agent has too.
 const LOG_LEVEL_DEFAULT: &str = "info,libp2p_swarm=warn";
 
 /// Follows the goals of this host's apps: downloads builds, switches to them, runs their programs.
 ///
-/// Settings come from the file, from variables (`SHOAL_GOAL`, `SHOAL_APPS__WEB__EXEC`) and from flags;
-/// later ones win. SIGTERM and SIGINT stop the programs within their grace periods; another one after
-/// more than a second ends the agent at once. After kill -9 the programs run on, and the next agent
-/// takes them over. SIGHUP reads the settings again: limits, hold, pin, health, hooks and kept builds
-/// hold at once, the rest is told to wait for a restart.
+/// Settings come from the file, from variables (`SHOAL_GOAL`, `SHOAL_APPS__WEB__EXEC`) and from
+/// flags; later ones win. SIGTERM and SIGINT stop the programs within their grace periods; another
+/// one after more than a second ends the agent at once. After kill -9 the programs run on, and the
+/// next agent takes them over. SIGHUP reads the settings again: limits, hold, pin, health, hooks
+/// and kept builds hold at once, the rest is told to wait for a restart.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "shoal-agent", version, args_conflicts_with_subcommands = true)]
 struct Args {
@@ -87,7 +87,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// How the agent of this host and its apps are. Exit code 0: it runs, 3: it does not, 4: unknown.
+    /// How the agent of this host and its apps are. Exit code 0: it runs, 3: it does not, 4:
+    /// unknown.
     Status {
         #[command(flatten)]
         ask: ask::AskArgs,
@@ -167,7 +168,7 @@ fn doctor(settings: &SettingArgs, is_json: bool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut findings = doctor::warnings(&loaded.warnings);
     findings.extend(runtime.block_on(doctor::examine(&loaded.config)));
-    // A store that does not answer may hold a thread; nobody waits for it.
+    // A store that does not answer may block a thread; nobody waits for it.
     runtime.shutdown_background();
     let mut out = io::stdout().lock();
     if is_json {

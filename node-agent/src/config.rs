@@ -41,7 +41,7 @@ mod words;
 use keys::Place;
 pub(crate) use keys::Settings;
 use layers::Layers;
-pub use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
+pub(crate) use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
 pub(crate) use show::toml_key;
 use table::{AGENT, APP, NO_APP};
 use values::DIRECTORY;
@@ -59,7 +59,7 @@ const KEEP_BUILDS_DEFAULT: NonZero<usize> = NonZero::new(3).expect("it is not ze
 
 /// The settings of an agent.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Config {
+pub(crate) struct Config {
     /// Name of this host in statuses. Default: the machine's name.
     pub host: String,
     /// Directory of everything the agent stores. Default: `STATE_DEFAULT`.
@@ -196,7 +196,7 @@ impl AppConfig {
 
 /// A configuration, with what a person may want to know about how it came about.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The settings.
     pub config: Config,
     /// Things that look like mistakes but may be none, one line each.
@@ -208,7 +208,7 @@ pub struct Loaded {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ConfigError {
+pub(crate) enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {}", path.display())]
     Read {
@@ -282,7 +282,7 @@ impl Config {
     /// # Errors
     ///
     /// The first mistake found, with its place.
-    pub fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
+    pub(crate) fn load(inputs: &Inputs) -> Result<Loaded, ConfigError> {
         Self::of_layers(&Layers::collect(inputs)?)
     }
 
@@ -343,18 +343,18 @@ impl Config {
     /// # Errors
     ///
     /// The first mistake found in the names of keys, or in this key.
-    pub fn state_directory(inputs: &Inputs) -> Result<PathBuf, ConfigError> {
+    pub(crate) fn state_directory(inputs: &Inputs) -> Result<PathBuf, ConfigError> {
         let state = Layers::collect(inputs)?.value(&["state"], DIRECTORY.read)?;
         Ok(state.unwrap_or_else(|| STATE_DEFAULT.into()))
     }
 
     /// Socket of `shoal-agent status` and its like.
-    pub fn control_path(&self) -> PathBuf {
+    pub(crate) fn control_path(&self) -> PathBuf {
         self.control.clone().unwrap_or_else(|| self.state.join(CONTROL_FILE))
     }
 
     /// Caps over all apps.
-    pub const fn limits(&self) -> Limits {
+    pub(crate) const fn limits(&self) -> Limits {
         Limits { upload: self.upload_limit, download: self.download_limit }
     }
 

@@ -1,9 +1,9 @@
 //! The unix socket through which a person on the host talks to the agent: one JSON line asks, one
 //! answers.
 //!
-//! Invariant: nobody but root and the agent's own user is answered, and nobody can use up the agent:
-//! lines, connections and silence are bounded. What a request means, `agent.rs` decides: it receives
-//! [`ControlRequest`]s. [`ControlClient`] is the other end.
+//! Invariant: nobody but root and the agent's own user is answered, and nobody can use up the
+//! agent: lines, connections and silence are bounded. This file does not know what a request means:
+//! it hands [`ControlRequest`]s on, which [`answers`] serves. [`ControlClient`] is the other end.
 
 use std::fs;
 use std::io;
@@ -23,8 +23,8 @@ use tracing::{debug, warn};
 use crate::brain::explain::Explanation;
 use crate::state::app_dir::Paused;
 
+pub(crate) mod answers;
 mod client;
-pub(crate) mod desk;
 
 pub use client::{AskError, ControlClient};
 
@@ -121,7 +121,7 @@ pub struct AppState {
     pub paused: Option<Paused>,
 }
 
-/// Why the agent does not do as it is told.
+/// Why the agent does not carry out a request.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -141,7 +141,8 @@ pub enum Refusal {
     },
 }
 
-/// A request with the place for its answer. Dropped without one, the asker is told to try again.
+/// A request with the place for its answer. If it is dropped without one, the asker is asked to try
+/// again.
 #[derive(Debug)]
 pub enum ControlRequest {
     /// See [`Request::Status`].
@@ -181,7 +182,7 @@ pub enum ControlRequest {
     },
 }
 
-/// Why the agent cannot be talked to.
+/// Why the control socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
@@ -218,8 +219,9 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Listens on `path`, whose directory is created if it is missing. What an agent left there that
-    /// does not run any more is replaced. Requests arrive at the receiver once the server runs.
+    /// Listens on `path`, whose directory is created if it is missing. What an agent left there
+    /// that does not run any more is replaced. Requests arrive at the receiver once the server
+    /// runs.
     ///
     /// # Errors
     ///

@@ -5,3 +5,6 @@
 
 pub(crate) mod source;
 pub(crate) mod tokens;
+
+pub use source::{BuildSource, RunningDownload};
+pub use tokens::{SeederHold, SeederTokens, TokenDesk, TokenHold, TokenState, TokenWish};

@@ -9,14 +9,11 @@ use std::fmt;
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::host::hook::HookOrder;
-use crate::host::launch::Launch;
-use crate::host::probe::Probe;
 use crate::process::ProcessIdentity;
 use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
@@ -33,6 +30,23 @@ pub(crate) mod unit_program;
 pub(crate) mod user;
 pub(crate) mod watch_files;
 
+pub use hook::{
+    HOOK_OUTPUT_BYTES_MAX, Hook, HookFailure, HookFailureCause, HookOrder, HookOutput, Hooks,
+    run as run_hook,
+};
+pub use launch::Launch;
+pub use mark::MarkKey;
+pub use notify::{NotifyMessage, NotifySocket};
+pub use probe::{
+    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+};
+pub use real::{RealHost, RealProgram};
+pub use runs_from::{RunsFrom, runs_from, why_runs_from};
+pub use sockets::{HeldSockets, SocketAddress, SocketsError};
+pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
+pub use user::UserError;
+pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};
+
 /// The machine, as one app uses it.
 pub trait Host: fmt::Debug + Send + 'static {
     /// A program that was started or found.
@@ -46,8 +60,8 @@ pub trait Host: fmt::Debug + Send + 'static {
     ///
     /// # Errors
     ///
-    /// Why not, on one line.
-    fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, String>;
+    /// If it cannot be started; nothing of it runs then.
+    fn start(&mut self, order: StartOrder<'_>) -> Result<Self::Process, StartError>;
 
     /// The program of `record`, whose build's files are in `root`, if any process of it still runs.
     ///
@@ -61,27 +75,35 @@ pub trait Host: fmt::Debug + Send + 'static {
         root: &Path,
     ) -> io::Result<Option<Self::Process>>;
 
-    /// The programs of the app that run and were started by an agent of its directory, whether there
-    /// is a record of them or not. Units of systemd are not among them.
+    /// The running programs of the app that an agent of its directory started, recorded or not.
+    /// Units of systemd are not among them.
     ///
     /// # Errors
     ///
     /// If the system does not say.
     fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>>;
 
-    /// Asks a program whether it is healthy; `Err` says why not.
+    /// Asks a program whether it is healthy.
+    ///
+    /// # Errors
+    ///
+    /// If the answer is not good, or does not come within `timeout`.
     fn check(
         &self,
         probe: &Probe,
         root: &Path,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+    ) -> impl Future<Output = Result<(), ProbeFailure>> + Send + 'static;
 
-    /// Runs a hook; `Err` says how it failed.
+    /// Runs a hook.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be run, does not end in time, or fails.
     fn run_hook(
         &self,
         order: HookOrder,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static;
+    ) -> impl Future<Output = Result<(), HookFailure>> + Send + 'static;
 }
 
 /// What is to be started.
@@ -97,10 +119,37 @@ pub struct StartOrder<'a> {
     pub record: &'a RunningRecord,
     /// See `record`.
     pub root: &'a Path,
-    /// Whether the program is to say when it is ready.
+    /// Whether the program is expected to say when it is ready.
     pub says_ready: bool,
     /// Where the program prints; `None`: nowhere.
     pub output: Option<File>,
+}
+
+/// Why a program could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The system refuses.
+    #[error("cannot start {}", program.display())]
+    Spawn {
+        /// The program's path.
+        program: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The system does not let the agent follow its own child.
+    #[error("the program was started but cannot be watched, so it was killed")]
+    Watch(#[source] io::Error),
+    /// The file that it prints into cannot be handed over twice.
+    #[error("its output cannot be opened twice")]
+    Output(#[source] io::Error),
+    /// It is to say when it is ready, and there is no way to hear it.
+    #[error("the socket on which it says that it is ready cannot be made")]
+    Notify(#[source] io::Error),
+    /// It is to listen on sockets that cannot be had.
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
 }
 
 /// A program that runs and that there may be no record of.

@@ -12,7 +12,7 @@ use std::os::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
-/// A process, told apart from every other one that this machine ever ran.
+/// A process, distinct from every other that this machine ever ran.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProcessIdentity {
@@ -216,8 +216,8 @@ pub(crate) fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
     }
 }
 
-/// Fields are numbered from 1 in proc(5); the second is the program's name in parentheses, which may
-/// itself contain spaces and parentheses.
+/// Fields are numbered from 1 in proc(5); the second is the program's name in parentheses, which
+/// may itself contain spaces and parentheses.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();

@@ -1,5 +1,5 @@
-//! An app's programs, as the agent judges them: which one serves, which is tried beside it, which is
-//! leaving, and how far each is trusted.
+//! An app's programs, as the agent judges them: which one serves, which is tried beside it, which
+//! is leaving, and how far each is trusted.
 //!
 //! - [`supervisor`] owns the places of an app and starts, stops and adopts what stands in them; an
 //!   [`instance`] is one program in one place.
@@ -17,3 +17,10 @@ pub(crate) mod instance;
 pub(crate) mod output;
 pub(crate) mod output_watch;
 pub(crate) mod supervisor;
+
+pub use flood::OUTPUT_WINDOW;
+pub use health_watch::Check;
+pub use output::OUTPUT_BYTES_MAX;
+pub use supervisor::{
+    OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, SupervisorWake,
+};

@@ -1,5 +1,5 @@
-//! The agent updates itself as any other app: the installed binary is a stub that starts the agent of
-//! the build that `current` names, and rolls back one that does not come up.
+//! The agent updates itself as any other app: the installed binary is a stub that starts the agent
+//! of the build that `current` names, and rolls back one that does not come up.
 //!
 //! Invariant: a build that has not proved itself is started only while the journal grants it tries,
 //! and each try is taken from the journal, durably, before it is made. So a new agent that crashes,
@@ -38,8 +38,8 @@ const BUILD_VARIABLE: &str = "SHOAL_STUB_BUILD";
 /// Says where that stub is.
 const STUB_VARIABLE: &str = "SHOAL_STUB";
 
-/// Has the arguments of that stub, as JSON: what a build makes of them (a script that adds some) must
-/// not reach the agents after it. Missing if they are not text.
+/// Has the arguments of that stub, as JSON: what a build makes of them (a script that adds some)
+/// must not reach the agents after it. Missing if they are not text.
 const ARGUMENTS_VARIABLE: &str = "SHOAL_STUB_ARGUMENTS";
 
 /// Where the agent is in a build; the first that is there.
@@ -167,7 +167,8 @@ impl AgentApp {
         if running_build().is_some() || !self.directory().join("current").exists() {
             return Ok(());
         }
-        // Another agent that runs has its own word on the journal; the start fails later, and says so.
+        // Another agent that runs has its own word on the journal; the start fails later, and says
+        // so.
         let Ok(_lock) = StateLock::take(&self.state) else { return Ok(()) };
         let mut last_error = None;
         for _ in 0..DECISIONS_MAX {
@@ -244,14 +245,14 @@ impl AgentApp {
 }
 
 /// The build of which this process is the agent; `None` for the installed binary.
-pub fn running_build() -> Option<BuildId> {
+pub(crate) fn running_build() -> Option<BuildId> {
     std::env::var(BUILD_VARIABLE).ok()?.parse().ok()
 }
 
-/// Replaces this process by a new start of the stub, which picks the agent that `current` names. The
-/// process keeps its id, and its programs run on. Call it with the journal written and `current`
-/// switched; only returns if it fails.
-pub fn restart_in_place() -> io::Error {
+/// Replaces this process by a new start of the stub, which picks the agent that `current` names.
+/// The process keeps its id, and its programs run on. Call it with the journal written and
+/// `current` switched; only returns if it fails.
+pub(crate) fn restart_in_place() -> io::Error {
     let arguments = arguments_of_stub().unwrap_or_else(|| std::env::args_os().skip(1).collect());
     let stub = match std::env::var_os(STUB_VARIABLE) {
         Some(stub) => PathBuf::from(stub),

@@ -15,11 +15,13 @@ use std::path::{Path, PathBuf};
 use command_line::{StateLock, StateLockError};
 use goal_state::AppName;
 
-use crate::state::app_dir::AppDir;
-
 pub(crate) mod app_dir;
-pub mod durable;
+pub(crate) mod durable;
 pub(crate) mod goals;
+
+pub use app_dir::{AppDir, FailedBuild, Journal, JournalPhase, Paused, Place, RunningRecord};
+pub use durable::{ReadError, WriteError};
+pub use goals::{AcceptError, AcceptedGoal, AcceptedGoals, GoalRefusal};
 
 /// A state directory that this process holds locked.
 #[derive(Debug)]

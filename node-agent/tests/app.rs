@@ -5,17 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
-use node_agent::{AppConfig, AppOrder, GoalView, Journal, JournalPhase};
+use node_agent::app::{AppOrder, GoalView};
+use node_agent::config::AppConfig;
+use node_agent::state::{Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 
 use crate::app_rig::{Host, process};
 use crate::rig::within;
 
-/// Goal: a build whose program ends is rolled back without anybody's help, told with its last words,
-/// and not tried again until another deploy asks for it.
+/// Goal: a build whose program ends is rolled back without anybody's help, reported with its last
+/// words, and not tried again until another deploy asks for it.
 #[tokio::test]
-async fn crashing_build_is_rolled_back_and_told() {
+async fn crashing_build_is_rolled_back_and_reported() {
     let mut host = Host::with_program();
     let first = host.patient_build("1");
     let bad = host.build("2", "echo cannot open the database; exit 3");
@@ -148,7 +150,7 @@ async fn goal_that_changes_in_mid_download_is_followed_at_once() {
 }
 
 #[tokio::test]
-async fn failed_download_is_told_and_tried_again_while_the_old_build_runs_on() {
+async fn failed_download_is_reported_and_tried_again_while_the_old_build_runs_on() {
     let mut host = Host::with_program();
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
     let running = host.start(3);
@@ -318,7 +320,7 @@ async fn old_builds_are_left_and_removed() {
 }
 
 #[tokio::test]
-async fn switch_that_cannot_be_noted_is_told_and_tried_again() {
+async fn switch_that_cannot_be_noted_is_reported_and_tried_again() {
     let mut host = Host::with_program();
     let first = host.patient_build("1");
     // A directory in the way stands for a disk that refuses to write.

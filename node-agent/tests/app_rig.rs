@@ -8,11 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus, Rollout, now_ms};
-use node_agent::{
-    AcceptedGoal, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, Explanation,
-    GoalView, Health, Journal, ProcessIdentity, RealHost, StatusBoard, SupervisorTimings, Systemd,
-    TokenDesk, TokenHold, TokenState, TokenWish,
-};
+use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+use node_agent::brain::Explanation;
+use node_agent::config::AppConfig;
+use node_agent::fleet::{TokenDesk, TokenHold, TokenState, TokenWish};
+use node_agent::host::{Health, RealHost, Systemd};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::SupervisorTimings;
+use node_agent::report::StatusBoard;
+use node_agent::state::{AcceptedGoal, AppDir, Journal};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 use tempfile::TempDir;
@@ -198,8 +202,6 @@ impl Host {
             goal: self.goal.subscribe(),
             orders,
             board: board.clone(),
-            pulse: None,
-            own_agent: None,
         };
         let app = App::open(settings, self.directory(), parts).unwrap();
         let task = tokio::spawn(app.run(stop.clone()));

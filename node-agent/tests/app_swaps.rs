@@ -1,5 +1,5 @@
-//! How programs of an app take each other's place: overlap, hooks, orders to restart, tokens, watched
-//! files; and what the loop answers when it is asked why.
+//! How programs of an app take each other's place: overlap, hooks, orders to restart, tokens,
+//! watched files; and what the loop answers when it is asked why.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,10 +7,10 @@ use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
-use node_agent::{
-    AppOrder, AppSettings, Health, Hook, Hooks, OnChange, Probe, ProcessIdentity, Situation, Swap,
-    WatchedFiles,
-};
+use node_agent::app::{AppOrder, AppSettings};
+use node_agent::brain::{Situation, Swap};
+use node_agent::host::{Health, Hook, Hooks, OnChange, Probe, WatchedFiles};
+use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
 use crate::app_rig::{Host, Notebook, Running, is_alive, process};
@@ -92,8 +92,8 @@ async fn settings_with_hook(host: &mut Host, running: &Running) {
     settings(running, &host.settings).await;
 }
 
-/// Goal: a candidate that never gets ready is given up and told, and the program that serves notices
-/// nothing of it.
+/// Goal: a candidate that never gets ready is given up and reported, and the program that serves
+/// notices nothing of it.
 #[tokio::test]
 async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     let mut host = Host::with_program();
@@ -272,7 +272,7 @@ async fn new_agent_drains_the_program_that_it_takes_over() {
 }
 
 #[tokio::test]
-async fn drain_that_hangs_is_ended_and_told_and_holds_nothing_up() {
+async fn drain_that_hangs_is_ended_and_reported_and_holds_nothing_up() {
     let mut host = Host::with_program();
     let notebook = host.notebook();
     let build = |version: &str| {
@@ -358,7 +358,8 @@ async fn wave_pause_and_download_are_explained() {
     running.phase(HostPhase::Downloading).await;
     let explanation = running.explain().await;
     assert_eq!(explanation.answer().situation, Situation::Downloading);
-    assert_eq!(explanation.download.unwrap().done, 7);
+    let facts = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(facts["download"]["done"], 7);
     host.source.permit(2);
     running.good(first).await;
 

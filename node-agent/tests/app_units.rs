@@ -1,12 +1,15 @@
-//! The loop of an app whose program is a unit of systemd, with a systemd of the test's own that starts
-//! real processes.
+//! The loop of an app whose program is a unit of systemd, with a systemd of the test's own that
+//! starts real processes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use goal_state::{HostPhase, HostStatus};
-use node_agent::{AppConfig, AppOrder, ProcessIdentity, Systemd, runs_from};
+use node_agent::app::AppOrder;
+use node_agent::config::AppConfig;
+use node_agent::host::{Systemd, runs_from};
+use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
 use crate::app_rig::{Host, Running, is_alive, process};
@@ -91,7 +94,7 @@ async fn switch_restarts_the_unit_and_is_good_once_its_main_process_runs_the_bui
 }
 
 #[tokio::test]
-async fn unit_that_points_elsewhere_is_told_and_rolled_back() {
+async fn unit_that_points_elsewhere_is_reported_and_rolled_back() {
     let mut host = UnitHost::new().await;
     let (first, second) = (host.build("1"), host.build("2"));
     let running = host.start_with(first).await;
@@ -111,7 +114,7 @@ async fn unit_that_points_elsewhere_is_told_and_rolled_back() {
 }
 
 #[tokio::test]
-async fn job_that_fails_is_told_and_rolled_back() {
+async fn job_that_fails_is_reported_and_rolled_back() {
     let mut host = UnitHost::new().await;
     let (first, second) = (host.build("1"), host.build("2"));
     let running = host.start_with(first).await;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use node_agent::StateDir;
+use node_agent::state::StateDir;
 
 const SEEDER: &str =
     "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
@@ -93,7 +93,7 @@ fn effective_settings_are_shown_with_their_origin() {
 }
 
 #[test]
-fn second_agent_on_one_state_directory_is_told_who_has_it() {
+fn second_agent_on_one_state_directory_learns_who_has_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let state = StateDir::open(&path).unwrap();

@@ -5,9 +5,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use node_agent::{
-    AgentStatus, AppState, ControlRequest, ControlServer, Explanation, Paused, Refusal,
-};
+use node_agent::brain::Explanation;
+use node_agent::control::{AgentStatus, AppState, ControlRequest, ControlServer, Refusal};
+use node_agent::state::Paused;
 
 /// `shoal-agent` without what the environment of the test says.
 fn command(arguments: &[&str]) -> Command {
@@ -102,7 +102,7 @@ fn running_agent_is_asked_through_its_socket() {
 }
 
 #[test]
-fn agent_that_does_not_run_is_told_by_the_exit_code() {
+fn agent_that_does_not_run_is_shown_by_the_exit_code() {
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().to_str().unwrap();
     let run = |arguments: &[&str]| command(arguments).args(["--state", state]).output().unwrap();
@@ -221,7 +221,7 @@ fn expect(manager: &std::os::unix::net::UnixDatagram, part: &str) {
 }
 
 #[test]
-fn service_manager_is_told_how_the_agent_is() {
+fn service_manager_is_shown_how_the_agent_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use node_agent::{AppDir, Launch};
+use node_agent::host::Launch;
+use node_agent::state::AppDir;
 
 use crate::rig;
 

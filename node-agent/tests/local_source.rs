@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use node_agent::{BuildSource, RunningDownload};
+use node_agent::fleet::{BuildSource, RunningDownload};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, FetchError, Phase, Progress, StoredBuild, publish};
 use tokio::sync::Semaphore;
@@ -61,7 +61,7 @@ pub(crate) struct LocalDownload {
     source: LocalSource,
     build: BuildId,
     store: BuildStore,
-    has_told_progress: bool,
+    has_shown_progress: bool,
     has_ended: bool,
 }
 
@@ -74,7 +74,7 @@ impl BuildSource for LocalSource {
             source: self.clone(),
             build,
             store: store.clone(),
-            has_told_progress: false,
+            has_shown_progress: false,
             has_ended: false,
         }
     }
@@ -94,8 +94,8 @@ impl BuildSource for LocalSource {
 
 impl RunningDownload for LocalDownload {
     async fn next_progress(&mut self) -> Option<Progress> {
-        if !self.has_told_progress {
-            self.has_told_progress = true;
+        if !self.has_shown_progress {
+            self.has_shown_progress = true;
             let mut progress = Progress::default();
             progress.phase = Phase::Downloading;
             progress.bytes_done = 7;

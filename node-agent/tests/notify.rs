@@ -12,7 +12,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use nix::sys::socket::{ControlMessage, MsgFlags};
-use node_agent::{NotifyMessage, NotifySocket, ProcessIdentity};
+use node_agent::host::{NotifyMessage, NotifySocket};
+use node_agent::process::ProcessIdentity;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 

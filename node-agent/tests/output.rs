@@ -1,11 +1,13 @@
-//! Programs that print too much, under a real supervisor: given up while they are judged, told later.
+//! Programs that print too much, under a real supervisor: given up while they are judged, reported
+//! later.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use node_agent::Place::Serving;
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Health, ProgramSettings, RealHost, Supervisor};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Health, RealHost};
+use node_agent::programs::{ProgramSettings, Supervisor};
+use node_agent::state::Place::Serving;
 use p2p_core::ByteRate;
 
 use crate::rig::{Rig, build, drive, drive_until, launch, stop, timings, within};
@@ -14,7 +16,7 @@ use crate::rig::{Rig, build, drive, drive_until, launch, stop, timings, within};
 const LIMIT: u64 = 100 * 1024;
 
 /// On SIGHUP it prints three times of what it may, and goes on.
-const LOUD_WHEN_TOLD: &str =
+const LOUD_WHEN_ASKED: &str =
     "trap 'head -c 307200 /dev/zero' HUP\necho $$ > $EAR\nwhile :; do sleep 60 & wait; done";
 
 fn supervisor(rig: &Rig, min_healthy_time: Duration) -> Supervisor<RealHost> {
@@ -41,9 +43,9 @@ async fn program_that_fills_its_log_is_given_up_at_once() {
 
 /// Goal: a program that serves is not taken away because it prints.
 #[tokio::test]
-async fn good_program_that_prints_too_much_runs_on_and_is_told() {
+async fn good_program_that_prints_too_much_runs_on_and_is_reported() {
     let rig = Rig::new();
-    rig.script("run", LOUD_WHEN_TOLD);
+    rig.script("run", LOUD_WHEN_ASKED);
     let mut ear = rig.ear();
     let mut supervisor = supervisor(&rig, Duration::ZERO);
     supervisor.start(Serving, build(1), &rig.root);
@@ -69,7 +71,7 @@ async fn good_program_that_prints_too_much_runs_on_and_is_told() {
 #[tokio::test]
 async fn program_that_was_taken_over_is_judged_by_what_it_prints_from_then_on() {
     let rig = Rig::new();
-    rig.script("run", LOUD_WHEN_TOLD);
+    rig.script("run", LOUD_WHEN_ASKED);
     let mut ear = rig.ear();
     let mut first = supervisor(&rig, Duration::from_secs(10));
     first.start(Serving, build(1), &rig.root);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use node_agent::{Probe, ProbeCaller, check_as, check_probe};
+use node_agent::host::{Probe, ProbeCaller, check_as, check_probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -80,14 +80,14 @@ async fn http_answer_is_judged_by_its_status() {
 }
 
 #[tokio::test]
-async fn http_server_that_does_not_answer_is_told_apart_from_one_that_is_not_there() {
+async fn http_server_that_does_not_answer_is_not_mistaken_for_one_that_is_not_there() {
     let address = closed().await;
     let failure = ask(&http(address), PATIENT).await.unwrap_err();
     assert_eq!(failure, format!("GET http://{address}/healthz?deep=1: connection refused"));
 
     let failure = ask(&http(server(b"", true).await), Duration::from_millis(20)).await.unwrap_err();
     assert!(failure.ends_with(": no answer within 20ms"), "{failure}");
-    // The status is told although the body does not come to an end.
+    // The status is reported although the body does not come to an end.
     let slow = server(b"HTTP/1.1 500 x\r\n\r\nhalf a line", true).await;
     let failure = ask(&http(slow), Duration::from_millis(20)).await.unwrap_err();
     assert!(failure.ends_with(": answered 500 Internal Server Error: half a line"), "{failure}");

@@ -7,11 +7,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{
-    AppConfig, AppDir, Health, Launch, Place, ProcessIdentity, ProgramSettings, RealHost,
-    Supervisor, SupervisorTimings,
-};
+use node_agent::brain::{Gate, Program};
+use node_agent::config::AppConfig;
+use node_agent::host::{Health, Launch, RealHost};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::{ProgramSettings, Supervisor, SupervisorTimings};
+use node_agent::state::{AppDir, Place};
 use p2p_core::BuildId;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};

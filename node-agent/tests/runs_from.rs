@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use node_agent::{RunsFrom, runs_from, why_runs_from};
+use node_agent::host::{RunsFrom, runs_from, why_runs_from};
 
 /// Says that it runs, then waits.
 const SCRIPT: &str = "echo up; read line";
@@ -109,9 +109,8 @@ fn interpreter_is_known_by_what_it_works_on() {
 }
 
 /// Goal: an interpreter that closed its script, and was started through `current`, is never taken
-/// for a program of the build that `current` was turned to later.
-/// Method: `cat` plays the interpreter; its argument is a file that it has read and closed before it
-/// waits at its stdin.
+/// for a program of the build that `current` was turned to later. Method: `cat` plays the
+/// interpreter; its argument is a file that it has read and closed before it waits at its stdin.
 #[test]
 fn argument_through_a_link_counts_only_if_the_link_is_older() {
     let builds = Builds::new();
@@ -143,7 +142,7 @@ fn argument_through_a_link_counts_only_if_the_link_is_older() {
 }
 
 /// Goal of the wait: the link changes at a later moment than the process started, as the clock of
-/// `/proc` tells it.
+/// `/proc` shows it.
 fn wait_until_older_than_slack(process: &Running) {
     let started = start_ticks(process.0.id());
     loop {
@@ -155,7 +154,7 @@ fn wait_until_older_than_slack(process: &Running) {
 }
 
 fn start_ticks(pid: u32) -> u64 {
-    node_agent::ProcessIdentity::of(pid).unwrap().start_ticks
+    node_agent::process::ProcessIdentity::of(pid).unwrap().start_ticks
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use node_agent::{AppDir, Journal, JournalPhase};
+use node_agent::state::{AppDir, Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, StoredBuild, publish};
 use tempfile::TempDir;

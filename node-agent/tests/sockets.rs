@@ -14,7 +14,9 @@ use std::process::Child;
 use std::time::Duration;
 
 use listenfd::ListenFd;
-use node_agent::{AppDir, HeldSockets, Launch, ProcessIdentity, SocketAddress, SocketsError};
+use node_agent::host::{HeldSockets, Launch, SocketAddress, SocketsError};
+use node_agent::process::ProcessIdentity;
+use node_agent::state::AppDir;
 use rustix::process::Signal;
 
 use crate::rig;

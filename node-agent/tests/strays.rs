@@ -1,19 +1,21 @@
-//! Programs that run without a record, as after a full disk and a kill, with real processes: what an
-//! agent started is found, and nothing else is touched.
+//! Programs that run without a record, as after a full disk and a kill, with real processes: what
+//! an agent started is found, and nothing else is touched.
 
 use std::collections::BTreeMap;
 use std::fs;
 
-use node_agent::Place::{Candidate, Leaving, Serving};
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Launch, MarkKey, ProcessIdentity, RealHost, Supervisor};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Launch, MarkKey, RealHost};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::Supervisor;
+use node_agent::state::Place::{Candidate, Leaving, Serving};
 
 use crate::rig::{
     Ear, Rig, build, drive, gone, is_settled, is_stopped, launch, program, recover, stop, timings,
     within,
 };
 
-/// A program that an agent started and left behind, and that no record tells of.
+/// A program that an agent started and left behind, and that has no record.
 async fn leave_behind(rig: &Rig, ear: &mut Ear) -> ProcessIdentity {
     let mut agent = recover(rig, launch(&["./run"]), timings());
     agent.start(Serving, build(1), &rig.root);

@@ -5,9 +5,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use node_agent::Place::Serving;
-use node_agent::reconcile::{Gate, Program};
-use node_agent::{Launch, ProcessIdentity, RealHost, RunningRecord, Supervisor, SupervisorTimings};
+use node_agent::brain::{Gate, Program};
+use node_agent::host::{Launch, RealHost};
+use node_agent::process::ProcessIdentity;
+use node_agent::programs::{Supervisor, SupervisorTimings};
+use node_agent::state::Place::Serving;
+use node_agent::state::RunningRecord;
 use rustix::process::Signal;
 
 use crate::rig::{
@@ -90,7 +93,7 @@ async fn child_that_outlives_an_obedient_program_is_killed_after_the_grace_perio
 }
 
 #[tokio::test]
-async fn program_that_ends_is_started_again_and_its_last_words_are_told() {
+async fn program_that_ends_is_started_again_and_its_last_words_are_shown() {
     let rig = Rig::new();
     rig.script("run", "echo starting; echo port 80 is taken >&2; exit 3");
     let mut supervisor = supervisor(&rig, &["./run"]);
@@ -138,7 +141,7 @@ async fn program_that_was_up_for_long_starts_with_a_clean_record() {
 }
 
 #[tokio::test]
-async fn program_that_runs_again_is_told_as_that() {
+async fn program_that_runs_again_is_shown_as_such() {
     let rig = Rig::new();
     rig.script("run", "test -e $0.again && exec sleep 60\necho oops\ntouch $0.again; exit 3");
     let mut supervisor = supervisor(&rig, &["./run"]);
@@ -155,7 +158,7 @@ async fn program_that_runs_again_is_told_as_that() {
 }
 
 #[tokio::test]
-async fn death_by_a_signal_is_told() {
+async fn death_by_a_signal_is_shown() {
     let rig = Rig::new();
     rig.patient_script("run");
     let mut ear = rig.ear();
@@ -169,7 +172,7 @@ async fn death_by_a_signal_is_told() {
 }
 
 #[tokio::test]
-async fn program_that_cannot_be_started_is_told_and_tried_again() {
+async fn program_that_cannot_be_started_is_reported_and_tried_again() {
     let rig = Rig::new();
     fs::write(rig.root.join("plain"), "not executable").unwrap();
     for (exec, expected) in [
@@ -215,7 +218,7 @@ async fn long_output_of_a_running_program_is_shortened() {
         supervisor.on_wake(wake);
     }
     let kept = fs::metadata(rig.app.path().join("output.log.1")).unwrap().len();
-    assert_eq!(kept, node_agent::OUTPUT_BYTES_MAX);
+    assert_eq!(kept, node_agent::programs::OUTPUT_BYTES_MAX);
     stop(supervisor).await;
 }
 

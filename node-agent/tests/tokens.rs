@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use goal_state::{TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest, granting_seeder};
-use node_agent::{SeederHold, SeederTokens, TokenDesk as _, TokenHold as _, TokenState, TokenWish};
+use node_agent::fleet::{
+    SeederHold, SeederTokens, TokenDesk as _, TokenHold as _, TokenState, TokenWish,
+};
 use p2p_net::{
     BufferBudget, DiskPriority, Identity, Node, NodeConfig, SeederAddress, TrafficClass, Transport,
 };
@@ -158,7 +160,7 @@ async fn without_the_seeder_a_token_ends_and_none_begins() {
 /// Goal: what a host says, and in which order.
 /// Method: a seeder of the test's own, which grants short times.
 #[tokio::test]
-async fn host_renews_in_time_believes_no_longer_than_told_and_gives_back() {
+async fn host_renews_in_time_believes_no_longer_than_granted_and_gives_back() {
     let seeder = Node::start(NodeConfig::seeder(Identity::generate(), loopback())).await.unwrap();
     let mut hold = host("host-1", seeder.address(), SHORT).await.ask(wish());
     let next = async || {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node_agent::{Systemd, UnitError, UnitOrder, UnitState};
+use node_agent::host::{Systemd, UnitError, UnitOrder, UnitState};
 
 use crate::fake_systemd::{Bus, Model, connect};
 use crate::rig::within;
@@ -34,7 +34,7 @@ async fn job_is_waited_for_and_state_is_read() {
 }
 
 #[tokio::test]
-async fn failures_are_told_apart_and_say_what_to_do() {
+async fn failures_are_distinct_and_say_what_to_do() {
     let bus = Bus::start();
     let _service = connect(&bus, model("failed", 0)).await;
     let systemd = Systemd::at(&bus.address);
@@ -70,7 +70,7 @@ async fn job_that_never_ends_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn host_without_systemd_is_told_as_that_and_one_that_comes_later_is_found() {
+async fn host_without_systemd_is_reported_as_such_and_one_that_comes_later_is_found() {
     let nowhere = Systemd::at("unix:path=/nonexistent/bus");
     let error = within(nowhere.restart("web.service")).await.unwrap_err();
     assert!(matches!(error, UnitError::NoSystemd { .. }), "{error}");

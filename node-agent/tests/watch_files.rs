@@ -1,11 +1,12 @@
-//! Watched files that are written, replaced, removed, linked, and come into being with their folder.
+//! Watched files that are written, replaced, removed, linked, and come into being with their
+//! folder.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use node_agent::{FileWatch, WatchTimings};
+use node_agent::host::{FileWatch, WatchTimings};
 
 use crate::rig::within;
 
@@ -19,7 +20,7 @@ fn events_only() -> WatchTimings {
     }
 }
 
-/// A folder with a watched file beside another one, which tells that all earlier events were seen.
+/// A folder with a watched file beside another one, which shows that all earlier events were seen.
 struct Watched {
     folder: tempfile::TempDir,
     path: PathBuf,
@@ -41,7 +42,7 @@ impl Watched {
         assert_eq!(within(self.watch.changed()).await, self.path);
     }
 
-    /// Rings the bell; had the file changed, that would be told first or with it.
+    /// Rings the bell; had the file changed, that would be reported first or with it.
     async fn expect_no_change(&mut self) {
         self.rings += 1;
         fs::write(&self.bell, self.rings.to_string()).unwrap();

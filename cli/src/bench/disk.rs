@@ -26,9 +26,9 @@ const SPARE_BYTES: u64 = 64 << 20;
 /// Places in the file at which the kernel is asked whether the cache still has it.
 const PROBES: u64 = 16;
 
-/// A folder that can take the measurement.
+/// A file without a name in the folder whose file system is measured.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct MeasuredFile {
     folder: PathBuf,
     file: File,
     size: u64,
@@ -72,7 +72,7 @@ impl ReadFrom {
     }
 }
 
-impl Place {
+impl MeasuredFile {
     /// Opens a file without a name in the folder.
     ///
     /// # Errors
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn measurement_leaves_nothing_and_reads_what_it_wrote() {
         let folder = tempfile::tempdir().unwrap();
-        let place = Place::open(folder.path(), 3 * BLOCK_BYTES as u64 + 5).unwrap();
-        let kept = place.file.try_clone().unwrap();
-        let rates = place.measure().unwrap();
+        let measured = MeasuredFile::open(folder.path(), 3 * BLOCK_BYTES as u64 + 5).unwrap();
+        let kept = measured.file.try_clone().unwrap();
+        let rates = measured.measure().unwrap();
         assert!(rates.write_and_sync > 0 && rates.read > 0 && rates.read_again > 0);
         let mut last = [0; 5];
         kept.read_exact_at(&mut last, 3 * BLOCK_BYTES as u64).unwrap();
@@ -222,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn place_that_cannot_take_it_is_named() {
+    fn folder_that_cannot_take_it_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
-        let text = format!("{:#}", Place::open(&missing, 1).unwrap_err());
+        let text = format!("{:#}", MeasuredFile::open(&missing, 1).unwrap_err());
         assert!(text.contains("missing is not a directory"), "{text}");
-        let text = format!("{:#}", Place::open(folder.path(), u64::MAX / 2).unwrap_err());
+        let text = format!("{:#}", MeasuredFile::open(folder.path(), u64::MAX / 2).unwrap_err());
         assert!(text.contains("are needed; use a smaller --size"), "{text}");
     }
 }

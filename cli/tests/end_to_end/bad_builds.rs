@@ -206,7 +206,7 @@ fn chatty_build_is_good() {
 /// Goal: a program that floods its log once it is good goes on serving, and the status says so.
 /// Method: the limit is lowered under a program that prints as before.
 #[test]
-fn good_program_that_prints_too_much_serves_on_and_is_told() {
+fn good_program_that_prints_too_much_goes_on_serving_and_is_reported() {
     let (mut host, _) = host_with(&settings());
     let loud = host.publish("loud", "chatty=2ms", 100_000);
     let before = host.deploy_and_wait(&loud, "loud").row;

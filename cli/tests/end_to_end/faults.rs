@@ -133,7 +133,7 @@ fn current_build_that_was_damaged_is_mended() {
 /// Method: the agent lives in a mount namespace of its own, where its state directory is made
 /// read-only under it; also for an agent that starts meanwhile.
 #[test]
-fn read_only_disk_is_told_and_survived() {
+fn read_only_disk_is_reported_and_survived() {
     let Some(unshare) = mount_namespace() else {
         note("left out: this machine allows no mount namespaces");
         return;
@@ -226,7 +226,8 @@ fn start_anew(host: &ServiceHost) -> Pid {
 
 /// The process that the app's record names.
 fn recorded(host: &ServiceHost) -> Option<Pid> {
-    let record = node_agent::AppDir::new(host.app()).running(node_agent::Place::Serving);
+    let record =
+        node_agent::state::AppDir::new(host.app()).running(node_agent::state::Place::Serving);
     let process = record.unwrap()?.process?;
     Pid::from_raw(i32::try_from(process.pid).unwrap())
 }

@@ -57,7 +57,7 @@ fn check_phase(values: &BTreeMap<String, f64>, phase: HostPhase) {
 /// Method: one host is scraped before anything, at rest with its first build, at rest with a second
 /// that needed a token, and after a third failed.
 #[test]
-fn metrics_tell_what_happened_to_a_host() {
+fn metrics_show_what_happened_to_a_host() {
     let host = ServiceHost::new(SETTINGS);
     let port = free_port();
     let metrics = format!("metrics=127.0.0.1:{port}");

@@ -103,7 +103,7 @@ impl Fleet {
     }
 
     /// Waits until as many hosts as `is_enough` wants say that they wait because of `reason`.
-    fn wait_until_told(&self, reason: &str, is_enough: impl Fn(usize) -> bool) {
+    fn wait_for_reason(&self, reason: &str, is_enough: impl Fn(usize) -> bool) {
         wait_for_status(&format!("hosts wait: {reason}"), &self.rig.goal(), |status| {
             let messages = status.hosts.iter().filter_map(|row| row.row.message.as_deref());
             let count = messages.filter(|message| message.contains(reason)).count();
@@ -171,10 +171,10 @@ fn twenty_hosts_switch_two_at_a_time_while_the_seeder_is_killed() {
     });
     fleet.seeder.kill();
     let out = "2 of 2 tokens of group z1 are out";
-    fleet.wait_until_told(out, |count| count == 0);
-    fleet.wait_until_told("no token of group z1 without the seeder", |count| count > 0);
+    fleet.wait_for_reason(out, |count| count == 0);
+    fleet.wait_for_reason("no token of group z1 without the seeder", |count| count > 0);
     fleet.restart_seeder();
-    fleet.wait_until_told(out, |count| count > 0);
+    fleet.wait_for_reason(out, |count| count > 0);
     fs::remove_file(&hold).unwrap();
     fleet.wait_until_up(&second, HOSTS / 2);
     fleet.wait_until_up(&second, HOSTS);

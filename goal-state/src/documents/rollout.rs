@@ -474,7 +474,7 @@ mod tests {
         }
 
         #[test]
-        fn told_percentage_is_the_one_at_which_the_host_comes_in(
+        fn reported_percentage_is_the_one_at_which_the_host_comes_in(
             host in "[a-z0-9.-]{0,40}",
             generation in 1..1_000_u64,
         ) {

@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn trouble_with_the_goal_store_is_told_and_changes_nothing() {
+    fn trouble_with_the_goal_store_is_reported_and_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut follower = follower(folder.path());
         let goal = follower.subscribe(&app());

@@ -15,7 +15,7 @@ use crate::config::{AppConfig, Config, Settings, toml_key};
 
 /// What came of reading the configuration again.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Reload {
+pub(crate) struct Reload {
     /// Settings that hold from now on, each as `KEY = VALUE (was VALUE)`.
     pub applied: Vec<String>,
     /// The apps of the running agent with new settings, as they are from now on: of the new

@@ -6,7 +6,7 @@ use super::{App, row};
 use crate::brain::explain::{
     CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
 };
-use crate::brain::reconcile::Leave;
+use crate::brain::reconcile::Permission;
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState};
 use crate::host::Host;
@@ -19,7 +19,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
     let row = row::row(app);
     let settings = &app.settings;
     let goal = app.goal.borrow().followed.clone();
-    let (leave, why_not) = app.leave();
+    let (permission, why_not) = app.permission();
     let token = match app.token.as_ref().map(TokenHold::state) {
         Some(TokenState::Waiting { reason }) => Some(reason),
         Some(TokenState::Held) | None => None,
@@ -48,7 +48,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             since_ms: goal.accepted_at_ms,
         }),
         current: app.current,
-        not_yet: why_not.filter(|_| leave == Leave::Later),
+        not_yet: why_not.filter(|_| permission == Permission::Later),
         is_held: settings.app.hold,
         paused: app.paused.clone(),
         pin: settings.app.pin,

@@ -1,7 +1,8 @@
 //! The loop of the app that is the agent: how this process is, and its replacement.
 //!
 //! Invariant: the loop wakes when time alone changes what the brain is shown of the agent, and not
-//! before. What else changes it (the goal store's answer, other loops) is seen with the next wake.
+//! before. Whatever else changes it (the goal store's answer, other loops) is seen at the next
+//! wake.
 
 use std::mem::ManuallyDrop;
 
@@ -40,7 +41,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     /// Ends the loop for the agent that takes the place of this one.
     pub(super) async fn let_go(mut self) {
-        // Not given back: what it is for is not over, and the next agent asks for the same host.
+        // Not given back: the switch is not over, and the next agent asks again for the same host.
         let _kept = ManuallyDrop::new(self.token.take());
         self.hooks.leave().await;
     }

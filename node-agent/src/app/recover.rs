@@ -1,4 +1,5 @@
-//! What an earlier agent, a crash or a person left of an app's files, read at the start of its loop.
+//! What an earlier agent, a crash or a person left of an app's files, read at the start of its
+//! loop.
 //!
 //! Invariant: nothing that is damaged keeps a host from running what is whole. Damaged builds are
 //! passed over, files that are not the agent's are moved aside for a person to look at.
@@ -72,7 +73,8 @@ pub(super) fn recover_journal(directory: &AppDir) -> Result<Option<Journal>, Ope
 pub(super) fn recover_paused(directory: &AppDir) -> Result<Option<Paused>, OpenAppError> {
     match directory.paused() {
         Err(error @ ReadError::Malformed { .. }) => {
-            // Taken for paused: a person who wanted that is worse off than one who did not.
+            // Treated as paused: a switch that somebody did not want does more harm than one that
+            // waits.
             let reason = Some(format!("the note of the pause is damaged: {}", causes(error)));
             Ok(Some(Paused { since_ms: 0, reason }))
         }

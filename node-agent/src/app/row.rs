@@ -9,7 +9,7 @@ use p2p_core::{BuildId, ByteRate};
 use p2p_net::{Phase, Progress};
 
 use super::{App, GoalView};
-use crate::brain::reconcile::{Gate, Leave, Program, Programs};
+use crate::brain::reconcile::{Gate, Permission, Program, Programs};
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold as _, TokenState};
 use crate::host::Host;
@@ -85,7 +85,7 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     if is_begun || quarantined(app).is_some() {
         return None;
     }
-    if let (Leave::Later | Leave::Shut, Some(reason)) = app.leave() {
+    if let (Permission::Later | Permission::Refused, Some(reason)) = app.permission() {
         let why = match (&app.paused, app.settings.app.hold) {
             (Some(_), _) => WaitReason::Pause,
             (None, true) => WaitReason::Hold,
@@ -101,20 +101,21 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     }
 }
 
-/// Whether the program that serves was started before the last order to restart, or as it is not
-/// configured any more.
+/// Whether the program that serves was started before the last order to restart, or with settings
+/// that no longer hold.
 fn is_restart_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> bool {
     matches!(app.supervisor.programs().serving, Program::Running { is_fresh: false, .. })
 }
 
-/// Why a restart that is due has not begun. Waves are for builds: a restart goes by them.
+/// Why a restart that is due has not begun. Waves are for builds only; restarts do not wait for
+/// them.
 fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<(WaitReason, String)> {
     if !is_restart_due(app) {
         return None;
     }
-    if let (Leave::Shut, Some(reason)) = app.leave() {
+    if let (Permission::Refused, Some(reason)) = app.permission() {
         let why = if app.paused.is_some() { WaitReason::Pause } else { WaitReason::Hold };
         return Some((why, format!("the restart waits: {reason}")));
     }
@@ -193,7 +194,7 @@ fn phase_of_program<S: BuildSource, H: Host, T: TokenDesk>(
             Some(false) => HostPhase::Failed,
             _ => HostPhase::Running,
         },
-        // It is started again, or the build before it is gone back to, without anybody's help.
+        // It is started again or rolled back without anybody's help.
         _ if is_on_trial(journal) => HostPhase::Checking,
         // A program that ends again and again is not on probation, whatever it does just now.
         _ if app.supervisor.last_crash().is_some() => HostPhase::Failed,

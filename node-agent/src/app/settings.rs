@@ -10,9 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::brain::explain::Explanation;
 use crate::config::AppConfig;
 use crate::programs::supervisor::{ProgramSettings, SupervisorTimings};
-use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
-use crate::self_update::own_agent::OwnAgent;
 use crate::state::goals::AcceptedGoal;
 
 /// What the loop of an app needs to know.
@@ -110,10 +108,6 @@ pub struct AppParts<S, H, T> {
     pub orders: mpsc::Receiver<AppOrder>,
     /// Where the app's row is shown.
     pub board: StatusBoard,
-    /// Where the loop reports in; `None` if nobody waits for it.
-    pub pulse: Option<Pulse>,
-    /// This agent, if the app is the agent itself.
-    pub own_agent: Option<OwnAgent>,
 }
 
 /// What the agent knows of an app's goal.

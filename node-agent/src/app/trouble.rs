@@ -91,21 +91,21 @@ impl<T> Trouble<T> {
     }
 }
 
-/// Where the download stood when it was last looked at, to tell in the log that it hangs.
+/// Where the download stood when it was last looked at, to log that it hangs.
 #[derive(Debug, Default)]
 pub(crate) struct Stall {
     /// Build, bytes here, and what is waited for; `None` while nothing is.
     seen: Option<(BuildId, u64, String)>,
-    is_told: bool,
+    is_logged: bool,
 }
 
 impl Stall {
-    /// Takes in a new look; whether it shows, for the first time, the same as the one before.
+    /// Takes in a new look. Returns whether it is the first to show the same as the one before it.
     pub(crate) fn is_new(&mut self, look: Option<(BuildId, u64, String)>) -> bool {
         let is_same = look.is_some() && look == self.seen;
-        let is_new = is_same && !self.is_told;
+        let is_new = is_same && !self.is_logged;
         self.seen = look;
-        self.is_told = is_same;
+        self.is_logged = is_same;
         is_new
     }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stall_is_told_once_until_something_changes() {
+    fn stall_is_logged_once_until_something_changes() {
         let look =
             |bytes: u64, reason: &str| Some((BuildId::of_manifest(b"x"), bytes, reason.to_owned()));
         let cases = [

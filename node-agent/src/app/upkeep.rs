@@ -1,8 +1,8 @@
 //! What the loop of an app looks after without a reason from outside: `current`, the files of the
 //! builds, downloads that hang.
 //!
-//! Invariant: what somebody changed by hand is put right or taken for missing and told; the program
-//! that runs is not stopped for it.
+//! Invariant: what somebody changed by hand is repaired, or treated as missing and reported; the
+//! running program is not stopped for it.
 
 use command_line::causes;
 use p2p_core::BuildId;
@@ -22,14 +22,14 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let now = Instant::now();
         self.refresh_at = now + self.settings.timings.refresh;
         self.keep_current();
-        self.tell_stall();
+        self.log_stall();
         if self.audit_at <= now && self.audit.is_none() {
             self.audit_at = now + self.settings.timings.audit;
             self.start_audit();
         }
     }
 
-    /// A write that failed at its last sync has changed the file nevertheless. What is there holds, as
+    /// A write whose last sync failed may still have changed the file. What is there now counts, as
     /// it would for the next agent; the next write that succeeds makes it durable.
     pub(super) fn look_again(&mut self) {
         if let Ok(Some(journal)) = self.directory.journal() {
@@ -65,11 +65,12 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         self.audit = Some((build, audit));
     }
 
-    /// Looks over a build that is about to be switched to; `false`: it counts as missing from now on.
+    /// Looks over a build that is about to be switched to. Returns whether it may be used; if not,
+    /// it counts as missing from now on.
     pub(super) fn check_before_use(&mut self, build: BuildId) -> Result<bool, StepError> {
         let Err(damage) = self.builds[&build].audit() else { return Ok(true) };
         if self.removal.is_some() {
-            // One at a time; it is not switched to meanwhile.
+            // One removal at a time; the build is not switched to meanwhile.
             return Err(StepError::Damaged { build, source: Box::new(damage) });
         }
         self.set_aside(build, &causes(damage));
@@ -85,8 +86,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    /// Somebody changed files of a build: it is taken for missing, and fetched again if the goal
-    /// asks for it. Its program runs on, and is replaced once the files are right.
+    /// Treats a build as missing because somebody changed its files; it is fetched again if the
+    /// goal asks for it. Its program runs on, and is replaced once the files are right.
     pub(super) fn set_aside(&mut self, build: BuildId, damage: &str) {
         let message = format!("build {} is damaged on this host: {damage}", build.short());
         warn!("{message}; it is not used until it is fetched again");
@@ -97,7 +98,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     /// Logs a download that hangs once, not with every look.
-    pub(super) fn tell_stall(&mut self) {
+    pub(super) fn log_stall(&mut self) {
         let progress = &self.progress.1;
         let look = self.download.as_ref().and_then(|active| {
             Some((active.build, progress.bytes_done, progress.waiting_for.as_ref()?.to_string()))
@@ -110,7 +111,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 }
 
-/// Waits for the look over a build's files; what was found, if anything.
+/// Waits for the audit of a build's files; returns the build and the damage that was found.
 pub(super) async fn audit_end(
     audit: &mut Option<(BuildId, JoinHandle<Option<String>>)>,
 ) -> (BuildId, Option<String>) {
@@ -118,7 +119,7 @@ pub(super) async fn audit_end(
     let build = *build;
     match audit.await {
         Ok(damage) => (build, damage),
-        // The next audit will tell.
+        // The next audit finds it.
         Err(_ended) => (build, None),
     }
 }

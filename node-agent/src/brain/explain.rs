@@ -1,8 +1,8 @@
 //! Why is this host not on the build of its goal? From facts to sentences and steps.
 //!
-//! Pure: the core fills in an [`Explanation`], [`Explanation::answer`] draws the conclusion. Every
-//! reason that holds the host off is told, the one that comes first in the order of a switch first,
-//! so that lifting one does not bring up the next as a surprise.
+//! Pure: the loop of the app fills in an [`Explanation`], [`Explanation::answer`] draws the
+//! conclusion. Every reason that keeps the host off its goal is shown, in the order of a switch, so
+//! that removing one does not bring up the next as a surprise.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,57 +14,57 @@ use serde::{Deserialize, Serialize};
 use crate::state::app_dir::Paused;
 
 /// A download whose bytes did not change for this long is stuck: far above the time of a chunk over
-/// a bad link, and short enough that a person who looks is told.
+/// a bad link, and short enough that a person who looks sees it.
 const STUCK_AFTER: Duration = Duration::from_mins(1);
 
 /// What the agent knows of one app when it is asked.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The host's configured name.
-    pub host: String,
+    pub(crate) host: String,
     /// The app.
-    pub app: AppName,
+    pub(crate) app: AppName,
     /// When this was written down, in milliseconds since 1970. Ages are counted up to it.
-    pub at_ms: u64,
+    pub(crate) at_ms: u64,
     /// What the host is doing.
-    pub phase: HostPhase,
+    pub(crate) phase: HostPhase,
     /// The goal that is followed; `None` if none is known.
-    pub goal: Option<GoalFacts>,
+    pub(crate) goal: Option<GoalFacts>,
     /// What `current` resolves to.
-    pub current: Option<BuildId>,
+    pub(crate) current: Option<BuildId>,
     /// Why the rollout leaves this host out for now.
-    pub not_yet: Option<String>,
+    pub(crate) not_yet: Option<String>,
     /// Whether the configuration has `hold = true`.
-    pub is_held: bool,
+    pub(crate) is_held: bool,
     /// Set by `shoal-agent pause`.
-    pub paused: Option<Paused>,
+    pub(crate) paused: Option<Paused>,
     /// The configured `pin`.
-    pub pin: Option<BuildId>,
+    pub(crate) pin: Option<BuildId>,
     /// Why there is no token yet; `None` if none is wanted or one is held.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// The build that failed here last and is not tried again for this goal.
-    pub quarantine: Option<Quarantine>,
+    pub(crate) quarantine: Option<Quarantine>,
     /// The target's download; `None` once it is complete on disk.
-    pub download: Option<DownloadFacts>,
+    pub(crate) download: Option<DownloadFacts>,
     /// The candidate's health gate; `None` outside of one.
-    pub checking: Option<CheckFacts>,
+    pub(crate) checking: Option<CheckFacts>,
     /// What went wrong last and was not mended since.
-    pub last_error: Option<String>,
+    pub(crate) last_error: Option<String>,
     /// Bytes that the disk lacks for the next step.
-    pub disk_short_bytes: Option<u64>,
+    pub(crate) disk_short_bytes: Option<u64>,
     /// Milliseconds until the agent tries again; `None` if it does not wait.
-    pub next_try_in_ms: Option<u64>,
+    pub(crate) next_try_in_ms: Option<u64>,
     /// The program that serves.
-    pub program: Option<ProgramFacts>,
-    /// What somebody should look at although it keeps the host off nothing, such as a program that
-    /// prints too much.
+    pub(crate) program: Option<ProgramFacts>,
+    /// What somebody should look at although it does not keep the host off its goal, such as a
+    /// program that prints too much.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 /// The goal of an app.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct GoalFacts {
+pub(crate) struct GoalFacts {
     /// Its generation.
     pub generation: u64,
     /// The build that hosts should run.
@@ -75,7 +75,7 @@ pub struct GoalFacts {
 
 /// A build that failed here.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Quarantine {
+pub(crate) struct Quarantine {
     /// The build.
     pub build: BuildId,
     /// Since when, in milliseconds since 1970.
@@ -88,7 +88,7 @@ pub struct Quarantine {
 
 /// How far a download is.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct DownloadFacts {
+pub(crate) struct DownloadFacts {
     /// Bytes that are here and verified.
     pub done: u64,
     /// Bytes of the build; `None` until its manifest is here.
@@ -101,7 +101,7 @@ pub struct DownloadFacts {
 
 /// Where the health gate of a new build stands.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct CheckFacts {
+pub(crate) struct CheckFacts {
     /// Milliseconds for which it is healthy without a break.
     pub healthy_for_ms: u64,
     /// Milliseconds for which it has to be.
@@ -114,7 +114,7 @@ pub struct CheckFacts {
 
 /// The program that serves.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct ProgramFacts {
+pub(crate) struct ProgramFacts {
     /// Its process id.
     pub pid: u32,
     /// Milliseconds since its start.
@@ -143,9 +143,9 @@ pub enum Situation {
     Quarantined,
     /// The disk is full.
     DiskFull,
-    /// The build is not complete here, and comes no further.
+    /// The build is not complete here, and its download makes no progress.
     DownloadStuck,
-    /// The build comes.
+    /// The build is being downloaded.
     Downloading,
     /// The configuration forbids switches.
     Held,
@@ -167,7 +167,7 @@ pub enum Situation {
 
 /// One thing that keeps a host off its goal.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Reason {
+pub(crate) struct Reason {
     /// Which kind.
     pub situation: Situation,
     /// What is the case.
@@ -184,17 +184,17 @@ pub struct Answer {
     /// One line.
     pub headline: String,
     /// All reasons, in the order of a switch.
-    pub reasons: Vec<Reason>,
+    pub(crate) reasons: Vec<Reason>,
     /// Last lines of the output of a build that failed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
     /// What somebody should look at, whether the host is at its goal or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 impl Explanation {
-    /// What is known of an app of which nothing is known yet.
+    /// The explanation of an app of which nothing is known yet.
     pub const fn new(host: String, app: AppName, at_ms: u64) -> Self {
         Self {
             host,
@@ -461,7 +461,7 @@ mod tests {
         BuildId::of_manifest(&[seed])
     }
 
-    /// On build 1 since long; the goal is build 2, which is on disk, and nothing is in the way.
+    /// Long on build 1; the goal is build 2, which is on disk, and nothing is in the way.
     fn ready() -> Explanation {
         Explanation {
             phase: HostPhase::Running,
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn every_reason_before_the_switch_is_told() {
+    fn every_reason_before_the_switch_is_shown() {
         use Situation::{
             DiskFull, DownloadStuck, Downloading, Held, NoGoal, Paused as IsPaused, Quarantined,
             UnderWay, WaitingForRollout, WaitingForToken,
@@ -548,7 +548,7 @@ mod tests {
     }
 
     #[test]
-    fn switched_host_is_told_apart_from_one_at_its_goal() {
+    fn switched_host_is_not_mistaken_for_one_at_its_goal() {
         use Situation::{Checking, CrashLoop, Failed};
         let there = Explanation { current: Some(build(2)), ..ready() };
         check(&there, &[], &["is at its goal", "generation 7"]);

@@ -7,7 +7,7 @@
 //! journal's word that it is good ([`Step::Settle`]), or [`Step::RollBack`].
 //!
 //! Invariant: no step takes away a working program unless a complete build stands ready, and a
-//! build that failed is left for one that ran well here without asking anybody.
+//! build that failed is abandoned for one that ran well here without asking anybody.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ mod tests;
 
 /// What is wanted of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Generation of the goal.
     pub generation: u64,
     /// Generation that made `build` the goal; a build that failed is not tried again within it.
@@ -31,7 +31,7 @@ pub struct Wanted {
 
 /// Where an app stands on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Actual {
+pub(crate) struct Actual {
     /// Builds that are complete on disk, with their bytes.
     pub complete: BTreeMap<BuildId, u64>,
     /// Builds of which parts are on disk.
@@ -61,7 +61,7 @@ pub struct Actual {
 
 /// What the operator configured about running an app, and what holds for this host now.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Policy {
+pub(crate) struct Policy {
     /// Whether the app has a program to run. If not, its builds are only switched.
     pub has_program: bool,
     /// How a new program takes the place of the old one.
@@ -73,7 +73,7 @@ pub struct Policy {
     /// Hooks that are configured.
     pub hooks: BTreeSet<HookKind>,
     /// Whether a switch may start.
-    pub leave: Leave,
+    pub permission: Permission,
     /// Whether a token is needed for a switch to start.
     pub needs_token: bool,
 }
@@ -90,35 +90,35 @@ pub enum Swap {
 
 /// This agent, as the app that it is itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct AgentView {
+pub(crate) struct AgentView {
     /// The build that this process was started from; `None` for the installed agent.
     pub runs: Option<BuildId>,
     /// Whether it has been well for long enough.
     pub is_good: bool,
-    /// Whether it has been up for so long that one more restart is no storm.
+    /// Whether it has been up long enough that another restart does not make a storm of restarts.
     pub may_restart: bool,
 }
 
 /// Whether a switch may start on this host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Leave {
-    /// It may.
-    Open,
-    /// The host's wave has not come. A host without any build does not wait for it: it has nothing
-    /// to run.
+pub(crate) enum Permission {
+    /// Yes.
+    Granted,
+    /// Not yet: the host's wave has not come. A host without any build does not wait for it, since
+    /// it has nothing to run.
     Later,
-    /// The host is held or paused.
-    Shut,
+    /// No: the host is held or paused.
+    Refused,
 }
 
 /// Commands around a switch.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum HookKind {
+pub(crate) enum HookKind {
     /// Before `current` points to the new build.
     BeforeSwitch,
     /// Before the program of the new build starts.
     AfterSwitch,
-    /// Once the build that was gone back to serves.
+    /// Once the build that was rolled back to serves.
     AfterRollback,
     /// Before a program that serves alone is stopped.
     Drain,
@@ -128,7 +128,7 @@ pub enum HookKind {
 
 /// What is known of hooks.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct HookView {
+pub(crate) struct HookView {
     /// The hook that runs, and the build that it runs in.
     pub running: Option<(HookKind, BuildId)>,
     /// Hooks that have run for the switch under way, whether well or not.
@@ -139,10 +139,10 @@ pub struct HookView {
 
 /// Whether a host is out of its load balancer.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Drained {
+pub(crate) enum Drained {
     /// It is in.
     No,
-    /// An agent that starts does not know, nor does one whose hook has begun and not ended.
+    /// Not known: the agent has just started, or a hook has begun and not ended.
     #[default]
     Unknown,
     /// It is out.
@@ -151,7 +151,7 @@ pub enum Drained {
 
 /// The token for this host to be down.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Token {
+pub(crate) enum Token {
     /// Not asked for.
     #[default]
     None,
@@ -161,7 +161,7 @@ pub enum Token {
     Held,
 }
 
-/// The programs of an app. At most two run, and those that were told to stop.
+/// The programs of an app. At most two run, not counting those that were told to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Programs {
     /// The one that serves.
@@ -186,7 +186,7 @@ pub enum Program {
         /// How far it is trusted.
         gate: Gate,
     },
-    /// It was told to stop, or left processes behind that were.
+    /// It was told to stop, or its processes were: some of them still run.
     Ending,
     /// It ended by itself and is started again later.
     Resting {
@@ -208,7 +208,7 @@ pub enum Gate {
 
 /// The download of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Transfer {
+pub(crate) enum Transfer {
     /// None runs.
     Idle,
     /// It runs.
@@ -225,7 +225,7 @@ pub enum Transfer {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Nothing, until something changes.
     Rest,
     /// Drop the download that runs; what it stored stays.
@@ -299,7 +299,7 @@ pub enum Step {
 ///
 /// Programs come before downloads: a host keeps running what it has, whatever else fails. Without a
 /// goal, a switch that was begun is still finished.
-pub fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
+pub(crate) fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Policy) -> Step {
     let brain = Brain { wanted, actual, policy };
     brain
         .pick_stale_hook_step()
@@ -372,10 +372,10 @@ impl Brain<'_> {
     /// The switch that the goal asks for and that this host may begin, but for the token.
     fn allowed(&self) -> Option<BuildId> {
         let due = self.due()?;
-        match self.policy.leave {
-            Leave::Open => Some(due),
-            Leave::Later => self.is_bare().then_some(due),
-            Leave::Shut => None,
+        match self.policy.permission {
+            Permission::Granted => Some(due),
+            Permission::Later => self.is_bare().then_some(due),
+            Permission::Refused => None,
         }
     }
 
@@ -431,7 +431,7 @@ impl Brain<'_> {
     }
 
     /// The build whose program should run: that of `current`, unless the way back has been decided
-    /// and the disk does not take it down yet. A program that works does not wait for the disk.
+    /// and the disk cannot record it yet. A program that works does not wait for the disk.
     fn to_run(&self) -> Option<BuildId> {
         let way_back = self.begun().and_then(|journal| match journal.phase {
             JournalPhase::Switching if self.has_failed(journal) => self.way_back(Some(journal.to)),
@@ -473,7 +473,8 @@ impl Brain<'_> {
         }
     }
 
-    /// Repairs `current`: after a crash behind the journal, or after somebody took it away.
+    /// Repairs `current`, which a crash after the write of the journal left behind or somebody
+    /// removed.
     fn pick_current_step(&self) -> Option<Step> {
         let journal = self.actual.journal.as_ref()?;
         if self.actual.is_disk_resting || self.actual.current == Some(journal.to) {
@@ -531,7 +532,7 @@ impl Brain<'_> {
                 HookNeed::Nothing => Some(Step::Stop),
             },
             Program::Resting { build } if build == current => None,
-            // Two that may not run at a time would meet.
+            // Two programs that must not run side by side would meet.
             Program::Stopped | Program::Resting { .. }
                 if is_leaving && self.policy.swap == Swap::Stop =>
             {
@@ -542,8 +543,8 @@ impl Brain<'_> {
         }
     }
 
-    /// The stub that a restart goes through picks the agent of the current build, unless that is out
-    /// of tries.
+    /// The stub that a restart goes through picks the agent of the current build, unless that is
+    /// out of tries.
     fn pick_agent_step(&self, agent: AgentView) -> Option<Step> {
         let journal = self.begun()?;
         let has_tries = journal.phase == JournalPhase::RollingBack || journal.tries_left > 0;
@@ -559,11 +560,12 @@ impl Brain<'_> {
     }
 
     /// Whether the program may be taken down now. One of another build may: the switch has begun. A
-    /// mere restart is a start of its own and needs leave.
+    /// mere restart is a start of its own and needs permission.
     fn may_replace(&self, serving: Program, current: BuildId) -> bool {
         match serving {
             Program::Running { build, .. } if build == current => {
-                self.begun().is_some() || (self.policy.leave != Leave::Shut && self.has_token())
+                self.begun().is_some()
+                    || (self.policy.permission != Permission::Refused && self.has_token())
             }
             _ => true,
         }
@@ -656,7 +658,7 @@ impl Brain<'_> {
         }
         let serving = self.actual.programs.serving;
         let is_stale = matches!(serving, Program::Running { is_fresh: false, .. })
-            && self.policy.leave != Leave::Shut;
+            && self.policy.permission != Permission::Refused;
         let is_wanted = (self.allowed().is_some() && !self.is_bare())
             || self.begun().is_some()
             || (is_stale && self.policy.has_program);
@@ -670,8 +672,8 @@ impl Brain<'_> {
         }
     }
 
-    /// The build that has to be here besides the goal's, and may have been damaged: the one that was
-    /// settled on, or the one to go back to from a build that failed.
+    /// The build that has to be here besides the goal's, and may have been damaged: the one that
+    /// was settled on, or the one to go back to from a build that failed.
     fn refuge(&self) -> Option<BuildId> {
         let journal = self.actual.journal.as_ref()?;
         match journal.phase {
@@ -702,7 +704,7 @@ impl Brain<'_> {
     }
 
     /// Builds are removed one at a time, and never in the middle of a switch: until it is over an
-    /// old build may be the one that is gone back to.
+    /// old build may be the one to go back to.
     fn pick_removal_step(&self) -> Option<Step> {
         let actual = self.actual;
         let journal = actual.journal.as_ref()?;

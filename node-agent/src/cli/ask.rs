@@ -15,7 +15,7 @@ use crate::control::{AgentStatus, AppState, AskError, ControlClient, Request, Re
 /// Exit code of `status` for an agent that does not run (LSB).
 const EXIT_NOT_RUNNING: u8 = 3;
 
-/// Exit code of `status` if nobody can tell (LSB).
+/// Exit code of `status` if it is unknown whether an agent runs (LSB).
 const EXIT_UNKNOWN: u8 = 4;
 
 /// Which agent is asked, and who reads the answer.

@@ -1,7 +1,8 @@
 //! `shoal-agent doctor`: looks at everything on a host that an agent needs, and says what to do.
 //!
-//! Invariant: it changes nothing but files of its own that it removes again, and needs no agent; with
-//! one that runs, what the agent holds is no problem. Every check is bounded in time.
+//! Invariant: it changes nothing but files of its own that it removes again, and needs no agent. If
+//! one runs, the ports and files that it holds are not reported as problems. Every check is bounded
+//! in time.
 
 use std::fmt;
 use std::path::Path;
@@ -23,10 +24,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How a check went.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing to do.
     Ok,
-    /// It works, and could be better or will not last.
+    /// It works, but could be better or will not last.
     Warning,
     /// The agent cannot do its work.
     Problem,
@@ -34,7 +35,7 @@ pub enum Verdict {
 
 /// What a check found.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was looked at, such as "disk".
     pub check: &'static str,
     /// How it is.
@@ -82,7 +83,7 @@ pub(crate) fn warnings(warnings: &[String]) -> Vec<Finding> {
 }
 
 /// All checks of a host with `config`, in the order in which they matter.
-pub async fn examine(config: &Config) -> Vec<Finding> {
+pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     let (agent, is_running) = agent(config);
     let mut findings = vec![agent];
     findings.extend(host::clock(&config.state));
@@ -103,7 +104,7 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Whether somebody answers behind the control socket, and whether an agent runs, mute or not.
+/// Whether somebody answers behind the control socket, and whether an agent runs at all.
 fn agent(config: &Config) -> (Finding, bool) {
     let path = config.control_path();
     let asked =

@@ -16,7 +16,7 @@ const SEEDER_EXAMPLE: &str =
 
 /// The values that go into the file. What is `None` is written as a comment with an example.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct InitValues {
+pub(crate) struct InitValues {
     #[command(flatten)]
     host: HostArgs,
     /// Zone of this host.
@@ -42,7 +42,7 @@ pub struct InitValues {
 /// Why no configuration was written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum InitError {
+pub(crate) enum InitError {
     /// A value is wrong.
     #[error("a value does not fit; nothing was written")]
     Value(#[from] ConfigError),
@@ -69,7 +69,7 @@ impl InitValues {
     /// # Errors
     ///
     /// If a value is wrong or the file cannot be written; nothing was changed then.
-    pub fn write(&self, path: &Path, is_forced: bool) -> Result<(), InitError> {
+    pub(crate) fn write(&self, path: &Path, is_forced: bool) -> Result<(), InitError> {
         let text = self.text();
         self.check(&text, path)?;
         let failed = |source| InitError::Write { path: path.into(), source };

@@ -16,22 +16,22 @@ use crate::report::metrics::{MetricsServer, MetricsSource};
 use crate::report::service;
 use crate::self_update;
 
-/// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and from
-/// a wrapper, a terminal that goes away may follow, and a parent that is killed lets the kernel signal
-/// once per thread of it; a person who loses patience takes longer.
+/// Signals this soon after the first are the same request. Ctrl-C may arrive from a terminal and
+/// from a wrapper, a terminal that goes away may follow, and a parent that is killed lets the
+/// kernel signal once per thread of it; a person who loses patience takes longer.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// Runs an agent with `config` on a runtime of its own.
 pub(super) fn run(settings: &SettingArgs, config: Config) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    // Never shut down, which would wait for threads that nobody wants to wait for after a second
-    // signal, or let their timers panic. They end with the process.
-    ManuallyDrop::new(runtime).block_on(run_until_told(settings, config))?;
+    // Never shut down: after a second signal nobody wants to wait for its threads, and without
+    // waiting their timers could panic. They end with the process.
+    ManuallyDrop::new(runtime).block_on(run_until_stopped(settings, config))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
-    // Before anything is started, so that no signal finds the agent half way.
+async fn run_until_stopped(settings: &SettingArgs, config: Config) -> anyhow::Result<()> {
+    // Before anything is started, so that no signal finds the agent half started.
     let mut signals = Signals::catch(Hangup::Reload).map_err(|error| error.source)?;
     let start = Agent::start(config.clone());
     tokio::pin!(start);
@@ -41,19 +41,20 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
     };
     let mut agent = match early {
         Ok(agent) => agent,
-        // Half way it does not know yet what an earlier agent left running, and would leave it behind.
-        Err(told_at) => {
+        // In the middle of its start it does not know yet what an earlier agent left running, and
+        // would leave that behind.
+        Err(asked_at) => {
             let agent = tokio::select! {
                 agent = start => agent?,
-                () = next_request(&mut signals, told_at) => return Ok(()),
+                () = next_request(&mut signals, asked_at) => return Ok(()),
             };
-            return stop(agent, &mut signals, told_at).await;
+            return stop(agent, &mut signals, asked_at).await;
         }
     };
     let feeding = service::feed_watchdog(agent.heartbeat().clone());
     let _watchdog = AbortOnDropHandle::new(tokio::spawn(feeding));
-    let telling = service::tell_status(agent.board().clone());
-    let _status = AbortOnDropHandle::new(tokio::spawn(telling));
+    let showing = service::show_status(agent.board().clone());
+    let _status = AbortOnDropHandle::new(tokio::spawn(showing));
     let _metrics = start_metrics(&config, &agent).await;
     service::say_ready();
     let replaced = agent.replacement();
@@ -71,7 +72,8 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
                 SignalRequest::Stop => break Ok(()),
                 SignalRequest::Reload => {
                     service::say_reloading();
-                    // Reads a file, and user data over the network if the host was started from that.
+                    // Reads a file, and user data over the network if the host was started from
+                    // that.
                     agent.reload(block_in_place(|| read_again(settings)));
                     service::say_ready();
                 }
@@ -82,16 +84,16 @@ async fn run_until_told(settings: &SettingArgs, config: Config) -> anyhow::Resul
 }
 
 /// Stops the programs, unless somebody asks once more.
-async fn stop(agent: Agent, signals: &mut Signals, told_at: Instant) -> anyhow::Result<()> {
+async fn stop(agent: Agent, signals: &mut Signals, asked_at: Instant) -> anyhow::Result<()> {
     service::say_stopping();
     info!("stopping the programs; once more to end at once and leave them running");
     tokio::select! {
         () = agent.stop() => Ok(()),
-        () = next_request(signals, told_at) => anyhow::bail!("told twice to stop; programs may still be running"),
+        () = next_request(signals, asked_at) => anyhow::bail!("told twice to stop; programs may still be running"),
     }
 }
 
-/// Without its metrics an agent is as good as with them, but for those who watch it.
+/// The metrics serve only those who watch the agent; it works without them.
 async fn start_metrics(config: &Config, agent: &Agent) -> Option<AbortOnDropHandle<()>> {
     let source = MetricsSource {
         host: config.host.clone(),
@@ -108,7 +110,7 @@ async fn start_metrics(config: &Config, agent: &Agent) -> Option<AbortOnDropHand
     }
 }
 
-/// The settings as they are now. Flags and variables are those of the start, the file may differ.
+/// The settings as they are now: flags and variables as at the start, the file as it is now.
 fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
     let loaded = settings.load()?;
     for warning in &loaded.warnings {
@@ -117,11 +119,11 @@ fn read_again(settings: &SettingArgs) -> anyhow::Result<Config> {
     Ok(loaded.config)
 }
 
-/// Waits for a signal to stop that does not belong to the request of `told_at`.
-async fn next_request(signals: &mut Signals, told_at: Instant) {
+/// Waits for a signal to stop that does not belong to the request of `asked_at`.
+async fn next_request(signals: &mut Signals, asked_at: Instant) {
     loop {
         signals.stop().await;
-        if told_at.elapsed() >= SAME_REQUEST {
+        if asked_at.elapsed() >= SAME_REQUEST {
             return;
         }
     }

@@ -7,7 +7,7 @@
 //! for the day when hosts prove who they are.
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +33,7 @@ const TOKEN_FILE: &str = "join-token";
 
 /// Where a document comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum BootstrapSource {
+pub(crate) enum BootstrapSource {
     /// A file.
     File(PathBuf),
     /// The document itself.
@@ -44,7 +44,7 @@ pub enum BootstrapSource {
 
 impl BootstrapSource {
     /// A document or the path of one: a document has a key with its value, or is JSON.
-    pub fn of_text(text: &str) -> Self {
+    pub(crate) fn of_text(text: &str) -> Self {
         let is_document = text.trim_start().starts_with('{') || text.contains(['=', '\n']);
         if is_document && !Path::new(text).is_file() {
             Self::Inline(text.into())
@@ -67,7 +67,7 @@ impl fmt::Display for BootstrapSource {
 
 /// The secret with which a host asks to become part of its region.
 #[derive(Clone, Eq, PartialEq)]
-pub struct JoinToken(String);
+pub(crate) struct JoinToken(String);
 
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,24 +76,6 @@ impl fmt::Debug for JoinToken {
 }
 
 impl JoinToken {
-    /// The token that was kept in the state directory; `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// If the file is there and cannot be read.
-    pub fn load(state: &Path) -> io::Result<Option<Self>> {
-        match fs::read_to_string(state.join(TOKEN_FILE)) {
-            Ok(text) => Ok(Some(Self(text.trim_end().into()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The secret. Keep it out of logs.
-    pub fn secret(&self) -> &str {
-        &self.0
-    }
-
     /// Durable, and never readable by others, not even for a moment.
     fn keep(&self, state: &Path) -> io::Result<()> {
         let (path, temporary) = (state.join(TOKEN_FILE), state.join(".join-token.new"));
@@ -113,7 +95,7 @@ impl JoinToken {
 /// Why a document cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BootstrapError {
+pub(crate) enum BootstrapError {
     /// It cannot be read.
     #[error("cannot read {from}")]
     Read {
@@ -156,7 +138,7 @@ pub enum BootstrapError {
 
 /// A document that was read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Bootstrap {
+pub(crate) struct Bootstrap {
     from: String,
     region: Option<String>,
     settings: toml::Table,
@@ -165,7 +147,7 @@ pub struct Bootstrap {
 }
 
 /// A document, if there is one, and a warning.
-pub type Found = (Option<Bootstrap>, Option<String>);
+pub(crate) type Found = (Option<Bootstrap>, Option<String>);
 
 /// What is kept of it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -183,7 +165,10 @@ impl Bootstrap {
     /// # Errors
     ///
     /// If a source is given that has no usable document, and none was kept.
-    pub fn find(source: Option<&BootstrapSource>, state: &Path) -> Result<Found, BootstrapError> {
+    pub(crate) fn find(
+        source: Option<&BootstrapSource>,
+        state: &Path,
+    ) -> Result<Found, BootstrapError> {
         let kept = || match Self::kept(state) {
             Ok(kept) => (kept, None),
             // Whether the host can do without it, the configuration will show.
@@ -202,13 +187,8 @@ impl Bootstrap {
     }
 
     /// The settings as a layer of the configuration.
-    pub fn settings(&self) -> BootstrapSettings {
+    pub(crate) fn settings(&self) -> BootstrapSettings {
         BootstrapSettings { source: self.from.clone(), settings: self.settings.clone() }
-    }
-
-    /// The region that the document names. Only shown; nothing uses it yet.
-    pub fn region(&self) -> Option<&str> {
-        self.region.as_deref()
     }
 
     /// Keeps document and token in the state directory for the next start.
@@ -216,7 +196,7 @@ impl Bootstrap {
     /// # Errors
     ///
     /// If the directory is in use or cannot be written.
-    pub fn keep(&self, state: &Path) -> Result<(), BootstrapError> {
+    pub(crate) fn keep(&self, state: &Path) -> Result<(), BootstrapError> {
         if self.is_kept {
             return Ok(());
         }
@@ -344,6 +324,7 @@ fn session_token(agent: &ureq::Agent, url: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
     use std::os::unix::fs::PermissionsExt as _;
@@ -368,10 +349,10 @@ mod tests {
         first.keep(&state).unwrap();
         let again = Bootstrap::find(None, &state).unwrap().0.unwrap();
         assert_eq!(again.settings().settings, first.settings().settings);
-        assert_eq!((again.region(), again.token.clone()), (Some("eu"), None));
+        assert_eq!((again.region.as_deref(), again.token.clone()), (Some("eu"), None));
         again.keep(&state).unwrap();
-        let token = JoinToken::load(&state).unwrap().unwrap();
-        assert_eq!((token.secret(), format!("{token:?}")), ("secret-1", "JoinToken(..)".into()));
+        assert_eq!(fs::read_to_string(state.join(TOKEN_FILE)).unwrap(), "secret-1\n");
+        assert_eq!(format!("{:?}", JoinToken("secret-1".into())), "JoinToken(..)");
         let mode = fs::metadata(state.join(TOKEN_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let kept = fs::read_to_string(state.join(KEPT_FILE)).unwrap();

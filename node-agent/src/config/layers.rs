@@ -37,7 +37,7 @@ const STUB_VARIABLE_PREFIX: &str = "STUB";
 
 /// Where the settings come from.
 #[derive(Clone, Debug, Default)]
-pub struct Inputs {
+pub(crate) struct Inputs {
     /// Settings of the document that this host was started from, below all others.
     pub bootstrap: Option<BootstrapSettings>,
     /// The configuration file; `None` if there is none.
@@ -50,7 +50,7 @@ pub struct Inputs {
 
 /// The settings that a bootstrap document gives.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct BootstrapSettings {
+pub(crate) struct BootstrapSettings {
     /// Where the document came from, for messages.
     pub source: String,
     /// Values by key of the agent, such as `goal`.
@@ -59,7 +59,7 @@ pub struct BootstrapSettings {
 
 /// A setting given on the command line.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct FlagSetting {
+pub(crate) struct FlagSetting {
     /// The flag, for messages.
     pub flag: String,
     /// The key, dots between its parts.
@@ -71,7 +71,7 @@ pub struct FlagSetting {
 
 /// The place a setting came from.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Origin {
+pub(crate) enum Origin {
     /// The bootstrap document.
     Bootstrap {
         /// Where that came from.

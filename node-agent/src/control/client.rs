@@ -20,7 +20,7 @@ pub struct ControlClient {
     stream: BufReader<UnixStream>,
 }
 
-/// Why an agent could not be asked, or did not do as it was told.
+/// Why an agent could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AskError {
@@ -86,7 +86,7 @@ impl ControlClient {
         match answered {
             Ok(Response::Refused { reason }) => Err(AskError::Refused { reason }),
             Ok(response) => Ok(response),
-            // It closes the connection of whom it does not know.
+            // The agent closes the connections of users that it does not serve.
             Err(error) if is_closed(&error) => {
                 let path = self.path.clone();
                 let mine = rustix::process::geteuid().is_root();

@@ -32,7 +32,7 @@ pub trait BuildSource: Clone + Send + 'static {
 
 /// The agent's node, as one app uses it: within the limits of that app.
 #[derive(Clone, Debug)]
-pub struct LimitedNode {
+pub(crate) struct LimitedNode {
     /// The node of all apps.
     pub node: Node,
     /// Those of the app.

@@ -1,5 +1,5 @@
-//! Leave to be down: a host with `max_unavailable` in its goal asks the seeder for a token before it
-//! starts a switch, and gives it back when the switch is over.
+//! Permission to be down: a host with `max_unavailable` in its goal asks the seeder for a token
+//! before it starts a switch, and gives it back when the switch is over.
 //!
 //! Invariant: a switch starts only while a token is held; finishing one and rolling back need none,
 //! so a lost seeder never leaves a host half way.
@@ -26,10 +26,10 @@ use tracing::debug;
 
 use crate::backoff::Backoff;
 
-/// The time limit that hosts wish for. Long enough that a seeder can be restarted, or the network be
-/// away for some seconds, while hosts go on; short enough that a host that died does not hold up the
-/// others for long.
-pub const LEASE_DEFAULT: Duration = Duration::from_mins(1);
+/// The time limit that hosts wish for. Long enough that a seeder can be restarted, or the network
+/// be away for some seconds, while hosts go on; short enough that a host that died does not hold up
+/// the others for long.
+pub(crate) const LEASE_DEFAULT: Duration = Duration::from_mins(1);
 
 /// Time for an answer. A seeder stores a token before it grants it, and its disk may be busy.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
@@ -94,14 +94,15 @@ struct Shared {
     group: String,
     seeders: Vec<NodeId>,
     lease: Duration,
-    /// Number of the next wish. Begins with the time, so that those of a later process are higher; if
-    /// the clock was set back, the seeder keeps the host waiting until the old token has run out.
+    /// Number of the next wish. Begins with the time, so that those of a later process are higher;
+    /// if the clock was set back, the seeder keeps the host waiting until the old token has run
+    /// out.
     next_wish: AtomicU64,
 }
 
 impl SeederTokens {
-    /// Tokens of `group` for the host named `host`, granted by one of `seeders`: which one depends on
-    /// the app. Without seeders nothing is ever granted.
+    /// Tokens of `group` for the host named `host`, granted by one of `seeders`: which one depends
+    /// on the app. Without seeders nothing is ever granted.
     pub fn new(node: Node, host: String, group: String, seeders: &[SeederAddress]) -> Self {
         let seeders = seeders.iter().map(|seeder| seeder.node).collect();
         let next_wish = AtomicU64::new(now_ms().saturating_mul(1_000));
@@ -140,8 +141,8 @@ impl TokenDesk for SeederTokens {
             let reason = "no seeder is configured that could grant a token".into();
             standing.send_replace(Standing::Waiting { reason });
         }
-        let told = state_of(&shown.borrow());
-        SeederHold { standing: shown, told, _stop: stop.drop_guard() }
+        let known = state_of(&shown.borrow());
+        SeederHold { standing: shown, known, _stop: stop.drop_guard() }
     }
 }
 
@@ -162,7 +163,7 @@ enum Standing {
 pub struct SeederHold {
     standing: watch::Receiver<Standing>,
     /// What [`TokenHold::changed`] compares with.
-    told: TokenState,
+    known: TokenState,
     _stop: DropGuard,
 }
 
@@ -175,8 +176,8 @@ impl TokenHold for SeederHold {
         loop {
             let standing = self.standing.borrow_and_update().clone();
             let state = state_of(&standing);
-            if state != self.told {
-                self.told = state;
+            if state != self.known {
+                self.known = state;
                 return;
             }
             let ends = async {
@@ -187,7 +188,7 @@ impl TokenHold for SeederHold {
             };
             let news = async {
                 if self.standing.changed().await.is_err() {
-                    // Nobody asks any more, so nothing comes but the end of the time.
+                    // Nobody asks any more, so all that can come is the end of the token's time.
                     std::future::pending::<()>().await;
                 }
             };
@@ -259,12 +260,12 @@ impl Asking {
         }
     }
 
-    /// Takes over what the seeder says; how long to wait before the next request.
+    /// Takes over what the seeder says; returns how long to wait before the next request.
     fn on_answer(&self, asked_at: Duration, answer: TokenAnswer) -> Duration {
         match answer {
             TokenAnswer::Granted { lease_ms } => {
                 let lease = Duration::from_millis(lease_ms).min(LEASE_MAX);
-                // Clocks differ by far less than this; nor does it hurt.
+                // Clocks differ by far less than this, and a longer wait does no harm.
                 let until = asked_at + lease * 7 / 8;
                 self.standing.send_replace(Standing::Held { until });
                 lease / 3
@@ -347,7 +348,7 @@ fn uptime() -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Up to a quarter less, so that hosts that were told the same do not come at once.
+/// Up to a quarter less, so that hosts with the same order do not all come at once.
 fn jittered(wait: Duration) -> Duration {
     let draw = u32::try_from(RandomState::new().hash_one(0) % 256).unwrap_or_default();
     wait * (1_024 - draw) / 1_024

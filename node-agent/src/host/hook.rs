@@ -22,7 +22,7 @@ use crate::host::user::{User, UserError};
 use crate::process::ProcessIdentity;
 
 /// Time for a hook whose operator says nothing.
-pub const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
+pub(crate) const HOOK_TIMEOUT_DEFAULT: Duration = Duration::from_mins(1);
 
 /// One command.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -43,11 +43,11 @@ pub struct Hooks {
     /// In the new build, once `current` points to it and before its program starts; a failure fails
     /// the build.
     pub after_switch: Option<Hook>,
-    /// In the build that was gone back to; a failure is only told.
+    /// In the build that was rolled back to; a failure is only reported.
     pub after_rollback: Option<Hook>,
-    /// Takes the host out of a load balancer before its program stops; a failure is only told.
+    /// Takes the host out of a load balancer before its program stops; a failure is only reported.
     pub drain: Option<Hook>,
-    /// Puts it back once the program is ready; a failure is only told.
+    /// Puts it back once the program is ready; a failure is only reported.
     pub undrain: Option<Hook>,
 }
 
@@ -63,8 +63,8 @@ const KILLED_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often a group that was told to stop is looked at; there is no event for its end.
 const GROUP_CHECK: Duration = Duration::from_millis(50);
 
-/// What is read at most once the hook has ended: all that a pipe holds, but not for ever from a
-/// daemon that the hook started and that prints on.
+/// The most that is read once the hook has ended: all that a pipe holds, but no more, because a
+/// daemon that the hook started may print on for ever.
 const READ_AFTER_END_MAX: usize = 1024 * 1024;
 
 /// Where hooks find programs: not taken from the agent, which may have been started by hand.
@@ -167,8 +167,9 @@ impl std::error::Error for HookFailure {
 
 /// Runs one hook to its end and ends all that it leaves behind in its process group.
 ///
-/// At the timeout the group gets SIGTERM, five seconds later SIGKILL. Output is read while the hook
-/// runs, so that it never waits for the agent. Processes that left the group, such as daemons, live.
+/// At the timeout the group gets SIGTERM, and [`TERM_GRACE`] later SIGKILL. Output is read while
+/// the hook runs, so that it never waits for the agent. Processes that left the group, such as
+/// daemons, live.
 ///
 /// # Errors
 ///
@@ -266,7 +267,7 @@ fn start_advice(source: &io::Error) -> &'static str {
     }
 }
 
-/// When a hook is told to stop, and when it is no longer asked.
+/// When a hook is told to stop, and when it is killed.
 struct Deadlines {
     term: Instant,
     kill: Instant,
@@ -310,8 +311,8 @@ impl Group {
         }
     }
 
-    /// Waits for the end of the leader and reads the output meanwhile. Returns `None` if it ended by
-    /// itself, or whether it had to be killed after its timeout.
+    /// Waits for the end of the leader and reads the output meanwhile. Returns `None` if it ended
+    /// by itself, or whether it had to be killed after its timeout.
     async fn follow(
         &mut self,
         reader: &mut pipe::Receiver,
@@ -319,13 +320,13 @@ impl Group {
         deadlines: Deadlines,
     ) -> Option<bool> {
         let mut buffer = vec![0; HOOK_OUTPUT_BYTES_MAX];
-        let (mut is_open, mut is_told, mut is_killed) = (true, false, false);
+        let (mut is_open, mut is_stopping, mut is_killed) = (true, false, false);
         let mut due = deadlines.term;
         loop {
             tokio::select! {
                 // While it is being stopped, the end of the leader is not yet the end of the rest.
-                _ = self.handle.readable(), if !is_told || is_killed => {
-                    return is_told.then_some(is_killed);
+                _ = self.handle.readable(), if !is_stopping || is_killed => {
+                    return is_stopping.then_some(is_killed);
                 }
                 read = reader.read(&mut buffer), if is_open => match read {
                     Ok(0) | Err(_) => is_open = false,
@@ -333,12 +334,12 @@ impl Group {
                 },
                 () = sleep_until(due) => {
                     let now = Instant::now();
-                    if is_killed || (is_told && !self.identity.is_group_alive().unwrap_or(true)) {
+                    if is_killed || (is_stopping && !self.identity.is_group_alive().unwrap_or(true)) {
                         return Some(is_killed);
                     }
-                    if !is_told {
+                    if !is_stopping {
                         drop(self.identity.signal_group(Signal::TERM));
-                        is_told = true;
+                        is_stopping = true;
                     }
                     due = deadlines.kill.min(now + GROUP_CHECK);
                     if deadlines.kill <= now {
@@ -352,7 +353,7 @@ impl Group {
     }
 
     fn kill(&self) {
-        // The hook's own user does not matter: only root starts hooks as somebody else.
+        // Root may signal any user's process, and only root starts hooks as somebody else.
         drop(self.identity.signal_group(Signal::KILL));
     }
 

@@ -19,10 +19,10 @@ use crate::state::app_dir::AppDir;
 /// Prefix of the variables that are the agent's own; a program sees only those set by [`Launch`].
 pub(crate) const VARIABLE_PREFIX: &str = "SHOAL_";
 
-/// Tells programs of different agents and apps on one machine apart.
+/// Distinguishes programs of different agents and apps on one machine.
 pub(crate) const APP_DIR_VARIABLE: &str = "SHOAL_APP_DIR";
 
-/// Tells one start of a program from every other one.
+/// Distinguishes one start of a program from every other.
 pub(crate) const INSTANCE_VARIABLE: &str = "SHOAL_INSTANCE";
 
 /// Variables by which a service manager speaks to the agent. A program that inherited them would
@@ -39,7 +39,7 @@ const SERVICE_VARIABLES: [&str; 7] = [
 
 /// How long a program may take to stop if the operator says nothing: enough to finish requests,
 /// short enough that a switch is not noticed by clients that retry.
-pub const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
+pub(crate) const GRACE_PERIOD_DEFAULT: Duration = Duration::from_secs(10);
 
 /// The configured program of one app.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,8 +103,8 @@ impl Launch {
     }
 
     /// Starts a command of [`Self::command`] as the configured user, with `HOME`, `USER` and
-    /// `LOGNAME` of that user unless the operator set them. `finish` has the last word, right before
-    /// the process is made.
+    /// `LOGNAME` of that user unless the operator set them. `finish` has the last word, right
+    /// before the process is made.
     ///
     /// # Errors
     ///
@@ -142,8 +142,8 @@ impl Launch {
     pub fn digest(&self) -> Digest {
         let parts = (&self.app, &self.host, &self.exec, &self.environment, &self.working_directory);
         let mut text = serde_json::to_vec(&parts).expect("strings and paths of strings encode");
-        // Appended only if there are any: agents that knew neither made the digests of programs
-        // that still run.
+        // Appended only if there are any: programs that still run may have digests that were made
+        // by agents that knew neither.
         if self.user.is_some() || !self.sockets.is_empty() {
             let sockets: BTreeMap<_, _> =
                 self.sockets.iter().map(|(name, address)| (name, address.to_string())).collect();

@@ -5,7 +5,7 @@
 //! inherits the mark, but not the group, the session and the moment that the mark names. The mark
 //! also names the app's directory, by path and by inode, since agents in containers may have the
 //! same paths; and it is signed with a key that only this state directory has, since any user of
-//! the host may write what he likes into the environment of his own processes.
+//! the host may write what they like into the environment of their own processes.
 //!
 //! What it cannot find: programs that write over their own environment to change their title.
 
@@ -27,8 +27,8 @@ use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
 const VARIABLE: &str = "SHOAL_MARK";
 
-/// Most seconds between the reading of the clock and the birth of the process. The two follow upon
-/// each other, so this is for hosts that hardly get anything done.
+/// Most seconds between the reading of the clock and the start of the process. One follows the
+/// other at once, so this is for hosts that are badly overloaded.
 const START_SECONDS_MAX: u64 = 2;
 
 /// Kernels count the starts of processes in hundredths of seconds on every platform.

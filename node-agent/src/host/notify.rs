@@ -111,7 +111,7 @@ impl NotifySocket {
         Ok(Self { socket, address, program: watch::Sender::new(None) })
     }
 
-    /// Tells a program that is about to start where to speak.
+    /// Lets a program that is about to start know where to speak.
     pub fn attach(&self, command: &mut Command) {
         match &self.address {
             Address::Path(path) => command.env("NOTIFY_SOCKET", path),

@@ -62,14 +62,14 @@ pub struct Health {
     /// How often a build is started before it is rolled back because its program ended.
     pub tries: NonZero<u32>,
     /// Most bytes per second that a new program may print, on average over
-    /// [`OUTPUT_WINDOW`](crate::OUTPUT_WINDOW); above it the build is rolled back. A build that is
-    /// good already is only told to print too much. `None`: no limit.
+    /// [`OUTPUT_WINDOW`](crate::programs::OUTPUT_WINDOW); above it the build is rolled back. A
+    /// build that is good already is only reported to print too much. `None`: no limit.
     pub max_output_rate: Option<ByteRate>,
 }
 
 /// See [`Health::max_output_rate`]. An access log of many tens of thousands of lines a second is
-/// below it, and so is whatever else somebody could want to read; half of it would be near what
-/// a busy proxy prints. A compiled program that does nothing but print the same error is above it, on
+/// below it, and so is whatever else somebody could want to read; half of it would be near what a
+/// busy proxy prints. A compiled program that does nothing but print the same error is above it, on
 /// a machine that has other work, too; it might not be above twice as much.
 const MAX_OUTPUT_RATE_DEFAULT: ByteRate = ByteRate::new(16 << 20).expect("it is not zero");
 
@@ -128,7 +128,7 @@ pub enum ProbeFailureCause {
     /// The connection ended, or what came is not HTTP.
     #[error("connected, but no answer: {}", causes(.0))]
     NoAnswer(#[source] hyper::Error),
-    /// The configured path is none.
+    /// The configured path is not a valid one.
     #[error("cannot ask: {0}; change `http` in the configuration")]
     Path(#[source] hyper::http::Error),
     /// A status below 200 or from 400.

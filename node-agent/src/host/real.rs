@@ -13,21 +13,20 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use command_line::causes;
 use goal_state::now_ms;
 use rustix::process::{Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::host::hook::{self, HookOrder};
+use crate::host::hook::{self, HookFailure, HookOrder};
 use crate::host::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
 use crate::host::mark::{self, MarkKey};
 use crate::host::notify::NotifySocket;
-use crate::host::probe::{self, Probe, ProbeCaller};
+use crate::host::probe::{self, Probe, ProbeCaller, ProbeFailure};
 use crate::host::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::host::unit::Systemd;
 use crate::host::unit_program::UnitProgram;
-use crate::host::{Host, HostProcess, Notice, StartOrder, Stray};
+use crate::host::{Host, HostProcess, Notice, StartError, StartOrder, Stray};
 use crate::process::{self, ProcessIdentity};
 use crate::state::app_dir::{AppDir, RunningRecord};
 
@@ -35,10 +34,11 @@ use crate::state::app_dir::{AppDir, RunningRecord};
 #[derive(Debug)]
 pub struct RealHost {
     sockets_wanted: BTreeMap<String, SocketAddress>,
-    /// `None` until they were had; each start tries again.
+    /// `None` until they could be opened; each start tries again.
     sockets: Option<HeldSockets>,
     systemd: Arc<Systemd>,
-    /// As whom commands ask whether a program is healthy: the programs of a build are not the agent's.
+    /// As whom the commands that ask for health run: what a build brings along is not to run as the
+    /// agent.
     caller: ProbeCaller,
     mark_key: MarkKey,
 }
@@ -65,26 +65,6 @@ struct RealProcess {
     child: Option<Child>,
     /// Where it says that it is ready; `None` if it is not asked to.
     notify: Option<NotifySocket>,
-}
-
-/// Why a program could not be started.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-enum StartError {
-    #[error("cannot start {}", program.display())]
-    Spawn {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the program was started but cannot be watched, so it was killed")]
-    Watch(#[source] io::Error),
-    #[error("its output cannot be opened twice")]
-    Output(#[source] io::Error),
-    #[error("the socket on which it says that it is ready cannot be made")]
-    Notify(#[source] io::Error),
-    #[error(transparent)]
-    Sockets(#[from] SocketsError),
 }
 
 impl RealHost {
@@ -181,12 +161,12 @@ impl Host for RealHost {
         now_ms()
     }
 
-    fn start(&mut self, order: StartOrder<'_>) -> Result<RealProgram, String> {
+    fn start(&mut self, order: StartOrder<'_>) -> Result<RealProgram, StartError> {
         if let Some(unit) = &order.launch.unit {
             let unit = UnitProgram::start(self.systemd.clone(), unit, order.root);
             return Ok(RealProgram { kind: ProgramKind::Unit(unit) });
         }
-        let process = self.spawn(order).map_err(causes)?;
+        let process = self.spawn(order)?;
         Ok(RealProgram { kind: ProgramKind::Process(Box::new(process)) })
     }
 
@@ -215,7 +195,7 @@ impl Host for RealHost {
             return Ok(None);
         };
         if self.sockets.is_none() {
-            // What cannot be had is told when a program is to be started with it.
+            // What cannot be had is reported once more when a program is started with it.
             self.sockets = HeldSockets::open(&self.sockets_wanted, Some(&identity))
                 .inspect_err(|error| tracing::warn!("{error}"))
                 .ok();
@@ -237,20 +217,17 @@ impl Host for RealHost {
         probe: &Probe,
         root: &Path,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), ProbeFailure>> + Send + 'static {
         let (probe, root, caller) = (probe.clone(), root.to_owned(), self.caller.clone());
-        async move {
-            let answer = probe::check_as(&probe, &root, timeout, &caller).await;
-            answer.map_err(|failure| failure.to_string())
-        }
+        async move { probe::check_as(&probe, &root, timeout, &caller).await }
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async function would borrow the host")]
     fn run_hook(
         &self,
         order: HookOrder,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
-        async move { hook::run(order).await.map(drop).map_err(|failure| failure.to_string()) }
+    ) -> impl Future<Output = Result<(), HookFailure>> + Send + 'static {
+        async move { hook::run(order).await.map(drop) }
     }
 }
 
@@ -327,7 +304,7 @@ impl RealProcess {
 
     fn reap(&mut self) {
         if let Some(notify) = self.notify.take() {
-            // Left behind, it is in nobody's way.
+            // If it stays behind, it is in nobody's way.
             drop(notify.remove());
         }
         if let Some(child) = &mut self.child {

@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::process::ProcessIdentity;
 
-/// How exactly the start of a process is known: it is told in ticks since boot, and that in
-/// hundredths of a second.
+/// How exactly the start of a process is known: the kernel gives it in ticks since boot, and the
+/// time of boot in hundredths of a second.
 const START_SLACK: Duration = Duration::from_millis(50);
 
 /// How many words of a command line are looked at for a script: it follows the interpreter and some
@@ -52,7 +52,7 @@ impl fmt::Display for RunsFrom {
     }
 }
 
-/// Whether process `pid` runs from the build in `root`; `false` too if it cannot be told.
+/// Whether process `pid` runs from the build in `root`; also `false` if that cannot be found out.
 pub fn runs_from(pid: u32, root: &Path) -> bool {
     why_runs_from(pid, root).is_ok_and(|reason| reason.is_some())
 }

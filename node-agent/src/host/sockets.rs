@@ -44,7 +44,7 @@ const LISTEN_FDS_START: i32 = 3;
 /// The process that becomes the program knows its id, and `exec` keeps it.
 const SET_LISTEN_PID: &str = r#"export LISTEN_PID=$$; exec "$0" "$@""#;
 
-/// Below it a port belongs to root, unless the system is told otherwise.
+/// Below it a port belongs to root, unless the system is configured otherwise.
 const UNPRIVILEGED_PORT_MIN: u16 = 1024;
 
 /// The listening sockets of one app, held open.
@@ -150,7 +150,7 @@ impl HeldSockets {
     }
 
     /// Lets `command` start with the sockets as descriptors 3 and up, in the order of their names,
-    /// and tells it by `LISTEN_FDS` and `LISTEN_FDNAMES`; `LISTEN_PID` is the business of
+    /// and announces them in `LISTEN_FDS` and `LISTEN_FDNAMES`; `LISTEN_PID` is the business of
     /// `program_with_sockets`. The command holds copies of the sockets until it is dropped.
     ///
     /// # Errors
@@ -184,7 +184,7 @@ pub(crate) fn program_with_sockets(program: &Path) -> Command {
     command
 }
 
-/// What `sd_listen_fds_with_names` can tell apart.
+/// The names that `sd_listen_fds_with_names` can take apart.
 fn is_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && !name.contains(|c: char| c == ':' || c.is_control())
 }

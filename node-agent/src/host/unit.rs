@@ -1,7 +1,7 @@
 //! Programs that systemd runs: restarted, stopped, reloaded and looked at over D-Bus.
 //!
-//! Owns the conversation with systemd and its time limits. A job counts as done when systemd says so
-//! (`JobRemoved`), not when it was accepted. Which build a unit runs, `runs_from` finds out.
+//! Owns the conversation with systemd and its time limits. A job counts as done when systemd says
+//! so (`JobRemoved`), not when it was accepted. Which build a unit runs, `runs_from` finds out.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,14 +15,14 @@ use zbus::{Connection, OwnedObjectPath};
 /// Time for one answer of systemd, which gives them from memory.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a job: a unit may take `TimeoutStopSec` and `TimeoutStartSec`, a minute and a half each
-/// unless the unit says more.
+/// Time for a job: a unit may take its `TimeoutStopSec` and then its `TimeoutStartSec`, both of
+/// which have long defaults.
 pub(crate) const JOB_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Time between two looks at a unit. A look is one question to systemd, which answers from memory.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// systemd as this host's bus has it.
+/// A connection to systemd over a bus.
 #[derive(Debug)]
 pub struct Systemd {
     bus: Bus,
@@ -64,7 +64,7 @@ pub enum UnitOrder {
     Stop,
     /// Let it read its configuration again.
     Reload,
-    /// Tell how it is.
+    /// Say how it is.
     Look,
 }
 
@@ -126,7 +126,7 @@ pub enum UnitError {
         order: UnitOrder,
         /// The job's result: `failed`, `canceled`, `timeout`, `dependency` or `skipped`.
         result: String,
-        /// The unit's own result, such as `exit-code`, if systemd tells it.
+        /// The unit's own result, such as `exit-code`, if systemd gives it.
         unit_result: String,
     },
     /// No answer in time.

@@ -1,14 +1,15 @@
 //! A systemd unit as the program of an app: systemd runs it, the agent says when.
 //!
 //! Invariant: a unit counts as up only while its main process runs from the build that was asked
-//! for; a unit whose `ExecStart` points elsewhere is told as that and not taken for good. The agent
-//! is not the parent of its processes and signals none of them.
+//! for; a unit whose `ExecStart` points elsewhere is reported as such and never taken for good. The
+//! agent is not the parent of its processes and signals none of them.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use command_line::causes;
+use parking_lot::Mutex;
 use rustix::process::Signal;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -22,7 +23,7 @@ use crate::host::unit::{Systemd, UnitState};
 use crate::process::ProcessIdentity;
 
 /// Looks in a row that have to find the unit's main process outside the build before that counts:
-/// systemd tells a process before it has become the program, and an interpreter takes a moment to
+/// systemd names a process before that has become the program, and an interpreter takes a moment to
 /// open its script.
 const ELSEWHERE_LOOKS: u32 = 3;
 
@@ -36,7 +37,7 @@ pub(crate) struct UnitProgram {
     unit: String,
     view: watch::Receiver<View>,
     identity: Option<ProcessIdentity>,
-    is_ready_told: bool,
+    was_ready_said: bool,
     _watching: AbortOnDropHandle<()>,
     stopping: Mutex<Option<AbortOnDropHandle<()>>>,
 }
@@ -89,7 +90,7 @@ impl UnitProgram {
             unit: unit.to_owned(),
             view: shown,
             identity: None,
-            is_ready_told: false,
+            was_ready_said: false,
             _watching: watching,
             stopping: Mutex::default(),
         }
@@ -109,8 +110,8 @@ impl UnitProgram {
                 View::Ended(_) => return Notice::Ended,
                 View::Starting => {}
             }
-            if self.identity.is_some() && !self.is_ready_told {
-                self.is_ready_told = true;
+            if self.identity.is_some() && !self.was_ready_said {
+                self.was_ready_said = true;
                 return Notice::Ready;
             }
             if self.view.changed().await.is_err() {
@@ -129,7 +130,7 @@ impl UnitProgram {
     /// SIGHUP lets the unit reload, any other signal stops it. One that counts as ended is left
     /// alone: systemd may have started it again, or it may run what somebody else wants.
     pub(crate) fn signal(&self, signal: Signal) {
-        let mut stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stopping = self.stopping.lock();
         if signal != Signal::HUP && (stopping.is_some() || self.has_ended()) {
             return;
         }
@@ -151,7 +152,7 @@ impl UnitProgram {
 
     /// Whether the unit may still have processes.
     pub(crate) fn is_alive(&self) -> bool {
-        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let stopping = self.stopping.lock();
         match &*stopping {
             Some(task) => !task.is_finished(),
             None => !self.has_ended(),
@@ -212,7 +213,7 @@ impl Watcher {
         pid.is_some_and(|pid| runs_from(pid, &self.root))
     }
 
-    /// Shows what is; how the unit ended, if it did.
+    /// Shows what is the case; returns how the unit ended, if it did.
     fn judge(&self, state: &UnitState, restarts: u32) -> Option<String> {
         let unit = &self.unit;
         if state.restarts > restarts {
@@ -229,7 +230,7 @@ impl Watcher {
         if self.is_known(pid) || !runs_from(pid, &self.root) {
             return None;
         }
-        // Gone since it was looked at: the next look tells.
+        // It may have ended since: the next look shows that.
         let identity = ProcessIdentity::of(pid).ok()?;
         self.view.send_replace(View::Up(identity));
         None

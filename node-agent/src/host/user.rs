@@ -1,7 +1,8 @@
 //! The user that a program or a hook runs as.
 //!
-//! Owns the lookup of users and the start of a command as one of them, with the user's own groups as
-//! login and systemd give them. Only an agent that runs as root can start anything as somebody else.
+//! Owns the lookup of users and the start of a command as one of them, with the user's own groups
+//! as login and systemd give them. Only an agent that runs as root can start anything as somebody
+//! else.
 
 use std::ffi::CString;
 use std::io;
@@ -12,7 +13,7 @@ use rustix::process::{Gid, Uid};
 
 /// A user of this machine, as the user database knew it when it was looked up.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct User {
+pub(crate) struct User {
     /// Login name; the number for a user that the database does not know.
     pub name: String,
     /// Home directory, `/` for a user that the database does not know.
@@ -65,7 +66,7 @@ impl User {
     /// # Cost
     ///
     /// Blocks while the user database answers, which may be on the network.
-    pub fn find(name: &str) -> Result<Self, UserError> {
+    pub(crate) fn find(name: &str) -> Result<Self, UserError> {
         let lookup =
             |source: nix::Error| UserError::Lookup { name: name.into(), source: source.into() };
         let by_name = nix::unistd::User::from_name(name).map_err(lookup)?;
@@ -88,19 +89,19 @@ impl User {
     /// # Errors
     ///
     /// If the user database cannot be asked.
-    pub fn own() -> Result<Self, UserError> {
+    pub(crate) fn own() -> Result<Self, UserError> {
         let raw = rustix::process::geteuid().as_raw();
         Self::of_id(raw)
             .map_err(|source| UserError::Lookup { name: raw.to_string(), source: source.into() })
     }
 
     /// User id.
-    pub fn uid(&self) -> u32 {
+    pub(crate) fn uid(&self) -> u32 {
         self.uid.as_raw()
     }
 
     /// Sets `HOME`, `USER` and `LOGNAME` of `command`, as a login does.
-    pub fn set_variables(&self, command: &mut Command) {
+    pub(crate) fn set_variables(&self, command: &mut Command) {
         command.env("HOME", &self.home).env("USER", &self.name).env("LOGNAME", &self.name);
     }
 
@@ -109,12 +110,13 @@ impl User {
     /// # Errors
     ///
     /// If the system refuses, as when the user may not enter the command's directory.
-    pub fn spawn(&self, command: &mut Command) -> io::Result<Child> {
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
         if self.uid == rustix::process::geteuid() {
             return command.spawn();
         }
         // On Linux user and groups belong to the thread, and a child inherits those of the thread
-        // that started it. `Command::uid` drops all groups, and `Command::groups` is not stable yet.
+        // that started it. `Command::uid` drops all groups, and `Command::groups` is not stable
+        // yet.
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().name("spawn-as-user".into());
             let child = thread.spawn_scoped(scope, || {

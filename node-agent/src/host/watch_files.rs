@@ -1,4 +1,4 @@
-//! Files outside the build whose change an app wants to be told of, such as its configuration.
+//! Files outside the build whose changes matter to an app, such as its configuration.
 //!
 //! Owns the settings and the watch (inotify). A change counts once the file is quiet and differs in
 //! content: editors write a file in several steps. A file that is gone does not count, but coming
@@ -79,8 +79,8 @@ pub struct FileWatch {
     folders: BTreeSet<PathBuf>,
     /// `None` if the system gave no inotify instance.
     watcher: Option<RecommendedWatcher>,
-    /// Whether people were told that the system has no watches left.
-    is_limit_told: bool,
+    /// Whether it was logged that the system has no watches left.
+    is_limit_logged: bool,
     events: mpsc::Receiver<()>,
     /// Keeps `events` open without a watcher.
     _sender: mpsc::Sender<()>,
@@ -114,8 +114,8 @@ type Signature = ([u64; 3], [i64; 4]);
 impl FileWatch {
     /// Watches `files`, which may be missing; what they contain now is no change.
     ///
-    /// Must be called within a tokio runtime. Never fails: without inotify the files are polled, and
-    /// the log says so.
+    /// Must be called within a tokio runtime. Never fails: without inotify the files are polled,
+    /// and the log says so.
     pub fn start(files: &[PathBuf]) -> Self {
         Self::start_with(files, WatchTimings::fleet())
     }
@@ -138,7 +138,7 @@ impl FileWatch {
             timings,
             files: files.collect(),
             folders: BTreeSet::new(),
-            is_limit_told: watcher.is_none(),
+            is_limit_logged: watcher.is_none(),
             watcher,
             events,
             _sender: sender,
@@ -198,7 +198,8 @@ impl FileWatch {
                     (stir.last + self.timings.quiet).min(stir.first + self.timings.quiet_max)
                 }
             };
-            // In this order, or a folder in which something happens all the time is never looked at.
+            // In this order, or a folder in which something happens all the time is never looked
+            // at.
             tokio::select! {
                 biased;
                 () = sleep_until(due) => return,
@@ -239,9 +240,9 @@ impl FileWatch {
                 Ok(()) => {
                     self.folders.insert(folder);
                 }
-                Err(error) if !self.is_limit_told => {
+                Err(error) if !self.is_limit_logged => {
                     warn_of_polling(&error);
-                    self.is_limit_told = true;
+                    self.is_limit_logged = true;
                 }
                 Err(_) => {}
             }
@@ -250,7 +251,7 @@ impl FileWatch {
 }
 
 impl File {
-    /// Takes in what the file contains now, and tells whether that is a change.
+    /// Takes in what the file contains now. Returns whether that is a change.
     fn look(&mut self) -> bool {
         let signature = fs::metadata(&self.path).ok().map(|metadata| signature_of(&metadata));
         if signature.is_none() || signature == self.seen {
@@ -315,7 +316,7 @@ fn read_content(path: &Path) -> io::Result<Digest> {
 mod tests {
     use super::*;
 
-    /// Goal: a host without inotify watches left is told of changes nevertheless.
+    /// Goal: a host without inotify watches left notices changes nevertheless.
     /// Method: the watcher cannot be made; time passes whenever nothing else happens.
     #[tokio::test(start_paused = true)]
     async fn without_inotify_files_are_polled() {

@@ -1,6 +1,6 @@
 //! How fast a program prints, and whether that is more than the operator allows.
 //!
-//! Pure: it is told the time and how much was printed. Too much is a verdict of the health gate
+//! Pure: the time and how much was printed are arguments. Too much is a verdict of the health gate
 //! while a build is judged, and a warning afterwards; which of the two, `health_watch` knows.
 //!
 //! Invariant: a program is never said to have printed more than it did within the time that is
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::brain::explain::bytes_text;
 
 /// Time over which a rate is averaged. Programs that dump their settings or fill a cache when they
-/// start print in bursts of a second or two; half of this would take such a burst for a flood, twice
-/// of it would be longer than the health gate of most apps.
+/// start print in bursts of a second or two; half of this would take such a burst for a flood,
+/// twice of it would be longer than the health gate of most apps.
 pub const OUTPUT_WINDOW: Duration = Duration::from_secs(10);
 
 /// Least time between two samples that are kept, so that a program that is looked at often has no
@@ -65,8 +65,8 @@ impl FloodWatch {
         let (bytes, time) = (written.saturating_sub(before), now.saturating_duration_since(since));
         match &self.flood {
             None if bytes <= limit => {}
-            // It ends only well below the limit: one that prints just as much as it may is not told
-            // again and again.
+            // It ends only well below the limit: one that prints just as much as it may is not
+            // reported again and again.
             Some(_) if bytes <= limit / 2 => self.flood = None,
             // What people read does not change with every look.
             Some(known) if known.limit == limit && now < known.noted_at + OUTPUT_WINDOW => {}
@@ -151,15 +151,15 @@ mod tests {
     }
 
     #[test]
-    fn flood_is_told_with_its_figures() {
-        let told = |times: &[(u64, u64)]| looks(times).flood().unwrap().to_string();
+    fn flood_is_shown_with_its_figures() {
+        let shown = |times: &[(u64, u64)]| looks(times).flood().unwrap().to_string();
         let limit = "(limit 1000.0 KiB in 10 s, max_output_rate)";
-        assert_eq!(told(&[(250, 1_024)]), format!("wrote 1.0 MiB of output in 0.2 s {limit}"));
+        assert_eq!(shown(&[(250, 1_024)]), format!("wrote 1.0 MiB of output in 0.2 s {limit}"));
         let long = [(4_000, 9_216), (8_000, 18_432), (13_000, 29_696)];
-        // First told after four seconds: kept until there is news for people.
-        assert_eq!(told(&long), format!("wrote 9.0 MiB of output in 4.0 s {limit}"));
+        // First shown after four seconds: kept until there is news for people.
+        assert_eq!(shown(&long), format!("wrote 9.0 MiB of output in 4.0 s {limit}"));
         let longer = [&long[..], &[(14_500, 35_840)]].concat();
-        assert_eq!(told(&longer), format!("wrote 17.0 MiB of output in 6.5 s {limit}"));
+        assert_eq!(shown(&longer), format!("wrote 17.0 MiB of output in 6.5 s {limit}"));
     }
 
     #[test]

@@ -2,15 +2,16 @@
 //! them.
 //!
 //! Owns when the next probe is due and what its answers mean. A program that prints too much fails
-//! while it is judged; later that is only told, because it serves. It is told the time and does no IO;
-//! `instance` asks the probes.
+//! while it is judged; later that is only reported, because it serves. The time is an argument, and
+//! there is no IO: `instance` asks the probes.
 
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use crate::brain::reconcile::Gate;
-use crate::host::probe::{Health, Probe};
+use crate::host::probe::{Health, Probe, ProbeFailure};
 use crate::programs::flood::{Flood, FloodWatch};
 
 /// Time between two probes of a program that has been good for long: enough to see an outage in a
@@ -34,8 +35,17 @@ pub(crate) struct HealthWatch {
     /// Whether the end of its time was looked at: that moment is waited for once.
     was_overdue: bool,
     next_check_at: Instant,
-    last_failure: Option<String>,
+    last_failure: Option<ProbeError>,
     output: FloodWatch,
+}
+
+/// Why a program does not count as healthy.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProbeError {
+    #[error(transparent)]
+    Failed(#[from] ProbeFailure),
+    #[error("the probe was not asked: {0}")]
+    Interrupted(#[source] JoinError),
 }
 
 /// Where a program that is not good yet stands.
@@ -51,7 +61,7 @@ pub struct Check {
 
 impl HealthWatch {
     /// A program that was started at `now`. One that was found running is taken for ready: it
-    /// served before, and its probe will tell if it does not any more.
+    /// served before, and its probe shows if it no longer does.
     pub(crate) fn new(
         now: Instant,
         health: Health,
@@ -101,13 +111,13 @@ impl HealthWatch {
         (self.gate < Gate::Good).then(|| Check {
             healthy_for: self.healthy_since.map_or(Duration::ZERO, since),
             deadline_in: deadline.saturating_duration_since(now),
-            last_failure: self.last_failure.clone(),
+            last_failure: self.last_failure.as_ref().map(ToString::to_string),
         })
     }
 
-    /// Why the program is not healthy, for people.
-    pub(crate) fn last_failure(&self) -> Option<&str> {
-        self.last_failure.as_deref()
+    /// Why the program is not healthy.
+    pub(crate) const fn last_failure(&self) -> Option<&ProbeError> {
+        self.last_failure.as_ref()
     }
 
     /// Why the program has failed its health gate, for people; `None` while it has not.
@@ -134,11 +144,11 @@ impl HealthWatch {
         self.gate < Gate::Good && self.started_at + self.health.deadline <= now
     }
 
-    /// What an overdue program has to be told to people as.
+    /// How an overdue program is described to people.
     fn describe_overdue(&self) -> String {
         let deadline = humantime::format_duration(self.health.deadline);
         let why = match (&self.last_failure, self.gate >= Gate::Ready) {
-            (Some(failure), _) => failure.clone(),
+            (Some(failure), _) => failure.to_string(),
             (None, false) if self.health.probe == Some(Probe::Notify) => {
                 "it never said that it is ready (READY=1)".into()
             }
@@ -194,15 +204,15 @@ impl HealthWatch {
     }
 
     /// A probe was answered.
-    pub(crate) fn on_answer(&mut self, now: Instant, answer: Result<(), String>) {
+    pub(crate) fn on_answer(&mut self, now: Instant, answer: Result<(), ProbeError>) {
         let interval = self.health.interval;
         self.next_check_at =
             now + if self.gate == Gate::Good { interval.max(CALM_INTERVAL_MIN) } else { interval };
         match answer {
             Ok(()) => self.on_healthy(now),
-            Err(reason) => {
+            Err(error) => {
                 self.healthy_since = None;
-                self.last_failure = Some(reason);
+                self.last_failure = Some(error);
                 // Looked at closely again, so that its recovery is seen.
                 self.next_check_at = now + interval;
             }
@@ -228,7 +238,23 @@ impl HealthWatch {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
+    use crate::host::probe::ProbeFailureCause;
+
+    fn failure(cause: ProbeFailureCause) -> ProbeError {
+        ProbeFailure { asked: "TCP 127.0.0.1:80".into(), cause }.into()
+    }
+
+    fn refused() -> ProbeError {
+        failure(ProbeFailureCause::Connect(io::ErrorKind::ConnectionRefused.into()))
+    }
+
+    fn answered(status: u16) -> ProbeError {
+        let status = status.to_string();
+        failure(ProbeFailureCause::Status { status, first_line: None })
+    }
 
     fn seconds(count: u64) -> Duration {
         Duration::from_secs(count)
@@ -264,19 +290,19 @@ mod tests {
         let start = Instant::now();
         let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
         assert!(watch.due_probe(start).is_some());
-        watch.on_answer(start, Err("refused".into()));
+        watch.on_answer(start, Err(refused()));
         assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Starting, Some(false)));
         watch.on_answer(start + seconds(1), Ok(()));
         assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Ready, Some(true)));
-        watch.on_answer(start + seconds(5), Err("answered 500".into()));
+        watch.on_answer(start + seconds(5), Err(answered(500)));
         watch.on_answer(start + seconds(6), Ok(()));
         watch.on_due(start + seconds(11));
         assert_eq!(watch.gate(), Gate::Ready, "the time starts again");
         watch.on_due(start + seconds(16));
         assert_eq!(watch.gate(), Gate::Good);
-        watch.on_answer(start + seconds(17), Err("answered 500".into()));
+        watch.on_answer(start + seconds(17), Err(answered(500)));
         assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Good, Some(false)));
-        assert_eq!(watch.last_failure(), Some("answered 500"));
+        assert_eq!(watch.last_failure().unwrap().to_string(), "TCP 127.0.0.1:80: answered 500");
     }
 
     #[test]
@@ -296,22 +322,25 @@ mod tests {
         let start = Instant::now();
         let end = start + seconds(60);
         let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
-        watch.on_answer(start, Err("refused".into()));
+        watch.on_answer(start, Err(refused()));
         assert!(!watch.is_overdue(end - seconds(1)) && watch.is_overdue(end));
-        assert_eq!(watch.describe_overdue(), "it was not healthy within 1m: refused");
+        assert_eq!(
+            watch.describe_overdue(),
+            "it was not healthy within 1m: TCP 127.0.0.1:80: connection refused"
+        );
         let watch = HealthWatch::new(start, health(Some(Probe::Notify)), seconds(1), false);
         assert!(watch.describe_overdue().contains("READY=1"));
         assert_eq!(watch.next_due(false), Some(end));
     }
 
-    /// Goal: a program that is past its deadline and runs on, because there is nothing to go back to,
-    /// does not keep the loop awake.
+    /// Goal: a program that is past its deadline and runs on, because there is nothing to go back
+    /// to, does not keep the loop awake.
     #[test]
     fn deadline_that_has_passed_is_not_waited_for_again() {
         let start = Instant::now();
         let end = start + seconds(60);
         let mut watch = HealthWatch::new(start, health(tcp()), seconds(1), false);
-        watch.on_answer(end, Err("refused".into()));
+        watch.on_answer(end, Err(refused()));
         watch.on_due(end);
         assert!(watch.is_overdue(end));
         assert_eq!(watch.next_due(true), None);
@@ -356,7 +385,7 @@ mod tests {
         let max_output_rate = p2p_core::ByteRate::new(100);
         let health = Health { max_output_rate, ..health(tcp()) };
         let mut watch = HealthWatch::new(start, health, seconds(1), false);
-        watch.on_answer(start + seconds(60), Err("refused".into()));
+        watch.on_answer(start + seconds(60), Err(refused()));
         assert!(watch.failure(start + seconds(60)).unwrap().ends_with("refused"));
         watch.on_output(start + seconds(60), 1);
         watch.on_output(start + seconds(61), 2_000);

@@ -6,12 +6,13 @@
 use std::collections::BTreeSet;
 
 use p2p_core::BuildId;
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::brain::reconcile::{Drained, HookKind, HookView};
 use crate::host::Host;
-use crate::host::hook::{Hook, HookOrder, Hooks};
+use crate::host::hook::{Hook, HookFailure, HookOrder, Hooks};
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ pub(crate) struct HookRunner {
     done: BTreeSet<(HookKind, BuildId)>,
     drained: Drained,
     failed: Option<(BuildId, String)>,
-    /// A failure that changes nothing but has to be told, until the next switch.
+    /// A failure that changes nothing and is only shown, until the next switch.
     note: Option<String>,
 }
 
@@ -28,7 +29,16 @@ pub(crate) struct HookRunner {
 struct RunningHook {
     kind: HookKind,
     build: BuildId,
-    task: AbortOnDropHandle<Result<(), String>>,
+    task: AbortOnDropHandle<Result<(), HookFailure>>,
+}
+
+/// Why a hook did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HookError {
+    #[error(transparent)]
+    Failed(#[from] HookFailure),
+    #[error("it was not run to its end: {0}")]
+    Interrupted(#[source] JoinError),
 }
 
 impl HookKind {
@@ -131,23 +141,24 @@ impl HookRunner {
         drop((&mut task).await);
     }
 
-    /// Takes something else for a failure of `build` that decides about it.
+    /// Fails `build` for a reason other than a hook.
     pub(crate) fn fail(&mut self, build: BuildId, reason: String) {
         self.failed.get_or_insert((build, reason));
     }
 
     /// Waits for the end of the hook that runs. Cancel safe.
-    pub(crate) async fn next_end(&mut self) -> Result<(), String> {
+    pub(crate) async fn next_end(&mut self) -> Result<(), HookError> {
         match &mut self.running {
             Some(running) => (&mut running.task)
                 .await
-                .unwrap_or_else(|error| Err(format!("it was not run to its end: {error}"))),
+                .map_err(HookError::Interrupted)
+                .and_then(|ended| ended.map_err(HookError::from)),
             None => std::future::pending().await,
         }
     }
 
     /// Takes in the end of the hook that ran.
-    pub(crate) fn on_ended(&mut self, result: Result<(), String>) {
+    pub(crate) fn on_ended(&mut self, result: Result<(), HookError>) {
         let Some(RunningHook { kind, build, .. }) = self.running.take() else { return };
         self.done.insert((kind, build));
         match kind {
@@ -155,8 +166,8 @@ impl HookRunner {
             HookKind::Undrain => self.drained = Drained::No,
             HookKind::BeforeSwitch | HookKind::AfterSwitch | HookKind::AfterRollback => {}
         }
-        if let Err(reason) = result {
-            let reason = format!("hook {}: {reason}", kind.name());
+        if let Err(error) = result {
+            let reason = format!("hook {}: {error}", kind.name());
             warn!(build = build.short(), "{reason}");
             if kind.is_decisive() {
                 self.failed = Some((build, reason));
@@ -176,8 +187,8 @@ impl HookRunner {
         self.may_be_drained(HookKind::Drain);
     }
 
-    /// A hook begins, or something else, that takes the host out of its load balancer or back: from
-    /// now on, even if it is ended early, the `opposite` one is due again.
+    /// Something begins, such as a hook, that takes the host out of its load balancer or back. From
+    /// now on the hook of the `opposite` kind is due again, even if this one is ended early.
     fn may_be_drained(&mut self, opposite: HookKind) {
         self.drained = Drained::Unknown;
         self.forget(opposite);

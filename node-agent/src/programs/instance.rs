@@ -2,8 +2,8 @@
 //!
 //! Invariant: the program depends on the agent for nothing once it runs: no pipe, no parent's death
 //! signal. An instance does not choose builds and does not start anything again: it says what
-//! happened, and `supervisor` decides. [`Instance::next_wake`] only waits, [`Instance::on_wake`] and
-//! the orders change the state and never wait.
+//! happened, and `supervisor` decides. [`Instance::next_wake`] only waits, [`Instance::on_wake`]
+//! and the orders change the state and never wait.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,8 +14,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::brain::reconcile::Gate;
+use crate::host::probe::ProbeFailure;
 use crate::host::{Host, HostProcess, Notice};
-use crate::programs::health_watch::HealthWatch;
+use crate::programs::health_watch::{HealthWatch, ProbeError};
 use crate::programs::output_watch::OutputWatch;
 use crate::state::app_dir::RunningRecord;
 
@@ -36,7 +37,7 @@ pub(crate) struct Instance<P> {
     pub(crate) up_since: Instant,
     pub(crate) health: HealthWatch,
     pub(crate) output: OutputWatch,
-    probe: Option<AbortOnDropHandle<Result<(), String>>>,
+    probe: Option<RunningProbe>,
     end: Option<End>,
 }
 
@@ -49,11 +50,14 @@ struct End {
     group_check_at: Option<Instant>,
 }
 
+/// A probe that was sent and not answered yet.
+type RunningProbe = AbortOnDropHandle<Result<(), ProbeFailure>>;
+
 /// What an instance waited for.
 #[derive(Debug)]
 pub(crate) enum InstanceWake {
     Notice(Notice),
-    Answer(Result<(), String>),
+    Answer(Result<(), ProbeError>),
     Due,
 }
 
@@ -164,12 +168,12 @@ impl<P: HostProcess> Instance<P> {
     }
 
     fn on_leader_ended(&mut self, grace: Duration) -> Turn {
-        let was_told = self.end.is_some();
+        let was_stopping = self.end.is_some();
         self.stop(grace);
         if let Some(end) = &mut self.end {
             end.group_check_at = Some(Instant::now());
         }
-        if was_told { Turn::Stays } else { Turn::Crashed }
+        if was_stopping { Turn::Stays } else { Turn::Crashed }
     }
 
     fn on_running_due<H: Host<Process = P>>(&mut self, host: &H) {
@@ -220,7 +224,7 @@ async fn moment(at: Option<Instant>) {
     }
 }
 
-async fn answer(probe: &mut Option<AbortOnDropHandle<Result<(), String>>>) -> Result<(), String> {
+async fn answer(probe: &mut Option<RunningProbe>) -> Result<(), ProbeError> {
     let Some(running) = probe else { return std::future::pending().await };
-    running.await.unwrap_or_else(|error| Err(format!("the probe was not asked: {error}")))
+    Ok(running.await.map_err(ProbeError::Interrupted)??)
 }

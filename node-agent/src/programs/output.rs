@@ -1,9 +1,9 @@
 //! What a supervised program prints: `output.log` and, when that grows too long, `output.log.1`.
 //!
-//! Invariant: the program writes into the file itself, never into a pipe to the agent, so it goes on
-//! undisturbed when the agent dies. The price is that the agent can only shorten the file behind the
-//! program's back: it copies the end aside and truncates, which is safe because the file is open for
-//! appending, but loses what is printed between the two steps.
+//! Invariant: the program writes into the file itself, never into a pipe to the agent, so it goes
+//! on undisturbed when the agent dies. The price is that the agent can only shorten the file behind
+//! the program's back: it copies the end aside and truncates, which is safe because the file is
+//! open for appending, but loses what is printed between the two steps.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -24,7 +24,7 @@ const LINE_CHARS_MAX: usize = 200;
 
 /// What a look at the output found.
 #[derive(Debug)]
-pub struct Look {
+pub(crate) struct Look {
     /// Bytes in the file, before it was cut.
     pub length: u64,
     /// Whether it was cut: it is empty now.
@@ -36,23 +36,24 @@ pub struct Look {
 
 /// The output files of one app.
 #[derive(Clone, Debug)]
-pub struct OutputLog {
+pub(crate) struct OutputLog {
     path: PathBuf,
     bytes_max: u64,
 }
 
 impl OutputLog {
     /// Output in `path`, moved aside past `bytes_max` bytes.
-    pub const fn new(path: PathBuf, bytes_max: u64) -> Self {
+    pub(crate) const fn new(path: PathBuf, bytes_max: u64) -> Self {
         Self { path, bytes_max }
     }
 
-    /// Opens the file for a program that is about to start, and tells where its output will begin.
+    /// Opens the file for a program that is about to start, and returns where its output will
+    /// begin.
     ///
     /// # Errors
     ///
     /// If the system refuses.
-    pub fn open(&self) -> io::Result<(File, u64)> {
+    pub(crate) fn open(&self) -> io::Result<(File, u64)> {
         if fs::metadata(&self.path).is_ok_and(|metadata| metadata.len() > self.bytes_max) {
             // Nothing writes into it now, so it can be moved without losing a byte.
             fs::rename(&self.path, self.older())?;
@@ -63,7 +64,7 @@ impl OutputLog {
     }
 
     /// How long the file is; 0 if it is not there.
-    pub fn length(&self) -> u64 {
+    pub(crate) fn length(&self) -> u64 {
         fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 
@@ -73,7 +74,7 @@ impl OutputLog {
     /// # Errors
     ///
     /// If the system refuses; the file is then as it was.
-    pub fn look(&self) -> io::Result<Option<Look>> {
+    pub(crate) fn look(&self) -> io::Result<Option<Look>> {
         match fs::metadata(&self.path) {
             Ok(found) if found.len() <= self.bytes_max => {
                 return Ok(Some(Look { length: found.len(), is_cut: false, lost: None }));
@@ -87,7 +88,7 @@ impl OutputLog {
         file.seek(SeekFrom::Start(length.saturating_sub(self.bytes_max)))?;
         let copied = File::create(self.older())
             .and_then(|mut older| io::copy(&mut (&mut file).take(self.bytes_max), &mut older));
-        // As late as possible, so that little goes uncounted.
+        // As late as possible, so that little is lost uncounted.
         let length = file.metadata()?.len();
         file.set_len(0)?;
         Ok(Some(Look { length, is_cut: true, lost: copied.err() }))
@@ -95,7 +96,7 @@ impl OutputLog {
 
     /// The last lines printed at or after `offset` that are not empty; for people, so without
     /// control characters and cut to a readable length. `None` if nothing was printed.
-    pub fn tail(&self, offset: u64) -> Option<String> {
+    pub(crate) fn tail(&self, offset: u64) -> Option<String> {
         let mut file = File::open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         // A file that was shortened since then is shorter than `offset`.
@@ -111,7 +112,7 @@ impl OutputLog {
     }
 
     /// The last lines of what was cut, as [`Self::tail`] gives them.
-    pub fn older_tail(&self) -> Option<String> {
+    pub(crate) fn older_tail(&self) -> Option<String> {
         Self::new(self.older(), self.bytes_max).tail(0)
     }
 
@@ -120,7 +121,7 @@ impl OutputLog {
     /// # Errors
     ///
     /// If the system refuses.
-    pub fn become_current(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn become_current(&self, path: &Path) -> io::Result<()> {
         if self.path == path {
             // An agent that died has moved it.
             return Ok(());
@@ -137,7 +138,7 @@ impl OutputLog {
     }
 
     /// The file, for messages.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -1,8 +1,8 @@
 //! Looks after the output of one running program: counts what it prints and keeps the file short.
 //!
 //! A look costs one question to the file system, and looks get rare while nothing is printed.
-//! Invariant: what is counted never includes what an earlier program printed into the same file, nor
-//! anything twice, whether the file was cut here or by somebody else. What the program prints
+//! Invariant: what is counted never includes what an earlier program printed into the same file,
+//! nor anything twice, whether the file was cut here or by somebody else. What the program prints
 //! between the last look at the file and the cut is lost and not counted.
 
 use std::path::Path;
@@ -25,7 +25,7 @@ pub(crate) struct OutputWatch {
     /// Whether the file was cut here while this program printed into it.
     was_cut: bool,
     /// How much of `written` was taken by [`Self::take_news`].
-    told: u64,
+    taken: u64,
     interval: Duration,
     wait: Duration,
     /// `None`: the program was replaced, and what it still prints concerns nobody.
@@ -39,8 +39,8 @@ impl OutputWatch {
         // A program that fills its log does so from the start.
         let wait = interval / 8;
         let next_at = Some(now + wait);
-        let (counted, written, told, was_cut) = (offset, 0, 0, false);
-        Self { log, offset, counted, written, was_cut, told, interval, wait, next_at }
+        let (counted, written, taken, was_cut) = (offset, 0, 0, false);
+        Self { log, offset, counted, written, was_cut, taken, interval, wait, next_at }
     }
 
     /// As above, for a program that was found running: what it has printed so far is its own, but
@@ -57,8 +57,8 @@ impl OutputWatch {
 
     /// Bytes that were counted since it was asked last.
     pub(crate) const fn take_news(&mut self) -> u64 {
-        let news = self.written - self.told;
-        self.told = self.written;
+        let news = self.written - self.taken;
+        self.taken = self.written;
         news
     }
 

@@ -2,17 +2,18 @@
 //! the one that was replaced and is ending. Starts again what ends by itself, and takes over what
 //! an agent that died left running.
 //!
-//! Invariant: a program is announced on disk before it is started, and bears a mark for the case that
-//! the disk refuses (`strays`), so the next agent finds every program whenever this one dies; and a
-//! candidate never disturbs the program that serves. What the
-//! supervisor does not do: choose a build. It is driven by the app's loop:
-//! [`Supervisor::next_wake`] only waits, [`Supervisor::on_wake`] and the orders change the state and
-//! never wait.
+//! Invariant: a program is announced on disk before it is started, and carries a mark in case the
+//! disk refuses (`strays`), so whenever this agent dies, the next one finds every program. A
+//! candidate never disturbs the program that serves.
+//!
+//! The supervisor does not choose builds. The app's loop drives it: [`Supervisor::next_wake`] only
+//! waits, [`Supervisor::on_wake`] and the orders change the state and never wait.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
+use command_line::causes;
 use p2p_core::BuildId;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +24,7 @@ use crate::brain::reconcile::Gate;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::host::probe::{Health, Probe};
 use crate::host::unit::JOB_TIMEOUT;
-use crate::host::{Host, HostProcess as _, StartOrder};
+use crate::host::{Host, HostProcess as _, StartError, StartOrder};
 use crate::programs::health_watch::HealthWatch;
 use crate::programs::instance::{Instance, InstanceWake, Turn};
 use crate::programs::output::{OUTPUT_BYTES_MAX, OutputLog};
@@ -50,8 +51,8 @@ pub struct SupervisorTimings {
 }
 
 impl SupervisorTimings {
-    /// Servers of a fleet: a second tells a wrong flag from a service, a minute tells a bad hour
-    /// from a bad build.
+    /// Servers of a fleet: a second shows a wrong flag, and within a minute a bad moment and a bad
+    /// build can be distinguished.
     pub const fn fleet() -> Self {
         Self {
             settle_after: Duration::from_secs(1),
@@ -142,7 +143,7 @@ struct Crash {
 
 /// What woke the supervisor.
 #[derive(Debug)]
-pub struct Wake {
+pub struct SupervisorWake {
     place: Place,
     what: SlotWake,
 }
@@ -260,8 +261,8 @@ impl<H: Host> Supervisor<H> {
                 info!(build = build.short(), pid = instance.pid(), "program started");
                 Slot::Alive { instance: Box::new(instance), restart_after: None }
             }
-            Err(reason) => {
-                let wait = self.note_crash(&reason, None);
+            Err(error) => {
+                let wait = self.note_crash(&causes(error), None);
                 Slot::Resting { build, until: Instant::now() + wait }
             }
         };
@@ -292,12 +293,12 @@ impl<H: Host> Supervisor<H> {
     pub fn promote(&mut self) {
         let mut new = std::mem::replace(&mut self.candidate, Slot::Idle);
         let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
-        // Before the records: an agent that finds a candidate can tell whether its output has moved.
+        // Before the records: an agent that finds a candidate sees whether its output has moved.
         instance.output.become_current(&self.app.output_path(Place::Serving));
         self.stop(Place::Serving);
         let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
         // Announced in its new place before it loses the old one. A record that could not be
-        // written is told, and written as soon as the disk takes it.
+        // written is reported, and written as soon as the disk takes it.
         if let Slot::Alive { instance, .. } = &mut old {
             instance.output.stop();
             assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
@@ -321,17 +322,17 @@ impl<H: Host> Supervisor<H> {
     /// # Cancel safety
     ///
     /// Nothing is lost when it is dropped and called again.
-    pub async fn next_wake(&mut self) -> Wake {
+    pub async fn next_wake(&mut self) -> SupervisorWake {
         tokio::select! {
-            what = self.serving.next_wake() => Wake { place: Place::Serving, what },
-            what = self.candidate.next_wake() => Wake { place: Place::Candidate, what },
-            what = self.leaving.next_wake() => Wake { place: Place::Leaving, what },
+            what = self.serving.next_wake() => SupervisorWake { place: Place::Serving, what },
+            what = self.candidate.next_wake() => SupervisorWake { place: Place::Candidate, what },
+            what = self.leaving.next_wake() => SupervisorWake { place: Place::Leaving, what },
         }
     }
 
     /// Deals with what [`Self::next_wake`] waited for.
-    pub fn on_wake(&mut self, wake: Wake) {
-        let Wake { place, what } = wake;
+    pub fn on_wake(&mut self, wake: SupervisorWake) {
+        let SupervisorWake { place, what } = wake;
         let what = match what {
             SlotWake::Rested => return *self.slot_mut(place) = Slot::Idle,
             SlotWake::Instance(what) => what,
@@ -387,7 +388,7 @@ impl<H: Host> Supervisor<H> {
         }
     }
 
-    /// Counts what a program printed, and tells once that it prints too much.
+    /// Counts what a program printed, and logs once that it prints too much.
     fn note_output(&mut self, instance: &mut Instance<H::Process>, was_flooding: bool) {
         self.output.bytes += instance.output.take_news();
         let build = instance.record.build.short();
@@ -449,7 +450,7 @@ impl<H: Host> Supervisor<H> {
         place: Place,
         build: BuildId,
         root: &Path,
-    ) -> Result<Instance<H::Process>, String> {
+    ) -> Result<Instance<H::Process>, StartError> {
         let launch = self.settings.launch.clone();
         let launch = launch.expect("the brain starts only apps with a program");
         let output = self.output(place);
@@ -514,7 +515,7 @@ impl<H: Host> Supervisor<H> {
         if has_moved { self.output(Place::Serving) } else { log }
     }
 
-    /// Notes on disk what is in `place`; whether that went well. If not, it is tried again.
+    /// Notes on disk what is in `place`. Returns whether that went well; if not, it is tried again.
     fn write_record(&mut self, place: Place, record: &RunningRecord) -> bool {
         let written = self.app.write_running(place, record);
         match &written {

@@ -4,14 +4,15 @@
 //! count, and none survives the agent.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use goal_state::AppName;
+use parking_lot::Mutex;
 
 /// What happened to an app since the agent started.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct AppCounts {
+pub(crate) struct AppCounts {
     /// Switches that began.
     pub switches: u64,
     /// Builds that were rolled back.
@@ -32,19 +33,19 @@ pub struct AppCounts {
 
 /// The counts of all apps. Cheap to clone; clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct CountBoard {
+pub(crate) struct CountBoard {
     counts: Arc<Mutex<BTreeMap<AppName, AppCounts>>>,
 }
 
 impl CountBoard {
     /// Changes the counts of `app`.
-    pub fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn update(&self, app: &AppName, change: impl FnOnce(&mut AppCounts)) {
+        let mut counts = self.counts.lock();
         change(counts.entry(app.clone()).or_default());
     }
 
     /// The counts of every app that has any.
     pub(super) fn read(&self) -> BTreeMap<AppName, AppCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts.lock().clone()
     }
 }

@@ -37,7 +37,7 @@ const CONNECTIONS_MAX: usize = 16;
 /// Time for a request to arrive.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
-/// Why the text of a page can always be written.
+/// Why writing the text of a page cannot fail.
 const NO_FAILURE: &str = "writing into a string cannot fail";
 
 /// Time that a connection is kept, busy or not.
@@ -45,7 +45,7 @@ const CONNECTION_MAX: Duration = Duration::from_mins(5);
 
 /// What is served.
 #[derive(Clone, Debug)]
-pub struct MetricsSource {
+pub(crate) struct MetricsSource {
     /// Name of the host.
     pub host: String,
     /// The newest status rows, and what happened to the apps.
@@ -58,7 +58,7 @@ pub struct MetricsSource {
 
 /// Listens on the configured address.
 #[derive(Debug)]
-pub struct MetricsServer {
+pub(crate) struct MetricsServer {
     listener: TcpListener,
     source: MetricsSource,
 }
@@ -69,21 +69,12 @@ impl MetricsServer {
     /// # Errors
     ///
     /// If the system refuses, such as for an address that is in use.
-    pub async fn bind(address: SocketAddr, source: MetricsSource) -> io::Result<Self> {
+    pub(crate) async fn bind(address: SocketAddr, source: MetricsSource) -> io::Result<Self> {
         Ok(Self { listener: TcpListener::bind(address).await?, source })
     }
 
-    /// Where it listens.
-    ///
-    /// # Errors
-    ///
-    /// If the system cannot tell.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-
     /// Serves until it is dropped.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -97,7 +88,7 @@ impl MetricsServer {
             };
             let source = self.source.clone();
             tokio::spawn(async move {
-                // Who breaks off a scrape asks again.
+                // A scraper that disconnects will retry.
                 drop(timeout(CONNECTION_MAX, serve(stream, source)).await);
                 drop(place);
             });
@@ -352,7 +343,7 @@ mod tests {
     #[tokio::test]
     async fn scrape_is_read_back() {
         let server = MetricsServer::bind("127.0.0.1:0".parse().unwrap(), source()).await.unwrap();
-        let address = server.address().unwrap();
+        let address = server.listener.local_addr().unwrap();
         let serving = tokio::spawn(server.run());
         let answer = get(address, "/metrics").await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -5,10 +5,11 @@
 //! manager all of this does nothing.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use goal_state::HostStatus;
+use parking_lot::Mutex;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error};
@@ -21,7 +22,7 @@ pub const OVERDUE_AFTER: Duration = Duration::from_mins(1);
 /// Pings per watchdog interval: one may be lost or late.
 const PINGS_PER_INTERVAL: u32 = 3;
 
-/// Who has to report in. Cheap to clone; clones are the same registry.
+/// The loops that have to report in. Cheap to clone; clones are the same registry.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeat {
     beats: Arc<Mutex<BTreeMap<String, Instant>>>,
@@ -45,7 +46,7 @@ impl Heartbeat {
     /// Loops that did not report in within a minute, in order.
     pub fn overdue(&self) -> Vec<String> {
         let now = Instant::now();
-        let beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let beats = self.beats.lock();
         let late = beats.iter().filter(|(_, beat)| now.duration_since(**beat) > OVERDUE_AFTER);
         late.map(|(name, _)| name.clone()).collect()
     }
@@ -54,14 +55,14 @@ impl Heartbeat {
 impl Pulse {
     /// Reports in.
     pub fn beat(&self) {
-        let mut beats = self.heartbeat.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.heartbeat.beats.lock();
         beats.insert(self.name.clone(), Instant::now());
     }
 }
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        let mut beats = self.heartbeat.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut beats = self.heartbeat.beats.lock();
         beats.remove(&self.name);
     }
 }
@@ -106,15 +107,15 @@ pub fn say_stopping() {
     say(&[NotifyState::Stopping]);
 }
 
-/// Keeps the line of `systemctl status` true. Does not end; dropped, it stops.
-pub async fn tell_status(board: StatusBoard) {
+/// Keeps the line in `systemctl status` up to date. Does not end; dropped, it stops.
+pub async fn show_status(board: StatusBoard) {
     let mut rows = board.subscribe();
-    let mut told = String::new();
+    let mut shown = String::new();
     loop {
         let line = status_line(rows.borrow_and_update().values());
-        if line != told {
+        if line != shown {
             say(&[NotifyState::Status(&line)]);
-            told = line;
+            shown = line;
         }
         if rows.changed().await.is_err() {
             return std::future::pending().await;

@@ -1,8 +1,8 @@
-//! Tells the world how this host is doing: collects a row per app and reports them.
+//! How this host is doing, for the fleet: collects a row per app and reports them.
 //!
 //! Invariant: reporting never holds up an app. Apps write their row and go on; the reporter sends
-//! the newest rows when it can, soon after a change and regularly without one, and what could not be
-//! sent is not queued, because the next report replaces it.
+//! the newest rows when it can, soon after a change and regularly without one, and what could not
+//! be sent is not queued, because the next report replaces it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::report::counts::CountBoard;
 
-/// Least time between two reports. Fast enough for a progress bar; a busy download changes its row a
-/// few times a second, and every report is a write somewhere else.
+/// Least time between two reports. Fast enough for a progress bar; a busy download changes its row
+/// a few times a second, and every report is a write somewhere else.
 const REPORT_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Time after which unchanged rows are reported again, so that a reader can tell a host at rest from
-/// one that is gone.
+/// Time after which unchanged rows are reported again, so that a reader does not take a host at
+/// rest for one that is gone.
 const REPORT_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// Time after which a report is given up. A store that hangs must not look like a host at rest.
@@ -59,7 +59,7 @@ impl Default for StatusBoard {
 
 impl StatusBoard {
     /// What happened to the apps, for metrics.
-    pub const fn counts(&self) -> &CountBoard {
+    pub(crate) const fn counts(&self) -> &CountBoard {
         &self.counts
     }
 
@@ -118,7 +118,7 @@ fn add_note(row: &mut HostStatus, note: Option<&str>) {
 
 /// Where reports go.
 #[derive(Clone, Debug)]
-pub enum StatusSink {
+pub(crate) enum StatusSink {
     /// Into the goal store, which takes documents of hosts.
     Store(GoalStore),
     /// To the seeders, which write for many hosts at once.
@@ -171,7 +171,7 @@ fn encode_reports(rows: &[HostStatus]) -> serde_json::Result<Vec<Vec<u8>>> {
 
 /// Sends the rows of a board until it is stopped, and once more then.
 #[derive(Debug)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     host: String,
     rows: watch::Receiver<Rows>,
     note: watch::Receiver<Option<String>>,
@@ -182,14 +182,14 @@ pub struct Reporter {
 
 impl Reporter {
     /// A reporter of `board` that writes as `host`.
-    pub fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
+    pub(crate) fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
         let backoff = Backoff::new(REPORT_INTERVAL_MIN * 2, REPORT_RETRY_MAX);
         let (rows, note) = (board.subscribe(), board.note.subscribe());
         Self { host, rows, note, sink, is_failing: false, backoff }
     }
 
     /// Reports until `stop`, then makes a last report.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let wait = tokio::select! {
                 result = self.report(REPORT_TIMEOUT) => self.on_reported(result),

@@ -1,7 +1,7 @@
 //! This agent as an app of its own: which build it runs, how long it has been well, and how it is
 //! replaced.
 //!
-//! Invariant: nothing here replaces the process by itself; whoever runs the agent is told and does it
+//! Invariant: nothing here replaces the process by itself; whoever runs the agent is asked to do it
 //! when that is safe. What happens at the next start is in `self_update`.
 
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const RESTART_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
 /// See the head of this file.
 #[derive(Debug)]
-pub struct OwnAgent {
+pub(crate) struct OwnAgent {
     runs: Option<BuildId>,
     heartbeat: Heartbeat,
     restart: Arc<Notify>,
@@ -51,7 +51,7 @@ enum Replacement {
 impl OwnAgent {
     /// This process, whose loops report to `heartbeat` and which is replaced by whoever waits for
     /// `restart`.
-    pub fn new(heartbeat: Heartbeat, restart: Arc<Notify>) -> Self {
+    pub(crate) fn new(heartbeat: Heartbeat, restart: Arc<Notify>) -> Self {
         let now = Instant::now();
         Self {
             runs: running_build(),

@@ -26,7 +26,7 @@ use crate::state::durable::{self, ReadError, WriteError};
 
 /// Most builds whose order the journal remembers. More than any sensible number of kept builds, few
 /// enough that the journal stays one disk sector or so.
-pub const SWITCHES_REMEMBERED_MAX: usize = 32;
+pub(crate) const SWITCHES_REMEMBERED_MAX: usize = 32;
 
 /// The directory of one app. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -153,7 +153,7 @@ pub struct RunningRecord {
     /// The order to restart ([`restart`](goal_state::Rollout::restart)) that this start fulfils.
     #[serde(default)]
     pub restart: u64,
-    /// Tells this start from every other one of the app. Empty in records of older agents.
+    /// Distinguishes this start from every other of the app. Empty in records of older agents.
     #[serde(default)]
     pub instance: String,
     /// The systemd unit that runs it; `None` for a process of the agent's.

@@ -52,9 +52,9 @@ pub enum ReadError {
 ///
 /// # Errors
 ///
-/// If the system refuses, such as on a full disk; `path` then keeps its old content, unless only the
-/// sync of its directory failed: it then has the new content and may lose that in a power cut.
-pub fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), WriteError> {
+/// If the system refuses, such as on a full disk; `path` then keeps its old content, unless only
+/// the sync of its directory failed: it then has the new content and may lose that in a power cut.
+pub(crate) fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), WriteError> {
     let failed = |source| WriteError { path: path.into(), source };
     let mut bytes = serde_json::to_vec_pretty(document).map_err(|e| failed(e.into()))?;
     bytes.push(b'\n');
@@ -65,9 +65,9 @@ pub fn write_json<T: Serialize>(path: &Path, document: &T) -> Result<(), WriteEr
 ///
 /// # Errors
 ///
-/// If the system refuses; the symlink then points where it did, with the exception told at
+/// If the system refuses; the symlink then points where it did, with the exception described at
 /// [`write_json`].
-pub fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
+pub(crate) fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
     disk::replace_symlink(path, &temporary_beside(path), target)
         .map_err(|source| WriteError { path: path.into(), source })
 }
@@ -77,7 +77,7 @@ pub fn write_symlink(path: &Path, target: &Path) -> Result<(), WriteError> {
 /// # Errors
 ///
 /// If the system refuses.
-pub fn remove_file(path: &Path) -> Result<(), WriteError> {
+pub(crate) fn remove_file(path: &Path) -> Result<(), WriteError> {
     let failed = |source| WriteError { path: path.into(), source };
     match disk::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -92,7 +92,7 @@ pub fn remove_file(path: &Path) -> Result<(), WriteError> {
 /// # Errors
 ///
 /// If the file cannot be read or does not hold a `T`.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReadError> {
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ReadError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

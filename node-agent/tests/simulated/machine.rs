@@ -12,10 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use node_agent::{
-    AppDir, Host, HostProcess, Notice, Place, Probe, ProcessIdentity, RunningRecord, StartOrder,
-    Stray, Swap,
+use node_agent::brain::Swap;
+use node_agent::host::{
+    HookFailure, HookFailureCause, HookOrder, Host, HostProcess, Notice, Probe, ProbeFailure,
+    ProbeFailureCause, StartError, StartOrder, Stray,
 };
+use node_agent::process::ProcessIdentity;
+use node_agent::state::{AppDir, Place, RunningRecord};
 use p2p_core::{BuildId, Prng, Seed};
 use rustix::process::Signal;
 use tokio::sync::Notify;
@@ -234,8 +237,8 @@ impl Machine {
             let state = self.lock();
             (state.swap, state.alive())
         };
-        let told = |process: &&Arc<Mutex<Process>>| process.lock().unwrap().was_told_to_stop;
-        let ending = alive.iter().filter(told).count();
+        let is_stopping = |process: &&Arc<Mutex<Process>>| process.lock().unwrap().was_told_to_stop;
+        let ending = alive.iter().filter(is_stopping).count();
         let allowed = match swap {
             Swap::Stop => (0, 0),
             Swap::Overlap => (1, 1),
@@ -330,15 +333,19 @@ impl Host for SimulatedHost {
         self.0.now_ms()
     }
 
-    fn start(&mut self, order: StartOrder<'_>) -> Result<SimulatedProcess, String> {
-        if !self.0.lock().is_agent_up {
-            return Err("the agent is gone".into());
-        }
+    fn start(&mut self, order: StartOrder<'_>) -> Result<SimulatedProcess, StartError> {
         let StartOrder { app, place, record, root, output, .. } = order;
+        let program = root.join("run");
+        let refused = |why: &str| {
+            Err(StartError::Spawn { program: program.clone(), source: io::Error::other(why) })
+        };
+        if !self.0.lock().is_agent_up {
+            return refused("the agent is gone");
+        }
         let build = record.build;
         self.0.check_start(app, build, root);
-        if !root.join("run").is_file() {
-            return Err("there is no program".into());
+        if !program.is_file() {
+            return refused("there is no program");
         }
         let behaviour = self.0.sample(build).behaviour;
         let index = self.0.index_of(build);
@@ -406,7 +413,7 @@ impl Host for SimulatedHost {
         _probe: &Probe,
         root: &Path,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+    ) -> impl Future<Output = Result<(), ProbeFailure>> + Send + 'static {
         let now = self.0.now();
         let alive = self.0.alive();
         let asked = alive.iter().rev().find(|process| process.lock().unwrap().root == root);
@@ -415,29 +422,31 @@ impl Host for SimulatedHost {
             process.print();
             (process.behaviour, now.saturating_sub(process.started_at))
         });
+        let refused = || ProbeFailureCause::Connect(io::ErrorKind::ConnectionRefused.into());
         async move {
-            match answer {
-                None => Err("connection refused".into()),
+            let cause = match answer {
+                None => refused(),
                 Some((Behaviour::NeverReady, _)) => {
                     sleep(timeout).await;
-                    Err("no answer".into())
+                    ProbeFailureCause::TimedOut { timeout }
                 }
-                Some((Behaviour::Answers500, _)) => Err("answered 500".into()),
-                Some((Behaviour::StartsSlowly(time), up_for)) if up_for < time => {
-                    Err("connection refused".into())
+                Some((Behaviour::Answers500, _)) => {
+                    ProbeFailureCause::Status { status: "500".into(), first_line: None }
                 }
+                Some((Behaviour::StartsSlowly(time), up_for)) if up_for < time => refused(),
                 Some(_) => {
                     sleep(Duration::from_millis(5)).await;
-                    Ok(())
+                    return Ok(());
                 }
-            }
+            };
+            Err(ProbeFailure { asked: "the program".into(), cause })
         }
     }
 
     fn run_hook(
         &self,
-        order: node_agent::HookOrder,
-    ) -> impl Future<Output = Result<(), String>> + Send + 'static {
+        order: HookOrder,
+    ) -> impl Future<Output = Result<(), HookFailure>> + Send + 'static {
         let mut state = self.0.lock();
         let fails_in = state.hook_fails_in;
         let fails = fails_in.is_some_and(|fails_in| state.prng.below(fails_in) == 0);
@@ -446,7 +455,11 @@ impl Host for SimulatedHost {
         drop(state);
         async move {
             sleep(Duration::from_millis(700)).await;
-            if fails { Err("exit code 1".into()) } else { Ok(()) }
+            if !fails {
+                return Ok(());
+            }
+            let cause = HookFailureCause::Exit { code: 1 };
+            Err(HookFailure { command: name, cause, output: String::new() })
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use disk::Operation;
-use node_agent::Swap;
+use node_agent::brain::Swap;
 use rustix::io::Errno;
 
 use super::builds::{Behaviour, Sample};
@@ -170,9 +170,9 @@ fn stopping_swaps_survive_every_failure_at_every_operation() {
     matrix(Swap::Stop);
 }
 
-/// Goal: a build that answers well and fills its log is rolled back, also by an agent that only found
-/// its program running.
-/// Method: the story with such a build, and a kill at some of its operations.
+/// Goal: a build that answers well and fills its log is rolled back, also by an agent that only
+/// found its program running. Method: the story with such a build, and a kill at some of its
+/// operations.
 #[test]
 fn build_that_floods_its_log_is_rolled_back_whatever_agent_sees_it() {
     for swap in [Swap::Overlap, Swap::Stop] {

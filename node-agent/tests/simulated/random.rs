@@ -1,14 +1,15 @@
 //! Random lives of a host: goals that come and go, disks that fail, kills, losses of power, hands
-//! that change files, clocks that jump. At the end everything is sound, and the host must get to its
-//! goal or be at a build that ran well.
+//! that change files, clocks that jump. At the end everything is sound, and the host must get to
+//! its goal or be at a build that ran well.
 //!
-//! A run is told by its seed alone. One that failed is repeated by the command that it prints.
+//! A seed alone reproduces a run. One that failed is repeated by the command that it prints.
 
 use std::fs;
 use std::time::{Duration, SystemTime};
 
 use disk::Operation;
-use node_agent::{AppOrder, Swap};
+use node_agent::app::AppOrder;
+use node_agent::brain::Swap;
 use p2p_core::{Prng, Seed};
 use rustix::io::Errno;
 
@@ -97,7 +98,7 @@ impl Troubles {
         host.machine.set_tampered();
         host.machine.set_damaged(build);
         fs::write(&path, bytes).unwrap();
-        // The times of files are too coarse to tell a change from the store's own writes.
+        // The times of files are too coarse to distinguish a change from the store's own writes.
         let later = SystemTime::now() + Duration::from_mins(1);
         fs::File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
         host.machine.note(format!("build {} damaged by hand", host.machine.index_of(build)));

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use node_agent::{BuildSource, RunningDownload, TokenDesk, TokenHold, TokenState, TokenWish};
+use node_agent::fleet::{
+    BuildSource, RunningDownload, TokenDesk, TokenHold, TokenState, TokenWish,
+};
 use p2p_core::{BuildId, ChunkIndex};
 use p2p_net::{BuildStore, FetchError, Phase, Progress, StagedBuild, StoreError, StoredBuild};
 use tokio::time::sleep;

@@ -1,5 +1,5 @@
-//! One host with one app: runs agents one after the other, lets the disk fail as ordered, and checks
-//! what must hold.
+//! One host with one app: runs agents one after the other, lets the disk fail as ordered, and
+//! checks what must hold.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,10 +11,13 @@ use std::time::Duration;
 use disk::simulated::Disk;
 use disk::{Operation, Tree, Verdict, Watching};
 use goal_state::{Goal, Rollout};
-use node_agent::{
-    AcceptedGoals, App, AppConfig, AppDir, AppOrder, AppParts, AppSettings, AppTimings, GoalView,
-    Health, Hook, Hooks, Journal, JournalPhase, OUTPUT_WINDOW, Probe, StatusBoard, Swap,
-};
+use node_agent::app::{App, AppOrder, AppParts, AppSettings, AppTimings, GoalView};
+use node_agent::brain::Swap;
+use node_agent::config::AppConfig;
+use node_agent::host::{Health, Hook, Hooks, Probe};
+use node_agent::programs::OUTPUT_WINDOW;
+use node_agent::report::StatusBoard;
+use node_agent::state::{AcceptedGoals, AppDir, Journal, JournalPhase};
 use p2p_core::{BuildId, ByteRate};
 use rustix::io::Errno;
 use tempfile::TempDir;
@@ -59,7 +62,7 @@ pub(crate) enum End {
 
 /// What happens to the host from outside, and how long an agent lives without a crash.
 pub(crate) trait Script {
-    /// Called every second; whether the life of the agent is over.
+    /// Called every second; returns whether the life of the agent is over.
     fn look(&mut self, view: &View<'_>) -> Turn;
 }
 
@@ -560,7 +563,5 @@ fn parts(
         goal: goal.subscribe(),
         orders,
         board: board.clone(),
-        pulse: None,
-        own_agent: None,
     }
 }

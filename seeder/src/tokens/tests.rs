@@ -167,7 +167,7 @@ fn late_messages_of_earlier_wishes_change_nothing() {
 }
 
 #[test]
-fn grants_are_stored_before_they_are_told_and_renewals_need_not_be() {
+fn grants_are_stored_before_they_are_answered_and_renewals_need_not_be() {
     let mut table = table();
     assert!(table.handle(at(0), node(1), &ask(1, 1)).needs_disk);
     assert!(table.handle(at(0), node(1), &ask(1, 1)).needs_disk, "it was not stored yet");

@@ -10,7 +10,7 @@ fn policy() -> Policy {
         keep_builds: 3,
         keep_bytes: None,
         hooks: BTreeSet::new(),
-        leave: Leave::Open,
+        permission: Permission::Granted,
         needs_token: false,
     }
 }
@@ -164,11 +164,15 @@ fn downloads_follow_the_table() {
 
 #[test]
 fn every_host_downloads_whether_it_may_switch_or_not() {
-    for leave in [Leave::Later, Leave::Shut] {
-        let policy = Policy { leave, needs_token: true, ..policy() };
+    for permission in [Permission::Later, Permission::Refused] {
+        let policy = Policy { permission, needs_token: true, ..policy() };
         let step = next_step(wanted(2, 2).as_ref(), &at_rest(), &policy);
-        assert_eq!(step, Step::Download { build: build(2) }, "{leave:?}");
-        assert_eq!(next_step(wanted(2, 2).as_ref(), &staged(), &policy), Step::Rest, "{leave:?}");
+        assert_eq!(step, Step::Download { build: build(2) }, "{permission:?}");
+        assert_eq!(
+            next_step(wanted(2, 2).as_ref(), &staged(), &policy),
+            Step::Rest,
+            "{permission:?}"
+        );
     }
 }
 
@@ -379,8 +383,8 @@ fn waves_holds_and_tokens_keep_a_switch_from_starting_but_not_from_ending() {
         token: Token::Held,
         ..with(switched(), serving(Program::Stopped))
     };
-    for leave in [Leave::Later, Leave::Shut] {
-        let policy = Policy { leave, needs_token: true, ..policy() };
+    for permission in [Permission::Later, Permission::Refused] {
+        let policy = Policy { permission, needs_token: true, ..policy() };
         check(
             &policy,
             vec![
@@ -391,8 +395,8 @@ fn waves_holds_and_tokens_keep_a_switch_from_starting_but_not_from_ending() {
         );
     }
     let bare = || Actual { complete: builds(&[2]), ..empty() };
-    let later = Policy { leave: Leave::Later, needs_token: true, ..policy() };
-    let shut = Policy { leave: Leave::Shut, ..policy() };
+    let later = Policy { permission: Permission::Later, needs_token: true, ..policy() };
+    let shut = Policy { permission: Permission::Refused, ..policy() };
     let first = Step::Switch { build: build(2) };
     check(&later, vec![("a host with nothing to run does not wait", wanted(2, 2), bare(), first)]);
     check(&shut, vec![("but it can be held", wanted(2, 2), bare(), Step::Rest)]);
@@ -428,7 +432,7 @@ fn tokens_follow_the_table() {
 fn restarts_follow_the_table() {
     let worn = || with(at_rest(), serving(stale(1)));
     let beside = |candidate| with(at_rest(), both(stale(1), candidate));
-    let shut = Policy { leave: Leave::Shut, ..policy() };
+    let shut = Policy { permission: Permission::Refused, ..policy() };
     check(&policy(), vec![("stopped first", wanted(1, 1), worn(), Step::Stop)]);
     check(&shut, vec![("held", wanted(1, 1), worn(), Step::Rest)]);
     let start = Step::StartCandidate { build: build(1) };

@@ -12,16 +12,16 @@ use rustix::process::Resource;
 use super::Finding;
 use crate::brain::explain::bytes_text;
 
-/// 2025-01-01: this code is newer, so a clock before it is wrong.
+/// 2025-01-01: this code is younger, so an earlier time is wrong.
 const CLOCK_MIN_MS: u64 = 1_735_689_600_000;
 
-/// 2100-01-01: a clock beyond it is wrong, too.
+/// 2100-01-01: a later time is wrong, too.
 const CLOCK_MAX_MS: u64 = 4_102_444_800_000;
 
-/// Less free than this, and no build of a usual size fits.
+/// With less space than this, no build of a usual size fits.
 const FREE_BYTES_LOW: u64 = 2 << 30;
 
-/// Less free than this, and not even journals are safe.
+/// With less space than this, not even journals are safe.
 const FREE_BYTES_NONE: u64 = 64 << 20;
 
 /// Every file of a build is one.
@@ -187,7 +187,7 @@ pub(super) fn descriptors() -> Finding {
     }
 }
 
-/// Whether a user that the app names exists and can be become.
+/// Whether a user that the app names exists, and the agent may start programs as that user.
 pub(super) fn user(app: &str, user: &str) -> Finding {
     let next = "create it (useradd --system), or correct user in the configuration";
     match nix::unistd::User::from_name(user) {
@@ -212,7 +212,7 @@ mod tests {
     use crate::cli::doctor::Verdict;
 
     #[test]
-    fn clock_that_cannot_be_is_told() {
+    fn impossible_clock_is_found() {
         let now = 1_800_000_000_000;
         let cases = [
             (now, None, Verdict::Ok),
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        // /proc takes no files of ours, whoever we are.
+        // Nobody can create files in /proc.
         let findings = abilities(Path::new("/proc"));
         assert_eq!(findings[0].verdict, Verdict::Problem, "{findings:?}");
     }

@@ -12,10 +12,10 @@ use crate::brain::explain::bytes_text;
 use crate::config::{AppConfig, socket_text};
 use crate::host::sockets::SocketAddress;
 
-/// Enough to see that bytes come.
+/// Enough to see that bytes arrive.
 const SAMPLE_BYTES: u64 = 64 * 1024;
 
-/// Time for a seeder to answer over all transports, more than it is asked to need.
+/// Time for a seeder to answer over all transports: more than the measurements themselves take.
 const SEEDER_MAX: Duration = Duration::from_secs(45);
 
 /// Whether the kernel grants the buffers that QUIC asks for.

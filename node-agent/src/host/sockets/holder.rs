@@ -1,4 +1,4 @@
-//! Who listens where the agent wants to: for messages only, from what `/proc` tells.
+//! Who listens where the agent wants to: for messages only, from what `/proc` shows.
 
 use std::fmt;
 use std::fs;
@@ -57,7 +57,8 @@ fn by_port(tables: &[&str], port: u16, state: &str) -> Vec<u64> {
         .collect()
 }
 
-/// A line of `/proc/net/tcp` and its like: number, local address, remote address, state, ..., inode.
+/// A line of `/proc/net/tcp` and its like: number, local address, remote address, state, ...,
+/// inode.
 fn parse_ip(line: &str, port: u16, state: &str) -> Option<u64> {
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
     let (_, local_port) = fields.get(1)?.rsplit_once(':')?;

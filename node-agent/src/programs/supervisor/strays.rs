@@ -1,9 +1,9 @@
-//! Programs that run without a record, found when an agent starts: the disk was full or failing when
-//! an earlier agent started them, and that agent was killed.
+//! Programs that run without a record, found when an agent starts: the disk was full or failing
+//! when an earlier agent started them, and that agent was killed.
 //!
-//! What becomes of them is a pure choice, [`plan`]. An agent leaves at most two programs, of which
-//! the newer may be a candidate that is not ready: so the older one keeps serving, and whether that
-//! is the right one is then for the brain to say, as of any program that was taken over.
+//! What happens to them is a pure choice, [`plan`]. An agent leaves at most two programs, of which
+//! the newer may be a candidate that is not ready: so the older one keeps serving. Whether that is
+//! the right one the brain decides afterwards, as for any program that was taken over.
 
 use rustix::process::Signal;
 use tracing::warn;
@@ -117,7 +117,7 @@ impl<H: Host> Supervisor<H> {
             "found a program that there is no record of, besides those that should run; ending it"
         );
         if matches!(self.leaving, Slot::Idle) {
-            // Whoever recovers tells what is there to stop.
+            // It is told to stop when the recovery is over.
             return self.adopt(Place::Leaving, stray.record.clone());
         }
         let root = self.app.path().join("builds").join(stray.record.build.to_string());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn process_ids_tell_programs_of_one_moment_apart() {
+    fn programs_of_one_moment_are_ordered_by_process_id() {
         let serving = Some(Known { age: Some((5, 7)) });
         let candidate = [Move::TakeOver(0, Place::Candidate)];
         assert_eq!(plan(serving, None, &[(5, 8)]), candidate);

@@ -1,5 +1,5 @@
-//! Answers what people ask over the control socket: hands orders to the apps' loops and gathers what
-//! they know.
+//! Answers what people ask over the control socket: hands orders to the apps' loops and gathers
+//! what they know.
 //!
 //! Invariant: a loop that hangs holds up only the answer about its own app, and only for a bounded
 //! time.
@@ -24,14 +24,14 @@ pub(crate) type AppOrders = BTreeMap<AppName, mpsc::Sender<AppOrder>>;
 
 /// See the head of this file.
 #[derive(Debug)]
-pub(crate) struct ControlDesk {
+pub(crate) struct Answers {
     pub(crate) host: String,
     pub(crate) board: StatusBoard,
     pub(crate) orders: AppOrders,
     pub(crate) started_at: Instant,
 }
 
-impl ControlDesk {
+impl Answers {
     /// Answers until nobody can ask any more.
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<ControlRequest>) {
         while let Some(request) = requests.recv().await {
@@ -39,7 +39,7 @@ impl ControlDesk {
         }
     }
 
-    /// An asker who is gone does not miss the answer.
+    /// If the asker is gone, nobody misses the answer.
     async fn serve(&self, request: ControlRequest) {
         match request {
             ControlRequest::Status { answer } => drop(answer.send(self.status().await)),
@@ -59,7 +59,7 @@ impl ControlDesk {
         }
     }
 
-    /// Gives an order to one app or to all; returns to which.
+    /// Gives an order to one app or to all; returns which.
     async fn order(
         &self,
         app: Option<AppName>,
