@@ -26,19 +26,19 @@ const RENEW_VARIABLE: &str = "RENEW_DOCUMENTS";
 const HEAD: &str = "\
 # Configuration of the agent
 
-Every key of `shoal-agent`, one line each. [example.toml](../node-agent/example.toml) explains them at
-length and is a file to start from; `shoal-agent init` writes a shorter one. This page is written by
-a test from the table that the agent itself works with (`node-agent/src/config/table.rs`), so it
+Every key of `shoal-agent`, one line each. [example.toml](../node-agent/example.toml) explains
+them at length and is a file to start from; `shoal-agent init` writes a shorter one. A test writes
+this page from the table that the agent itself works with (`node-agent/src/config/table.rs`), so it
 has all keys, and their real defaults.
 
-Every key can be given in the file (`shoal-agent --config FILE`), as an environment variable, or as a flag
-(`--set KEY=VALUE`; some have a flag of their own, see `shoal-agent --help`). Flags win over variables,
-variables over the file, and the file over the bootstrap document. `shoal-agent --check-config` shows what is
-in effect and where each value came from.
+Every key can be given in the file (`shoal-agent --config FILE`), as an environment variable, or as
+a flag (`--set KEY=VALUE`; some have a flag of their own, see `shoal-agent --help`). Flags win over
+variables, variables over the file, and the file over the bootstrap document.
+`shoal-agent --check-config` shows what is in effect and where each value came from.
 
 \"Takes effect\" says what makes a running agent take over another value: `SIGHUP`
-(`systemctl reload shoal-agent`), or a restart of the agent, which restarts its programs, too. Log and
-status name what waits for a restart.
+(`systemctl reload shoal-agent`), or a restart of the agent, which restarts its programs, too. Log
+and status name what waits for a restart.
 
 | values | are written as |
 |---|---|

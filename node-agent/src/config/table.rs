@@ -4,7 +4,7 @@
 //! field and out of it, and what it is for. All else follows: names and suggestions (`schema`),
 //! reading (`keys`), `--check-config` (`show`), what SIGHUP takes over (`agent::reload`), and
 //! `docs/configuration.md`. A new key has a row here, a field in `config.rs`, whoever uses that,
-//! and its explanation in `example.toml`.
+//! and its explanation in `example.toml`; the test of the document prints how to renew that.
 //!
 //! Rows stand in the order in which they are read and shown, those of one TOML table together.
 
