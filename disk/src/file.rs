@@ -142,9 +142,9 @@ impl DiskFile {
         self.carry_out(|path, handle| Operation::SyncAll { path, handle }, || Ok(()))
     }
 
-    /// Copies at most `size` bytes from offset `from` of `source` to offset `to` of this file within
-    /// the kernel; file systems that can, share the blocks. Returns how many bytes were copied, zero
-    /// at the end of `source`.
+    /// Copies at most `size` bytes from offset `from` of `source` to offset `to` of this file
+    /// within the kernel; file systems that can, share the blocks. Returns how many bytes were
+    /// copied, zero at the end of `source`.
     ///
     /// # Errors
     ///

@@ -26,7 +26,7 @@ use crate::state::app_dir::Paused;
 pub(crate) mod answers;
 mod client;
 
-pub use client::{AskError, ControlClient};
+pub(crate) use client::{AskError, ControlClient};
 
 /// Longest request. A reason in words fits; the agent reads no more from anyone.
 const REQUEST_BYTES_MAX: u64 = 16 * 1024;
@@ -46,7 +46,7 @@ const REASON_CHARS_MAX: usize = 500;
 /// What travels to the agent.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Request {
+pub(crate) enum Request {
     /// How the agent and its apps are.
     Status {},
     /// No switch starts until `Resume`, also after a restart of the agent.
@@ -76,7 +76,7 @@ pub enum Request {
 /// What travels back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
-pub enum Response {
+pub(crate) enum Response {
     /// To `Status`.
     Status(AgentStatus),
     /// To orders: the apps that they changed.

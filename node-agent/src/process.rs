@@ -173,7 +173,10 @@ impl ProcessIdentity {
 /// # Errors
 ///
 /// If `/proc` cannot be read. Processes of other users are passed over.
-pub fn find_by_environment(variable: &str, value: &str) -> io::Result<Option<ProcessIdentity>> {
+pub(crate) fn find_by_environment(
+    variable: &str,
+    value: &str,
+) -> io::Result<Option<ProcessIdentity>> {
     let wanted = format!("{variable}={value}");
     let mut found: Option<ProcessIdentity> = None;
     for pid in all_pids()? {

@@ -6,7 +6,7 @@
 
 pub(crate) mod counts;
 pub(crate) mod metrics;
-pub mod service;
+pub(crate) mod service;
 pub(crate) mod status;
 
 pub use status::StatusBoard;

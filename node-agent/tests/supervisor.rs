@@ -22,6 +22,21 @@ fn supervisor(rig: &Rig, exec: &[&str]) -> Supervisor<RealHost> {
     recover(rig, launch(exec), timings())
 }
 
+/// A supervisor that has started `./run`.
+fn started(rig: &Rig) -> Supervisor<RealHost> {
+    let mut supervisor = supervisor(rig, &["./run"]);
+    supervisor.start(Serving, build(1), &rig.root);
+    supervisor
+}
+
+/// A program that runs until it is stopped, and whose agent died.
+async fn left_behind(rig: &Rig) -> ProcessIdentity {
+    rig.patient_script("run");
+    let mut ear = rig.ear();
+    let _first = started(rig);
+    ear.process().await
+}
+
 #[tokio::test]
 async fn program_runs_in_its_build_and_knows_what_it_is() {
     let rig = Rig::new();
@@ -70,8 +85,7 @@ async fn program_that_ignores_sigterm_is_killed_with_its_children() {
          echo $$ > $EAR; while :; do sleep 60; done",
     );
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let supervisor = started(&rig);
     let processes = [ear.process().await, ear.process().await];
     stop(supervisor).await;
     for process in &processes {
@@ -85,8 +99,7 @@ async fn child_that_outlives_an_obedient_program_is_killed_after_the_grace_perio
     rig.script("child", "trap '' TERM; echo $$ > $EAR; while :; do sleep 60; done");
     rig.script("run", "./child & exec sleep 60");
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let supervisor = started(&rig);
     let child = ear.process().await;
     stop(supervisor).await;
     assert!(child.open().unwrap().is_none(), "the child survived");
@@ -119,8 +132,7 @@ async fn children_of_a_program_that_ended_are_stopped_before_it_is_started_again
     rig.script("child", child);
     rig.script("run", "./child & wait");
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let mut supervisor = started(&rig);
     let child = ear.process().await;
     drive(&mut supervisor, is_resting).await;
     assert!(child.open().unwrap().is_none(), "the child survived");
@@ -144,8 +156,7 @@ async fn program_that_was_up_for_long_starts_with_a_clean_record() {
 async fn program_that_runs_again_is_shown_as_such() {
     let rig = Rig::new();
     rig.script("run", "test -e $0.again && exec sleep 60\necho oops\ntouch $0.again; exit 3");
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let mut supervisor = started(&rig);
     drive(&mut supervisor, is_stopped).await;
     supervisor.start(Serving, build(1), &rig.root);
     assert!(supervisor.message().unwrap().contains("next start in"), "not sure yet that it stays");
@@ -162,8 +173,7 @@ async fn death_by_a_signal_is_shown() {
     let rig = Rig::new();
     rig.patient_script("run");
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let mut supervisor = started(&rig);
     ear.process().await.signal_group(Signal::KILL).unwrap();
     drive(&mut supervisor, is_resting).await;
     let message = supervisor.message().unwrap();
@@ -196,8 +206,7 @@ async fn program_runs_even_if_the_disk_takes_neither_record_nor_output() {
     fs::create_dir(rig.app.output_path(Serving)).unwrap();
     rig.patient_script("run");
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let mut supervisor = started(&rig);
     ear.line().await;
     drive(&mut supervisor, is_settled).await;
     stop(supervisor).await;
@@ -209,8 +218,7 @@ async fn long_output_of_a_running_program_is_shortened() {
     // Writes the limit and some more, then waits.
     rig.script("run", "head -c 5000000 /dev/zero; echo $$ > $EAR; exec sleep 60");
     let mut ear = rig.ear();
-    let mut supervisor = supervisor(&rig, &["./run"]);
-    supervisor.start(Serving, build(1), &rig.root);
+    let mut supervisor = started(&rig);
     ear.line().await;
     let output = rig.app.output_path(Serving);
     while fs::metadata(&output).unwrap().len() > 0 {
@@ -225,12 +233,7 @@ async fn long_output_of_a_running_program_is_shortened() {
 #[tokio::test]
 async fn program_survives_its_agent_and_is_taken_over_by_the_next() {
     let rig = Rig::new();
-    rig.patient_script("run");
-    let mut ear = rig.ear();
-    let mut first = supervisor(&rig, &["./run"]);
-    first.start(Serving, build(1), &rig.root);
-    let process = ear.process().await;
-    drop(first);
+    let process = left_behind(&rig).await;
 
     let mut second = supervisor(&rig, &["./run"]);
     assert_eq!(second.pid(), Some(process.pid));
@@ -249,12 +252,7 @@ async fn program_survives_its_agent_and_is_taken_over_by_the_next() {
 #[tokio::test]
 async fn end_of_a_program_that_was_taken_over_is_noticed() {
     let rig = Rig::new();
-    rig.patient_script("run");
-    let mut ear = rig.ear();
-    let mut first = supervisor(&rig, &["./run"]);
-    first.start(Serving, build(1), &rig.root);
-    let process = ear.process().await;
-    drop(first);
+    let process = left_behind(&rig).await;
     let mut second = supervisor(&rig, &["./run"]);
     process.signal_group(Signal::KILL).unwrap();
     drive(&mut second, is_resting).await;
@@ -265,12 +263,7 @@ async fn end_of_a_program_that_was_taken_over_is_noticed() {
 #[tokio::test]
 async fn program_whose_agent_died_before_noting_it_is_found_by_its_environment() {
     let rig = Rig::new();
-    rig.patient_script("run");
-    let mut ear = rig.ear();
-    let mut first = supervisor(&rig, &["./run"]);
-    first.start(Serving, build(1), &rig.root);
-    let process = ear.process().await;
-    drop(first);
+    let process = left_behind(&rig).await;
     let record = rig.app.running(Serving).unwrap().unwrap();
     rig.app.write_running(Serving, &RunningRecord { process: None, ..record }).unwrap();
 

@@ -402,8 +402,8 @@ mod tests {
 
     use super::*;
 
-    /// Goal: each question reaches whom it is for. A report is taken although no goal store takes it
-    /// on, a request for a token is answered, and what nobody knows is refused.
+    /// Goal: each question reaches whom it is for. A report is taken although no goal store takes
+    /// it on, a request for a token is answered, and what nobody knows is refused.
     #[tokio::test]
     async fn questions_are_sorted_by_topic() {
         let folder = tempfile::tempdir().unwrap();

@@ -364,8 +364,8 @@ impl Brain<'_> {
         (!is_begun && !is_there).then_some(target)
     }
 
-    /// Whether this host has nothing that ran well or could run.
-    fn is_bare(&self) -> bool {
+    /// Whether no build ran well here and none could be run.
+    fn has_nothing_to_run(&self) -> bool {
         self.actual.current.is_none() && self.way_back(None).is_none()
     }
 
@@ -374,7 +374,7 @@ impl Brain<'_> {
         let due = self.due()?;
         match self.policy.permission {
             Permission::Granted => Some(due),
-            Permission::Later => self.is_bare().then_some(due),
+            Permission::Later => self.has_nothing_to_run().then_some(due),
             Permission::Refused => None,
         }
     }
@@ -463,7 +463,7 @@ impl Brain<'_> {
 
     fn pick_begin_step(&self) -> Option<Step> {
         let build = self.allowed()?;
-        if !self.has_token() && !self.is_bare() {
+        if !self.has_token() && !self.has_nothing_to_run() {
             return None;
         }
         match self.hook_need(HookKind::BeforeSwitch, build) {
@@ -659,7 +659,7 @@ impl Brain<'_> {
         let serving = self.actual.programs.serving;
         let is_stale = matches!(serving, Program::Running { is_fresh: false, .. })
             && self.policy.permission != Permission::Refused;
-        let is_wanted = (self.allowed().is_some() && !self.is_bare())
+        let is_wanted = (self.allowed().is_some() && !self.has_nothing_to_run())
             || self.begun().is_some()
             || (is_stale && self.policy.has_program);
         // Whoever took a program down holds the token until one serves again.
@@ -674,7 +674,7 @@ impl Brain<'_> {
 
     /// The build that has to be here besides the goal's, and may have been damaged: the one that
     /// was settled on, or the one to go back to from a build that failed.
-    fn refuge(&self) -> Option<BuildId> {
+    fn fallback(&self) -> Option<BuildId> {
         let journal = self.actual.journal.as_ref()?;
         match journal.phase {
             JournalPhase::Good => Some(journal.to),
@@ -688,7 +688,8 @@ impl Brain<'_> {
 
     fn pick_download_step(&self) -> Option<Step> {
         let is_missing = |build: &BuildId| !self.is_complete(*build);
-        let missing = self.target().filter(is_missing).or_else(|| self.refuge().filter(is_missing));
+        let missing =
+            self.target().filter(is_missing).or_else(|| self.fallback().filter(is_missing));
         match (self.actual.download, missing) {
             (Transfer::Active { build }, missing) if missing == Some(build) => None,
             (Transfer::Resting { build }, Some(missing)) if build == missing => None,

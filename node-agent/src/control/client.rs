@@ -15,7 +15,7 @@ const ANSWER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// A connection to an agent.
 #[derive(Debug)]
-pub struct ControlClient {
+pub(crate) struct ControlClient {
     path: PathBuf,
     stream: BufReader<UnixStream>,
 }
@@ -23,7 +23,7 @@ pub struct ControlClient {
 /// Why an agent could not be asked, or did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AskError {
+pub(crate) enum AskError {
     /// Nobody listens.
     #[error(
         "no agent is running: nobody listens on {}; start it (systemctl start shoal-agent), or name the socket of another one with --control or its state directory with --state",
@@ -62,7 +62,7 @@ impl ControlClient {
     /// # Errors
     ///
     /// If there is none or it may not be asked.
-    pub fn connect(path: &Path) -> Result<Self, AskError> {
+    pub(crate) fn connect(path: &Path) -> Result<Self, AskError> {
         let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 AskError::NotRunning { path: path.into() }
@@ -81,7 +81,7 @@ impl ControlClient {
     /// # Errors
     ///
     /// If there is none, or the agent refuses.
-    pub fn ask(&mut self, request: &Request) -> Result<Response, AskError> {
+    pub(crate) fn ask(&mut self, request: &Request) -> Result<Response, AskError> {
         let answered = self.exchange(request);
         match answered {
             Ok(Response::Refused { reason }) => Err(AskError::Refused { reason }),

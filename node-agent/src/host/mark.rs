@@ -31,7 +31,7 @@ const VARIABLE: &str = "SHOAL_MARK";
 /// other at once, so this is for hosts that are badly overloaded.
 const START_SECONDS_MAX: u64 = 2;
 
-/// Kernels count the starts of processes in hundredths of seconds on every platform.
+/// Ticks per second in which kernels count the starts of processes, the same on every platform.
 const TICKS_PER_SECOND: u64 = 100;
 
 /// What the marks of one state directory are signed with.

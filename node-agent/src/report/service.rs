@@ -17,34 +17,34 @@ use tracing::{debug, error};
 use crate::report::status::StatusBoard;
 
 /// A loop that did not report in for this long hangs. Loops report several times a minute.
-pub const OVERDUE_AFTER: Duration = Duration::from_mins(1);
+pub(crate) const OVERDUE_AFTER: Duration = Duration::from_mins(1);
 
 /// Pings per watchdog interval: one may be lost or late.
 const PINGS_PER_INTERVAL: u32 = 3;
 
 /// The loops that have to report in. Cheap to clone; clones are the same registry.
 #[derive(Clone, Debug, Default)]
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     beats: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 /// One loop's place in a [`Heartbeat`]. Dropped, nobody waits for the loop any more.
 #[derive(Debug)]
-pub struct Pulse {
+pub(crate) struct Pulse {
     name: String,
     heartbeat: Heartbeat,
 }
 
 impl Heartbeat {
     /// Registers a loop, which counts as having reported in now. One of the same name is replaced.
-    pub fn register(&self, name: &str) -> Pulse {
+    pub(crate) fn register(&self, name: &str) -> Pulse {
         let pulse = Pulse { name: name.into(), heartbeat: self.clone() };
         pulse.beat();
         pulse
     }
 
-    /// Loops that did not report in within a minute, in order.
-    pub fn overdue(&self) -> Vec<String> {
+    /// Loops that did not report in for longer than [`OVERDUE_AFTER`], in order.
+    pub(crate) fn overdue(&self) -> Vec<String> {
         let now = Instant::now();
         let beats = self.beats.lock();
         let late = beats.iter().filter(|(_, beat)| now.duration_since(**beat) > OVERDUE_AFTER);
@@ -54,7 +54,7 @@ impl Heartbeat {
 
 impl Pulse {
     /// Reports in.
-    pub fn beat(&self) {
+    pub(crate) fn beat(&self) {
         let mut beats = self.heartbeat.beats.lock();
         beats.insert(self.name.clone(), Instant::now());
     }
@@ -68,7 +68,7 @@ impl Drop for Pulse {
 }
 
 /// Pings the watchdog while all loops of `heartbeat` report in. Does not end; dropped, it stops.
-pub async fn feed_watchdog(heartbeat: Heartbeat) {
+pub(crate) async fn feed_watchdog(heartbeat: Heartbeat) {
     // Set by systemd from WatchdogSec.
     let Some(interval) = sd_notify::watchdog_enabled() else {
         return std::future::pending().await;
@@ -90,12 +90,12 @@ pub async fn feed_watchdog(heartbeat: Heartbeat) {
 }
 
 /// The agent serves.
-pub fn say_ready() {
+pub(crate) fn say_ready() {
     say(&[NotifyState::Ready]);
 }
 
 /// The agent reads its configuration again; [`say_ready`] ends it.
-pub fn say_reloading() {
+pub(crate) fn say_reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => say(&[NotifyState::Reloading, now]),
         Err(error) => debug!(%error, "no monotonic clock"),
@@ -103,12 +103,12 @@ pub fn say_reloading() {
 }
 
 /// The agent stops its programs.
-pub fn say_stopping() {
+pub(crate) fn say_stopping() {
     say(&[NotifyState::Stopping]);
 }
 
 /// Keeps the line in `systemctl status` up to date. Does not end; dropped, it stops.
-pub async fn show_status(board: StatusBoard) {
+pub(crate) async fn show_status(board: StatusBoard) {
     let mut rows = board.subscribe();
     let mut shown = String::new();
     loop {

@@ -92,7 +92,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     ("seeder/src", &["cli", "daemon", "token_server", "catalog limits_file status_relay tokens"]),
     ("cli/src", &["app", "demo", "status", "bench fetch publish rollout", "output runtime"]),
-    ("command-line/src", &["usage", "complaint log signals state_lock terminal"]),
+    ("command-line/src", &["usage", "complaint log signals state_lock"]),
     ("demo-service/src", &["http", "service", "behaviour"]),
     ("disk/src", &["replace", "calls", "file", "simulated watch", "record", "operation"]),
     (
