@@ -14,11 +14,11 @@ use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use p2p_core::ByteRate;
+use shoal_simnet::flags::rates::{NodeRates, SiteRates};
+use shoal_simnet::flags::units::{parse_duration, parse_size};
 use shoal_simnet::output_file::OutputFile;
-use shoal_simnet::rates::{NodeRates, SiteRates};
 use shoal_simnet::report::Stopwatch;
 use shoal_simnet::thirty_minutes;
-use shoal_simnet::units::{parse_duration, parse_size};
 use shoal_simnet::{Crashes, Faults, Fleet, Loss, Scenario, Settings, Summary};
 use shoal_simnet::{plot, sweep};
 

@@ -9,7 +9,7 @@ use p2p_core::{ByteRate, CHUNK_SIZE_MAX, CHUNKS_MAX, ChunkLayout, Instant};
 
 use crate::bound::{FleetRates, chunked_bound, fluid_bound};
 use crate::faults::{Faults, LOSS_PERCENT_MAX};
-use crate::settings::Settings;
+use crate::flags::settings::Settings;
 
 /// Most hosts of one region. Above it a scenario is a typing error, not a fleet.
 const HOSTS_MAX: u32 = 2_000_000;

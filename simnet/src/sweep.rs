@@ -11,10 +11,10 @@ use std::io;
 use p2p_core::ByteRate;
 
 use crate::faults::{Crashes, Faults};
+use crate::flags::settings::Settings;
 use crate::fleet::Fleet;
 use crate::report::Summary;
 use crate::scenario::Scenario;
-use crate::settings::Settings;
 
 /// A gigabit, for hosts and the seeder.
 const RATE: u64 = 125_000_000;

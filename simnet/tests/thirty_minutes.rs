@@ -152,7 +152,7 @@ fn coarse_chunks_change_little() {
     let took = |chunk| {
         let build = ["--regions", "1", "--hosts-per-region", "12", "--build", "1GiB"];
         let (_, summary) = json_of(&[&build[..], &["--chunk", chunk]].concat());
-        assert_eq!(summary["chunk_bytes"], shoal_simnet::units::parse_size(chunk).unwrap());
+        assert_eq!(summary["chunk_bytes"], shoal_simnet::flags::units::parse_size(chunk).unwrap());
         summary["per_region"][0]["swarm_last_s"].as_f64().unwrap()
             - summary["per_region"][0]["goal_s"].as_f64().unwrap()
     };

@@ -1,8 +1,8 @@
 //! One build that the node takes part in: its state machine, its bytes, and what people are shown.
 //!
 //! Owns the tasks that use files of the build, so that whoever leaves it can wait for them. Decides
-//! nothing about the protocol. What concerns the reuse of chunks is in `hub/reuse.rs`, with the state
-//! of it here.
+//! nothing about the protocol. What concerns the reuse of chunks is in `hub/reuse.rs`, with the
+//! state of it here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

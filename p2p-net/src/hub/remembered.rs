@@ -1,8 +1,8 @@
 //! Which contacts of a download are remembered on disk, so that a host that is started again finds
 //! its neighbours when no tracker is left.
 //!
-//! Owns when the file is written; the member writes it, and `store/contacts.rs` owns how. Nothing depends on it: a file that
-//! is missing or old costs a question to the tracker.
+//! Owns when the file is written; the member writes it, and `store/contacts.rs` owns how. Nothing
+//! depends on it: a file that is missing or old costs a question to the tracker.
 
 use p2p_core::Contact;
 use tokio::time::{Duration, Instant};

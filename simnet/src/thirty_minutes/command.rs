@@ -10,11 +10,11 @@ use p2p_core::{ByteRate, Prng, Seed};
 use serde::Serialize;
 
 use crate::faults::Faults;
-use crate::rates::{NodeRates, SiteRates};
+use crate::flags::rates::{NodeRates, SiteRates};
+use crate::flags::settings::Settings;
+use crate::flags::units::{parse_duration, parse_size};
 use crate::report::Stopwatch;
 use crate::scenario::Scenario;
-use crate::settings::Settings;
-use crate::units::{parse_duration, parse_size};
 
 use super::load::{self, LoadPlan, LoadSummary, RunError};
 use super::plan::{Plan, PlanError, check_coarse_time, coarsen, coarseness};

@@ -42,7 +42,8 @@ fn without_tests_and_comments(text: &str) -> String {
     kept
 }
 
-/// Where paths into the crate begin, behind their `crate::` or `super::`s, and what those stand for.
+/// Where paths into the crate begin, behind their `crate::` or `super::`s, and what those stand
+/// for.
 fn anchors(code: &str, module: &[String]) -> Vec<(usize, Vec<String>)> {
     let mut found = Vec::new();
     for (at, _) in code.match_indices("crate::") {

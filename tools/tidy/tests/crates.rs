@@ -2,8 +2,8 @@
 
 use tidy::{keys, members, root, text};
 
-/// Each crate with all crates of this workspace that it may depend on, from the ground up. The table
-/// in ARCHITECTURE.md says why.
+/// Each crate with all crates of this workspace that it may depend on, from the ground up. The
+/// table in ARCHITECTURE.md says why.
 const EDGES: [(&str, &[&str]); 13] = [
     ("p2p-core", &[]),
     ("disk", &[]),

@@ -103,8 +103,8 @@ const FLOORS: &[(&str, &[&str])] = &[
             "fleet",
             "checker",
             "node scenario trace",
-            "network queue settings",
-            "bound buckets faults load output_file rates slab units",
+            "network queue",
+            "bound buckets faults flags load output_file slab",
         ],
     ),
     (

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use p2p_core::{SwarmConfig, TrackerConfig};
 
-use crate::units::parse_duration;
+use crate::flags::units::parse_duration;
 
 /// Why a setting is not taken.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
