@@ -32,16 +32,17 @@ mod apps;
 pub(crate) mod bootstrap;
 mod keys;
 mod layers;
+mod place;
 mod schema;
 mod show;
 mod table;
 mod values;
 mod words;
 
-use keys::Place;
 pub(crate) use keys::Settings;
 use layers::Layers;
 pub(crate) use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
+use place::Place;
 pub(crate) use show::toml_key;
 use table::{AGENT, APP, NO_APP};
 use values::DIRECTORY;

@@ -6,8 +6,7 @@
 
 use toml::Value;
 
-use super::layers::Raw;
-use super::values::{DURATION_ABOVE_ZERO, EXEC, USER};
+use super::values::{DURATION_ABOVE_ZERO, EXEC, Raw, USER};
 use super::{AppConfig, values};
 use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
 use crate::host::probe::Probe;

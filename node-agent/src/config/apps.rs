@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use goal_state::AppName;
 
-use super::keys::Place;
 use super::layers::Layers;
+use super::place::Place;
 use super::table::APP;
 use super::values;
 use super::{AppConfig, ConfigError, Swap};

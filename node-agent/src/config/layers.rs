@@ -13,6 +13,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::schema::{self, Node, PathError};
+use super::values::Raw;
 use super::{ConfigError, VARIABLE_PREFIX};
 
 /// Variables with the prefix that are no settings: they belong to the command line, or are what an
@@ -108,15 +109,6 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
         }
     }
-}
-
-/// A value before it has a type.
-#[derive(Clone, Debug)]
-pub(super) enum Raw {
-    /// From the file.
-    Toml(toml::Value),
-    /// From the environment or a flag.
-    Text(String),
 }
 
 /// A value and where it was given.

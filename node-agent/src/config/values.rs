@@ -16,12 +16,20 @@ use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, SeederAddress, TrafficClass, Transport};
 use toml::Value;
 
-use super::layers::Raw;
 use super::{Swap, words};
 use crate::host::launch::VARIABLE_PREFIX;
 use crate::host::probe::Probe;
 use crate::host::sockets::SocketAddress;
 use crate::host::watch_files::OnChange;
+
+/// A value before it has a type.
+#[derive(Clone, Debug)]
+pub(super) enum Raw {
+    /// From the file.
+    Toml(Value),
+    /// From the environment or a flag.
+    Text(String),
+}
 
 /// Longest host name: that of a DNS name.
 const HOST_CHARS_MAX: usize = 253;

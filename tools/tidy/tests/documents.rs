@@ -12,7 +12,8 @@ fn paths(text: &str) -> Vec<String> {
     let quoted = text.split('`').skip(1).step_by(2);
     let quoted = quoted.filter_map(|quoted| quoted.split_whitespace().next());
     let is_path = |word: &&str| {
-        let begins = word.split('/').next().is_some_and(|first| root().join(first).is_dir());
+        let begins = !word.starts_with("target/")
+            && word.split('/').next().is_some_and(|first| root().join(first).is_dir());
         let ends = [".rs", ".toml", ".md", ".sh", ".py", ".service"];
         let ends = ends.iter().any(|end| word.ends_with(end));
         word.contains('/')
