@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::trouble::{Stall, Trouble};
-use crate::brain::reconcile::{
-    self, Actual, Drained, HookKind, Permission, Policy, Step, Token, Transfer, Wanted,
+use crate::brain::model::{
+    Actual, Drained, HookKind, Permission, Policy, Step, Token, Transfer, Wanted,
 };
+use crate::brain::reconcile;
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState, TokenWish};
 use crate::host::Host;

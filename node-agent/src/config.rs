@@ -20,7 +20,7 @@ use goal_state::{AppName, GoalUrl, Label};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
-use crate::brain::reconcile::Swap;
+use crate::brain::model::Swap;
 use crate::host::hook::Hooks;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch, VARIABLE_PREFIX};
 use crate::host::probe::Health;

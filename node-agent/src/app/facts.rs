@@ -6,7 +6,7 @@ use super::{App, row};
 use crate::brain::explain::{
     CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
 };
-use crate::brain::reconcile::Permission;
+use crate::brain::model::Permission;
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState};
 use crate::host::Host;

@@ -9,7 +9,7 @@ use p2p_core::{BuildId, ByteRate};
 use p2p_net::{Phase, Progress};
 
 use super::{App, GoalView};
-use crate::brain::reconcile::{Gate, Permission, Program, Programs};
+use crate::brain::model::{Gate, Permission, Program, Programs};
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold as _, TokenState};
 use crate::host::Host;

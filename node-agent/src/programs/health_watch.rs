@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 
-use crate::brain::reconcile::Gate;
+use crate::brain::model::Gate;
 use crate::host::probe::{Health, Probe, ProbeFailure};
 use crate::programs::flood::{Flood, FloodWatch};
 

@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::brain::reconcile::{Drained, HookKind, HookView};
+use crate::brain::model::{Drained, HookKind, HookView};
 use crate::host::Host;
 use crate::host::hook::{Hook, HookFailure, HookOrder, Hooks};
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::brain::reconcile::Gate;
+use crate::brain::model::Gate;
 use crate::host::probe::ProbeFailure;
 use crate::host::{Host, HostProcess, Notice};
 use crate::programs::health_watch::{HealthWatch, ProbeError};

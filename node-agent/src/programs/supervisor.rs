@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::brain::reconcile::Gate;
+use crate::brain::model::Gate;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::host::probe::{Health, Probe};
 use crate::host::unit::JOB_TIMEOUT;

@@ -11,7 +11,7 @@ use p2p_core::BuildId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::brain::reconcile::AgentView;
+use crate::brain::model::AgentView;
 use crate::host::probe::Health;
 use crate::report::service::Heartbeat;
 use crate::self_update::running_build;

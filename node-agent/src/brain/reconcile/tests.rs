@@ -1,6 +1,9 @@
 //! The brain against tables: what is wanted, what is, and the one step that follows.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::brain::model::HookView;
 use crate::state::app_dir::FailedBuild;
 
 fn policy() -> Policy {

@@ -9,7 +9,7 @@ use p2p_core::BuildId;
 use tokio::time::Instant;
 
 use super::{Crash, OutputCounts, Slot, Supervisor};
-use crate::brain::reconcile::{Program, Programs};
+use crate::brain::model::{Program, Programs};
 use crate::host::Host;
 use crate::host::launch::Launch;
 use crate::programs::health_watch::Check;
