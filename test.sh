@@ -45,7 +45,7 @@ if cargo nextest --version >/dev/null 2>&1; then
     cargo nextest run --workspace --locked --no-fail-fast
 else
     echo "cargo-nextest is not installed; using cargo test, which is slower"
-    cargo test --workspace --lib --bins --tests --locked --no-fail-fast
+    cargo test --workspace --lib --bins --examples --tests --locked --no-fail-fast
 fi
 
 # Each once, without a clock: criterion does so unless it is run by cargo bench.

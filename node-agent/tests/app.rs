@@ -11,8 +11,12 @@ use node_agent::state::{Journal, JournalPhase};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, publish};
 
-use crate::app_rig::{Host, process};
+use crate::app::rig::{Host, process};
 use crate::rig::within;
+
+pub(crate) mod rig;
+mod swaps;
+mod units;
 
 /// Goal: a build whose program ends is rolled back without anybody's help, reported with its last
 /// words, and not tried again until another deploy asks for it.

@@ -1,5 +1,5 @@
-//! What the brain reasons about: what is wanted of an app, where it stands, what the operator allows,
-//! and the steps that lead from one to the other.
+//! What the brain reasons about: what is wanted of an app, where it stands, what the operator
+//! allows, and the steps that lead from one to the other.
 //!
 //! Invariant: plain values only, complete enough that [`reconcile`](crate::brain::reconcile) needs
 //! nothing else. Nothing is decided here.

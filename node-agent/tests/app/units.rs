@@ -12,7 +12,7 @@ use node_agent::host::{Systemd, runs_from};
 use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
-use crate::app_rig::{Host, Running, is_alive, process};
+use crate::app::rig::{Host, Running, is_alive, process};
 use crate::fake_systemd::{Bus, FakeSystemd, Model, connect};
 use crate::rig::within;
 

@@ -13,7 +13,7 @@ use node_agent::host::{Health, Hook, Hooks, OnChange, Probe, WatchedFiles};
 use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
 
-use crate::app_rig::{Host, Notebook, Running, is_alive, process};
+use crate::app::rig::{Host, Notebook, Running, is_alive, process};
 use crate::rig::{gone, within};
 
 #[expect(clippy::unnecessary_wraps, reason = "as it is in the settings")]
