@@ -1,14 +1,14 @@
 //! How an agent is configured: by a file, the environment and flags, later ones on top.
 //!
 //! Every setting is a key (`goal`, `apps.web.exec`) with a value and the place it came from, so
-//! that every complaint names that place, and `--check-config` can show it. [`table`] has a row for
-//! each key, [`keys`] says what follows from a row, [`layers`] collects what is given, [`values`]
-//! gives it types, [`apps`] checks the keys of an app against each other, [`show`] prints what came
+//! that every complaint names that place, and `--check-config` can show it. `table` has a row for
+//! each key, `keys` says what follows from a row, `layers` collects what is given, `values`
+//! gives it types, `apps` checks the keys of an app against each other, `show` prints what came
 //! of it; this file has the types and the defaults.
 //!
 //! `example.toml` beside this crate's manifest explains every key to operators.
 //!
-//! Invariant: a [`Config`] is complete and valid; nothing behind it has to check a setting again.
+//! Invariant: a `Config` is complete and valid; nothing behind it has to check a setting again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};

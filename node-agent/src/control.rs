@@ -3,7 +3,7 @@
 //!
 //! Invariant: nobody but root and the agent's own user is answered, and nobody can use up the
 //! agent: lines, connections and silence are bounded. This file does not know what a request means:
-//! it hands [`ControlRequest`]s on, which [`answers`] serves. [`ControlClient`] is the other end.
+//! it hands [`ControlRequest`]s on, which `answers` serves. `ControlClient` is the other end.
 
 use std::fs;
 use std::io;
@@ -145,12 +145,12 @@ pub enum Refusal {
 /// again.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// See [`Request::Status`].
+    /// See `Request::Status`.
     Status {
         /// For the answer.
         answer: oneshot::Sender<AgentStatus>,
     },
-    /// See [`Request::Pause`].
+    /// See `Request::Pause`.
     Pause {
         /// The app; `None` for all.
         app: Option<AppName>,
@@ -159,21 +159,21 @@ pub enum ControlRequest {
         /// For the apps that are paused now.
         answer: oneshot::Sender<Result<Vec<AppName>, Refusal>>,
     },
-    /// See [`Request::Resume`].
+    /// See `Request::Resume`.
     Resume {
         /// The app; `None` for all.
         app: Option<AppName>,
         /// For the apps that go on.
         answer: oneshot::Sender<Result<Vec<AppName>, Refusal>>,
     },
-    /// See [`Request::Restart`].
+    /// See `Request::Restart`.
     Restart {
         /// The app.
         app: AppName,
         /// For the app whose restart is ordered, not yet done.
         answer: oneshot::Sender<Result<Vec<AppName>, Refusal>>,
     },
-    /// See [`Request::Explain`].
+    /// See `Request::Explain`.
     Explain {
         /// The app.
         app: AppName,

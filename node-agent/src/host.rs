@@ -3,7 +3,7 @@
 //!
 //! They exist so that the loop can run on a simulated machine. Files go through the crate `disk`,
 //! which can be watched and stopped; time goes through tokio, whose clock can be paused. This file
-//! decides nothing; [`crate::host::real`] is the one implementation outside tests.
+//! decides nothing; `crate::host::real` is the one implementation outside tests.
 
 use std::fmt;
 use std::fs::File;

@@ -1,6 +1,6 @@
-//! What the agent reports: a status row per app for the fleet ([`status`]), a page for Prometheus
-//! ([`metrics`], with what [`counts`] adds up), and whether it is well for the service manager
-//! ([`service`]).
+//! What the agent reports: a status row per app for the fleet (`status`), a page for Prometheus
+//! (`metrics`, with what `counts` adds up), and whether it is well for the service manager
+//! (`service`).
 //!
 //! Reporting decides nothing and holds nobody up: whoever does not read, misses rows.
 

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::{Answer, Failed, Failure, lock};
+use crate::{Answer, Failed, Failure};
 
 /// Bytes of an answer's head and body together.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -57,7 +57,7 @@ impl Pool {
     pub(crate) async fn take(&self) -> Result<Connection, Failed> {
         loop {
             let kept = {
-                let mut idle = lock(&self.idle);
+                let mut idle = self.idle.lock();
                 let kept = if idle.count < self.size { None } else { idle.connections.pop_front() };
                 idle.count += usize::from(kept.is_none());
                 kept
@@ -75,12 +75,12 @@ impl Pool {
 
     /// Takes a connection back.
     pub(crate) fn put(&self, connection: Connection) {
-        lock(&self.idle).connections.push_back(connection);
+        self.idle.lock().connections.push_back(connection);
     }
 
     /// A connection that was taken is gone.
     pub(crate) fn lose(&self) {
-        lock(&self.idle).count -= 1;
+        self.idle.lock().count -= 1;
     }
 
     /// How many connections were opened, and how many of the kept ones were found closed.

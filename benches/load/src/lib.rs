@@ -11,9 +11,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -169,7 +170,7 @@ pub async fn run(plan: Plan, stop: impl Future<Output = ()>) -> Report {
         while requests.try_join_next().is_some() {}
         if requests.len() >= UNDER_WAY_MAX {
             let reason = format!("{UNDER_WAY_MAX} requests are under way");
-            lock(&tally).on_failure(&Failed { failure: Failure::Overload, reason });
+            tally.lock().on_failure(&Failed { failure: Failure::Overload, reason });
         } else {
             requests.spawn(ask(plan.clone(), pool.clone(), tally.clone(), (sent, due)));
         }
@@ -177,7 +178,7 @@ pub async fn run(plan: Plan, stop: impl Future<Output = ()>) -> Report {
     }
     let seconds = start.elapsed().as_secs_f64();
     while requests.join_next().await.is_some() {}
-    let mut tally = lock(&tally);
+    let mut tally = tally.lock();
     tally.report.seconds = seconds;
     tally.report.sent = u64::from(sent);
     (tally.report.connections, tally.report.closed_idle) = pool.counts();
@@ -208,7 +209,7 @@ async fn ask(
     let way = if is_new { "new" } else { "kept" };
     match outcome {
         Ok((answer, connection)) => {
-            lock(&tally).on_answer(due, &answer);
+            tally.lock().on_answer(due, &answer);
             match (is_new, answer.ends) {
                 (true, _) => {}
                 (false, true) => pool.lose(),
@@ -220,13 +221,9 @@ async fn ask(
                 pool.lose();
             }
             let reason = format!("{way} connection: {reason}");
-            lock(&tally).on_failure(&Failed { failure, reason });
+            tally.lock().on_failure(&Failed { failure, reason });
         }
     }
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A report in the making.

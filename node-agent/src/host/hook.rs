@@ -167,7 +167,7 @@ impl std::error::Error for HookFailure {
 
 /// Runs one hook to its end and ends all that it leaves behind in its process group.
 ///
-/// At the timeout the group gets SIGTERM, and [`TERM_GRACE`] later SIGKILL. Output is read while
+/// At the timeout the group gets SIGTERM, and `TERM_GRACE` later SIGKILL. Output is read while
 /// the hook runs, so that it never waits for the agent. Processes that left the group, such as
 /// daemons, live.
 ///

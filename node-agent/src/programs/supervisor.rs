@@ -271,7 +271,7 @@ impl<H: Host> Supervisor<H> {
 
     /// Tells the program in `place` to stop: SIGTERM to its group, SIGKILL after the grace period.
     ///
-    /// Does not wait; [`Self::programs`] says [`Program::Ending`] until every process is gone.
+    /// Does not wait; [`Self::programs`] says `Program::Ending` until every process is gone.
     pub fn stop(&mut self, place: Place) {
         let grace = grace_of(self.settings.launch.as_ref());
         match self.slot_mut(place) {

@@ -46,7 +46,7 @@ pub struct Journal {
     pub to: BuildId,
     /// How far the switch is.
     pub phase: JournalPhase,
-    /// Builds that ran well here, newest first, at most [`SWITCHES_REMEMBERED_MAX`].
+    /// Builds that ran well here, newest first, at most `SWITCHES_REMEMBERED_MAX`.
     pub good: Vec<BuildId>,
     /// Milliseconds from learning the goal to running it; `None` while switching.
     pub elapsed_ms: Option<u64>,
