@@ -35,8 +35,8 @@ impl Source {
         self.size
     }
 
-    /// Reads what a request for `offset` is answered with into a buffer of [`REQUEST_BYTES`];
-    /// how many bytes that is.
+    /// Reads the answer to a request for `offset` into a buffer of [`REQUEST_BYTES`]; returns its
+    /// length in bytes.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let count = request_size(self.size, offset);
         self.file.read_exact_at(&mut buffer[..count], offset)?;

@@ -1,8 +1,8 @@
-//! `bare-pipeline`: the work of a pair of nodes without their protocol, to hold Shoal against.
+//! `bare-pipeline`: the work of a pair of nodes without their protocol, to compare Shoal with.
 //!
 //! One process reads a file from the page cache and sends it encrypted, another hashes what arrives
-//! and writes it into a reserved file: the same cipher, the same file work, one connection, nothing
-//! decided. What Shoal needs beyond this is what Shoal costs. Checks no key of the receiver.
+//! and writes it into a reserved file: the same cipher, the same file work, one connection, and no
+//! decisions. What Shoal needs beyond this is what Shoal costs. The receiver's key is not checked.
 
 mod files;
 mod quic;

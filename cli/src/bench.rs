@@ -1,7 +1,7 @@
 //! `shoal bench`: what this host can do, so that a slow download can be explained.
 //!
 //! Measures one thing after the other, each for about a second: hashing, encryption, the disk, and
-//! the way to a peer. [`verdict`] says what of it limits a download. Leaves nothing behind.
+//! the way to a peer. [`verdict`] says which of them limits a download. Leaves nothing behind.
 
 use std::path::PathBuf;
 

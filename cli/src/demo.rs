@@ -394,7 +394,7 @@ impl Demo {
         output::line(&format!("   {}: every byte is right", host.name))
     }
 
-    /// The error, after the log of the process that it is about was shown.
+    /// Shows the log of the process that the error is about, and returns the error for people.
     fn explained(&self, error: &FollowError) -> anyhow::Error {
         if let Some(culprit) = error.culprit() {
             self.children.show_log(culprit);

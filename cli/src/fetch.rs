@@ -2,7 +2,7 @@
 //!
 //! What is being downloaded lives in `DIR/.shoal`, so that nothing half done carries a name of the
 //! build, and a run that was interrupted resumes from there. Only a complete, verified build is
-//! moved out. [`place`] owns the directory; when to give up, the node decides.
+//! moved out. [`place`] owns the directory; the node decides when to give up.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -243,7 +243,7 @@ async fn download_with(
     }
 }
 
-/// Takes back what a download had reserved when it turned out that its files have no place to go.
+/// Releases what a download had reserved before it turned out that its files have no place to go.
 /// What earlier runs had stored stays.
 async fn abandon(
     build: BuildId,

@@ -22,8 +22,8 @@ pub(crate) enum Standing {
     OnGoal,
     /// It is on its way, or has not noticed the goal yet.
     Underway,
-    /// It has the build and is not to switch: the rollout has not come to it, or somebody holds it.
-    /// It stays so until a person acts.
+    /// It has the build and may not switch yet: the rollout has not reached it, or somebody holds
+    /// it. It stays so until a person acts.
     Waiting,
     /// It tried this goal and something needs a look.
     Failed,
@@ -42,7 +42,7 @@ pub(crate) struct Rollout {
     pub(crate) on_goal: Vec<String>,
     /// Hosts on their way.
     pub(crate) underway: Vec<String>,
-    /// Hosts that are not to switch as things are, with what they wait for.
+    /// Hosts that may not switch yet, with what they wait for.
     pub(crate) waiting: Vec<(String, WaitReason)>,
     /// Hosts that failed, with what they say.
     pub(crate) failed: Vec<(String, String)>,

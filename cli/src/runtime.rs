@@ -1,4 +1,4 @@
-//! What commands that wait stand on: a runtime, signals, and what hosts reported.
+//! What commands that wait are built on: a runtime, signals, and what hosts reported.
 //!
 //! Invariant: a command that is done ends, whatever one of its threads still waits for. Prints
 //! nothing and knows no command.

@@ -114,8 +114,8 @@ impl Terminal {
         Self { streams }
     }
 
-    /// Whether a terminal that was there is gone. A service manager that sends SIGHUP finds none
-    /// gone: there was none, or somebody still sits at it.
+    /// Whether a terminal that was there is gone. When a service manager sends SIGHUP, no terminal
+    /// is gone: there was none, or somebody still sits at it.
     fn is_gone(self) -> bool {
         let now = Self::look();
         self.streams.into_iter().zip(now.streams).any(|(then, now)| then && !now)

@@ -126,7 +126,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     carry_out_rename(from, to, || fs::rename(from, to))
 }
 
-/// Renames `from` to `to` unless there is something already, then by an error of the kind
+/// Renames `from` to `to`, unless something is there already: that is an error of the kind
 /// [`io::ErrorKind::AlreadyExists`].
 ///
 /// # Errors

@@ -29,7 +29,7 @@ impl Open {
 /// One change of the file system. Paths are relative to the watched root.
 ///
 /// Operations on an open file name the file by the `handle` that [`Operation::Open`] gave it; their
-/// `path` is where it was opened, and may lead elsewhere since.
+/// `path` is where it was opened, and may lead elsewhere by now.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "the fields of one enum share their meaning, given above")]

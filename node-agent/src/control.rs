@@ -219,8 +219,8 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Listens on `path`, whose directory is created if it is missing. What an agent left there
-    /// that does not run any more is replaced. Requests arrive at the receiver once the server
+    /// Listens on `path`, whose directory is created if it is missing. A socket that an agent left
+    /// there which no longer runs is replaced. Requests arrive at the receiver once the server
     /// runs.
     ///
     /// # Errors

@@ -177,7 +177,7 @@ pub(crate) fn age_of(process: &ProcessIdentity) -> Age {
 
 /// A program that was started or found.
 pub trait HostProcess: fmt::Debug + Send + Sync + 'static {
-    /// Which process it is; `None` while that is not known, as of a systemd unit that starts.
+    /// Which process it is; `None` while that is not known, as for a systemd unit that is starting.
     fn identity(&self) -> Option<&ProcessIdentity>;
 
     /// Waits for what the program does next; [`Notice::Ended`] comes again and again once it is

@@ -2,7 +2,7 @@
 //! (`metrics`, with what `counts` adds up), and whether it is well for the service manager
 //! (`service`).
 //!
-//! Reporting decides nothing and holds nobody up: whoever does not read, misses rows.
+//! Reporting decides nothing and holds nobody up: a reader that falls behind misses rows.
 
 pub(crate) mod counts;
 pub(crate) mod metrics;

@@ -4,8 +4,9 @@
 //! Invariant: a build that has not proved itself is started only while the journal grants it tries,
 //! and each try is taken from the journal, durably, before it is made. So a new agent that crashes,
 //! hangs (the watchdog) or cannot even read its configuration costs a few starts, and never the
-//! host. The stub may be years older than the builds: it reads of the journal what it needs and
-//! keeps the rest, and finds its app in a configuration that it does not understand.
+//! host. The stub may be years older than the builds: it reads only what it needs from the journal
+//! and preserves the rest, and it finds its app even in a configuration that it does not fully
+//! understand.
 //!
 //! `decide` is pure. Everything here happens before the runtime and its threads start.
 
@@ -32,20 +33,21 @@ pub(crate) mod own_agent;
 pub(crate) use find::find_agent_app;
 use journal::StubJournal;
 
-/// Says which build's agent this process was started as, by a stub.
+/// The variable in which a stub says which build's agent it starts.
 const BUILD_VARIABLE: &str = "SHOAL_STUB_BUILD";
 
-/// Says where that stub is.
+/// The variable that says where that stub is.
 const STUB_VARIABLE: &str = "SHOAL_STUB";
 
-/// Has the arguments of that stub, as JSON: what a build makes of them (a script that adds some)
-/// must not reach the agents after it. Missing if they are not text.
+/// The variable that holds the arguments of that stub, as JSON: changes that a build makes to them
+/// (a script that adds some) must not reach the agents after it. Missing if they are not text.
 const ARGUMENTS_VARIABLE: &str = "SHOAL_STUB_ARGUMENTS";
 
 /// Where the agent is in a build; the first that is there.
 const PROGRAMS: [&str; 2] = ["shoal-agent", "bin/shoal-agent"];
 
-/// Why a build failed whose agent was started; more is not known to those who come after it.
+/// The reason noted for a build whose agent was started and failed: those that come after it know
+/// no more.
 const ENDED_OR_HUNG: &str = "the agent of this build ended or hung each time before it was well for long enough; look at its log (journalctl -u shoal-agent)";
 
 /// Most decisions of one start: each lowers what is left to try.
@@ -91,7 +93,7 @@ fn decide(facts: &Facts) -> Step {
     if journal.is_rolling_back() && runs(to) && current != to {
         return Step::Repoint { build: to };
     }
-    // Of a switch whose journal is written and whose link is not, the old agent does the rest.
+    // If the journal of a switch is written but the link is not, the old agent does the rest.
     if !journal.is_switching() || current != to {
         return exec(current);
     }
@@ -167,8 +169,8 @@ impl AgentApp {
         if running_build().is_some() || !self.directory().join("current").exists() {
             return Ok(());
         }
-        // Another agent that runs has its own word on the journal; the start fails later, and says
-        // so.
+        // Another agent is running and decides about the journal itself; the start fails later, and
+        // says so.
         let Ok(_lock) = StateLock::take(&self.state) else { return Ok(()) };
         let mut last_error = None;
         for _ in 0..DECISIONS_MAX {
@@ -262,7 +264,7 @@ pub(crate) fn restart_in_place() -> io::Error {
         },
     };
     let mut command = Command::new(&stub);
-    // The agent of a build is called without the word that the large binary needs.
+    // The agent of a build is called without the subcommand that `shoal` needs.
     if running_build().is_some() && stub.file_name().is_some_and(|name| name == "shoal") {
         command.arg("agent");
     }

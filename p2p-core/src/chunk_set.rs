@@ -1,7 +1,7 @@
 //! A set of chunks of one build, packed.
 //!
-//! Most nodes spend most of their time knowing peers that have nothing or everything, so both are
-//! kept without an allocation: neighbours times chunks is the dominant memory of a simulated fleet.
+//! Most of the time, most peers that a node knows have nothing or everything, so both are kept
+//! without an allocation: neighbours times chunks is the dominant memory of a simulated fleet.
 
 use crate::layout::ChunkIndex;
 

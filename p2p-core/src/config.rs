@@ -1,8 +1,8 @@
 //! Limits and timings of swarms and trackers, in one place, with the reasons for their sizes.
 //!
-//! A number on which a swarm or a tracker decides is a field here, so that the simulator can sweep
-//! it; what is left elsewhere are proportions, such as a half or a tenth. Invariant: every table,
-//! queue and retry has its limit here. Nothing here decides anything.
+//! Every number on which a swarm or a tracker bases a decision is a field here, so that the
+//! simulator can sweep it; only proportions, such as a half or a tenth, are elsewhere. Invariant:
+//! every table, queue and retry has its limit here. Nothing here decides anything.
 
 use core::time::Duration;
 
@@ -35,9 +35,9 @@ pub struct SwarmConfig {
     /// time. A machine that restarts is seldom back after half of it; double would leave a host
     /// alone for longer than its neighbours were away.
     pub dial_retry_min: Duration,
-    /// Longest time that a contact is left alone. A fleet that was cut in two finds itself again
-    /// this long after it was mended; shorter, and the dials to machines that are gone for good
-    /// would add up.
+    /// Longest time that a contact is left alone. A fleet that was cut in two is whole again at
+    /// most this long after the cut has healed; if it were shorter, the dials to machines that are
+    /// gone for good would add up.
     pub dial_retry_max: Duration,
     /// How long a neighbour whose connection broke is left alone. A peer that closes every
     /// connection must not be dialled in a loop; one that was restarted is up again by then.
@@ -61,9 +61,10 @@ pub struct SwarmConfig {
     /// nor whether it has what it offers. One would leave a link of some length idle between its
     /// first two chunks; more would be lost with a peer that turns out to be dead.
     pub first_requests_max: u16,
-    /// Requests in flight to all neighbours beyond which only those are asked that said that they
-    /// have nothing to send; twice as many for a node that has fewer chunks than its neighbours.
-    /// Each request more waits at a busy host, and its chunk spreads later.
+    /// With more requests than this in flight to all neighbours, only those neighbours are asked
+    /// that have said that they have nothing to send; twice as many for a node that has fewer
+    /// chunks than its neighbours. Each request more waits at a busy host, and its chunk spreads
+    /// later.
     pub requests_target: u16,
     /// The same for a build of small chunks.
     pub requests_target_small: u16,
@@ -108,9 +109,9 @@ pub struct SwarmConfig {
     /// doubles up to `silences_max` times. With less, it would soon hold another request that
     /// others could answer; with more, one that was only busy would be missed.
     pub silence_wait: Duration,
-    /// Silences in a row that are counted. Each doubles the patience with the neighbour. After so
-    /// many, the patience with one of which nothing is known is longer than `stall_time`, so that
-    /// the next silence ends the connection.
+    /// Silences in a row that are counted. Each doubles the patience with the neighbour. After this
+    /// many, the patience with a neighbour about which nothing is known is longer than
+    /// `stall_time`, so that the next silence ends the connection.
     pub silences_max: u8,
     /// How long a neighbour whose answer broke off is left alone: enough for whatever broke, and
     /// short beside what a chunk takes to come from anybody else.
@@ -186,8 +187,8 @@ pub struct SwarmConfig {
     // What a seeder gives out.
     /// A seeder gives a chunk out again at the earliest after this time...
     pub reserve_min: Duration,
-    /// ...or this many times the time that it needs to send a chunk, if that is longer: so long the
-    /// swarm gets to spread the first copy.
+    /// ...or this many times the time that it needs to send a chunk, if that is longer: this is how
+    /// long the swarm gets to spread the first copy.
     pub reserve_factor: u32,
     /// Copies of the build that a seeder gives out. Past them it sends chunks that are nowhere
     /// else, and any to neighbours that got nothing from anybody else for `starve_time`; it refers
@@ -286,12 +287,12 @@ pub struct TrackerConfig {
     pub draws_per_pick: usize,
     /// Members with this many neighbours outside their rack are not handed out any more.
     pub degree_max: u16,
-    /// A newcomer gets the seeder with a chance of this many in the number of members, so that the
-    /// seeder's neighbours are from all over the swarm and their number grows with the logarithm of
-    /// its size. Chunks that enter at a few old members only have a long way to go.
+    /// A newcomer gets the seeder with a probability of this many divided by the number of members,
+    /// so that the seeder's neighbours are from all over the swarm and their number grows with the
+    /// logarithm of its size. Chunks that enter at a few old members only have a long way to go.
     pub seeder_draws: u32,
     /// Most mates of a host in its rack; they are handed out beyond `contacts_max`. A larger rack
-    /// is cut into parts that bring chunks in each for itself.
+    /// is cut into parts, each of which brings chunks in for itself.
     pub mates_max: usize,
     /// Hosts of one rack to which the seeder is handed out, so that it feeds many racks alike. More
     /// than one, so that a rack does not lose it with a host.

@@ -1,7 +1,7 @@
 //! What a peer did to lose our trust. Values, not errors: the download goes on without the peer.
 //!
-//! Found out in the handlers of `swarm/`, carried out by the driver as a ban. Never an error and
-//! never a panic: a peer must not be able to stop a node.
+//! Detected in the handlers of `swarm/`; the driver carries out the ban. Never an error and never a
+//! panic: a peer must not be able to stop a node.
 
 /// A peer's misbehaviour. One is enough for a ban: no correct node commits any of them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -54,7 +54,7 @@ pub(crate) fn doubled(first: Duration, times: u32, most: Duration) -> Duration {
     first.saturating_mul(2_u32.saturating_pow(times)).min(most)
 }
 
-/// What something usually takes, now that it took `newest`, which counts for an eighth.
+/// How long something usually takes, given that it last took `newest`, which counts for an eighth.
 pub(crate) fn smoothed(usual: Duration, newest: Duration) -> Duration {
     (usual * 7 + newest) / 8
 }

@@ -3,7 +3,7 @@
 //! Two families: [`Message`] between neighbours about one build (data plane, beside the chunk
 //! streams), and [`Announce`] / [`Exchange`] between nodes and trackers or neighbours (control
 //! plane). Every message is a claim of its sender. Decoding bounds what it allocates by the length
-//! of its input and never panics; whether the content makes sense is the state machine's business.
+//! of its input and never panics; the state machine judges whether the content makes sense.
 
 #![deny(clippy::indexing_slicing)]
 

@@ -13,8 +13,8 @@ use crate::control::{
     Answer, ControlCommand, ControlEvent, Question, STATUS_TOPIC, TOPIC_BYTES_MAX,
 };
 
-/// Questions that may wait to be picked up. More come from a region that asks faster than its
-/// seeder answers; they are refused and come again.
+/// Questions that may wait to be picked up. There are more only if a region asks faster than its
+/// seeder answers; those are refused, and asked again later.
 const ASKS_MAX: usize = 4_096;
 
 /// A question of a host, with the way to answer it.

@@ -59,7 +59,7 @@ const TICK: Duration = Duration::from_millis(200);
 /// When no chunk has moved for so long, their memory is given back to the system.
 const QUIET_TIME: Duration = Duration::from_secs(5);
 
-/// What the hub is made of.
+/// What a hub is created from.
 #[derive(Debug)]
 pub(crate) struct HubParts {
     pub(crate) contact: Contact,
@@ -357,7 +357,8 @@ impl Hub {
 
     fn on_message(&mut self, node: NodeId, build: BuildId, mut message: Message) {
         if self.members.get(&build).is_none_or(|member| member.swarm.is_none()) {
-            // Answered, so that it looks elsewhere; but never a farewell with a farewell.
+            // The peer gets an answer, so that it looks elsewhere; but a farewell is never answered
+            // with a farewell.
             if message != Message::Leave {
                 self.send(build, node, &Message::Leave);
             }

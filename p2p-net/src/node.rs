@@ -282,8 +282,8 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// If that seeder does not answer within a few seconds, or answers nothing of this topic. It
-    /// may have got the question all the same.
+    /// If that seeder does not answer within a few seconds, or does not answer questions on this
+    /// topic. It may have got the question all the same.
     pub async fn ask(
         &self,
         seeder: NodeId,

@@ -299,8 +299,8 @@ impl BuildStore {
             Err(StoreError::DamagedManifest { .. }) => Ok(false),
             Err(error) => Err(error),
         };
-        // In this order: a tree comes after its manifest, so one that another process is just
-        // putting there is not taken for one without.
+        // In this order: a tree comes after its manifest, so a tree that another process is just
+        // putting there is not taken for one without a manifest.
         if std::fs::symlink_metadata(&root).is_ok() {
             if is_there()? {
                 return Ok(root);
@@ -354,7 +354,7 @@ impl BuildStore {
         Ok(root.to_owned())
     }
 
-    /// Whom the last downloads into this store knew; nobody if that is not known.
+    /// The contacts that the last downloads into this store knew; empty if that is not known.
     pub(crate) fn contacts(&self) -> Vec<Contact> {
         contacts::read(&self.staging().join("contacts"))
     }

@@ -297,8 +297,8 @@ impl Seeder {
     }
 }
 
-/// Hands each question of a host to whom it is for, until the node ends. Never waits for an answer:
-/// reports must not stand behind requests for tokens that wait for a disk.
+/// Hands each question of a host to whoever it is for, until the node ends. Never waits for an
+/// answer: reports must not queue behind requests for tokens that wait for a disk.
 async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<Ask>) {
     while let Some(ask) = node.next_ask().await {
         match ask.topic.as_str() {

@@ -19,7 +19,7 @@ pub(crate) const ROWS_PER_SHARD_MAX: usize = 400;
 pub(crate) const ROW_BYTES_MAX: usize = 2_560;
 
 /// Rows per document at which the number of documents doubles. Half the hard limit: a hash spreads
-/// rows unevenly, but at this mean no shard of a large table comes near twice of it by chance.
+/// rows unevenly, but at this mean no shard of a large table comes near twice the mean by chance.
 const ROWS_PER_SHARD_MEAN: usize = ROWS_PER_SHARD_MAX / 2;
 
 /// Most rows of one node: apps per host. Without it one node could fill the table with names.

@@ -17,7 +17,8 @@ use goal_state::{AppName, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
 use p2p_core::{Digest, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// How soon a host asks again that is among the next: short against the time of a switch.
+/// How soon a host that is among the next in line asks again: short compared with the time of a
+/// switch.
 const RETRY_MIN: Duration = Duration::from_millis(500);
 
 /// How seldom the last of a long queue asks. Where so many hosts wait that this bound is reached,
@@ -30,7 +31,7 @@ const RETRY_PER_HOST: Duration = Duration::from_millis(20);
 /// How long a host that waits may be silent beyond three of its retries.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// When a host that was refused comes again: time for a person to mend something.
+/// When a host that was refused asks again: time for a person to fix something.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
 
 /// Hosts that are named as holders in a reason.

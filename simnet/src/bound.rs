@@ -1,4 +1,4 @@
-//! The times that no way of distributing a build can beat, to hold a measured time against.
+//! The times that no way of distributing a build can beat, to compare a measured time with.
 //!
 //! Sources: Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006
 //! (fluid); Mundinger, Weber and Weiss, "Optimal scheduling of peer-to-peer file dissemination",

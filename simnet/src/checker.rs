@@ -1,7 +1,7 @@
 //! Checkers: each holds one rule over everything that happens in a fleet.
 //!
 //! A checker sees what was observed and nothing of the machines that it judges, so that a bug in
-//! their own bookkeeping cannot hide itself. The one exception are the sizes of their tables.
+//! their own bookkeeping cannot hide itself. The one exception is the sizes of their tables.
 
 use p2p_core::{Instant, TableSize};
 

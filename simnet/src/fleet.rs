@@ -3,7 +3,7 @@
 //! Does for each machine what the production driver (`p2p-net/src/hub.rs`) does for one: feeds the
 //! swarm, carries out what it orders, sets its alarm. Chunks on their way are in `transfers.rs`,
 //! connections and questions in `contacts.rs`, crashes in `outages.rs`. Invariant: nothing here
-//! decides for the protocol; what is wrong there is mended in `p2p-core`.
+//! decides for the protocol; a fault of the protocol is fixed in `p2p-core`.
 
 use core::hint::black_box;
 use core::time::Duration;

@@ -44,7 +44,7 @@ pub(crate) enum Step {
     CutBegins { cut: u32 },
     /// Connections across a cut that still lasts are given up.
     CutIsNoticed { cut: u32 },
-    /// The cut is mended.
+    /// The cut heals.
     CutEnds { cut: u32 },
 }
 

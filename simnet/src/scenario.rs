@@ -1,6 +1,6 @@
 //! What a fleet is, and what befalls it; checked before anything runs.
 //!
-//! Plain values with their units. Also the bound that the measured time is held against.
+//! Plain values with their units. Also the bound that the measured time is compared with.
 
 use core::time::Duration;
 use std::sync::Arc;

@@ -6,8 +6,8 @@
 //! connections that are kept alive.
 //!
 //! Invariant: nothing is tried again. A real client may, and would hide what is looked for here.
-//! The one thing that is not held against the service is a kept connection that was found closed
-//! *before* a request was written to it; it is counted all the same ([`Report::closed_idle`]).
+//! The one thing that does not count as a failure is a kept connection that was found closed
+//! *before* a request was written to it; it is counted separately ([`Report::closed_idle`]).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ mod client;
 
 use client::Pool;
 
-/// Requests that may be under way at once; what comes on top fails. Enough for seconds of a service
-/// that stands still, and below the usual limit of open files.
+/// Requests that may be under way at once; any more fail. Enough for seconds of a service that
+/// stands still, and below the usual limit of open files.
 const UNDER_WAY_MAX: usize = 900;
 
 /// Texts of failures that a report keeps.

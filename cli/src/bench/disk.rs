@@ -1,8 +1,8 @@
 //! How fast the folder's file system stores bytes durably, and gives them back.
 //!
 //! The file has no name, so that nothing is left behind however the process ends. Before it is
-//! read, its pages are dropped from the cache, and the kernel is asked whether they are gone: what
-//! is called the disk's rate is one.
+//! read, its pages are dropped from the cache, and the kernel is asked whether they are gone, so
+//! that the disk's rate is really that of the disk.
 
 use std::fs::File;
 use std::io::{self, IoSliceMut};

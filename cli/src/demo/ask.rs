@@ -1,6 +1,6 @@
 //! Asks hosts over HTTP which version they run.
 //!
-//! One request with a deadline and no retry: for how long to go on asking is decided by the demo.
+//! One request with a deadline and no retry: the demo decides how long to keep asking.
 
 use std::time::Duration;
 

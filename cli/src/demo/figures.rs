@@ -10,7 +10,7 @@ use goal_state::HostStatus;
 use crate::output::human;
 use crate::status::table::{Layout, grid};
 
-/// By what one build's way to all hosts is judged.
+/// What the time that one build took to reach all hosts is compared with.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Measure {
     /// Bytes of the build.

@@ -97,7 +97,7 @@ pub(super) async fn follow(
             .filter(|row| row.app == goal.app)
             .map(|row| (row.host.clone(), row))
             .collect();
-        // Rows of before the goal would show the last deploy's bytes as this one's.
+        // Rows from before the goal would show the last deploy's bytes as this one's.
         let current: Vec<&HostStatus> =
             rows.values().filter(|row| row.generation == Some(goal.generation)).collect();
         view.show(&current);

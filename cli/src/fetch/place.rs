@@ -115,7 +115,8 @@ impl Place {
     /// If a name is taken.
     pub(super) fn check_names(&self, build: BuildId) -> anyhow::Result<bool> {
         if self.store.build(build).context("cannot read the store")?.is_some() {
-            // Complete, so its files may be on their way out already; moving checks for itself.
+            // The build is complete, so its files may already be on their way out; the move makes
+            // its own check.
             return Ok(true);
         }
         let Some(staged) = self.store.staged(build).context("cannot read what is staged")? else {

@@ -1,5 +1,5 @@
 //! How an operator says who switches and when: the flags that several commands share, and the
-//! sentence that says it back.
+//! sentence that repeats it to the operator.
 //!
 //! Pure. What a rollout means for a host is decided in `goal_state::Rollout`, not here.
 

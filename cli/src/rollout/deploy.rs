@@ -228,7 +228,7 @@ async fn set_and_follow(
     set: impl AsyncFnOnce(&GoalStore) -> anyhow::Result<Goal>,
 ) -> anyhow::Result<Outcome> {
     let store = GoalStore::new(&args.goal.url);
-    // Before the goal is set: who is silent now is not silent because of it.
+    // Before the goal is set: whoever is silent now is not silent because of it.
     let rows = if args.wait { read_statuses(&store).await? } else { vec![] };
     let silent = rollout::silent(now_ms(), &rows);
     let goal = set(&store).await?;

@@ -84,7 +84,7 @@ struct Summary {
     hosts_on_goal: usize,
     hosts_failed: usize,
     hosts_rolled_back: usize,
-    /// Hosts that are not to switch as things are; see `shoal rollout`.
+    /// Hosts that may not switch yet; see `shoal rollout`.
     hosts_waiting: usize,
     hosts_stale: usize,
     hosts_stopped: usize,

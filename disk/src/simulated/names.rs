@@ -18,7 +18,7 @@ type Inode = usize;
 /// The directory that was watched.
 const ROOT: Inode = 0;
 
-/// Permissions that a file is not given, as with the usual umask.
+/// Permission bits that new files do not get, as with the usual umask.
 const UMASK: u32 = 0o022;
 
 /// A disk on which a record is played back; see [the module](super) for its rules.

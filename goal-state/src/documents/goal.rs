@@ -196,8 +196,8 @@ impl Goal {
     }
 
     /// The goal with another rollout of the same build, usually a wider one, under a new
-    /// generation. Hosts come in in the same order as before; those that switched already stay. It
-    /// is no new deploy, so the history stays as it is.
+    /// generation. Hosts are admitted in the same order as before; those that have switched already
+    /// stay. It is no new deploy, so the history stays as it is.
     ///
     /// # Errors
     ///
@@ -213,8 +213,8 @@ impl Goal {
     }
 
     /// The goal with an order to restart the program, under a new generation. The rollout stays.
-    /// The order is for every host, whichever build it runs: those that are not in yet restart the
-    /// one they have. `max_unavailable` holds for restarts, too.
+    /// The order is for every host, whichever build it runs: those that the rollout does not admit
+    /// yet restart the one they have. `max_unavailable` holds for restarts, too.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Who switches to a goal's build and when: part of the goal document.
 //!
-//! Every host downloads the build at once; whether it may start the switch, it works out itself
-//! from this and its own labels. Pure: the same goal and host give the same answer everywhere.
+//! Every host downloads the build at once, and works out for itself, from this and its own labels,
+//! whether it may start the switch. Pure: the same goal and host give the same answer everywhere.
 //!
 //! Invariant: the order in which hosts come in depends on the app, the host's name and the
 //! generation that made the build the goal, and on nothing else, so that widening a rollout only
@@ -197,8 +197,8 @@ impl Default for Rollout {
 }
 
 impl Rollout {
-    /// Whether a host may start to switch. For a host that is in, a wider rollout of the same build
-    /// never says otherwise. A host that has begun finishes whatever this says.
+    /// Whether a host may start to switch. Once a host is in, a wider rollout of the same build
+    /// never excludes it again. A host that has begun finishes whatever this says.
     ///
     /// # Arguments
     ///

@@ -217,7 +217,7 @@ impl fmt::Display for HostPhase {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WaitReason {
-    /// The rollout has not come to this host: its percentage or its stages.
+    /// The rollout has not reached this host yet, because of its percentage or its stages.
     Wave,
     /// Too many hosts of the group are down; its turn comes by itself.
     Token,

@@ -71,7 +71,7 @@ pub struct TokenRequest {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "kebab-case")]
 pub enum TokenAnswer {
-    /// The token is the host's, for so long from when it asked.
+    /// The host holds the token for this long, counted from when it asked.
     Granted {
         /// Milliseconds.
         lease_ms: u64,
@@ -86,7 +86,7 @@ pub enum TokenAnswer {
     },
     /// The token was given back, or there was none.
     Returned,
-    /// This seeder does not grant it, and will not as things are.
+    /// This seeder does not grant it, and will not unless something changes.
     Refused {
         /// Why, for people, with the next step.
         reason: String,

@@ -30,7 +30,8 @@ pub struct DamagedGoal {
 }
 
 impl GoalList {
-    /// Takes in what was read of the goal of `app`; nothing if it is gone meanwhile.
+    /// Takes in what was read of the goal of `app`; changes nothing if the goal has disappeared
+    /// meanwhile.
     pub(crate) fn take(&mut self, app: AppName, read: Result<Option<Goal>, GoalStoreError>) {
         match read {
             Ok(goal) => self.goals.extend(goal),

@@ -252,8 +252,8 @@ impl EtcdStore {
             TxnOpResponse::Get(mut read) => read.take_kvs().into_iter().next(),
             _ => None,
         });
-        // An attempt that failed on the way back was carried out nevertheless. Without such an
-        // attempt an equal value is another operator's, who deployed the same in the same
+        // An attempt that failed on the way back was carried out nevertheless. If no attempt
+        // failed, an equal value is that of another operator, who deployed the same in the same
         // millisecond.
         let is_ours = now.as_ref().is_some_and(|now| now.value() == value);
         if is_ours && attempts.into_inner() > 1 {

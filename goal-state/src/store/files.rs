@@ -125,7 +125,7 @@ impl FileStore {
                 let goals = self.goals_path();
                 blocking(move || document::create_directories(&goals)).await?;
             }
-            // Nothing to change where there is nothing; and nothing is created.
+            // Where there is no store there is nothing to change, and nothing is created.
             GoalChange::Rollback { .. } | GoalChange::Widen { .. } | GoalChange::Restart => {
                 if self.goal(app).await?.is_none() {
                     return Err(GoalStoreError::NoGoal { app: app.clone() });

@@ -1,7 +1,8 @@
 //! How long to wait before looking or trying again, and what time it is.
 //!
 //! Every wait is spread ([`SPREAD_PER_MILLE`]), because the hosts of a region start together and
-//! would otherwise ask together for ever. Not for anything that an attacker must not guess.
+//! would otherwise ask together for ever. Not for anything that an attacker must not be able to
+//! guess.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

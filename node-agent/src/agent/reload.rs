@@ -1,4 +1,4 @@
-//! What a configuration that changed means for an agent that runs.
+//! What a changed configuration means for a running agent.
 //!
 //! The key table says which keys take effect at once, such as limits, and how an app's builds are
 //! judged, kept and held; everything else waits for a restart. Owns the comparison only: `agent.rs`

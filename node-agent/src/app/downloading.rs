@@ -1,7 +1,7 @@
 //! The download of the app: begun, followed, and taken in or noted as trouble when it ends.
 //!
-//! Invariant: at most one download of the app runs, and the time that each took is counted
-//! whichever way it ends. What to download, and when to try again, is not decided here.
+//! Invariant: at most one download of the app runs, and the time that each took is counted however
+//! it ends. What to download, and when to try again, is not decided here.
 
 use command_line::causes;
 use p2p_core::BuildId;

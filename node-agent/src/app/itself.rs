@@ -1,4 +1,4 @@
-//! The loop of the app that is the agent: how this process is, and its replacement.
+//! The loop of the app that is the agent: how well this process is, and its replacement.
 //!
 //! Invariant: the loop wakes when time alone changes what the brain is shown of the agent, and not
 //! before. Whatever else changes it (the goal store's answer, other loops) is seen at the next

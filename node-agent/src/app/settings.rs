@@ -48,7 +48,7 @@ pub struct AppTimings {
     pub retry_first: Duration,
     /// Longest such wait.
     pub retry_max: Duration,
-    /// How often the status row is renewed and everything looked after without a reason.
+    /// How often the status row is renewed and everything is checked although nothing has happened.
     pub refresh: Duration,
     /// How often the files of the current build are looked at.
     pub audit: Duration,

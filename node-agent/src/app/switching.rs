@@ -2,8 +2,8 @@
 //! failed.
 //!
 //! Invariant: the journal says what is about to happen before `current` changes, and each write is
-//! durable before the next. A step that fails half way leaves what the next step starts from; which
-//! step that is, `reconcile` decides.
+//! durable before the next. A step that fails half way leaves what the next step starts from;
+//! `reconcile` decides which step that is.
 
 use p2p_core::BuildId;
 use tracing::{info, warn};

@@ -1,5 +1,5 @@
-//! What the loop of an app looks after without a reason from outside: `current`, the files of the
-//! builds, downloads that hang.
+//! What the loop of an app looks after without being prompted from outside: `current`, the files of
+//! the builds, downloads that hang.
 //!
 //! Invariant: what somebody changed by hand is repaired, or treated as missing and reported; the
 //! running program is not stopped for it.

@@ -210,8 +210,8 @@ impl Brain<'_> {
         if self.is_complete(journal.to) {
             return Some(Step::Repoint { build: journal.to });
         }
-        // The build is damaged or gone. What runs of it may go on; a host where nothing runs takes
-        // what ran well before.
+        // The build is damaged or gone. A program that runs from it may go on; a host where nothing
+        // runs goes back to the build that ran well before.
         let nothing_runs = !matches!(self.actual.programs.serving, Program::Running { .. });
         let build =
             self.way_back(None).filter(|_| nothing_runs && self.actual.current.is_none())?;

@@ -1,7 +1,7 @@
-//! The apps, and what the settings of each must not be together.
+//! The apps, and which settings of an app exclude each other.
 //!
 //! Invariant: an [`AppConfig`] that leaves this file makes sense as a whole; every complaint names
-//! the place of the key that is one too many.
+//! the place of the key that has to go.
 
 use std::collections::BTreeMap;
 

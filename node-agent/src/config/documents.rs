@@ -1,4 +1,4 @@
-//! What operators read about the keys, held against the key table: `example.toml` explains every
+//! What operators read about the keys, checked against the key table: `example.toml` explains every
 //! key and states its real default, and `docs/configuration.md` says what the table says.
 
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 //! by its key. The tables themselves are in `table`, how they are read in `place`.
 //!
 //! Invariant: whatever is done with settings key by key goes through a table of keys, so that a new
-//! row is read, shown and taken over as it says, and nothing else has to know of it. What keys
-//! must not be together is not decided here but in `apps`.
+//! row is read, shown and taken over as it says, and nothing else has to know of it. Which keys
+//! exclude each other is decided not here but in `apps`.
 
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 //! complains about them by their whole path.
 //!
 //! Invariant: a key is read only by its row, in the order of the rows, so that of several mistakes
-//! always the same is reported. Which keys there are is decided in `table`, which of them must not
-//! be together in `apps`.
+//! always the same is reported. Which keys there are is decided in `table`, and which of them
+//! exclude each other in `apps`.
 
 use toml::Value;
 

@@ -1,7 +1,7 @@
 //! Which keys there are: a tree of tables, maps with names of the operator's choice, and values.
 //!
-//! Follows from the key table and owns names and nesting only. What a value may be, `values` knows;
-//! what they mean together, `apps` checks.
+//! Follows from the key table and owns names and nesting only. What a value may be is decided in
+//! `values`, and which settings make sense together in `apps`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;

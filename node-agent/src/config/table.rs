@@ -1,6 +1,6 @@
 //! The key table: one row for each setting of the agent and of an app.
 //!
-//! A row says how the key is called, when a new value takes effect, how the value gets into its
+//! A row says what the key is called, when a new value takes effect, how the value gets into its
 //! field and out of it, and what it is for. All else follows: names and suggestions (`schema`),
 //! reading (`keys`), `--check-config` (`show`), what SIGHUP takes over (`agent::reload`), and
 //! `docs/configuration.md`. A new key has a row here, a field in `config.rs`, whoever uses that,

@@ -1,7 +1,7 @@
 //! Splits a command line into words, as a shell would, and does nothing else that a shell does.
 //!
 //! Quotes and backslashes work. What a shell would expand or redirect is refused rather than passed
-//! on as it is: who writes `> log` means a file, not an argument.
+//! on as it is: whoever writes `> log` means a file, not an argument.
 
 /// Characters that mean something to a shell outside quotes, and would be lost on the program.
 const SHELL_ONLY: &str = "|&;<>$`()*?";

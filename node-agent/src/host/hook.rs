@@ -1,7 +1,7 @@
 //! Commands that an operator wants run around a switch, bounded in time and output.
 //!
 //! Owns their settings and how one is run: own user, clean environment, a process group that is
-//! ended with the hook, output captured up to a limit. What a failure means, `reconcile` decides.
+//! ended with the hook, output captured up to a limit. `reconcile` decides what a failure means.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,10 +1,10 @@
-//! What programs say of themselves over `NOTIFY_SOCKET`, as to systemd (`sd_notify`).
+//! What programs say of themselves over `NOTIFY_SOCKET`, as they would to systemd (`sd_notify`).
 //!
 //! Owns the socket of one running program. Invariant: a message counts only if the kernel vouches
 //! that it comes from the program's own process group; anybody may write to the socket.
 //!
-//! The socket outlives the agent by its address alone: an adopted program keeps its
-//! `NOTIFY_SOCKET`, and the next agent binds the same path again.
+//! Only the socket's address outlives the agent: an adopted program keeps its `NOTIFY_SOCKET`, and
+//! the next agent binds the same path again.
 
 use std::fs;
 use std::io::{self, IoSliceMut};

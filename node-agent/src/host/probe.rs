@@ -1,7 +1,7 @@
 //! Whether a program is ready and healthy: what is asked, how often, and for how long.
 //!
 //! Owns the settings of the health gate and the probes themselves. A probe asks once and answers
-//! with a reason for people; what follows from the answer, `reconcile` decides.
+//! with a reason for people; `reconcile` decides what follows from the answer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -69,8 +69,8 @@ pub struct Health {
 
 /// See [`Health::max_output_rate`]. An access log of many tens of thousands of lines a second is
 /// below it, and so is whatever else somebody could want to read; half of it would be near what a
-/// busy proxy prints. A compiled program that does nothing but print the same error is above it, on
-/// a machine that has other work, too; it might not be above twice as much.
+/// busy proxy prints. A compiled program that does nothing but print the same error is above it,
+/// even on a busy machine; it might not be above twice this limit.
 const MAX_OUTPUT_RATE_DEFAULT: ByteRate = ByteRate::new(16 << 20).expect("it is not zero");
 
 impl Default for Health {

@@ -37,8 +37,8 @@ pub struct RealHost {
     /// `None` until they could be opened; each start tries again.
     sockets: Option<HeldSockets>,
     systemd: Arc<Systemd>,
-    /// As whom the commands that ask for health run: what a build brings along is not to run as the
-    /// agent.
+    /// The user that health commands run as: nothing that a build brings along may run as the
+    /// agent's user.
     caller: ProbeCaller,
     mark_key: MarkKey,
 }
@@ -87,7 +87,7 @@ impl RealHost {
         Self { caller, ..self }
     }
 
-    /// The same, with programs that only agents who have `key` take for theirs.
+    /// The same, with programs that only agents with `key` recognise as their own.
     #[must_use]
     pub fn with_mark_key(self, key: MarkKey) -> Self {
         Self { mark_key: key, ..self }

@@ -107,7 +107,7 @@ impl HeldSockets {
     ///
     /// Those that `running` has, the program that an earlier agent started, are taken over from it:
     /// connections that wait in them are not lost. The rest is bound anew. Taking over needs root,
-    /// or the program's user where the system lets a user look into own processes.
+    /// or the program's user where the system lets users look into their own processes.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Programs that systemd runs: restarted, stopped, reloaded and looked at over D-Bus.
 //!
 //! Owns the conversation with systemd and its time limits. A job counts as done when systemd says
-//! so (`JobRemoved`), not when it was accepted. Which build a unit runs, `runs_from` finds out.
+//! so (`JobRemoved`), not when it was accepted. `runs_from` finds out which build a unit runs.
 
 use std::fmt;
 use std::time::Duration;
@@ -216,7 +216,7 @@ impl Systemd {
     ///
     /// # Errors
     ///
-    /// As of [`Self::restart`]; also if the unit cannot reload or does not run.
+    /// As for [`Self::restart`]; also if the unit cannot reload or does not run.
     pub async fn reload(&self, unit: &str) -> Result<(), UnitError> {
         self.order(unit, UnitOrder::Reload).await
     }

@@ -1,7 +1,7 @@
 //! A systemd unit as the program of an app: systemd runs it, the agent says when.
 //!
 //! Invariant: a unit counts as up only while its main process runs from the build that was asked
-//! for; a unit whose `ExecStart` points elsewhere is reported as such and never taken for good. The
+//! for; a unit whose `ExecStart` points elsewhere is reported as such and never counts as good. The
 //! agent is not the parent of its processes and signals none of them.
 
 use std::fmt;
@@ -213,7 +213,7 @@ impl Watcher {
         pid.is_some_and(|pid| runs_from(pid, &self.root))
     }
 
-    /// Shows what is the case; returns how the unit ended, if it did.
+    /// Shows that the unit is up, if it is; returns how it ended, if it did.
     fn judge(&self, state: &UnitState, restarts: u32) -> Option<String> {
         let unit = &self.unit;
         if state.restarts > restarts {

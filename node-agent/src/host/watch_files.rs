@@ -4,8 +4,8 @@
 //! content: editors write a file in several steps. A file that is gone does not count, but coming
 //! back with other content does: a program that runs is worth more than one without configuration.
 //!
-//! The folders are watched, not the files, because a file that is replaced is another file. What
-//! events cannot tell (links on the way, network file systems) is looked for now and then.
+//! The folders are watched, not the files, because a file that is replaced is another file. Changes
+//! that raise no event (links on the way, network file systems) are looked for now and then.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;

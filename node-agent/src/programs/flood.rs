@@ -1,7 +1,7 @@
 //! How fast a program prints, and whether that is more than the operator allows.
 //!
 //! Pure: the time and how much was printed are arguments. Too much is a verdict of the health gate
-//! while a build is judged, and a warning afterwards; which of the two, `health_watch` knows.
+//! while a build is judged, and a warning afterwards; `health_watch` knows which of the two it is.
 //!
 //! Invariant: a program is never said to have printed more than it did within the time that is
 //! named. Where looks are rare, the time looked at gets shorter, never longer.

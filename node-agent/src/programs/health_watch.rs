@@ -169,7 +169,7 @@ impl HealthWatch {
         self.health.timeout
     }
 
-    /// When something has to be looked at without a reason from outside.
+    /// When something has to be looked at although nothing has happened.
     pub(crate) fn next_due(&self, is_probing: bool) -> Option<Instant> {
         let asks = self.health.probe.as_ref().is_some_and(|probe| *probe != Probe::Notify);
         let is_up = self.up_at.is_some();

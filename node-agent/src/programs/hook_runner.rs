@@ -1,7 +1,7 @@
 //! The hooks of one app: which one runs, which have run for the switch under way, and what failed.
 //!
-//! Invariant: one hook runs at a time, and what a hook does cannot hold up the loop. What a failure
-//! leads to, `reconcile` decides from [`HookRunner::view`] and [`HookRunner::failed`].
+//! Invariant: one hook runs at a time, and what a hook does cannot hold up the loop. `reconcile`
+//! decides what a failure leads to, from [`HookRunner::view`] and [`HookRunner::failed`].
 
 use std::collections::BTreeSet;
 

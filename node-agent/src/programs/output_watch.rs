@@ -1,6 +1,6 @@
 //! Looks after the output of one running program: counts what it prints and keeps the file short.
 //!
-//! A look costs one question to the file system, and looks get rare while nothing is printed.
+//! Each look costs one call to the file system, and looks become rare while nothing is printed.
 //! Invariant: what is counted never includes what an earlier program printed into the same file,
 //! nor anything twice, whether the file was cut here or by somebody else. What the program prints
 //! between the last look at the file and the cut is lost and not counted.

@@ -51,8 +51,8 @@ pub struct SupervisorTimings {
 }
 
 impl SupervisorTimings {
-    /// Servers of a fleet: a second shows a wrong flag, and within a minute a bad moment and a bad
-    /// build can be distinguished.
+    /// Made for the servers of a fleet: the short waits are enough to show a wrong flag, and the
+    /// long ones to tell a bad moment from a bad build.
     pub const fn fleet() -> Self {
         Self {
             settle_after: Duration::from_secs(1),

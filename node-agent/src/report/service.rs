@@ -1,4 +1,5 @@
-//! What the agent owes a service manager: that it is ready, how it is, that it lives.
+//! What the agent reports to a service manager: that it is ready, how it is doing, and that it is
+//! alive.
 //!
 //! Invariant: the watchdog is pinged only while every loop that has registered makes progress, so
 //! that an agent that hangs is restarted; its programs run on and are taken over. Without a service

@@ -16,9 +16,9 @@ use crate::host::probe::Health;
 use crate::report::service::Heartbeat;
 use crate::self_update::running_build;
 
-/// Bounds of the least time between two restarts of the agent by itself, which is as long as it has
-/// to be healthy otherwise: an agent that cannot be started must not be tried without a pause, and
-/// one with a long probation is not held up by it.
+/// Bounds of the least time between two restarts of the agent by itself. Between them it is
+/// `min_healthy_time`. With the lower one, an agent that cannot be started is not tried without a
+/// pause; with the upper one, a long probation does not hold a restart up.
 const RESTART_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const RESTART_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
@@ -97,7 +97,7 @@ impl OwnAgent {
         at.is_some_and(|at| at <= self.observed_at)
     }
 
-    /// When another look shows something new although nothing happens; `None`: then it does not.
+    /// When another look will show something new although nothing happens; `None` if none will.
     pub(crate) fn next_change(&self, health: &Health) -> Option<Instant> {
         let verdicts = [self.good_at(health), self.overdue_at(health)];
         let verdicts = verdicts.into_iter().filter(|_| !self.is_good);

@@ -222,7 +222,7 @@ impl Machine {
     fn check_start(&self, app: &AppDir, build: BuildId, root: &Path) {
         let current = fs::read_link(app.path().join("current")).ok();
         let current = current.map(|target| app.path().join(target));
-        // On a disk that takes nothing down, what ran well runs before `current` can say so.
+        // On a disk that rejects every write, what ran well runs before `current` can say so.
         let ran_well =
             app.journal().ok().flatten().is_some_and(|journal| journal.good.contains(&build));
         if current.as_deref() != Some(root) && !ran_well && !self.is_tampered() {

@@ -35,7 +35,7 @@ pub(super) enum Scope {
 struct Appetite {
     /// Requests that one neighbour may have in flight.
     window: u16,
-    /// Requests in flight beyond which only those are asked that have nothing to send.
+    /// With more requests than this in flight, only neighbours are asked that have nothing to send.
     target: usize,
 }
 
@@ -166,7 +166,7 @@ impl Swarm {
     fn pick_for(&mut self, peer: NodeId) -> Option<ChunkIndex> {
         let is_starving = self.is_starving();
         let entry = self.peers.get(peer)?;
-        // Of a far neighbour nothing is asked that the rack has or is about to get.
+        // A far neighbour is not asked for anything that the rack has or is about to get.
         let stays_near = !entry.is_near() && !is_starving;
         let choice = Choice {
             offered: entry.have.as_ref()?,
@@ -218,7 +218,7 @@ impl Swarm {
         true
     }
 
-    /// Requests in flight beyond which only those are asked that have nothing to send.
+    /// With more requests than this in flight, only neighbours are asked that have nothing to send.
     fn requests_target(&self) -> u16 {
         let config = &self.config;
         if self.is_of_small_chunks() {

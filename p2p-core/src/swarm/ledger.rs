@@ -181,9 +181,9 @@ mod tests {
         assert_eq!(ruling, Ruling::Wait(Duration::from_secs(10)));
     }
 
-    /// Goal: past the limit on copies only those are served who get nothing elsewhere, and a chunk
-    /// that is nowhere else is given out all the same.
-    /// Method: the limit is two copies of two chunks; asked at the limit, past it, and long after.
+    /// Goal: past the limit on copies, only peers that get nothing elsewhere are served, and a
+    /// chunk that is nowhere else is given out all the same. Method: the limit is two copies of two
+    /// chunks; asked at the limit, past it, and long after.
     #[test]
     fn copies_past_the_limit_are_for_the_starving_only() {
         let layout = ChunkLayout::new([1; 2].into_iter()).unwrap();

@@ -75,9 +75,9 @@ impl Claims {
         self.ours.iter().any(|(ours, _)| *ours == chunk)
     }
 
-    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk
-    /// counts, and no more of one mate than it may have requests in flight. Returns whether
-    /// we wait for it now.
+    /// A mate claims a chunk, or says that it is still at it. The first claim of a chunk counts,
+    /// and a mate may have no more claims than it may have requests in flight. Returns whether we
+    /// wait for it now.
     fn note_claim(&mut self, by: NodeId, chunk: ChunkIndex, until: Instant) -> bool {
         match self.theirs.get_mut(&chunk) {
             Some(claim) if claim.by == by && claim.renewals < self.renewals_max => {

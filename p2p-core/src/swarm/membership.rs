@@ -47,7 +47,7 @@ struct Wait {
     failures: u32,
 }
 
-/// How a neighbour parted from us.
+/// How a neighbour was lost.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Parting {
     /// The connection broke; it may be back in a moment.

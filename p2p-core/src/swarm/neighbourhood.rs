@@ -1,4 +1,4 @@
-//! The neighbourhood: who becomes a neighbour, who is parted from, and where more are looked for.
+//! The neighbourhood: who becomes a neighbour, who stops being one, and where more are looked for.
 //!
 //! Joins what the tables know (`peers.rs`, `membership.rs`, `trackers.rs`) with what the swarm
 //! lacks. Invariant: whoever goes, goes through [`Swarm::forget_peer`], so that no table keeps
@@ -83,7 +83,8 @@ impl Swarm {
         }
     }
 
-    /// Whether a neighbour that has just said where it stands is one too many outside the rack.
+    /// Whether a neighbour that has just said where it stands is more than we want outside the
+    /// rack.
     fn is_crowded_by(&self, peer: NodeId) -> bool {
         let far = self.peers.len() - self.peers.near_count();
         let is_far = self.peers.get(peer).is_some_and(|entry| !entry.is_near());

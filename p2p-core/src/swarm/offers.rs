@@ -44,8 +44,8 @@ impl Offers {
         self.due = Some(self.due.map_or(due, |before| before.min(due)));
     }
 
-    /// What is now offered to whom. To a complete host nothing, because it wants nothing; to a
-    /// seeder everything, because it gives us what we lack.
+    /// What is now offered to whom. A complete host is offered nothing, because it wants nothing; a
+    /// seeder is offered everything, because it gives us what we lack.
     pub(super) fn collect(
         &mut self,
         now: Instant,

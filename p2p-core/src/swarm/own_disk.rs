@@ -2,9 +2,9 @@
 //!
 //! Chunks that are copied out of other builds on this host are asked of nobody, and offered to
 //! hosts only once they are verified and stored, like any other chunk. Seeders hear of them at
-//! once: a seeder sends what nobody was given yet rather than what it was asked for, and those
-//! chunks would come for nothing. What turns out not to be here after all is taken back by joining
-//! again, because nobody sends a chunk to a node that has offered it.
+//! once: a seeder sends what nobody was given yet rather than what it was asked for, and would
+//! otherwise send these chunks in vain. What turns out not to be here after all is taken back by
+//! joining again, because nobody sends a chunk to a node that has offered it.
 
 use std::borrow::Cow;
 
@@ -63,7 +63,8 @@ impl Swarm {
         Cow::Owned(shown)
     }
 
-    /// Joins anew a neighbour that turned out to be a seeder, after it was shown what hosts are.
+    /// Sends another `Join` to a neighbour that turned out to be a seeder: the first one showed it
+    /// only what hosts are shown.
     pub(super) fn rejoin_seeder_with_local_chunks(&mut self, peer: NodeId) {
         let is_seeder = self.peers.get(peer).is_some_and(Peer::is_seeder);
         if is_seeder && !self.requests.local().is_empty() {

@@ -1,4 +1,4 @@
-//! What a swarm is made of, and what it shows of its timers and its waiting.
+//! What a swarm is created from, and what it shows of its timers and of what it waits for.
 //!
 //! Plain values for the driver. Nothing here decides anything.
 
@@ -82,7 +82,8 @@ pub enum TimerKind {
 pub enum Waiting {
     /// No tracker has answered since the last announce.
     Tracker,
-    /// A tracker answers, but it knows no seeder that has the build, nor has a neighbour anything.
+    /// A tracker answers, but it knows no seeder that has the build, and no neighbour has any of
+    /// it.
     Source,
     /// The seeder has the build, but nobody who has anything of it is connected yet.
     Neighbours,

@@ -1,8 +1,9 @@
 //! The neighbours of a swarm: what each has, and how well it delivers.
 //!
 //! Neighbours are few and looked up with every event, so they lie in a row and are found by the
-//! first bytes of their names. Invariant: each sum in [`PeerTable`] is that over the neighbours
-//! which its comment names, and while copies are counted they are those of the neighbouring hosts.
+//! first bytes of their names. Invariant: each sum in [`PeerTable`] is taken over the neighbours
+//! that its comment names, and copies, while they are counted, are those that neighbouring hosts
+//! have.
 
 use core::time::Duration;
 
@@ -48,14 +49,14 @@ pub(super) struct Peer {
     silences: u8,
     /// What a request to it usually takes, waiting included; `None` before its first chunk.
     service: Option<Duration>,
-    /// A request to it is late, or was and it has delivered nothing in time since. It may not have
-    /// what it offers, so its chunks do not count as copies.
+    /// A request to it is late, or one was late and it has delivered nothing in time since. It may
+    /// not have what it offers, so its chunks do not count as copies.
     is_slow: bool,
     /// It may have a chunk for us: at the last look it had one, or something has changed since.
     pub(super) is_interesting: bool,
     /// It said that it has nothing to send, and was not asked since.
     pub(super) is_ready: bool,
-    /// Which of all uploads was the last one to it; zero before the first.
+    /// The number of the last upload to it, among all uploads; zero before the first.
     pub(super) served_at: u64,
     /// As its `Join` says.
     kind: Kind,
@@ -149,7 +150,7 @@ impl Peer {
         self.have.as_ref().is_some_and(|have| !have.is_empty())
     }
 
-    /// Whether a request to it is late, or was and it has delivered nothing in time since.
+    /// Whether a request to it is late, or one was late and it has delivered nothing in time since.
     pub(super) const fn is_slow(&self) -> bool {
         self.is_slow
     }
@@ -469,9 +470,9 @@ impl PeerTable {
         }
     }
 
-    /// Whom to ask for a chunk with which those who were `asked` are late: of the neighbours that
-    /// have it, a host rather than a seeder, and the one with the fewest requests. With `only_near`
-    /// only a rack mate.
+    /// Whom to ask for a chunk when all those that were `asked` for it are late: of the neighbours
+    /// that have it, a host rather than a seeder, and the one with the fewest requests. With
+    /// `only_near`, only a rack mate is asked.
     pub(super) fn second_source(
         &self,
         now: Instant,

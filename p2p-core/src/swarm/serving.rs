@@ -96,8 +96,8 @@ impl Swarm {
             let chunk = match self.rule_on(&upload) {
                 Ruling::Send(chunk) => chunk,
                 Ruling::Wait(wait) => {
-                    // It does not go back into the queue: the peer asks again, and of whom is up to
-                    // what it has learnt until then. The slot is for the next request.
+                    // It does not go back into the queue: the peer asks again, and whom it asks
+                    // depends on what it has learnt by then. The slot is for the next request.
                     self.refuse(peer, request, wait);
                     continue;
                 }

@@ -1,9 +1,10 @@
 //! Dealings with trackers: which one is asked, when, how often it failed, and when a neighbour is
 //! asked instead.
 //!
-//! Trackers are asked along lines. A host has one line of all its trackers: it asks the first as
-//! long as that answers, and goes on to the next when it fails. A seeder has a line per tracker and
-//! so announces to all of them, because a host asks only one and must hear of every seeder there.
+//! A node has one or more lines of trackers. A host has one line of all its trackers: it asks the
+//! first as long as that answers, and goes on to the next when it fails. A seeder has a line per
+//! tracker and so announces to all of them, because a host asks only one and must hear of every
+//! seeder there.
 
 use core::time::Duration;
 
@@ -46,7 +47,7 @@ impl Trackers {
         Self { lines: lines.map(|trackers| Line::new(now, trackers)).collect(), exchange_at: now }
     }
 
-    /// When the next announce is due, given whether neighbours are short.
+    /// When the next announce is due, given whether there are too few neighbours.
     pub(super) fn due(&self, is_hungry: bool, config: &SwarmConfig) -> Option<Instant> {
         self.lines.iter().filter_map(|line| line.due(is_hungry, config)).min()
     }

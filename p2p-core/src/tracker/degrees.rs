@@ -1,4 +1,4 @@
-//! Members of a swarm and how many neighbours each has, over all, per zone and per rack.
+//! Members of a swarm and how many neighbours each has, in all, per zone and per rack.
 //!
 //! Draws are random first and balanced second: of a handful of members drawn at random, those with
 //! the fewest neighbours are taken. Taking the fewest of all members would hand every newcomer

@@ -54,7 +54,7 @@ const REFUSED: u8 = 255;
 pub(crate) const TOPIC_BYTES_MAX: usize = 64;
 
 /// The topic of hosts' status reports. It is older than the others: a question about it has a kind
-/// of its own on the wire, which nodes of before know.
+/// of its own on the wire, which older nodes know.
 pub const STATUS_TOPIC: &str = "status";
 
 /// Reads and writes both kinds.
@@ -231,7 +231,7 @@ mod tests {
         }
     }
 
-    /// Goal: agents and seeders of before and after a status became an ask understand each other.
+    /// Goal: agents and seeders from before and after a status became an ask understand each other.
     /// Method: the bytes of before, in both directions.
     #[test]
     fn status_lies_on_the_wire_as_it_always_did() {

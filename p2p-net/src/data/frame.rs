@@ -38,7 +38,7 @@ pub(crate) enum TransferKind {
     Chunk { request: RequestId, chunk: u32 },
     /// The build's manifest.
     Manifest,
-    /// So many bytes that mean nothing, to see how fast they come; see [`super::measure`].
+    /// This many meaningless bytes, to measure how fast they arrive; see [`super::measure`].
     Measure { bytes: u64 },
 }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 /// the rate evenly; large enough that the bookkeeping does not show.
 const SLICE_BYTES_MAX: u64 = 64 << 10;
 
-/// Fewest: a slice below a packet's worth would only cost packets.
+/// The smallest slice: less than a packet's worth would only cost packets.
 const SLICE_BYTES_MIN: u64 = 1 << 10;
 
 /// Slices per second under a low cap. With one large slice every few seconds, a peer that waits its

@@ -1,5 +1,5 @@
-//! Makes links of connections and runs them: the message stream in both directions, and the intake
-//! of transfers. The same over every transport.
+//! Turns connections into links and runs them: the message stream in both directions, and the
+//! intake of transfers. The same over every transport.
 //!
 //! Invariant: the owner hears of a link ([`DataEvent::Linked`]) before anything that happens on it,
 //! and of its end ([`DataEvent::LinkLost`]) last. Decides nothing about messages or transfers.
@@ -25,8 +25,8 @@ use super::receiving::{Receiving, receive};
 use super::sending::{Outgoing, send};
 use super::transport::{Connection, MessageFault, MessageRx, MessageTx};
 
-/// Frames that may wait for a peer. A peer that leaves more unread is closed: it must not grow our
-/// memory, and slowing down for it would slow down everyone.
+/// Frames that may wait for a peer. The connection to a peer that leaves more unread is closed: it
+/// must not make our memory grow, and slowing down for it would slow down everyone.
 const OUTBOX_FRAMES_MAX: usize = 1_024;
 
 /// A connection as its owner uses it.

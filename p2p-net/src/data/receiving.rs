@@ -50,7 +50,7 @@ pub(crate) enum ExpectedBytes {
     Manifest(BuildStore),
 }
 
-/// What something asked for is known by: the peer, the build, and the request (`None`: the
+/// What identifies something that was asked for: the peer, the build, and the request (`None`: the
 /// manifest).
 pub(crate) type ExpectationKey = (NodeId, BuildId, Option<RequestId>);
 
@@ -313,8 +313,8 @@ async fn read_to_end(
                 }
                 hasher.update(arrived);
                 match segments.last_mut() {
-                    // A peer with a capped upload sends little bits, and so may one that means
-                    // harm: each of them in a segment of its own would fill our memory.
+                    // A peer with a capped upload sends small pieces, and so may a malicious one:
+                    // each of them in a segment of its own would fill our memory.
                     Some(last) if last.room() >= arrived.len() => {
                         last.extend_from_slice(arrived);
                     }

@@ -82,7 +82,7 @@ const RESET: u8 = 6;
 const DONE: u8 = 7;
 const STOP: u8 = 8;
 const PING: u8 = 9;
-/// [`DATA`] and [`END`] in one, for a wake-up less at the far end.
+/// [`DATA`] and [`END`] in one, which saves the far end a wake-up.
 const LAST: u8 = 10;
 
 /// A frame of the stream of messages.

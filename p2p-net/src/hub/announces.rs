@@ -2,7 +2,7 @@
 //!
 //! Each announce wakes this host and the tracker a few times. The builds of a host have the same
 //! trackers and about the same intervals, so one that announces takes along those that would do so
-//! soon; whether they are ready is for their swarms to say.
+//! soon; their swarms say whether they are ready.
 
 use p2p_core::wire::Announce;
 use p2p_core::{Action, BuildId, Event, NodeId, PeerRole};

@@ -140,7 +140,7 @@ impl Hub {
             seed: Seed::from_u64(self.entropy.hash_one(build)),
         };
         let swarm = Swarm::new(params, holdings, self.clock.now());
-        // An attempt that ended after its last chunk left only the reading back to do.
+        // If an attempt ended after its last chunk, only reading back is left to do.
         if swarm.is_complete() {
             member.read_back(&self.sender);
         }

@@ -151,7 +151,7 @@ impl Member {
         self.is_dirty = true;
     }
 
-    /// Takes over what the store has of the build; what the swarm starts from.
+    /// Takes over what the store has of the build; returns what the swarm starts from.
     pub(crate) fn adopt(&mut self, on_disk: OnDisk) -> Holdings {
         let (manifest, have) = match on_disk {
             OnDisk::Nothing => {

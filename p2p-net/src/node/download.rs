@@ -26,8 +26,9 @@ use super::patience::Patience;
 /// How a build is downloaded. The default has no caps and never gives up.
 #[derive(Clone, Debug, Default)]
 pub struct FetchOptions {
-    /// Caps on the build's bytes, now and when it is served on. What moves has to pass these and
-    /// those of the node. If the node has the build in another store, those given there hold.
+    /// Caps on the build's bytes, now and when it is served on. What moves has to pass these caps
+    /// and those of the node. If the node has the build in another store, the caps given there
+    /// apply.
     pub limits: SharedLimits,
     /// Time without any progress after which the download ends with [`FetchError::NoProgress`];
     /// what was stored is kept for the next attempt. Only time in which the network is waited for

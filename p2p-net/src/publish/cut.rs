@@ -7,8 +7,8 @@
 //!
 //! Invariant: the cuts are those of the crate, which is the oracle of the tests and gives the
 //! table. Its loop begins at the cut before and waits for one byte's hash before it begins the
-//! next. But a hash holds nothing of bytes that are [`WINDOW`] back. So here threads look for
-//! [`Candidate`]s in different parts of a build, each at several places at once, and only the
+//! next. But a hash does not depend on bytes that are [`WINDOW`] or more back. So here threads look
+//! for [`Candidate`]s in different parts of a build, each at several places at once, and only the
 //! choice among these needs the cut before.
 
 use std::ops::Range;
@@ -29,7 +29,7 @@ const LANE_SIZE: usize = 1024;
 const GROUP_SIZE: usize = LANES * LANE_SIZE;
 
 /// Most chunks of average size, beyond which the next larger size is taken. A fleet loses the time
-/// of some ten chunks until every host has something to give, so there should be a thousand or
+/// of about ten chunks until every host has something to give, so there should be a thousand or
 /// more; each costs a request, a few offers and a row of the manifest, so there should not be many
 /// more.
 const AVERAGES_MAX: u64 = 4096;

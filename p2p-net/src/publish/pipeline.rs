@@ -1,8 +1,8 @@
 //! One pass over a source, in sections, each read, copied, cut and hashed by one of the threads.
 //!
-//! Where a section is cut depends on the last cut before it. But to look for candidates takes long
-//! and the choice among them does not, so threads wait for each other only for the choice. A chunk
-//! that ends in another section than it begins in is handed on with what is hashed of it.
+//! Where a section is cut depends on the last cut before it. But looking for candidates takes long
+//! and choosing among them does not, so threads wait for each other only for the choice. A chunk
+//! that begins in one section and ends in another is handed on together with its hash so far.
 //! Invariant: the memory is a section for each thread, however large the source. Reads each byte
 //! once, compares every file with what the walk found before and after reading it, and writes
 //! nothing but the copy.

@@ -29,7 +29,7 @@ pub(super) fn write(path: &Path, scratch: &Path, contacts: &[Contact]) -> Result
     durable::replace_file(path, scratch, &encode(contacts))
 }
 
-/// Reads the file at `path`; nobody if there is none, or it is damaged or of another version.
+/// Reads the file at `path`; empty if there is none, or it is damaged or of another version.
 pub(super) fn read(path: &Path) -> Vec<Contact> {
     let read = || {
         // Nobody but a damaged disk makes it longer than this.
@@ -99,8 +99,8 @@ mod tests {
         assert!(more.len() < CONTROL_BYTES_MAX);
     }
 
-    /// Goal: a file that a crash or a bad disk left is nobody, never a wrong contact and never an
-    /// error.
+    /// Goal: a file that a crash or a bad disk left reads as empty, never as a wrong contact and
+    /// never as an error.
     #[test]
     fn damaged_file_is_ignored() {
         let folder = tempfile::tempdir().unwrap();

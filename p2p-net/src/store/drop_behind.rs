@@ -1,4 +1,4 @@
-//! Keeps the bytes of a build from filling the page cache, if the store is told to.
+//! Keeps the bytes of a build from filling the page cache, if the store is set up to do so.
 //!
 //! Without it, a large build that is written, read back and served pushes everything else out of
 //! memory, including what the programs of the host had there. With it, what a build's files have in

@@ -1,6 +1,6 @@
 //! Small files and directories that survive a power cut, and how much space is left.
 //!
-//! Says by the errors of the store what `disk` does. All calls block.
+//! Does what `disk` does, with the errors of the store. All calls block.
 
 use std::path::Path;
 

@@ -314,7 +314,8 @@ impl Origin {
 }
 
 impl Span {
-    /// Whether blocks can be shared: the offsets lie alike within them, and there are enough.
+    /// Whether blocks can be shared: both offsets have the same alignment within blocks, and there
+    /// are enough blocks.
     fn is_worth_cloning(&self, block: u64) -> bool {
         self.size >= CLONE_BYTES_MIN && self.from_offset % block == self.to_offset % block
     }

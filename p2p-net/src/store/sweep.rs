@@ -47,8 +47,8 @@ pub(super) fn sweep(store: &BuildStore) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What is left of a staging whose tree is a complete build: its process died between its last
-/// rename and its return.
+/// Removes what is left of a staging whose tree has become a complete build: its process died
+/// between its last rename and its return.
 fn sweep_staged(store: &BuildStore, build: BuildId) {
     let home = store.home_of(build);
     if !home.join("tree").exists() && store.tree_of(build).is_dir() {
@@ -56,9 +56,9 @@ fn sweep_staged(store: &BuildStore, build: BuildId) {
     }
 }
 
-/// A tree without a manifest: what a removal left of which only a part reached the disk. A tree
-/// that is put there comes after its manifest, and one that is removed goes before it. Where that
-/// is not so, the manifest of a distrusted build is there.
+/// Removes a tree without a manifest, which is left when only a part of a removal reached the disk.
+/// A new tree is put there after its manifest, and a tree is removed before its manifest. The
+/// exception is a distrusted build, whose mark is there instead of a manifest.
 fn sweep_tree(store: &BuildStore, build: BuildId) {
     if is_there(&store.manifest_of(build)) || is_there(&store.distrusted_of(build)) {
         return;
@@ -73,7 +73,8 @@ fn sweep_tree(store: &BuildStore, build: BuildId) {
     note(&tree, removed);
 }
 
-/// A manifest without a tree, in this order: while a tree is on its way, its staging is there.
+/// Removes a manifest without a tree. The staging is looked for first: it is there while a tree is
+/// on its way.
 fn sweep_manifest(store: &BuildStore, build: BuildId) {
     let manifest = store.manifest_of(build);
     if !is_there(&store.home_of(build)) && !is_there(&store.tree_of(build)) {

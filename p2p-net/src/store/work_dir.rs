@@ -61,7 +61,7 @@ impl WorkDir {
             let path = staging.join(format!("{}{}-{number}", work.prefix(), std::process::id()));
             match disk::create_dir(&path) {
                 Ok(()) => {}
-                // Left by an earlier process with our id, or by another container's.
+                // Left by an earlier process with our id, or by a process of another container.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(StoreError::write("create", &path, staging, 0)(error)),
             }

@@ -1,8 +1,8 @@
 //! Rule: every live and honest host completes within some time after everything
 //! that heals has healed.
 //!
-//! The liveness phase. Until the faults have healed, a host may hang for as long as it likes; that
-//! nothing wrong happens meanwhile is the other rules' business.
+//! The liveness phase. Until the faults have healed, a host may hang for as long as it likes; the
+//! other rules check that nothing wrong happens meanwhile.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::checker::{Checker, Violation};
 use crate::queue::NodeIndex;
 use crate::trace::{Observation, StepKind};
 
-/// Holds the rule with the set of hosts that must complete and have not yet.
+/// Checks the rule by the set of hosts that must complete and have not yet.
 #[derive(Debug)]
 pub struct EveryoneCompletes {
     missing: BTreeSet<NodeIndex>,

@@ -8,7 +8,7 @@ use crate::checker::{Checker, Violation};
 use crate::queue::NodeIndex;
 use crate::trace::{Observation, StepKind};
 
-/// Holds the rule with the limits that the tables name, or with tighter ones.
+/// Checks the rule with the limits that the tables name, or with tighter ones.
 #[derive(Debug, Default)]
 pub struct TablesWithinLimits {
     tighter: Vec<(&'static str, u64)>,

@@ -1,7 +1,7 @@
 //! Who is hit by what: drawn from the seed when the fleet is made, kept in one place.
 //!
-//! Each kind has a stream of its own, drawn from whether it is on or not, so that switching one
-//! kind leaves the others as they are.
+//! Each kind has a stream of its own, which is drawn from even if the kind is off, so that
+//! switching one kind leaves the others as they are.
 
 use std::collections::BTreeSet;
 

@@ -59,7 +59,7 @@ pub(crate) struct LoadPlan {
     pub(crate) hosts_share: Share,
     /// Of a build's bytes, on average.
     pub(crate) changed_share: Share,
-    /// Commits come for so long; what is on its way then is seen to its end.
+    /// Commits arrive for this long; deploys that are under way then are followed to their end.
     pub(crate) duration: Duration,
     /// Hour of the day at which it begins.
     pub(crate) from_hour: u32,

@@ -35,8 +35,9 @@ pub(crate) const PHASES: [Phase; PHASE_COUNT] = [
     Phase::Switch,
 ];
 
-/// Seconds that the design's half hour gives to each phase. It fixes the first two; the rest is cut
-/// so that 10 GB at a gigabit, read back at a disk's usual rate and switched in four waves, fits.
+/// Seconds that the design's half hour gives to each phase. The design fixes the first two; the
+/// rest is divided so that a full-size build fits: downloaded at a gigabit, read back at a disk's
+/// usual rate and switched in waves.
 const BUDGET_SECONDS: [u32; PHASE_COUNT] = [900, 600, 25, 135, 30, 110];
 
 const ALL_SECONDS: u32 = 1_800;

@@ -1,7 +1,7 @@
 //! Flags that are more than a number: a range of rates, a share, the sizes of waves.
 //!
 //! Invariant: a value of these types is one that a run can take: a range is not empty, a share is
-//! above nothing and at most everything, waves rise and end with everybody.
+//! above zero and at most all, waves grow and the last one is everybody.
 
 use core::fmt;
 use core::str::FromStr;

@@ -15,8 +15,8 @@ use crate::scenario::Scenario;
 use super::phases::{Ends, PHASE_COUNT, Phase};
 use super::plan::Plan;
 
-/// More than anything takes that is not counted in the bound of a swarm: dials and questions that
-/// fail. A swarm that is past it, its bound twice and the deadline is given up.
+/// More time than is taken by anything that the bound of a swarm does not count: dials and
+/// questions that fail. A swarm that is past it, its bound twice and the deadline is given up.
 const SPARE_TIME: Duration = Duration::from_mins(2);
 
 /// What a region starts with.

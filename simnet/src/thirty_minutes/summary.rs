@@ -1,7 +1,7 @@
 //! One deploy in numbers: the timeline by phase, each region, pass or fail.
 //!
-//! Floats are for people only. Everything but `wall_s`, `peak_rss_mib` and the rates made of them
-//! is a function of the flags and the seed.
+//! Floats are for people only. Everything but `wall_s`, `peak_rss_mib` and the rates derived from
+//! them is a function of the flags and the seed.
 
 #![expect(
     clippy::float_arithmetic,

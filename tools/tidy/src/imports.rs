@@ -91,7 +91,7 @@ fn expand(rest: &str, base: &[String], paths: &mut Vec<Vec<String>>) {
     }
 }
 
-/// The items of a group up to its closing brace, parted at commas outside inner groups.
+/// The items of a group up to its closing brace, split at commas outside inner groups.
 fn items(group: &str) -> Vec<&str> {
     let mut items = Vec::new();
     let (mut depth, mut begin) = (0_usize, 0_usize);

@@ -1,8 +1,8 @@
 //! Reads the workspace as text: which crates, folders and files there are, what they import, and
 //! what documents say of them. The rules are in `tests/`.
 //!
-//! Text is enough for every rule kept here and needs no build. Whoever is misread by it sees the
-//! file and the line in the failure. Nothing here writes, and nothing is asked of git: a tree
+//! Text is enough for every rule kept here and needs no build. If it misreads something, the
+//! failure names the file and the line. Nothing here writes, and nothing is asked of git: a tree
 //! without it is held to the same rules.
 
 use std::fs;

@@ -22,7 +22,8 @@ enum WatchEnd {
     NotMade,
     /// The revision it should start from is no longer kept.
     Compacted,
-    /// It worked and broke. By `lasted` a restart of etcd is known from a watch that never holds.
+    /// It worked and broke. `lasted` distinguishes a restart of etcd from a watch that never stays
+    /// up.
     Broken { lasted: std::time::Duration },
 }
 

@@ -13,8 +13,8 @@ pub(crate) use disk::Durability;
 
 use crate::store::error::{FileAction, GoalStoreError};
 
-/// By what a changed file is known from an unchanged one without reading it. Replacing a file gives
-/// it another inode; the rest is for editors that write in place.
+/// What distinguishes a changed file from an unchanged one without reading it. Replacing a file
+/// gives it another inode; the rest is for editors that write in place.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Fingerprint {
     device: u64,

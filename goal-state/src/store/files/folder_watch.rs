@@ -2,8 +2,8 @@
 //!
 //! Invariant: [`FolderWatch::covers`] is true only where the kernel reports every change: on a file
 //! system of this machine, reached without links. Network file systems are silent when another
-//! machine writes, and a link on the way that is turned elsewhere raises no event. Everything else
-//! is for its user to find by looking.
+//! machine writes, and a link on the way that is pointed elsewhere raises no event. Users of the
+//! watch have to poll for everything else.
 
 use std::fs;
 use std::os::fd::OwnedFd;

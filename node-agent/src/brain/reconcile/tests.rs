@@ -288,8 +288,8 @@ fn failures_lead_back_to_the_build_that_ran_well() {
     );
 }
 
-/// Goal: a disk that takes nothing down keeps no host from running what works.
-/// Method: the build failed, and neither the journal nor `current` could be changed.
+/// Goal: a disk that rejects every write does not keep a host from running what works. Method: the
+/// build failed, and neither the journal nor `current` could be changed.
 #[test]
 fn program_that_works_does_not_wait_for_the_disk() {
     let stuck = |programs| Actual {

@@ -1,4 +1,4 @@
-//! Who listens where the agent wants to: for messages only, from what `/proc` shows.
+//! Who already listens where the agent wants to listen; for messages only, from what `/proc` shows.
 
 use std::fmt;
 use std::fs;
@@ -45,8 +45,8 @@ fn has_one(pid: u32, names: &[String]) -> bool {
     })
 }
 
-/// Inodes of the sockets in `state` at `port`, whatever their address: one at all addresses is in
-/// the way of one at a certain address too.
+/// Inodes of the sockets in `state` at `port`, whatever their address: a socket at all addresses is
+/// in the way of one at a single address too.
 fn by_port(tables: &[&str], port: u16, state: &str) -> Vec<u64> {
     let tables = tables.iter().map(|table| fs::read_to_string(format!("/proc/net/{table}")));
     tables

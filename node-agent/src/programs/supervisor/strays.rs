@@ -15,7 +15,7 @@ use crate::state::app_dir::Place;
 /// A program that was taken over by its record.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Known {
-    /// When it was started; `None` if that is not known, as of a unit of systemd.
+    /// When it was started; `None` if that is not known, as for a systemd unit.
     age: Option<Age>,
 }
 

@@ -1,7 +1,7 @@
 //! What the loop of an app sees of its programs: for the brain, for status rows, and for people.
 //!
-//! Reads and changes nothing, and decides nothing: how far a program is trusted, `health_watch`
-//! says.
+//! Only reads: it changes nothing and decides nothing. How far a program is trusted is decided in
+//! `health_watch`.
 
 use std::time::Duration;
 

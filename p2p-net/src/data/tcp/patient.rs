@@ -25,8 +25,8 @@ const READ_BYTES: usize = 64 << 10;
 /// on fast links while the other fills the window.
 const LOW_WATER_MAX: usize = 48 << 10;
 
-/// A record of TLS at its largest. So much may have been taken from the system and wait for its
-/// end.
+/// A record of TLS at its largest. This much may have been taken from the system and be waiting for
+/// the rest of its record.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
 
 sockopt_impl!(
@@ -142,8 +142,8 @@ mod tests {
         (Patient::new(near), listener.accept().await.unwrap().0)
     }
 
-    /// Goal: a little of much that is expected wakes nobody, all of it does, and so does the little
-    /// once no more is expected.
+    /// Goal: while much is expected, a small part of it wakes nobody and all of it does; once no
+    /// more is expected, the small part wakes the reader too.
     #[tokio::test]
     async fn notice_is_held_back_until_it_is_worth_it() {
         let (mut near, mut far) = pair().await;

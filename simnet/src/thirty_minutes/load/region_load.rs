@@ -158,7 +158,7 @@ const fn greatest_common_divisor(one: u64, other: u64) -> u64 {
     if other == 0 { one } else { greatest_common_divisor(other, one % other) }
 }
 
-/// When the seeders have given each build out, whose uplinks all swarms share.
+/// When the seeders, whose uplinks all swarms share, have given out each build.
 fn serve(plan: &Plan, sharing: &Sharing, deploys: &[Deploy], goal_at: &[u64]) -> Vec<u64> {
     let one_rate = plan.swarm.seeder_rate.get().saturating_mul(sharing.coarseness);
     let rate = one_rate.saturating_mul(u64::from(plan.swarm.seeders));

@@ -48,10 +48,10 @@ pub(super) fn carry(jobs: &[Job], rate_of: impl Fn(usize) -> u64) -> Carried {
 }
 
 struct Link<R> {
-    /// What has to be given to each job until it ends, in terms of `given`; the next one on top.
+    /// The value of `given` at which each job ends; the next one to end on top.
     active: BinaryHeap<Reverse<(u128, usize)>>,
     now: u64,
-    /// What a job got that is on the link from the beginning: byte-nanoseconds per second.
+    /// What a job that was on the link from the beginning has got: byte-nanoseconds per second.
     given: u128,
     carried: Carried,
     rate_of: R,

@@ -23,7 +23,8 @@ const SHARERS: [u32; 5] = [1, 2, 4, 8, 16];
 /// Most hosts of such a fleet. The time of a swarm grows with the logarithm of its hosts only.
 const HOSTS_MAX: u32 = 200;
 
-/// Chunks of such a fleet. With fewer, joining is all there is; more cost time and say the same.
+/// Chunks of such a fleet. With fewer, the run would measure little but joining; more would cost
+/// time and show the same.
 const CHUNKS_MIN: u64 = 8;
 const CHUNKS_MAX: u64 = 64;
 
