@@ -177,3 +177,10 @@ pub(crate) async fn gone(process: &ProcessIdentity) {
     };
     within(ended).await;
 }
+
+/// The arguments with which this test binary runs one test only: as a program of another test.
+/// `module` is the caller's `module_path!()`, so that a test keeps its program where it moves.
+pub(crate) fn only_test(module: &str, name: &str) -> [String; 3] {
+    let (_, module) = module.split_once("::").unwrap();
+    ["--exact".into(), format!("{module}::{name}"), "--nocapture".into()]
+}

@@ -17,7 +17,7 @@ use node_agent::process::ProcessIdentity;
 use rustix::process::Signal;
 use tokio::io::AsyncReadExt as _;
 
-use crate::rig::{Rig, within};
+use crate::rig::{Rig, only_test, within};
 
 const SPEAKER_VARIABLE: &str = "TEST_NOTIFY_SPEAKER";
 
@@ -47,7 +47,7 @@ struct Speaker {
 impl Speaker {
     fn start(socket: &NotifySocket) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
-        command.args(["--exact", "notify::speaker", "--nocapture"]).env(SPEAKER_VARIABLE, "1");
+        command.args(only_test(module_path!(), "speaker")).env(SPEAKER_VARIABLE, "1");
         socket.attach(&mut command);
         command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
         let child = command.spawn().unwrap();
@@ -131,7 +131,7 @@ async fn child_of_the_program_is_heard() {
     // A shell that waits for the program, as a wrapper script does.
     let mut command = Command::new("sh");
     command.args(["-c", "\"$0\" \"$@\"; exit", env::current_exe().unwrap().to_str().unwrap()]);
-    command.args(["--exact", "notify::speaker", "--nocapture"]).env(SPEAKER_VARIABLE, "1");
+    command.args(only_test(module_path!(), "speaker")).env(SPEAKER_VARIABLE, "1");
     socket.attach(&mut command);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn();
     let child = child.unwrap();

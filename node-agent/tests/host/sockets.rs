@@ -62,7 +62,7 @@ struct Instance {
 impl Instance {
     fn start(held: &HeldSockets, greeting: &str) -> Self {
         let program = env::current_exe().unwrap().to_str().unwrap().to_owned();
-        let arguments = ["--exact", "sockets::instance", "--nocapture"].map(String::from);
+        let arguments = rig::only_test(module_path!(), "instance");
         let launch = Launch {
             exec: [vec![program], arguments.into()].concat(),
             environment: [(INSTANCE_VARIABLE.into(), greeting.into())].into(),
