@@ -321,9 +321,10 @@ impl Node {
     }
 
     /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody
-    /// picks up are refused once too many wait.
+    /// picks up are refused once too many wait. Those about [`STATUS_TOPIC`](crate::STATUS_TOPIC)
+    /// were answered when they arrived; of them the oldest are dropped.
     pub async fn next_ask(&self) -> Option<Ask> {
-        self.inner.asks.lock().await.recv().await
+        self.inner.asks.next().await
     }
 
     /// What the node moved since its start; up to a moment old.

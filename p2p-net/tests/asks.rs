@@ -66,17 +66,46 @@ async fn questions_that_make_no_sense_are_refused() {
     assert_eq!(soon(mistaken.ask(host.id(), "t", vec![])).await, Err(AskError::Refused));
 }
 
-/// Goal: a host's status reaches its seeder with the host's name proved, and is taken.
+/// Goal: a host's status reaches its seeder with the host's name proved, and the host does not wait
+/// for whoever reads it: a seeder that is busy with its store has it at once.
 #[tokio::test]
-async fn status_reaches_the_seeder() {
+async fn status_reaches_a_seeder_that_does_not_read_yet() {
     let seeder = seeder(None).await;
     let host = host(&seeder).await;
-    let asking = host.clone();
-    let asked = tokio::spawn(async move { asking.ask_any(STATUS_TOPIC, b"fine".to_vec()).await });
+    let asked = soon(host.ask_any(STATUS_TOPIC, b"fine".to_vec())).await;
+    assert_eq!(asked, Ok(vec![]), "nobody picked it up yet");
     let ask = soon(seeder.next_ask()).await.unwrap();
     assert_eq!((ask.node, &*ask.topic, &*ask.body), (host.id(), STATUS_TOPIC, &b"fine"[..]));
-    ask.answer(b"nobody reads this".to_vec());
-    assert_eq!(soon(asked).await.unwrap(), Ok(vec![]));
+    ask.answer(b"nobody hears this".to_vec());
+}
+
+/// Reports that a seeder keeps for whoever reads them.
+const WAITING_MAX: u32 = 4_096;
+
+/// Goal: more reports than may wait cost the oldest ones, and never keep a question from being
+/// answered.
+#[tokio::test]
+async fn reports_that_nobody_reads_cost_the_oldest() {
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    for number in 0..=WAITING_MAX {
+        soon(host.ask_any(STATUS_TOPIC, number.to_le_bytes().to_vec())).await.unwrap();
+    }
+    let (id, asking) = (seeder.id(), host.clone());
+    let asked = tokio::spawn(async move { asking.ask(id, "t", b"a".to_vec()).await });
+    let mut statuses = Vec::new();
+    let mut question = None;
+    while statuses.len() < WAITING_MAX as usize || question.is_none() {
+        let ask = soon(seeder.next_ask()).await.unwrap();
+        if ask.topic == STATUS_TOPIC {
+            statuses.push(u32::from_le_bytes(ask.body[..].try_into().unwrap()));
+        } else {
+            question = Some(ask);
+        }
+    }
+    assert_eq!(statuses, (1..=WAITING_MAX).collect::<Vec<_>>(), "the oldest is gone");
+    question.unwrap().answer(b"b".to_vec());
+    assert_eq!(soon(asked).await.unwrap(), Ok(b"b".to_vec()));
 }
 
 /// Goal: a seeder that is gone, and one that refuses, are passed by; if none is left, the last
