@@ -38,7 +38,13 @@ fn main() -> ExitCode {
     match fetched {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("fetch: {error}");
+            eprint!("fetch: {error}");
+            let mut cause = error.source();
+            while let Some(deeper) = cause {
+                eprint!(": {deeper}");
+                cause = deeper.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -51,10 +57,17 @@ async fn fetch(
     directory: PathBuf,
     seconds: Option<&str>,
 ) -> Result<(), Box<dyn Error>> {
-    let build: BuildId = build.parse()?;
-    let seeder: SeederAddress = seeder.parse()?;
-    let give_up_after = seconds.map(str::parse).transpose()?.map(Duration::from_secs);
+    let build: BuildId = build.parse().map_err(|error| format!("BUILD: {error}"))?;
+    let seeder: SeederAddress = seeder.parse().map_err(|error| format!("SEEDER: {error}"))?;
+    let seconds = seconds.map(|seconds| {
+        let expected = |_| format!("--give-up-after: expected whole seconds, found {seconds}");
+        seconds.parse().map_err(expected)
+    });
+    let give_up_after = seconds.transpose()?.map(Duration::from_secs);
     let hidden = directory.join(".fetch");
+    if is_occupied(&directory, &hidden) {
+        return Err(format!("DIRECTORY: {} is not empty", directory.display()).into());
+    }
     let place = hidden.clone();
     let store = spawn_blocking(move || BuildStore::open(place)).await??;
 
@@ -74,6 +87,12 @@ async fn fetch(
     let moved = spawn_blocking(move || move_out(&stored, &directory, &hidden)).await?;
     println!("{}", moved?.display());
     Ok(())
+}
+
+/// Returns whether anything but an earlier run's download lies in `directory`.
+fn is_occupied(directory: &Path, hidden: &Path) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path() != hidden)
 }
 
 /// Shows the download until it ends.

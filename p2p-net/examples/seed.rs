@@ -30,7 +30,13 @@ fn main() -> ExitCode {
     match seed(path.into(), store.into(), listen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("seed: {error}");
+            eprint!("seed: {error}");
+            let mut cause = error.source();
+            while let Some(deeper) = cause {
+                eprint!(": {deeper}");
+                cause = deeper.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -38,7 +44,12 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn seed(path: PathBuf, store: PathBuf, listen: &str) -> Result<(), Box<dyn Error>> {
-    let listen: SocketAddr = listen.parse()?;
+    let listen: SocketAddr =
+        listen.parse().map_err(|_error| format!("LISTEN: expected IP:PORT, found {listen}"))?;
+    // Looked at before a store is made for it.
+    if !path.exists() {
+        return Err(format!("PATH: {} does not exist", path.display()).into());
+    }
     let published = spawn_blocking(move || {
         let store = BuildStore::open(store)?;
         let mut show = |progress: p2p_net::PublishProgress| {

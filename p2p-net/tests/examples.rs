@@ -80,3 +80,33 @@ fn example_gives_up_on_what_nobody_serves() {
     let expected = format!("fetch: no progress for 2s: no seeder has build {unknown}");
     assert!(last.starts_with(&expected), "{last}");
 }
+
+/// Goal: a mistake in an argument is named with the argument, and leaves nothing behind.
+#[test]
+fn mistakes_name_their_argument() {
+    let rig = Rig::new();
+    let occupied = rig.tree("occupied", 1, 1);
+    let (empty, build) = (rig.path("empty"), "a".repeat(64));
+    let address =
+        "/ip4/127.0.0.1/udp/1/quic-v1/p2p/12D3KooWQYhTNQdmr3ArTeUHRYzFg94BKyTkoWBDWez9kSCVe2Xo";
+    let [occupied, empty] = [&occupied, &empty].map(|path| path.to_str().unwrap());
+    let cases: [(&[&str], &str); 4] = [
+        (&[address, &build, empty], "fetch: BUILD: "),
+        (&[&build, &build, empty], "fetch: SEEDER: "),
+        (
+            &[&build, address, empty, "--give-up-after", "5s"],
+            "fetch: --give-up-after: expected whole",
+        ),
+        (&[&build, address, occupied], "is not empty"),
+    ];
+    for (arguments, expected) in cases {
+        let output = fetch(arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(expected), "{said}");
+    }
+    assert!(!Path::new(empty).exists());
+    let store = rig.path("store");
+    let output = Command::new(example("seed")).args([&rig.path("gone"), &store]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("seed: PATH: ") && !store.exists(), "{said}");
+}
