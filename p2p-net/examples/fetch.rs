@@ -10,12 +10,12 @@
 //! without it, the program waits until somebody does.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "talks to a person")]
 
-use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use p2p_net::{
     BuildId, BuildStore, Download, FetchOptions, Identity, Node, NodeConfig, SeederAddress,
     StoredBuild,
@@ -38,13 +38,7 @@ fn main() -> ExitCode {
     match fetched {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("fetch: {error}");
-            let mut cause = error.source();
-            while let Some(deeper) = cause {
-                eprint!(": {deeper}");
-                cause = deeper.source();
-            }
-            eprintln!();
+            eprintln!("fetch: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -56,17 +50,17 @@ async fn fetch(
     seeder: &str,
     directory: PathBuf,
     seconds: Option<&str>,
-) -> Result<(), Box<dyn Error>> {
-    let build: BuildId = build.parse().map_err(|error| format!("BUILD: {error}"))?;
-    let seeder: SeederAddress = seeder.parse().map_err(|error| format!("SEEDER: {error}"))?;
+) -> anyhow::Result<()> {
+    let build: BuildId = build.parse().context("BUILD")?;
+    let seeder: SeederAddress = seeder.parse().context("SEEDER")?;
     let seconds = seconds.map(|seconds| {
-        let expected = |_| format!("--give-up-after: expected whole seconds, found {seconds}");
-        seconds.parse().map_err(expected)
+        let expected = || format!("--give-up-after: expected whole seconds, found {seconds}");
+        seconds.parse().with_context(expected)
     });
     let give_up_after = seconds.transpose()?.map(Duration::from_secs);
     let hidden = directory.join(".fetch");
     if is_occupied(&directory, &hidden) {
-        return Err(format!("DIRECTORY: {} is not empty", directory.display()).into());
+        bail!("DIRECTORY: {} is not empty", directory.display());
     }
     let place = hidden.clone();
     let store = spawn_blocking(move || BuildStore::open(place)).await??;

@@ -9,11 +9,11 @@
 //! the build and the address, which `examples/fetch.rs` takes in this order.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "talks to a person")]
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, bail};
 use p2p_net::{BuildStore, Identity, Node, NodeConfig, SharedLimits, publish};
 use tokio::task::spawn_blocking;
 
@@ -30,25 +30,19 @@ fn main() -> ExitCode {
     match seed(path.into(), store.into(), listen) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprint!("seed: {error}");
-            let mut cause = error.source();
-            while let Some(deeper) = cause {
-                eprint!(": {deeper}");
-                cause = deeper.source();
-            }
-            eprintln!();
+            eprintln!("seed: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 #[tokio::main]
-async fn seed(path: PathBuf, store: PathBuf, listen: &str) -> Result<(), Box<dyn Error>> {
-    let listen: SocketAddr =
-        listen.parse().map_err(|_error| format!("LISTEN: expected IP:PORT, found {listen}"))?;
+async fn seed(path: PathBuf, store: PathBuf, listen: &str) -> anyhow::Result<()> {
+    let expected = || format!("LISTEN: expected IP:PORT, found {listen}");
+    let listen: SocketAddr = listen.parse().with_context(expected)?;
     // Looked at before a store is made for it.
     if !path.exists() {
-        return Err(format!("PATH: {} does not exist", path.display()).into());
+        bail!("PATH: {} does not exist", path.display());
     }
     let published = spawn_blocking(move || {
         let store = BuildStore::open(store)?;

@@ -302,11 +302,11 @@ impl Seeder {
 async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<Ask>) {
     while let Some(ask) = node.next_ask().await {
         match ask.topic.as_str() {
+            // Answered when it arrived.
             STATUS_TOPIC => {
                 if let Some(relay) = relay {
                     relay.take(&ask);
                 }
-                ask.answer(Vec::new());
             }
             // Refused as it is dropped if there is no room.
             TOKEN_TOPIC => drop(requests.try_send(ask)),
