@@ -57,8 +57,8 @@ const COLUMNS: &str = "\
 ";
 
 const FOOT: &str = "
-(1) With a restart of the agent if `health.notify` comes or goes, because that takes another start of the
-program: it says READY=1 on a socket that it is started with.
+(1) With a restart of the agent if `health.notify` is added or removed, because that takes another
+start of the program: it says READY=1 on a socket that it is started with.
 ";
 
 /// A row of the key table, whoever it belongs to.

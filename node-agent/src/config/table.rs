@@ -344,7 +344,7 @@ const HEALTH: &[Key<AppConfig>] = &[
         "health.deadline",
         JUDGING,
         field!(health.deadline: DURATION_ABOVE_ZERO),
-        "Time from the start of a new program to that, past which its build is rolled back.",
+        "Most time from the start of a new program until it is good; past it its build is rolled back.",
     ),
     app(
         "health.tries",
