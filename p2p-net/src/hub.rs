@@ -185,6 +185,10 @@ impl Hub {
             Wake::Served { build, node, request, outcome } => {
                 self.on_served(build, node, request, outcome);
             }
+            Wake::ManifestServed { build, node, serve } => {
+                let ended = Event::ManifestServeEnded { peer: node, serve };
+                self.pending.push_back((build, ended));
+            }
             Wake::RoomMade { fetch, room } => self.on_room(fetch, room),
             Wake::Deadline => {
                 for build in self.alarms.take_due(self.clock.now()) {
@@ -230,7 +234,7 @@ impl Hub {
             }
             Action::Send { peer, message } => self.send(build, peer, &message),
             Action::FetchManifest { peer } => self.fetch_manifest(build, peer),
-            Action::ServeManifest { peer } => self.serve_manifest(build, peer),
+            Action::ServeManifest { peer, serve } => self.serve_manifest(build, peer, serve),
             Action::Fetch { request, peer, chunk } => self.fetch(build, peer, request, chunk),
             Action::CancelFetch { request, peer } => {
                 self.data.expectations().cancel(&(peer, build, Some(request)));
@@ -491,9 +495,16 @@ impl Hub {
         self.data.expectations().add(key, expected);
     }
 
-    fn serve_manifest(&self, build: BuildId, peer: NodeId) {
-        if let (Some(member), Some(linked)) = (self.members.get(&build), self.links.get(peer)) {
-            member.send_manifest(&linked.link.uplink());
+    fn serve_manifest(&mut self, build: BuildId, peer: NodeId, serve: u64) {
+        let uplink = self.links.get(peer).map(|linked| linked.link.uplink());
+        let is_started = match (self.members.get(&build), uplink) {
+            (Some(member), Some(uplink)) => {
+                member.send_manifest(&uplink, (peer, serve), &self.sender)
+            }
+            _ => false,
+        };
+        if !is_started {
+            self.pending.push_back((build, Event::ManifestServeEnded { peer, serve }));
         }
     }
 

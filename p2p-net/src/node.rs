@@ -453,7 +453,80 @@ fn reachable_ip(listening: &Listening) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use p2p_core::wire::Message;
+
     use super::*;
+    use crate::data::DataEvent;
+    use crate::publish::publish;
+
+    /// Goal: a peer that asks for the manifest without end costs a task, not a task for each
+    /// message, and is banned for it; a host is served beside it and after it.
+    /// Method: the peer is a data plane of the test's own over a real connection. It takes no
+    /// manifest, so each that is begun waits for it.
+    #[tokio::test]
+    async fn flood_of_questions_for_the_manifest_starts_no_flood_of_tasks() {
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("file"), [7; 100_000]).unwrap();
+        let open = |name: &str| BuildStore::open(folder.path().join(name)).unwrap();
+        let build = publish(&tree, &open("store"), None).unwrap().build;
+        let one_thread = NonZero::new(1);
+        let config = NodeConfig {
+            data_threads: one_thread,
+            ..NodeConfig::seeder(Identity::generate(), listen)
+        };
+        let seeder = Node::start(config).await.unwrap();
+        seeder.serve(&build, &SharedLimits::default());
+        let tasks = || seeder.inner.runtime.metrics().num_alive_tasks();
+
+        let identity = Identity::generate();
+        let hostile = NodeConfig::host(identity.clone(), listen);
+        let data = hostile.data(listen, SharedLimits::default());
+        let (plane, mut events) = DataPlane::start(&identity, &data).unwrap();
+        plane.dial(seeder.inner.contact);
+        let link = match events.recv().await.unwrap() {
+            DataEvent::Linked { outcome, .. } => outcome.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let contact = Box::new(hostile.contact(listen, plane.local_address()));
+        link.send(build.id(), &Message::Join { contact, have: None }).unwrap();
+        // The seeder's own `Join` says that it is a neighbour now.
+        while !matches!(events.recv().await.unwrap(), DataEvent::Message { .. }) {}
+
+        let (before, mut most, mut sent) = (tasks(), 0, 0_u32);
+        let flood = async {
+            while !link.is_closed() {
+                // When the queue is full the connection gets its turn.
+                if link.send(build.id(), &Message::RequestManifest).is_err() {
+                    tokio::task::yield_now().await;
+                }
+                sent += 1;
+                most = most.max(tasks());
+            }
+        };
+        let draining = async { while events.recv().await.is_some() {} };
+        tokio::select! {
+            () = draining => panic!("the data plane ended"),
+            outcome = tokio::time::timeout(Duration::from_mins(1), flood) => outcome.unwrap(),
+        }
+        assert!(sent > 64, "banned after {sent}");
+        assert!(most <= before + 4, "{most} tasks, {before} before the flood");
+
+        let config = NodeConfig {
+            seeders: vec![seeder.address()],
+            ..NodeConfig::host(Identity::generate(), listen)
+        };
+        let host = Node::start(config).await.unwrap();
+        let download = host.fetch(build.id(), &open("host"), FetchOptions::default());
+        let fetched = tokio::time::timeout(Duration::from_mins(1), download.finish()).await;
+        fetched.expect("the seeder serves nobody else").unwrap();
+        host.shutdown().await;
+        seeder.shutdown().await;
+    }
 
     /// Goal: a place without a name is on the wire what it always was, and one with a name too.
     #[test]
