@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question, Refusal};
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::{Expected, ExpectedBytes};
@@ -330,7 +330,8 @@ impl Hub {
                     announce.contact = announce.contact.seen_from(from);
                     Answer::Announce(tracker.answer(self.clock.now(), &announce))
                 }
-                Some(_) | None => Answer::Refused,
+                Some(_) => Answer::Refused(Refusal::Unnamed),
+                None => Answer::Refused(Refusal::NotASeeder),
             },
             Question::Exchange(exchange) => {
                 let member = self.members.get(&exchange.build);
@@ -338,7 +339,7 @@ impl Hub {
                 Answer::Exchange(swarm.map(Swarm::known_contacts).unwrap_or_default())
             }
             // Sorted out before.
-            Question::Ask { .. } => Answer::Refused,
+            Question::Ask { .. } => Answer::Refused(Refusal::Unanswered),
             Question::Reach => Answer::Reach(self.contact),
         }
     }

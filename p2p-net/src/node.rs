@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::ask::{Ask, AskSorter, Asks};
+use crate::ask::{Ask, AskSorter, Asks, Audience};
 use crate::budget::BufferBudget;
 use crate::control::{self, ControlCommand, Listening};
 use crate::data::dscp::TrafficClass;
@@ -52,6 +52,10 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Whether the node is a seeder: tracker for its swarms and careful with its uplink.
     pub is_seeder: bool,
+    /// Whether somebody reads the status reports that hosts send to this seeder, from
+    /// [`Node::next_ask`]. Reports that nobody reads are refused, and the host hears why. Without
+    /// effect on a node that is no seeder.
+    pub takes_reports: bool,
     /// Seeders of the region, each also a tracker. Empty for a seeder on its own.
     pub seeders: Vec<SeederAddress>,
     /// The name of the zone that the node is in, for locality. `None` if unknown.
@@ -83,6 +87,7 @@ impl NodeConfig {
             identity,
             listen,
             is_seeder: false,
+            takes_reports: false,
             seeders: Vec::new(),
             zone: None,
             rack: None,
@@ -96,11 +101,19 @@ impl NodeConfig {
         }
     }
 
-    /// A seeder with default settings.
+    /// A seeder with default settings, which takes no status reports.
     pub const fn seeder(identity: Identity, listen: SocketAddr) -> Self {
         let mut config = Self::host(identity, listen);
         config.is_seeder = true;
         config
+    }
+
+    const fn audience(&self) -> Audience {
+        match (self.is_seeder, self.takes_reports) {
+            (false, _) => Audience::Nobody,
+            (true, false) => Audience::Asks,
+            (true, true) => Audience::AsksAndReports,
+        }
     }
 
     fn data(&self, address: SocketAddr, limits: SharedLimits) -> DataConfig {
@@ -159,7 +172,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let (hub, inbox) = hub::channel();
         let (control, orders) = mpsc::channel(CONTROL_COMMANDS_MAX);
-        let (sorter, asks) = AskSorter::new(config.is_seeder, control.downgrade());
+        let (sorter, asks) = AskSorter::new(config.audience(), control.downgrade());
         let (listening, control_thread) =
             start_control(&config, orders, sorter, hub.clone()).await?;
         let control_address = listening.socket;
@@ -322,7 +335,8 @@ impl Node {
 
     /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody
     /// picks up are refused once too many wait. Those about [`STATUS_TOPIC`](crate::STATUS_TOPIC)
-    /// were answered when they arrived; of them the oldest are dropped.
+    /// were answered when they arrived, or refused if [`NodeConfig::takes_reports`] is false; of
+    /// them the oldest are dropped.
     pub async fn next_ask(&self) -> Option<Ask> {
         self.inner.asks.next().await
     }
