@@ -62,7 +62,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     ("p2p-net/src/publish", &["verify", "pipeline", "cut walk"]),
     ("goal-state/src", &["store", "documents"]),
-    ("goal-state/src/documents", &["goal", "rollout status token", "app_name"]),
+    (
+        "goal-state/src/documents",
+        &["tally", "goal", "history", "rollout status token", "limit text app_name"],
+    ),
     ("goal-state/src/store", &["etcd files watch", "board change", "error", "pacing url"]),
     (
         "node-agent/src",
@@ -84,6 +87,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "real",
             "notify probe",
             "hook launch unit_program",
+            "start",
             "mark runs_from sockets unit user watch_files",
         ],
     ),
