@@ -15,6 +15,7 @@ mod programs;
 mod refusals;
 mod reloads;
 mod reuse;
+mod safety;
 mod self_update;
 mod swaps;
 mod waves;
