@@ -29,12 +29,12 @@ use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::{HookError, HookRunner};
-use crate::programs::supervisor::{Supervisor, SupervisorWake};
+use crate::programs::supervisor::{RestartCounts, Supervisor, SupervisorWake};
 use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
-use crate::state::app_dir::{AppDir, Journal, JournalPhase, Paused, Place};
+use crate::state::app_dir::{AppDir, AskedBy, Journal, JournalPhase, Paused, Place};
 use crate::state::durable::ReadError;
 use crate::state::goals::AcceptedGoal;
 
@@ -119,6 +119,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     refresh_at: Instant,
     audit_at: Instant,
     stall: Stall,
+    /// Restarts that are in the metrics.
+    restarts_counted: RestartCounts,
 }
 
 /// What wakes the loop.
@@ -190,6 +192,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
             stall: Stall::default(),
+            restarts_counted: RestartCounts::default(),
             settings,
             directory,
             store,
@@ -234,6 +237,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
             self.observe_own_agent();
             self.take_steps();
+            self.count_restarts();
             let row = row::row(&self);
             self.board.show(row);
             match self.next_wake(&stop).await {
@@ -302,8 +306,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Step::Switch { build } => return self.switch(build),
             Step::Repoint { build } => return self.point_to(build),
             Step::Quarantine { failed } => return self.quarantine(failed),
+            Step::GiveUp { failed } => return self.give_up(failed),
             Step::RollBack { build } => return self.roll_back(build),
             Step::Stop => self.supervisor.stop(Place::Serving),
+            Step::Revive => self.supervisor.revive(),
             Step::Start { build } => self.start(Place::Serving, build),
             Step::StartCandidate { build } => self.start(Place::Candidate, build),
             Step::StopCandidate => self.supervisor.stop(Place::Candidate),
@@ -334,6 +340,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             current: self.current.filter(|build| self.builds.contains_key(build)),
             journal: self.journal.clone(),
             programs: self.supervisor.programs(),
+            vitals: self.supervisor.vitals(),
             agent: self.own_agent.as_ref().map(OwnAgent::view),
             failed: self.hooks.failed().map(|(build, _)| build).or(failed),
             hooks: self.hooks.view(),
@@ -517,19 +524,29 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         }
     }
 
-    /// Counts for the metrics what the programs did. The supervisor decides what happens to
+    /// Counts for the metrics what programs printed. The supervisor decides what happens to
     /// programs, the brain what follows.
     fn on_program(&mut self, wake: SupervisorWake) {
-        let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
+        let output = self.supervisor.output_counts();
         self.supervisor.on_wake(wake);
-        let crashes = u64::from(self.supervisor.crash_count() - crashes);
         let now = self.supervisor.output_counts();
         let (bytes, floods) = (now.bytes - output.bytes, now.floods - output.floods);
-        if crashes + bytes > 0 {
+        if bytes > 0 {
             self.count(|counts| {
-                counts.restarts += crashes;
                 counts.output_bytes += bytes;
                 counts.output_floods += floods;
+            });
+        }
+    }
+
+    /// Counts for the metrics how often programs had to be started again.
+    fn count_restarts(&mut self) {
+        let (before, now) = (self.restarts_counted, self.supervisor.restart_counts());
+        if before != now {
+            self.restarts_counted = now;
+            self.count(|counts| {
+                counts.restarts_ended += u64::from(now.ended - before.ended);
+                counts.restarts_unhealthy += u64::from(now.unhealthy - before.unhealthy);
             });
         }
     }
@@ -610,12 +627,12 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let followed = goal.followed.as_ref();
         if let Some(build) = self.settings.app.pin {
             let generation = followed.map_or(0, |followed| followed.generation);
-            return Some(Wanted { generation, since: 0, build });
+            return Some(Wanted { generation, asked_by: AskedBy::Pin, build });
         }
         let followed = followed?;
         let generation = followed.generation;
-        let since = followed.rollout.since_of(generation);
-        Some(Wanted { generation, since, build: followed.build })
+        let asked_by = AskedBy::Deploy(followed.rollout.since_of(generation));
+        Some(Wanted { generation, asked_by, build: followed.build })
     }
 }
 

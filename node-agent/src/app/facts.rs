@@ -77,7 +77,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
-            restarts: app.supervisor.crash_count(),
+            restarts: app.supervisor.restart_counts().all(),
         }),
         warning: app.supervisor.flood(),
         ..Explanation::new(settings.host.clone(), settings.name.clone(), row.updated_at_ms)

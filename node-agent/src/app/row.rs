@@ -60,7 +60,7 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         waiting_for,
         quarantined: failed.map(|failed| failed.build),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
-        restarts: app.supervisor.crash_count(),
+        restarts: app.supervisor.restart_counts().all(),
         healthy: app.supervisor.is_healthy(),
         updated_at_ms: app.supervisor.host().now_ms(),
         ..HostStatus::new(app.settings.host.clone(), app.settings.name.clone())
@@ -72,8 +72,13 @@ pub(super) fn quarantined<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<&FailedBuild> {
     let wanted = app.wanted()?;
-    let failed = app.journal.as_ref()?.failed.as_ref()?;
-    (failed.build == wanted.build && failed.since == wanted.since).then_some(failed)
+    app.journal.as_ref()?.quarantine_of(wanted.build, wanted.asked_by)
+}
+
+/// Whether the switch to `build` has begun, or is over.
+fn is_begun<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>, build: BuildId) -> bool {
+    let journal = app.journal.as_ref();
+    journal.is_some_and(|journal| journal.to == build && journal.failure_of(build).is_none())
 }
 
 /// Why the switch to a build that is here has not begun, for programs and for people.
@@ -81,8 +86,7 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<(WaitReason, String)> {
     let wanted = app.wanted()?;
-    let is_begun = app.journal.as_ref().is_some_and(|journal| journal.to == wanted.build);
-    if is_begun || quarantined(app).is_some() {
+    if is_begun(app, wanted.build) || quarantined(app).is_some() {
         return None;
     }
     if let (Permission::Later | Permission::Refused, Some(reason)) = app.permission() {
@@ -162,10 +166,7 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
             (false, _) => HostPhase::Failed,
         };
     }
-    if journal.to != target {
-        return phase_before_switch(app);
-    }
-    phase_of_program(app, journal)
+    if is_begun(app, target) { phase_of_program(app, journal) } else { phase_before_switch(app) }
 }
 
 fn phase_before_switch<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostPhase {
@@ -230,11 +231,13 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     parts.extend(quarantined(app).map(|failed| {
         let last = failed.output.lines().next_back();
         let output = last.map_or_else(String::new, |line| format!("; its last output: {line}"));
-        format!(
-            "build {} failed here and is not tried again until another deploy: {}{output}",
-            failed.build.short(),
-            failed.reason
-        )
+        let build = failed.build.short();
+        let what = if app.current == Some(failed.build) {
+            "failed here; its program is started again and again, because no build ran well here"
+        } else {
+            "failed here and is not tried again until another deploy"
+        };
+        format!("build {build} {what}: {}{output}", failed.reason)
     }));
     parts.extend(
         pinned(app).map(|pin| {
