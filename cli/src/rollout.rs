@@ -161,6 +161,7 @@ pub(crate) mod tests {
             generation,
             build: build(number),
             set_at_ms: NOW_MS,
+            origin: goal_state::Origin::default(),
             rollout: goal_state::Rollout::default(),
             history: vec![],
         }

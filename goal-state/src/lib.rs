@@ -15,20 +15,28 @@ mod store;
 pub mod testing;
 
 pub use documents::app_name::{AppName, AppNameError};
-pub use documents::goal::{Goal, PastGoal};
-pub use documents::rollout::{Label, LabelError, NotYet, Rollout, RolloutChange};
+pub use documents::goal::Goal;
+pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
+pub use documents::limit::{HostCount, HostCountError, HostLimit};
+pub use documents::rollout::{
+    Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
+};
 pub use documents::status::{
     HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason, WriterNameError,
     last_output,
 };
+pub use documents::tally::{
+    Cause, HALTED_BY_SEEDER, causes, halt_due, has_failed, is_good, outcome,
+};
+pub use documents::text::moment;
 pub use documents::token::{
     LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError, TokenRequest,
     granting_seeder,
 };
 pub use store::GoalStore;
 pub use store::board::GoalUpdate;
-pub use store::change::{DamagedGoal, GoalList};
-pub use store::error::{FileAction, GoalReadError, GoalStoreError};
+pub use store::change::{DamagedGoal, GoalChange, GoalList};
+pub use store::error::{Author, FileAction, GoalReadError, GoalStoreError};
 pub use store::pacing::now_ms;
 pub use store::url::{GoalUrl, GoalUrlError};
 pub use store::watch::GoalWatch;

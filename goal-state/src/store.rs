@@ -12,6 +12,7 @@ use p2p_core::BuildId;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
+use crate::documents::history::{ChangeOrder, RollbackTarget};
 use crate::documents::rollout::RolloutChange;
 use crate::documents::status::{HostStatus, STATUS_ROWS_MAX, check_writer_name};
 use crate::store::change::{GoalChange, GoalList};
@@ -82,70 +83,54 @@ impl GoalStore {
         Ok(list)
     }
 
-    /// Makes `build` the goal of `app` under the next generation (compare-and-swap, retried).
-    /// Setting the build that is the goal already also makes a new generation.
-    ///
-    /// It goes to every host at once unless `rollout` says otherwise; `max_unavailable` belongs to
-    /// the app and not to the build, so it stays until it is changed.
+    /// Changes the goal of `app` under the next generation (compare-and-swap, retried).
     ///
     /// # Errors
     ///
     /// The store cannot be read or written, or the present goal is damaged: then nothing is
-    /// changed.
+    /// changed. There is no goal, unless it is a deploy; the goal is not the one that `order`
+    /// expects; nothing can be gone back to, or resumed.
+    pub async fn change(
+        &self,
+        app: &AppName,
+        change: GoalChange,
+        order: ChangeOrder,
+    ) -> Result<Goal, GoalStoreError> {
+        match &self.backend {
+            Backend::File(store) => store.change_goal(app, change, order).await,
+            Backend::Etcd(store) => store.change_goal(app, change, order).await,
+        }
+    }
+
+    /// [`GoalChange::Deploy`] by nobody in particular.
+    ///
+    /// # Errors
+    ///
+    /// As [`change`](Self::change).
     pub async fn deploy(
         &self,
         app: &AppName,
         build: BuildId,
         rollout: RolloutChange,
     ) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Deploy { build, rollout }).await
+        self.change(app, GoalChange::Deploy { build, rollout }, ChangeOrder::default()).await
     }
 
-    /// Goes back to the build that was deployed before the present one, under a new generation.
-    ///
-    /// Several rollbacks in a row go back further and further, and never take turns between two
-    /// builds. Builds that only some hosts were to have are skipped. It goes to every host at once
-    /// unless `rollout` says otherwise.
+    /// [`GoalChange::Rollback`] to the last good build by nobody in particular. `expected` is the
+    /// generation of the goal to leave; `None`: whichever is there, unless it is a rollback
+    /// already.
     ///
     /// # Errors
     ///
-    /// As [`deploy`](Self::deploy); there is no goal, or no earlier build.
+    /// As [`change`](Self::change).
     pub async fn rollback(
         &self,
         app: &AppName,
         rollout: RolloutChange,
+        expected: Option<u64>,
     ) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Rollback { rollout }).await
-    }
-
-    /// Changes the rollout of the goal, usually to a wider one, and not its build. Hosts come in in
-    /// the same order as before; those that switched already stay.
-    ///
-    /// # Errors
-    ///
-    /// As [`deploy`](Self::deploy); there is no goal.
-    pub async fn widen(
-        &self,
-        app: &AppName,
-        rollout: RolloutChange,
-    ) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Widen { rollout }).await
-    }
-
-    /// Orders every host to restart the app's program, whichever build it runs.
-    ///
-    /// # Errors
-    ///
-    /// As [`deploy`](Self::deploy); there is no goal.
-    pub async fn restart(&self, app: &AppName) -> Result<Goal, GoalStoreError> {
-        self.change_goal(app, GoalChange::Restart).await
-    }
-
-    async fn change_goal(&self, app: &AppName, change: GoalChange) -> Result<Goal, GoalStoreError> {
-        match &self.backend {
-            Backend::File(store) => store.change_goal(app, change).await,
-            Backend::Etcd(store) => store.change_goal(app, change).await,
-        }
+        let change = GoalChange::Rollback { target: RollbackTarget::LastGood, rollout };
+        self.change(app, change, ChangeOrder { expected, ..ChangeOrder::default() }).await
     }
 
     /// Follows the goals of `apps`: watches where the store can, polls with jitter where it cannot

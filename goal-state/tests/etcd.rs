@@ -76,7 +76,7 @@ async fn watch_survives_compaction_while_it_is_cut_off() {
     etcd.compact().await;
     link.restore().await;
     assert_eq!(next_goal(&mut watch).await, Some(goal));
-    let goal = store.rollback(&web, to_all()).await.unwrap();
+    let goal = store.rollback(&web, to_all(), None).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 }
 
@@ -120,7 +120,7 @@ async fn damaged_values_are_reported_and_never_overwritten() {
             store.goal(&web).await.unwrap_err().to_string(),
             only_damage(store.goals().await.unwrap()).to_string(),
             store.deploy(&web, build("B"), to_all()).await.unwrap_err().to_string(),
-            store.rollback(&web, to_all()).await.unwrap_err().to_string(),
+            store.rollback(&web, to_all(), None).await.unwrap_err().to_string(),
         ];
         for error in errors {
             assert!(error.starts_with("key shoal/goals/web of etcd://127.0.0.1:"), "{error}");

@@ -94,7 +94,7 @@ async fn only_a_deploy_creates_the_directory() {
         store.goal(&web).await.unwrap_err(),
         store.goals().await.unwrap_err(),
         store.statuses().await.unwrap_err(),
-        store.rollback(&web, to_all()).await.unwrap_err(),
+        store.rollback(&web, to_all(), None).await.unwrap_err(),
         store.put_status("h1", &[]).await.unwrap_err(),
     ];
     for error in errors {
@@ -139,7 +139,7 @@ async fn damaged_goals_are_reported_and_never_overwritten() {
             store.goal(&web).await.unwrap_err(),
             only_damage(store.goals().await.unwrap()),
             store.deploy(&web, build, to_all()).await.unwrap_err(),
-            store.rollback(&web, to_all()).await.unwrap_err(),
+            store.rollback(&web, to_all(), None).await.unwrap_err(),
         ];
         for error in errors {
             assert!(matches!(error, GoalStoreError::Malformed { .. }), "{name}: {error:?}");

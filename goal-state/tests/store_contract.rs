@@ -58,7 +58,7 @@ async fn deploys_and_rollbacks_follow_each_other(fixture: Fixture) {
     let store = fixture.store();
     let web = app("web");
     assert_eq!(store.goal(&web).await.unwrap(), None);
-    let error = store.rollback(&web, to_all()).await.unwrap_err();
+    let error = store.rollback(&web, to_all(), None).await.unwrap_err();
     assert!(matches!(error, GoalStoreError::NoGoal { .. }), "{error:?}");
 
     for (generation, name) in (1..).zip(["A", "B", "C"]) {
@@ -67,11 +67,15 @@ async fn deploys_and_rollbacks_follow_each_other(fixture: Fixture) {
         assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
     }
     for (generation, name) in [(4, "B"), (5, "A")] {
-        let goal = store.rollback(&web, to_all()).await.unwrap();
+        let goal = store.rollback(&web, to_all(), Some(generation - 1)).await.unwrap();
         assert_eq!((goal.generation, goal.build), (generation, build(name)));
         assert_eq!(store.goal(&web).await.unwrap(), Some(goal));
     }
-    let error = store.rollback(&web, to_all()).await.unwrap_err();
+    let error = store.rollback(&web, to_all(), Some(4)).await.unwrap_err();
+    assert!(matches!(error, GoalStoreError::Moved { .. }), "{error:?}");
+    let error = store.rollback(&web, to_all(), None).await.unwrap_err();
+    assert!(matches!(error, GoalStoreError::AlreadyRolledBack { .. }), "{error:?}");
+    let error = store.rollback(&web, to_all(), Some(5)).await.unwrap_err();
     assert!(matches!(error, GoalStoreError::NoHistory { .. }), "{error:?}");
     assert_eq!(store.goal(&web).await.unwrap().unwrap().generation, 5);
 }
@@ -181,7 +185,7 @@ async fn watch_yields_the_goal_and_then_each_change(fixture: Fixture) {
         let goal = store.deploy(&web, build(name), to_all()).await.unwrap();
         assert_eq!(next_goal(&mut watch).await, Some(goal));
     }
-    let goal = store.rollback(&web, to_all()).await.unwrap();
+    let goal = store.rollback(&web, to_all(), None).await.unwrap();
     assert_eq!(next_goal(&mut watch).await, Some(goal));
 }
 

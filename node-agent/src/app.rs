@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use command_line::causes;
-use goal_state::{AppName, HostPhase, HostStatus};
+use goal_state::{AppName, Applicant, HostPhase, HostStatus};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
 use tokio::sync::{mpsc, watch};
@@ -388,14 +388,16 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     fn admission(&self, goal: &AcceptedGoal) -> Result<(), String> {
         let AppSettings { host, name, labels, .. } = &self.settings;
-        let admitted = goal.rollout.admits(goal.generation, host, name, labels);
+        let now_ms = self.supervisor.host().now_ms();
+        let applicant = Applicant { host, app: name, labels, now_ms };
+        let admitted = goal.rollout.admits(goal.generation, &applicant);
         admitted.map_err(|not_yet| not_yet.to_string())
     }
 
     fn token_wish(&self) -> Option<TokenWish> {
         let goal = self.goal.borrow();
         let followed = goal.followed.as_ref()?;
-        let max_unavailable = followed.rollout.max_unavailable?;
+        let max_unavailable = followed.rollout.unavailable_max()?;
         let app = self.settings.name.clone();
         Some(TokenWish { app, generation: followed.generation, max_unavailable })
     }

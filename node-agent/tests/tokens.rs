@@ -1,7 +1,6 @@
 //! Tokens between real nodes: hosts that ask, a seeder that grants, is restarted, or is gone.
 
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::path::Path;
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ async fn host(name: &str, seeder: SeederAddress, lease: Duration) -> SeederToken
 }
 
 fn wish() -> TokenWish {
-    TokenWish { app: "web".parse().unwrap(), generation: 3, max_unavailable: NonZero::<u32>::MIN }
+    TokenWish { app: "web".parse().unwrap(), generation: 3, max_unavailable: "1".parse().unwrap() }
 }
 
 async fn held(hold: &mut SeederHold) {

@@ -10,10 +10,9 @@
 //! restart every token counts for its whole time again, which is longer than its host believes.
 
 use std::collections::BTreeMap;
-use std::num::NonZero;
 use std::time::Duration;
 
-use goal_state::{AppName, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
+use goal_state::{AppName, HostCount, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
 use p2p_core::{Digest, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -113,7 +112,7 @@ struct Pool {
     /// The highest generation seen.
     generation: u64,
     /// What it says.
-    max_unavailable: NonZero<u32>,
+    max_unavailable: HostCount,
     holders: BTreeMap<NodeId, Holder>,
     /// Longest waiting first.
     waiting: Vec<Waiter>,
@@ -146,7 +145,7 @@ struct StoredPool {
     app: AppName,
     group: String,
     generation: u64,
-    max_unavailable: NonZero<u32>,
+    max_unavailable: HostCount,
     holders: Vec<StoredHolder>,
 }
 
@@ -384,8 +383,8 @@ impl Pool {
     /// Takes over the limit of a newer goal. Returns whether it did.
     fn learn(&mut self, request: &TokenRequest) -> bool {
         let is_newer = request.generation > self.generation;
-        let is_lower =
-            request.generation == self.generation && request.max_unavailable < self.max_unavailable;
+        let is_lower = request.generation == self.generation
+            && request.max_unavailable.of(0) < self.max_unavailable.of(0);
         if is_newer || is_lower {
             self.generation = request.generation;
             self.max_unavailable = request.max_unavailable;
@@ -394,7 +393,8 @@ impl Pool {
     }
 
     fn max(&self) -> usize {
-        usize::try_from(self.max_unavailable.get()).unwrap_or(usize::MAX)
+        // TODO(seeder): the group's size
+        self.max_unavailable.of(0)
     }
 
     fn free(&self) -> usize {

@@ -4,10 +4,8 @@
 //! Pure. What a rollout means for a host is decided in `goal_state::Rollout`, not here.
 
 use std::collections::BTreeSet;
-use std::num::NonZero;
-use std::str::FromStr;
 
-use goal_state::{Goal, Label, Rollout, RolloutChange};
+use goal_state::{Goal, HostLimit, Label, Rollout, RolloutChange};
 
 /// Who switches and when.
 #[derive(Debug, clap::Args)]
@@ -21,26 +19,23 @@ pub(crate) struct RolloutArgs {
     /// Only hosts with this label switch, such as stage=dev; can be repeated
     #[arg(long, value_name = "LABEL")]
     pub(crate) stage: Vec<Label>,
-    /// Most hosts of a group that may be down or switching at once, or "none"; stays for later
-    /// deploys of the app
-    #[arg(long, value_name = "N")]
-    pub(crate) max_unavailable: Option<MaxUnavailable>,
-}
-
-/// A number of hosts, or no limit.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct MaxUnavailable(pub(crate) Option<NonZero<u32>>);
-
-impl FromStr for MaxUnavailable {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, &'static str> {
-        match (text, text.parse()) {
-            ("none", _) => Ok(Self(None)),
-            (_, Ok(number)) => Ok(Self(Some(number))),
-            (_, Err(_)) => Err("expected a number from 1 on, or none"),
-        }
-    }
+    /// Most hosts of a group that may be down or switching at once: a number, a share such as 10%,
+    /// or none; 25% unless ever given; stays for later deploys of the app
+    #[arg(long, value_name = "N|P%|none")]
+    pub(crate) max_unavailable: Option<HostLimit>,
+    /// Halt the rollout once the build failed on this many hosts: a number, a share such as 5%, or
+    /// none; unless ever given the first of up to 50 hosts, 2% of more; stays for later deploys
+    #[arg(long, value_name = "N|P%|none")]
+    pub(crate) max_failures: Option<HostLimit>,
+    /// Go back to the last good build where the rollout would halt; stays for later deploys
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub(crate) auto_revert: Option<bool>,
 }
 
 impl RolloutArgs {
@@ -59,7 +54,10 @@ impl RolloutArgs {
             percent: self.percent,
             canary: labels(&self.canary),
             stages: labels(&self.stage),
-            max_unavailable: self.max_unavailable.map(|max| max.0),
+            max_unavailable: self.max_unavailable,
+            max_failures: self.max_failures,
+            auto_revert: self.auto_revert,
+            switch: None,
         }
     }
 }
@@ -77,7 +75,7 @@ pub(crate) fn describe(goal: &Goal) -> Option<String> {
     if !stages.is_empty() {
         parts.push(format!("only {}", list(stages)));
     }
-    if let Some(max) = max_unavailable {
+    if let HostLimit::AtMost(max) = max_unavailable {
         parts.push(format!("at most {max} of a group at once"));
     }
     if *restart == goal.generation {
@@ -131,7 +129,10 @@ mod tests {
             "widening keeps the percentage"
         );
         let none = parse(&["--max-unavailable", "none"]).change();
-        assert_eq!(none, RolloutChange { max_unavailable: Some(None), ..RolloutChange::default() });
+        assert_eq!(
+            none,
+            RolloutChange { max_unavailable: Some(HostLimit::None), ..RolloutChange::default() }
+        );
         assert_eq!(parse(&[]).change(), RolloutChange::default());
     }
 

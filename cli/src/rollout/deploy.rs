@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, Goal, GoalStore, GoalStoreError, GoalUrl, RolloutChange, WaitReason, now_ms,
+    AppName, ChangeOrder, Goal, GoalChange, GoalStore, GoalStoreError, GoalUrl, RolloutChange,
+    WaitReason, now_ms,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use p2p_core::BuildId;
@@ -168,7 +169,7 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
 /// If there is none, or the goal store cannot be read or written.
 pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
     block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.rollback(&args.app, args.rollout.for_new_build()).await;
+        let goal = store.rollback(&args.app, args.rollout.for_new_build(), None).await;
         goal.with_context(|| format!("cannot roll back {}", args.app))
     }))
 }
@@ -180,7 +181,7 @@ pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
 /// If there is no goal, or the goal store cannot be read or written.
 pub(crate) fn restart(args: &RestartArgs) -> anyhow::Result<Outcome> {
     block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.restart(&args.app).await;
+        let goal = store.change(&args.app, GoalChange::Restart, ChangeOrder::default()).await;
         goal.with_context(|| format!("cannot restart {}", args.app))
     }))
 }
@@ -198,7 +199,9 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
     let follow = &args.follow;
     if change != RolloutChange::default() {
         return block_on(set_and_follow(follow, async |store| {
-            let goal = store.widen(&args.app, change).await;
+            let goal = store
+                .change(&args.app, GoalChange::Widen { rollout: change }, ChangeOrder::default())
+                .await;
             goal.with_context(|| format!("cannot change the rollout of {}", args.app))
         }));
     }

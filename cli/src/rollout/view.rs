@@ -98,8 +98,6 @@ pub(crate) fn text(goal: &Goal, hosts: &Rollout) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZero;
-
     use super::*;
     use crate::rollout::tests::{build, goal};
 
@@ -118,8 +116,12 @@ mod tests {
 
     #[test]
     fn people_see_who_is_in_and_what_went_wrong() {
-        let wanted =
-            Wanted { percent: 25, max_unavailable: NonZero::new(2), since: 2, ..Wanted::default() };
+        let wanted = Wanted {
+            percent: 25,
+            max_unavailable: "2".parse().unwrap(),
+            since: 2,
+            ..Wanted::default()
+        };
         let goal = Goal { rollout: wanted, ..goal("web", 3, 2) };
         let expected = format!(
             "web: goal 3 is build {}: 25 percent of the hosts, at most 2 of a group at once\n\

@@ -5,10 +5,11 @@
 //! the goal. Pure: no clock, no IO; the stores bring both.
 
 use p2p_core::BuildId;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
-use crate::documents::rollout::{Rollout, RolloutChange};
+use crate::documents::history::{ChangeOrder, Origin, PastGoal, RollbackTarget, positive};
+use crate::documents::rollout::{Halted, Rollout, RolloutChange};
 
 /// Most past goals in a document. Enough to go back through several days of one app's deploys, and
 /// small enough that a document is read and written whole.
@@ -27,6 +28,9 @@ pub struct Goal {
     pub build: BuildId,
     /// When the goal was set, in milliseconds since 1970.
     pub set_at_ms: u64,
+    /// Who set it and why.
+    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    pub origin: Origin,
     /// Who switches to it and when.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: Rollout,
@@ -35,34 +39,46 @@ pub struct Goal {
     pub history: Vec<PastGoal>,
 }
 
-/// A goal that was replaced.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PastGoal {
-    /// Its generation.
-    #[serde(deserialize_with = "positive")]
-    pub generation: u64,
-    /// Its build.
-    pub build: BuildId,
-    /// When it was set, in milliseconds since 1970.
-    pub set_at_ms: u64,
-    /// Whether a rollback went past it. It stays here for people to read, but no rollback returns
-    /// to it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rolled_back: bool,
-    /// Whether only some of the hosts were to have it when it was replaced. No rollback returns to
-    /// it either: it would bring the build to hosts that never had it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub partial: bool,
-}
-
 /// Why a goal cannot be followed by another.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum GoalChangeError {
     /// No past goal has another build that was not rolled back.
     #[error("there is no earlier build to go back to")]
     NoHistory,
+    /// No past goal has this generation.
+    #[error("the history has no generation {generation}")]
+    NoSuchGeneration {
+        /// What was asked for.
+        generation: u64,
+    },
+    /// Another goal than the expected one is there.
+    #[error("the goal has generation {actual}, not {expected}")]
+    Moved {
+        /// What was expected.
+        expected: u64,
+        /// What is there.
+        actual: u64,
+        /// Who set it.
+        author: Option<String>,
+    },
+    /// The goal is a rollback, and whoever wants to go back further did not say that they know.
+    #[error("the goal of generation {generation} is a rollback already")]
+    AlreadyRolledBack {
+        /// Its generation.
+        generation: u64,
+        /// Who set it.
+        author: Option<String>,
+    },
+    /// A rollout that is not halted cannot be resumed.
+    #[error("the rollout is not halted")]
+    NotHalted,
+    /// Every earlier build was bad.
+    #[error("no earlier build was good")]
+    NoneGood {
+        /// The newest of them.
+        build: BuildId,
+    },
     /// Such builds only went to some of the hosts.
     #[error(
         "the earlier builds went to only some of the hosts, the last of them is {build}; if every \
@@ -136,14 +152,17 @@ impl Goal {
         app: AppName,
         build: BuildId,
         rollout: &RolloutChange,
-    ) -> Self {
+        order: &ChangeOrder,
+    ) -> Result<Self, GoalChangeError> {
+        let generation = above(0, order)?;
         let rollout = Rollout::default().changed(rollout);
-        Self { app, generation: 1, build, set_at_ms: now_ms, rollout, history: Vec::new() }
+        let origin = order.origin.cleaned();
+        Ok(Self { app, generation, build, set_at_ms: now_ms, origin, rollout, history: vec![] })
     }
 
     /// The goal that makes `build` follow this one; `build` may be the same again. Its rollout goes
-    /// to everybody unless `rollout` says otherwise; `max_unavailable` is of the app and not of the
-    /// build, so it stays until it is changed.
+    /// to everybody unless `rollout` says otherwise; limits on unavailable and failed hosts are of
+    /// the app and not of the build, so they stay until they are changed.
     ///
     /// # Errors
     ///
@@ -153,22 +172,40 @@ impl Goal {
         now_ms: u64,
         build: BuildId,
         rollout: &RolloutChange,
+        order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
-        self.replaced(now_ms, build, rollout, false)
+        let mut history = vec![self.as_past(order)];
+        history.extend(self.history.iter().take(HISTORY_MAX - 1).cloned());
+        let Rollout { max_unavailable, max_failures, auto_revert, restart, .. } = self.rollout;
+        let kept =
+            Rollout { max_unavailable, max_failures, auto_revert, restart, ..Rollout::default() };
+        Ok(Self {
+            app: self.app.clone(),
+            generation: above(self.generation, order)?,
+            build,
+            set_at_ms: now_ms,
+            origin: order.origin.cleaned(),
+            rollout: kept.changed(rollout),
+            history,
+        })
     }
 
-    /// The goal that brings back the build that was deployed before this one, under a new
-    /// generation.
+    /// The goal that brings back the last good build, under a new generation, or the build of the
+    /// generation that `target` names.
     ///
-    /// Rollbacks do not take turns between two builds. After deploys of A, B and C, one rollback
-    /// leads to B, a second one to A, and a third is an error: what a rollback left is marked
-    /// ([`PastGoal::rolled_back`]) and skipped from then on. A deploy after a rollback starts from
-    /// there, so that the rollback of D in A, B, C, rollback, D leads to B. A build that only some
-    /// hosts were to have ([`PastGoal::partial`]) is skipped too.
+    /// Good is a build that every host was to have ([`PastGoal::partial`]), whose rollout did not
+    /// halt ([`PastGoal::halted`]), that did not fail on more hosts than the app tolerates
+    /// ([`PastGoal::outcome`]), and that no rollback left ([`PastGoal::rolled_back`]). So rollbacks
+    /// do not take turns between two builds: after deploys of A, B and C, one leads to B, a second
+    /// one to A, and a third is an error. A deploy after a rollback starts from there, so that the
+    /// rollback of D in A, B, C, rollback, D leads to B.
     ///
-    /// It goes to every host at once, whatever the share that had this goal, because those that
-    /// have the bad build must not wait for a wave, and the others run the good one already;
-    /// `max_unavailable` stays. `rollout` can say otherwise.
+    /// Where this goal is a rollback itself, going back further needs `order.expected`: of two
+    /// people who press at once the second would otherwise go back twice.
+    ///
+    /// It goes to every host, whatever the share that had this goal, because those that have the
+    /// bad build must not wait for a wave, and the others run the good one already; the limits
+    /// stay. `rollout` can say otherwise.
     ///
     /// # Errors
     ///
@@ -176,28 +213,91 @@ impl Goal {
     pub(crate) fn rolled_back(
         &self,
         now_ms: u64,
+        target: RollbackTarget,
         rollout: &RolloutChange,
+        order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
-        let is_candidate = |past: &&PastGoal| !past.rolled_back && past.build != self.build;
-        let target = self.history.iter().position(|past| is_candidate(&past) && !past.partial);
-        let Some(target) = target else {
-            let partial = self.history.iter().find(is_candidate);
-            return Err(partial.map_or(GoalChangeError::NoHistory, |past| {
-                GoalChangeError::OnlyPartial { build: past.build }
-            }));
-        };
-        let mut goal = self.replaced(now_ms, self.history[target].build, rollout, true)?;
-        // The history has one entry more in front now, this goal's, which moved `target` by one.
-        let left_behind = (target + 1).min(goal.history.len());
+        let is_rollback = self.history.first().is_some_and(|past| past.rolled_back);
+        if target == RollbackTarget::LastGood && is_rollback && order.expected.is_none() {
+            let (generation, author) = (self.generation, self.origin.author.clone());
+            return Err(GoalChangeError::AlreadyRolledBack { generation, author });
+        }
+        let place = self.rollback_place(target)?;
+        let past = &self.history[place];
+        let (build, deployed) = (past.build, past.deployed_of());
+        let version = past.origin.version.clone();
+        let mut goal = self.next(now_ms, build, rollout, order)?;
+        goal.rollout.deployed = deployed;
+        if goal.origin.version.is_none() {
+            goal.origin.version = version;
+        }
+        // The history has one entry more in front now, this goal's, which moved the place by one.
+        let left_behind = (place + 1).min(goal.history.len());
         for past in &mut goal.history[..left_behind] {
-            past.rolled_back = true;
+            // The same build further down is what is gone back to.
+            past.rolled_back |= past.build != build;
         }
         Ok(goal)
     }
 
+    /// Where in the history a rollback finds its build; what it would bring back, for people who
+    /// want to know before they order it.
+    fn rollback_place(&self, target: RollbackTarget) -> Result<usize, GoalChangeError> {
+        if let RollbackTarget::Generation(generation) = target {
+            let found = self.history.iter().position(|past| past.generation == generation);
+            return found.ok_or(GoalChangeError::NoSuchGeneration { generation });
+        }
+        let is_candidate = |past: &&PastGoal| !past.rolled_back && past.build != self.build;
+        let is_good = |past: &&PastGoal| !past.partial && !self.is_bad(past);
+        let good = self.history.iter().position(|past| is_candidate(&past) && is_good(&past));
+        good.ok_or_else(|| {
+            let mut others = self.history.iter().filter(is_candidate);
+            let partial = others.clone().find(|past| past.partial && !self.is_bad(past));
+            match (partial, others.next()) {
+                (Some(past), _) => GoalChangeError::OnlyPartial { build: past.build },
+                (None, Some(past)) => GoalChangeError::NoneGood { build: past.build },
+                (None, None) => GoalChangeError::NoHistory,
+            }
+        })
+    }
+
+    /// The past goal that a rollback would go back to; `None` if it would be refused.
+    pub fn rollback_target(&self, target: RollbackTarget) -> Option<&PastGoal> {
+        self.rollback_place(target).ok().map(|place| &self.history[place])
+    }
+
+    /// Whether `past` halted or failed on more hosts than the app tolerates.
+    pub fn is_bad(&self, past: &PastGoal) -> bool {
+        let has_failed = past.outcome.as_ref().is_some_and(|outcome| {
+            let hosts = usize::try_from(outcome.hosts).unwrap_or(usize::MAX);
+            let failed = usize::try_from(outcome.failed).unwrap_or(usize::MAX);
+            self.rollout.failures_max(hosts).is_some_and(|max| failed >= max && failed > 0)
+        });
+        past.halted.is_some() || has_failed
+    }
+
+    /// This goal as its successor remembers it.
+    fn as_past(&self, order: &ChangeOrder) -> PastGoal {
+        let Self { generation, build, set_at_ms, ref origin, ref rollout, .. } = *self;
+        PastGoal {
+            generation,
+            build,
+            set_at_ms,
+            rolled_back: false,
+            partial: !rollout.is_for_everybody(),
+            halted: rollout.halted.clone(),
+            deployed: match rollout.deployed_of(generation) {
+                own if own == generation => 0,
+                deployed => deployed,
+            },
+            origin: origin.clone(),
+            outcome: order.outcome,
+        }
+    }
+
     /// The goal with another rollout of the same build, usually a wider one, under a new
     /// generation. Hosts are admitted in the same order as before; those that have switched already
-    /// stay. It is no new deploy, so the history stays as it is.
+    /// stay. It is no new deploy, so the history stays as it is, and so does a halt.
     ///
     /// # Errors
     ///
@@ -206,56 +306,91 @@ impl Goal {
         &self,
         now_ms: u64,
         rollout: &RolloutChange,
+        order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
-        let mut goal = self.regenerated(now_ms)?;
+        let mut goal = self.regenerated(now_ms, order)?;
         goal.rollout = goal.rollout.changed(rollout);
         Ok(goal)
     }
 
     /// The goal with an order to restart the program, under a new generation. The rollout stays.
     /// The order is for every host, whichever build it runs: those that the rollout does not admit
-    /// yet restart the one they have. `max_unavailable` holds for restarts, too.
+    /// yet restart the one they have. The limit on unavailable hosts holds for restarts, too.
     ///
     /// # Errors
     ///
     /// [`GoalChangeError::LastGeneration`].
-    pub(crate) fn restarted(&self, now_ms: u64) -> Result<Self, GoalChangeError> {
-        let mut goal = self.regenerated(now_ms)?;
+    pub(crate) fn restarted(
+        &self,
+        now_ms: u64,
+        order: &ChangeOrder,
+    ) -> Result<Self, GoalChangeError> {
+        let mut goal = self.regenerated(now_ms, order)?;
         goal.rollout.restart = goal.generation;
         Ok(goal)
     }
 
-    /// The same build under the next generation.
-    fn regenerated(&self, now_ms: u64) -> Result<Self, GoalChangeError> {
-        let since = self.rollout.since_of(self.generation);
-        let rollout = Rollout { since, ..self.rollout.clone() };
-        let generation = self.next_generation()?;
-        Ok(Self { generation, set_at_ms: now_ms, rollout, ..self.clone() })
-    }
-
-    fn next_generation(&self) -> Result<u64, GoalChangeError> {
-        let generation = self.generation;
-        generation.checked_add(1).ok_or(GoalChangeError::LastGeneration { generation })
-    }
-
-    fn replaced(
+    /// The goal with its rollout halted, under a new generation. A halt that is there stays.
+    ///
+    /// # Errors
+    ///
+    /// [`GoalChangeError::LastGeneration`].
+    pub(crate) fn halted(
         &self,
         now_ms: u64,
-        build: BuildId,
-        rollout: &RolloutChange,
-        rolled_back: bool,
+        halted: &Halted,
+        order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
-        let Self { generation, set_at_ms, .. } = *self;
-        let next = self.next_generation()?;
-        let partial = !self.rollout.is_for_everybody();
-        let this = PastGoal { generation, build: self.build, set_at_ms, rolled_back, partial };
-        let mut history = vec![this];
-        history.extend(self.history.iter().take(HISTORY_MAX - 1));
-        let app = self.app.clone();
-        let Rollout { max_unavailable, restart, .. } = self.rollout;
-        let kept = Rollout { max_unavailable, restart, ..Rollout::default() };
-        let rollout = kept.changed(rollout);
-        Ok(Self { app, generation: next, build, set_at_ms: now_ms, rollout, history })
+        let mut goal = self.regenerated(now_ms, order)?;
+        goal.rollout.halted.get_or_insert_with(|| halted.clone());
+        Ok(goal)
+    }
+
+    /// The goal with its rollout resumed, under a new generation; `failed` hosts are accepted, so
+    /// that they do not halt it again.
+    ///
+    /// # Errors
+    ///
+    /// The rollout is not halted, or [`GoalChangeError::LastGeneration`].
+    pub(crate) fn resumed(
+        &self,
+        now_ms: u64,
+        failed: u32,
+        order: &ChangeOrder,
+    ) -> Result<Self, GoalChangeError> {
+        if self.rollout.halted.is_none() {
+            return Err(GoalChangeError::NotHalted);
+        }
+        let mut goal = self.regenerated(now_ms, order)?;
+        goal.rollout.halted = None;
+        goal.rollout.tolerated = failed.max(goal.rollout.tolerated);
+        Ok(goal)
+    }
+
+    /// The same build under the next generation.
+    fn regenerated(&self, now_ms: u64, order: &ChangeOrder) -> Result<Self, GoalChangeError> {
+        let since = self.rollout.since_of(self.generation);
+        let rollout = Rollout { since, ..self.rollout.clone() };
+        let generation = above(self.generation, order)?;
+        let changed = order.origin.cleaned();
+        let origin = Origin {
+            author: changed.author.or_else(|| self.origin.author.clone()),
+            comment: changed.comment.or_else(|| self.origin.comment.clone()),
+            version: self.origin.version.clone(),
+        };
+        Ok(Self { generation, set_at_ms: now_ms, origin, rollout, ..self.clone() })
+    }
+
+    /// Checks that this is the goal that whoever changes it has seen.
+    pub(crate) fn check_expected(&self, order: &ChangeOrder) -> Result<(), GoalChangeError> {
+        match order.expected {
+            Some(expected) if expected != self.generation => Err(GoalChangeError::Moved {
+                expected,
+                actual: self.generation,
+                author: self.origin.author.clone(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Reads and checks the document of `app`.
@@ -274,7 +409,8 @@ impl Goal {
         if goal.history.len() > HISTORY_MAX {
             return Err(GoalDocumentError::HistoryTooLong { actual: goal.history.len() });
         }
-        for (field, actual) in [("since", goal.rollout.since), ("restart", goal.rollout.restart)] {
+        let Rollout { since, restart, deployed, .. } = goal.rollout;
+        for (field, actual) in [("since", since), ("restart", restart), ("deployed", deployed)] {
             if actual > goal.generation {
                 let generation = goal.generation;
                 return Err(GoalDocumentError::RolloutOfTheFuture { field, actual, generation });
@@ -301,290 +437,15 @@ impl Goal {
     }
 }
 
+/// The next generation: above the one there is, and above what hosts follow.
+fn above(generation: u64, order: &ChangeOrder) -> Result<u64, GoalChangeError> {
+    let highest = generation.max(order.above);
+    highest.checked_add(1).ok_or(GoalChangeError::LastGeneration { generation: highest })
+}
+
 fn is_default(rollout: &Rollout) -> bool {
     *rollout == Rollout::default()
 }
 
-/// Refuses zero while the parser still knows line and column.
-fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = u64::deserialize(deserializer)?;
-    if number == 0 {
-        return Err(serde::de::Error::custom("generation is 0, expected 1 or more"));
-    }
-    Ok(number)
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn build(name: char) -> BuildId {
-        BuildId::of_manifest(name.to_string().as_bytes())
-    }
-
-    fn app() -> AppName {
-        "web".parse().unwrap()
-    }
-
-    /// No wish: everybody at once.
-    fn all() -> RolloutChange {
-        RolloutChange::default()
-    }
-
-    fn at(percent: u8) -> RolloutChange {
-        RolloutChange { percent: Some(percent), ..all() }
-    }
-
-    /// Follows a script: a letter deploys that build, `<` rolls back. Returns the build after each
-    /// step as a letter, `!` where a rollback was refused.
-    fn follow(script: &str) -> (String, Option<Goal>) {
-        let mut goal: Option<Goal> = None;
-        let mut trace = String::new();
-        for (step, now_ms) in script.chars().zip(1..) {
-            let changed = match (&goal, step) {
-                (None, '<') => Err(GoalChangeError::NoHistory),
-                (None, name) => Ok(Goal::first(now_ms, app(), build(name), &all())),
-                (Some(goal), '<') => goal.rolled_back(now_ms, &all()),
-                (Some(goal), name) => goal.next(now_ms, build(name), &all()),
-            };
-            match changed {
-                Ok(next) => {
-                    let name = ('A'..='Z').find(|name| build(*name) == next.build).unwrap();
-                    trace.push(name);
-                    goal = Some(next);
-                }
-                Err(error) => {
-                    assert_eq!(error, GoalChangeError::NoHistory);
-                    trace.push('!');
-                }
-            }
-        }
-        (trace, goal)
-    }
-
-    #[test]
-    fn rollbacks_go_back_in_deploy_order() {
-        let cases = [
-            ("only one build", "A<", "A!"),
-            ("the same build again is no earlier build", "AA<", "AA!"),
-            ("one step back", "AB<", "ABA"),
-            ("a second rollback does not flip back", "AB<<", "ABA!"),
-            ("three builds", "ABC<<<", "ABCBA!"),
-            ("a deploy after a rollback starts from there", "ABC<D<<<", "ABCBDBA!"),
-            ("a build that was rolled back can be deployed again", "AB<B<", "ABABA"),
-            ("deployed again on purpose, it is what ran before", "ABA<<<", "ABABA!"),
-            ("a repeated build counts once", "ABBC<<", "ABBCBA"),
-            ("two bad builds in a row", "AB<C<<", "ABACA!"),
-        ];
-        for (name, script, expected) in cases {
-            assert_eq!(follow(script).0, expected, "{name}: {script}");
-        }
-    }
-
-    #[test]
-    fn rollback_keeps_what_it_left_in_the_history() {
-        let (_, goal) = follow("ABC<");
-        let goal = goal.unwrap();
-        let history: Vec<_> = goal
-            .history
-            .iter()
-            .map(|past| (past.generation, past.build, past.set_at_ms, past.rolled_back))
-            .collect();
-        assert_eq!(goal.generation, 4);
-        let expected =
-            [(3, build('C'), 3, true), (2, build('B'), 2, false), (1, build('A'), 1, false)];
-        assert_eq!(history, expected);
-    }
-
-    #[test]
-    fn history_keeps_the_newest_entries() {
-        let (_, goal) = follow("ABCDEFGHIJKLMNOPQRSTUVW");
-        let goal = goal.unwrap();
-        assert_eq!(goal.generation, 23);
-        assert_eq!(goal.history.len(), HISTORY_MAX);
-        assert_eq!(goal.history[0].build, build('V'));
-        assert_eq!(goal.history[HISTORY_MAX - 1].build, build('C'));
-    }
-
-    #[test]
-    fn rollback_to_the_oldest_entry_of_a_full_history_is_the_last() {
-        let (_, goal) = follow("ABBBBBBBBBBBBBBBBBBBB");
-        let goal = goal.unwrap();
-        assert_eq!(goal.history.len(), HISTORY_MAX);
-        let back = goal.rolled_back(99, &all()).unwrap();
-        assert_eq!((back.build, back.history.len()), (build('A'), HISTORY_MAX));
-        assert!(back.history.iter().all(|past| past.rolled_back), "{back:?}");
-        assert_eq!(back.rolled_back(100, &all()), Err(GoalChangeError::NoHistory));
-    }
-
-    #[test]
-    fn widening_and_restarting_keep_the_build_and_its_order() {
-        let goal = Goal::first(1, app(), build('A'), &all());
-        let limit = Some(std::num::NonZero::new(2));
-        let first = RolloutChange { max_unavailable: limit, ..at(10) };
-        let deployed = goal.next(2, build('B'), &first).unwrap();
-        assert_eq!(
-            (deployed.rollout.since_of(deployed.generation), deployed.rollout.since),
-            (2, 0)
-        );
-        let widened = deployed.widened(3, &at(50)).unwrap();
-        let restarted = widened.restarted(4).unwrap();
-        for (later, generation, restart) in [(&widened, 3, 0), (&restarted, 4, 4)] {
-            assert_eq!((later.generation, later.build), (generation, build('B')));
-            let Rollout { since, percent, .. } = later.rollout;
-            assert_eq!((since, percent, later.rollout.restart), (2, 50, restart));
-            assert_eq!(later.rollout.max_unavailable, deployed.rollout.max_unavailable);
-            assert_eq!(later.history, deployed.history);
-            assert_eq!(Goal::from_json(&app(), &later.to_json()).unwrap(), *later);
-        }
-        let next = restarted.next(5, build('C'), &all()).unwrap();
-        let expected =
-            Rollout { max_unavailable: limit.flatten(), restart: 4, ..Rollout::default() };
-        assert_eq!(next.rollout, expected, "a restart that was ordered is not ordered again");
-    }
-
-    #[test]
-    fn rollback_goes_to_everybody_and_never_to_a_build_that_only_some_had() {
-        let limit = Some(std::num::NonZero::new(2));
-        let some = RolloutChange { max_unavailable: limit, ..at(10) };
-        let a = Goal::first(1, app(), build('A'), &all());
-        let c = a.next(2, build('B'), &some).unwrap().next(3, build('C'), &at(20)).unwrap();
-        let back = c.rolled_back(4, &all()).unwrap();
-        assert_eq!(back.build, build('A'), "B was on a tenth of the hosts");
-        assert_eq!((back.rollout.percent, back.rollout.max_unavailable), (100, limit.flatten()));
-        assert_eq!(c.rolled_back(4, &at(5)).unwrap().rollout.percent, 5, "as asked");
-
-        let widened = a.next(2, build('B'), &some).unwrap().widened(3, &at(100)).unwrap();
-        let c = widened.next(4, build('C'), &all()).unwrap();
-        assert_eq!(c.rolled_back(5, &all()).unwrap().build, build('B'), "B reached everybody");
-
-        let first = Goal::first(1, app(), build('A'), &some).next(2, build('B'), &all()).unwrap();
-        let refused = first.rolled_back(3, &all()).unwrap_err();
-        assert_eq!(refused, GoalChangeError::OnlyPartial { build: build('A') });
-        assert!(refused.to_string().contains(&build('A').to_string()), "{refused}");
-    }
-
-    #[test]
-    fn last_generation_is_refused() {
-        let mut goal = Goal::first(1, app(), build('A'), &all());
-        goal.generation = u64::MAX;
-        let expected = Err(GoalChangeError::LastGeneration { generation: u64::MAX });
-        assert_eq!(goal.widened(2, &all()), expected);
-        assert_eq!(goal.restarted(2), expected);
-        assert_eq!(goal.next(2, build('B'), &all()), expected);
-    }
-
-    #[test]
-    fn documents_round_trip() {
-        let (_, goal) = follow("ABC<");
-        let goal = goal.unwrap();
-        assert_eq!(Goal::from_json(&app(), &goal.to_json()).unwrap(), goal);
-        let text = String::from_utf8(goal.to_json()).unwrap();
-        assert!(text.starts_with("{\n  \"app\": \"web\",\n") && text.ends_with("}\n"), "{text}");
-    }
-
-    #[test]
-    fn document_without_history_is_read() {
-        let text =
-            format!(r#"{{"app":"web","generation":1,"build":"{}","set_at_ms":5}}"#, build('A'));
-        let goal = Goal::from_json(&app(), text.as_bytes()).unwrap();
-        assert_eq!(goal, Goal::first(5, app(), build('A'), &all()));
-    }
-
-    #[test]
-    fn damaged_documents_are_refused_with_the_place() {
-        let whole = String::from_utf8(follow("ABC").1.unwrap().to_json()).unwrap();
-        let hex = build('C').to_string();
-        let history_start = whole.find("\"history\"").unwrap();
-        let long: Vec<_> = (1..=21).rev().map(past_json).collect();
-        let long = format!("{}\"history\": [{}]}}", &whole[..history_start], long.join(","))
-            .replace("\"generation\": 3", "\"generation\": 30");
-        let with_rollout = |rollout: &str| {
-            whole.replace("  \"history\"", &format!("  \"rollout\": {rollout},\n  \"history\""))
-        };
-        assert!(Goal::from_json(&app(), with_rollout(r#"{"since":3}"#).as_bytes()).is_ok());
-        let cases = [
-            ("empty", String::new(), "it is empty"),
-            ("white space", " \n\n".into(), "it is empty"),
-            ("zeros", "\0\0\0\0".into(), "line 1 column 1"),
-            ("truncated", whole[..whole.len() / 2].into(), "at line"),
-            ("two documents", format!("{whole}{whole}"), "trailing characters at line"),
-            ("other app", whole.replace("web", "api"), "`app` is api, expected web"),
-            ("no app name", whole.replace("web", "../w"), "not an app name"),
-            ("unknown field", whole.replace("set_at_ms", "set_at"), "unknown field `set_at`"),
-            ("generation 0", whole.replace(": 3,", ": 0,"), "expected 1 or more at line 3"),
-            ("negative", whole.replace(": 3,", ": -3,"), "invalid value"),
-            ("fraction", whole.replace(": 3,", ": 3.5,"), "invalid type"),
-            ("short build", whole.replace(&hex, &hex[..63]), "found 63 characters at line 4"),
-            ("upper case build", whole.replace(&hex, &hex.to_uppercase()), "lower-case"),
-            (
-                "history out of order",
-                whole.replace(": 1,", ": 2,"),
-                "generation 2 after generation 2",
-            ),
-            ("past generation 0", whole.replace(": 1,", ": 0,"), "expected 1 or more"),
-            ("history of the future", whole.replace(": 3,", ": 1,"), "after generation 1"),
-            ("history too long", long, "has 21 entries, the limit is 20"),
-            ("a list", "[]".into(), "at line 1"),
-            ("percent", with_rollout(r#"{"percent":101}"#), "percent is 101, expected 0 to 100"),
-            ("since", with_rollout(r#"{"since":4}"#), "since 4, expected at most the generation 3"),
-            ("restart", with_rollout(r#"{"restart":4}"#), "restart 4, expected at most"),
-            ("max", with_rollout(r#"{"max_unavailable":0}"#), "expected a nonzero u32 at line 6"),
-        ];
-        for (name, text, expected) in cases {
-            let error = Goal::from_json(&app(), text.as_bytes()).unwrap_err().to_string();
-            assert!(error.contains(expected), "{name}: {error}\n{text}");
-        }
-    }
-
-    fn past_json(generation: u64) -> String {
-        let build = build('A');
-        format!(r#"{{"generation": {generation}, "build": "{build}", "set_at_ms": 1}}"#)
-    }
-
-    proptest! {
-        #[test]
-        fn generations_rise_by_one_and_documents_stay_valid(steps in "[A-E<]{1,60}") {
-            let mut goal: Option<Goal> = None;
-            for step in steps.chars() {
-                let next = match (&goal, step) {
-                    (None, '<') => continue,
-                    (None, name) => Goal::first(0, app(), build(name), &all()),
-                    (Some(now), '<') => {
-                        let Ok(next) = now.rolled_back(0, &all()) else { continue };
-                        prop_assert_ne!(next.build, now.build);
-                        next
-                    }
-                    (Some(now), name) => now.next(0, build(name), &all()).unwrap(),
-                };
-                let before = goal.as_ref().map_or(0, |goal| goal.generation);
-                prop_assert_eq!(next.generation, before + 1);
-                let read = Goal::from_json(&app(), &next.to_json());
-                prop_assert_eq!(read.ok(), Some(next.clone()));
-                goal = Some(next);
-            }
-        }
-
-        #[test]
-        fn repeated_rollbacks_end(deploys in "[A-E]{1,30}") {
-            let mut goal = follow(&deploys).1.unwrap();
-            for _ in 0..=HISTORY_MAX {
-                match goal.rolled_back(0, &all()) {
-                    Ok(next) => goal = next,
-                    Err(error) => {
-                        prop_assert_eq!(error, GoalChangeError::NoHistory);
-                        return Ok(());
-                    }
-                }
-            }
-            prop_assert!(false, "still going back: {:?}", goal);
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Goal::from_json(&app(), &bytes).is_err());
-        }
-    }
-}
+mod tests;

@@ -16,6 +16,8 @@ use p2p_core::Digest;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::limit::{HostCount, HostLimit};
+use crate::documents::text;
 
 /// Long enough for "stage=production-eu".
 const LABEL_BYTES_MAX: usize = 64;
@@ -75,7 +77,23 @@ impl FromStr for Label {
     }
 }
 
-/// Who switches and when. The default: everybody, at once.
+/// Share of a group that may be down or switching at once where nobody said: a group that serves
+/// with a quarter of its hosts away is the rule, and Kubernetes has the same default.
+const MAX_UNAVAILABLE_PERCENT: NonZero<u8> = NonZero::new(25).expect("it is not zero");
+
+/// Up to so many hosts the first that fails halts a rollout where nobody said.
+const SMALL_ROLLOUT_HOSTS: usize = 50;
+
+/// Share of the hosts of a larger rollout that may fail before it is halted where nobody said.
+const MAX_FAILURES_PERCENT: NonZero<u8> = NonZero::new(2).expect("it is not zero");
+
+/// Most bytes of [`Halted::reason`].
+const HALT_REASON_BYTES_MAX: usize = 500;
+
+/// Most bytes of [`Halted::by`].
+const HALT_AUTHOR_BYTES_MAX: usize = 128;
+
+/// Who switches and when. The default: everybody, a quarter of each group at once.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rollout {
@@ -97,13 +115,86 @@ pub struct Rollout {
     /// Only hosts with one of these labels are in, canaries included; empty: no such condition.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "labels")]
     pub stages: BTreeSet<Label>,
-    /// Most hosts of a group that may be down or switching at once. `None`: no limit.
+    /// Generation of the deploy that asked for the build. Unlike [`Self::since`] a rollback keeps
+    /// it: a host on which the build failed since then does not try it again. Zero:
+    /// [`Self::since`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deployed: u64,
+    /// Most hosts of a group that may be down or switching at once; see [`Self::unavailable_max`].
+    #[serde(default, skip_serializing_if = "HostLimit::is_unset")]
+    pub max_unavailable: HostLimit,
+    /// How many failed hosts halt the rollout; see [`Self::failures_max`].
+    #[serde(default, skip_serializing_if = "HostLimit::is_unset")]
+    pub max_failures: HostLimit,
+    /// Whether a rollout that would halt goes back to the last good build instead.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub auto_revert: bool,
+    /// When hosts that have the build may begin to switch.
+    #[serde(default, skip_serializing_if = "SwitchTime::is_now")]
+    pub switch: SwitchTime,
+    /// Set once the rollout has halted: hosts that have not begun to switch do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_unavailable: Option<NonZero<u32>>,
+    pub halted: Option<Halted>,
+    /// Failed hosts that whoever resumed the rollout knew of; they do not halt it again.
+    #[serde(default, skip_serializing_if = "is_none_tolerated")]
+    pub tolerated: u32,
     /// Rises with each order to restart the program without a new build: the generation that
     /// ordered it. Zero: none ever did.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub restart: u64,
+}
+
+/// When hosts that have a build may begin to switch to it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwitchTime {
+    /// As soon as the rest of the rollout lets them.
+    #[default]
+    Now,
+    /// When somebody orders it: until then the build is only downloaded.
+    OnOrder,
+    /// From this moment on, in milliseconds since 1970 by the host's clock.
+    At(u64),
+}
+
+/// Why and when a rollout stopped.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halted {
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// Who: a person, or `shoal-seeder` when too many hosts failed.
+    pub by: String,
+    /// Why, for people.
+    pub reason: String,
+    /// Hosts that had failed...
+    #[serde(default)]
+    pub failed: u32,
+    /// ...of so many that reported the app.
+    #[serde(default)]
+    pub hosts: u32,
+}
+
+impl Halted {
+    /// A halt with texts cut to what a goal carries.
+    pub fn new(at_ms: u64, by: &str, reason: &str) -> Self {
+        let by = text::line(by, HALT_AUTHOR_BYTES_MAX);
+        let reason = text::line(reason, HALT_REASON_BYTES_MAX);
+        Self { at_ms, by, reason, failed: 0, hosts: 0 }
+    }
+}
+
+/// A host that asks whether it may switch.
+#[derive(Clone, Copy, Debug)]
+pub struct Applicant<'a> {
+    /// Its configured name.
+    pub host: &'a str,
+    /// The app.
+    pub app: &'a AppName,
+    /// Its labels.
+    pub labels: &'a BTreeSet<Label>,
+    /// Its time, in milliseconds since 1970.
+    pub now_ms: u64,
 }
 
 /// What an operator changes about a rollout. What is `None` stays as it is.
@@ -115,14 +206,32 @@ pub struct RolloutChange {
     pub canary: Option<BTreeSet<Label>>,
     /// As [`Rollout::stages`]; empty: every host.
     pub stages: Option<BTreeSet<Label>>,
-    /// As [`Rollout::max_unavailable`]; `Some(None)` takes the limit away.
-    pub max_unavailable: Option<Option<NonZero<u32>>>,
+    /// As [`Rollout::max_unavailable`].
+    pub max_unavailable: Option<HostLimit>,
+    /// As [`Rollout::max_failures`].
+    pub max_failures: Option<HostLimit>,
+    /// As [`Rollout::auto_revert`].
+    pub auto_revert: Option<bool>,
+    /// As [`Rollout::switch`].
+    pub switch: Option<SwitchTime>,
 }
 
 /// Why a host does not start to switch yet.
 #[derive(Clone, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum NotYet {
+    /// The rollout has halted.
+    Halted {
+        /// Why.
+        reason: String,
+    },
+    /// The build is only to be downloaded; somebody will order the switch.
+    Staged,
+    /// The switch is set for later.
+    TooEarly {
+        /// From when on, in milliseconds since 1970.
+        at_ms: u64,
+    },
     /// The rollout goes to other stages.
     OtherStage {
         /// What the host is labelled with in the place of a stage; `None` if it has no such label.
@@ -142,6 +251,11 @@ pub enum NotYet {
 impl fmt::Display for NotYet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Halted { reason } => write!(f, "the rollout is halted: {reason}"),
+            Self::Staged => f.write_str("the build is staged, and nobody has ordered the switch"),
+            Self::TooEarly { at_ms } => {
+                write!(f, "the switch is set for {}", text::moment(*at_ms))
+            }
             Self::OtherStage { own: Some(own), stages } => {
                 write!(f, "{own} is not in {}", Listed(stages))
             }
@@ -155,6 +269,20 @@ impl fmt::Display for NotYet {
                 write!(f, "not in the first {percent} percent (this host is in at {in_at} percent)")
             }
         }
+    }
+}
+
+impl NotYet {
+    /// Whether it also keeps back a host that has nothing to run: unlike a wave, which only spares
+    /// hosts that serve.
+    pub const fn is_for_all(&self) -> bool {
+        matches!(self, Self::Halted { .. } | Self::Staged | Self::TooEarly { .. })
+    }
+}
+
+impl SwitchTime {
+    const fn is_now(&self) -> bool {
+        matches!(self, Self::Now)
     }
 }
 
@@ -190,7 +318,13 @@ impl Default for Rollout {
             percent: everybody(),
             canary: BTreeSet::new(),
             stages: BTreeSet::new(),
-            max_unavailable: None,
+            deployed: 0,
+            max_unavailable: HostLimit::Unset,
+            max_failures: HostLimit::Unset,
+            auto_revert: false,
+            switch: SwitchTime::Now,
+            halted: None,
+            tolerated: 0,
             restart: 0,
         }
     }
@@ -203,19 +337,20 @@ impl Rollout {
     /// # Arguments
     ///
     /// - `goal_generation`: the generation of the goal that this belongs to.
-    /// - `host`: the host's configured name.
-    /// - `labels`: the host's labels.
     ///
     /// # Errors
     ///
     /// Why not, for a person.
-    pub fn admits(
-        &self,
-        goal_generation: u64,
-        host: &str,
-        app: &AppName,
-        labels: &BTreeSet<Label>,
-    ) -> Result<(), NotYet> {
+    pub fn admits(&self, goal_generation: u64, applicant: &Applicant<'_>) -> Result<(), NotYet> {
+        let Applicant { host, app, labels, now_ms } = *applicant;
+        if let Some(Halted { reason, .. }) = &self.halted {
+            return Err(NotYet::Halted { reason: reason.clone() });
+        }
+        match self.switch {
+            SwitchTime::OnOrder => return Err(NotYet::Staged),
+            SwitchTime::At(at_ms) if now_ms < at_ms => return Err(NotYet::TooEarly { at_ms }),
+            SwitchTime::Now | SwitchTime::At(_) => {}
+        }
         if !self.stages.is_empty() && self.stages.is_disjoint(labels) {
             let keys: BTreeSet<_> = self.stages.iter().filter_map(Label::key).collect();
             let is_alike = |label: &&Label| label.key().is_some_and(|key| keys.contains(key));
@@ -231,6 +366,32 @@ impl Rollout {
         } else {
             Err(NotYet::OutsidePercent { percent: self.percent, in_at: draw + 1 })
         }
+    }
+
+    /// The limit on hosts that are down or switching: what was asked for, or a quarter of the
+    /// group. `None`: no limit.
+    pub const fn unavailable_max(&self) -> Option<HostCount> {
+        match self.max_unavailable {
+            HostLimit::Unset => Some(HostCount::Percent(MAX_UNAVAILABLE_PERCENT)),
+            HostLimit::AtMost(count) => Some(count),
+            HostLimit::None => None,
+        }
+    }
+
+    /// How many failed hosts of `hosts` halt the rollout, those that a resume accepted not counted:
+    /// what was asked for, or the first of up to 50, 2 % of more. `None`: it never halts by itself.
+    pub fn failures_max(&self, hosts: usize) -> Option<usize> {
+        match self.max_failures {
+            HostLimit::Unset if hosts <= SMALL_ROLLOUT_HOSTS => Some(1),
+            HostLimit::Unset => Some(HostCount::Percent(MAX_FAILURES_PERCENT).of(hosts)),
+            HostLimit::AtMost(count) => Some(count.of(hosts)),
+            HostLimit::None => None,
+        }
+    }
+
+    /// The generation of the deploy that asked for the build, for the goal of `goal_generation`.
+    pub const fn deployed_of(&self, goal_generation: u64) -> u64 {
+        if self.deployed == 0 { self.since_of(goal_generation) } else { self.deployed }
     }
 
     /// The generation that made the build the goal, for the goal of `goal_generation`.
@@ -255,9 +416,10 @@ impl Rollout {
         if let Some(stages) = &change.stages {
             self.stages.clone_from(stages);
         }
-        if let Some(max_unavailable) = change.max_unavailable {
-            self.max_unavailable = max_unavailable;
-        }
+        self.max_unavailable = change.max_unavailable.unwrap_or(self.max_unavailable);
+        self.max_failures = change.max_failures.unwrap_or(self.max_failures);
+        self.auto_revert = change.auto_revert.unwrap_or(self.auto_revert);
+        self.switch = change.switch.unwrap_or(self.switch);
         self
     }
 
@@ -287,6 +449,11 @@ const fn is_everybody(percent: &u8) -> bool {
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
 const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_none_tolerated(number: &u32) -> bool {
     *number == 0
 }
 
@@ -327,8 +494,18 @@ mod tests {
         Rollout { percent, ..Rollout::default() }
     }
 
+    fn admitted(
+        rollout: &Rollout,
+        generation: u64,
+        host: &str,
+        labels: &BTreeSet<Label>,
+    ) -> Result<(), NotYet> {
+        let app = app("web");
+        rollout.admits(generation, &Applicant { host, app: &app, labels, now_ms: 1_000 })
+    }
+
     fn is_in(rollout: &Rollout, generation: u64, host: &str) -> bool {
-        rollout.admits(generation, host, &app("web"), &BTreeSet::new()).is_ok()
+        admitted(rollout, generation, host, &BTreeSet::new()).is_ok()
     }
 
     #[test]
@@ -365,9 +542,11 @@ mod tests {
         assert_ne!(those_in(&at(30), 5), those_in(&at(30), 6));
         let widened = Rollout { since: 5, ..at(30) };
         assert_eq!(those_in(&at(30), 5), those_in(&widened, 6));
-        let other_app = hosts
-            .iter()
-            .filter(|host| at(30).admits(5, host, &app("db"), &BTreeSet::new()).is_ok());
+        let (db, labels) = (app("db"), BTreeSet::new());
+        let other_app = hosts.iter().filter(|host| {
+            let applicant = Applicant { host, app: &db, labels: &labels, now_ms: 0 };
+            at(30).admits(5, &applicant).is_ok()
+        });
         assert_ne!(those_in(&at(30), 5), other_app.collect::<Vec<_>>());
     }
 
@@ -394,8 +573,7 @@ mod tests {
             ("not yet", &at(1), &[], "not in the first 1 percent (this host is in at "),
         ];
         for (name, rollout, own, expected) in cases {
-            let admitted = rollout.admits(7, "host-2", &app("web"), &labels(own));
-            match admitted {
+            match admitted(rollout, 7, "host-2", &labels(own)) {
                 Ok(()) => assert_eq!(expected, "", "{name}"),
                 Err(not_yet) => {
                     let text = not_yet.to_string();
@@ -412,7 +590,7 @@ mod tests {
         let rollout = Rollout {
             since: 3,
             canary: labels(&["canary"]),
-            max_unavailable: NonZero::new(2),
+            max_unavailable: "2".parse().unwrap(),
             ..at(10)
         };
         let text = serde_json::to_string(&rollout).unwrap();
@@ -429,7 +607,7 @@ mod tests {
         let cases = [
             (serde_json::json!({ "percent": 101 }), "percent is 101"),
             (serde_json::json!({ "percent": -1 }), "-1"),
-            (serde_json::json!({ "max_unavailable": 0 }), "0"),
+            (serde_json::json!({ "max_unavailable": 0 }), "a number from 1 on"),
             (serde_json::json!({ "canary": many }), "33 labels, the limit is 32"),
             (serde_json::json!({ "stages": many }), "33 labels"),
             (serde_json::json!({ "stages": ["Prod"] }), "not a label"),
@@ -443,18 +621,62 @@ mod tests {
 
     #[test]
     fn changes_touch_what_they_name() {
-        let before = Rollout { since: 4, max_unavailable: NonZero::new(2), restart: 3, ..at(10) };
+        let limit = "2".parse().unwrap();
+        let before = Rollout { since: 4, max_unavailable: limit, restart: 3, ..at(10) };
         let nothing = before.clone().changed(&RolloutChange::default());
         assert_eq!(nothing, before);
         let change = RolloutChange {
             percent: Some(200),
             stages: Some(labels(&["dev"])),
-            max_unavailable: Some(None),
+            max_unavailable: Some(HostLimit::None),
+            max_failures: Some("5%".parse().unwrap()),
+            auto_revert: Some(true),
+            switch: Some(SwitchTime::At(7)),
             ..RolloutChange::default()
         };
         let stages = labels(&["dev"]);
-        let expected = Rollout { since: 4, restart: 3, stages, ..Rollout::default() };
+        let expected = Rollout {
+            since: 4,
+            restart: 3,
+            stages,
+            max_unavailable: HostLimit::None,
+            max_failures: "5%".parse().unwrap(),
+            auto_revert: true,
+            switch: SwitchTime::At(7),
+            ..Rollout::default()
+        };
         assert_eq!(before.changed(&change), expected);
+    }
+
+    #[test]
+    fn halted_staged_and_timed_rollouts_admit_nobody_yet() {
+        let halted = Some(Halted::new(5, "seeder", "exit code 3 on 2 hosts"));
+        let cases = [
+            (Rollout { halted, ..at(100) }, "halted: exit code 3 on 2 hosts"),
+            (Rollout { switch: SwitchTime::OnOrder, ..at(100) }, "nobody has ordered the switch"),
+            (Rollout { switch: SwitchTime::At(1_001), ..at(100) }, "set for 1970-01-01T00:00:01Z"),
+        ];
+        for (rollout, expected) in cases {
+            let not_yet = admitted(&rollout, 7, "h", &labels(&["canary"])).unwrap_err();
+            assert!(not_yet.is_for_all() && not_yet.to_string().contains(expected), "{not_yet}");
+            let json = serde_json::to_string(&rollout).unwrap();
+            assert_eq!(serde_json::from_str::<Rollout>(&json).unwrap(), rollout);
+        }
+        assert!(is_in(&Rollout { switch: SwitchTime::At(1_000), ..at(100) }, 7, "h"));
+        let wave = admitted(&at(0), 7, "h", &BTreeSet::new()).unwrap_err();
+        assert!(!wave.is_for_all(), "a wave spares hosts that serve");
+    }
+
+    #[test]
+    fn limits_that_nobody_set_are_safe() {
+        let quiet = Rollout::default();
+        let unavailable = |hosts| quiet.unavailable_max().unwrap().of(hosts);
+        assert_eq!([1, 3, 8, 100].map(unavailable), [1, 1, 2, 25]);
+        let failures = |hosts| quiet.failures_max(hosts).unwrap();
+        assert_eq!([0, 1, 50, 51, 99, 1_000].map(failures), [1, 1, 1, 1, 1, 20]);
+        let none = HostLimit::None;
+        let open = Rollout { max_unavailable: none, max_failures: none, ..Rollout::default() };
+        assert_eq!((open.unavailable_max(), open.failures_max(8)), (None, None));
     }
 
     proptest! {
@@ -478,7 +700,7 @@ mod tests {
             host in "[a-z0-9.-]{0,40}",
             generation in 1..1_000_u64,
         ) {
-            let not_yet = at(0).admits(generation, &host, &app("web"), &BTreeSet::new());
+            let not_yet = admitted(&at(0), generation, &host, &BTreeSet::new());
             let Err(NotYet::OutsidePercent { in_at, .. }) = not_yet else {
                 return Err(TestCaseError::fail("nobody is in at 0 percent"));
             };

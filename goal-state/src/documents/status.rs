@@ -79,6 +79,9 @@ pub struct HostStatus {
     /// A build that failed here and is not tried again until the goal changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<BuildId>,
+    /// Why that build failed here, without the advice that [`Self::message`] has around it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// The last lines that the program or hook that failed wrote, cut by [`last_output`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_output: Option<String>,
@@ -88,8 +91,19 @@ pub struct HostStatus {
     /// What the health probe said last; `None` without a probe, or before its first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
+    /// The host's key, as the seeder that took the report knows it; `None` where the host wrote the
+    /// row itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The group in which the host's absence counts against `max_unavailable`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// When the host wrote this, in milliseconds since 1970, by its clock.
     pub updated_at_ms: u64,
+    /// When this was received, in milliseconds since 1970, by the receiver's clock: that of the
+    /// seeder, or of the file system that the row was written to. Zero: not known.
+    #[serde(default, skip_serializing_if = "is_zero_ms")]
+    pub received_at_ms: u64,
 }
 
 impl HostStatus {
@@ -119,16 +133,38 @@ impl HostStatus {
             message: None,
             waiting_for: None,
             quarantined: None,
+            failure: None,
             last_output: None,
             restarts: 0,
             healthy: None,
+            node: None,
+            group: None,
             updated_at_ms: 0,
+            received_at_ms: 0,
         }
+    }
+
+    /// When the host was last heard of, by the receiver's clock where that is known: a host whose
+    /// clock is wrong is not gone.
+    pub const fn heard_at_ms(&self) -> u64 {
+        if self.received_at_ms == 0 { self.updated_at_ms } else { self.received_at_ms }
+    }
+
+    /// How far the host's clock was off when it reported, in milliseconds; negative: behind. `None`
+    /// if the receiver's time is not known.
+    pub fn clock_off_ms(&self) -> Option<i64> {
+        let off = i128::from(self.updated_at_ms) - i128::from(self.received_at_ms);
+        (self.received_at_ms != 0).then(|| i64::try_from(off).unwrap_or(i64::MAX))
     }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
 const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero_ms(number: &u64) -> bool {
     *number == 0
 }
 
@@ -229,6 +265,10 @@ pub enum WaitReason {
     Pin,
     /// The build failed here, and is not tried again for this goal.
     Quarantine,
+    /// The rollout has halted.
+    Halt,
+    /// The build is only to be downloaded until somebody orders the switch, or until its time.
+    Stage,
     /// A reason that this version of Shoal does not know.
     #[serde(other)]
     Unknown,
@@ -244,6 +284,8 @@ impl WaitReason {
             Self::Pause => "pause",
             Self::Pin => "pin",
             Self::Quarantine => "quarantine",
+            Self::Halt => "halt",
+            Self::Stage => "stage",
             Self::Unknown => "unknown",
         }
     }
@@ -382,6 +424,8 @@ mod tests {
             Wait::Pause,
             Wait::Pin,
             Wait::Quarantine,
+            Wait::Halt,
+            Wait::Stage,
             Wait::Unknown,
         ];
         for reason in reasons {
@@ -423,6 +467,10 @@ mod tests {
             message: Some("m".repeat(512)),
             waiting_for: Some(WaitReason::Quarantine),
             quarantined: Some(build),
+            failure: Some("f".repeat(256)),
+            node: Some("n".repeat(64)),
+            group: Some("g".repeat(64)),
+            received_at_ms: u64::MAX,
             last_output: last_output(&"o\n".repeat(LAST_OUTPUT_BYTES_MAX)),
             restarts: u32::MAX,
             healthy: Some(false),

@@ -8,13 +8,13 @@
 //! A host names each wish with a number that rises ([`TokenRequest::wish`]), so that a message that
 //! was late on its way cannot give back a token that was granted to a later wish.
 
-use std::num::NonZero;
 use std::time::Duration;
 
 use p2p_core::{Digest, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::limit::HostCount;
 
 /// The topic of these documents on the control plane, with their version. A seeder that does not
 /// know it refuses, and the host waits.
@@ -62,7 +62,7 @@ pub struct TokenRequest {
     /// Generation of the goal.
     pub generation: u64,
     /// Most hosts of the group that may hold a token, as that goal says.
-    pub max_unavailable: NonZero<u32>,
+    pub max_unavailable: HostCount,
     /// The time limit that the host would like, in milliseconds.
     pub lease_ms: u64,
 }
@@ -207,7 +207,7 @@ mod tests {
             host: "host-1".into(),
             wish: 7,
             generation: 3,
-            max_unavailable: NonZero::new(2).unwrap(),
+            max_unavailable: "2".parse().unwrap(),
             lease_ms: 60_000,
         }
     }
@@ -245,7 +245,7 @@ mod tests {
             ("long host", text.replace("host-1", &"h".repeat(254)), "`host` has 254 bytes"),
             ("long group", text.replace("z1", &"g".repeat(254)), "`group` has 254 bytes"),
             ("control character", text.replace("z1", "z\\n1"), "not printable"),
-            ("no tokens", text.replace(":2,", ":0,"), "nonzero"),
+            ("no tokens", text.replace(":2,", ":0,"), "expected a number from 1 on"),
             ("app", text.replace("web", "../web"), "not an app name"),
             ("act", text.replace("ask", "steal"), "unknown variant"),
             ("cut off", text[..40].into(), "EOF"),
@@ -261,7 +261,7 @@ mod tests {
             wish: u64::MAX,
             generation: u64::MAX,
             lease_ms: u64::MAX,
-            max_unavailable: NonZero::<u32>::MAX,
+            max_unavailable: "4294967295".parse().unwrap(),
             ..request()
         };
         assert_eq!(TokenRequest::from_json(&longest.to_json()).unwrap(), longest);

@@ -7,7 +7,8 @@ use p2p_core::BuildId;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
-use crate::documents::rollout::RolloutChange;
+use crate::documents::history::{ChangeOrder, RollbackTarget};
+use crate::documents::rollout::{Halted, RolloutChange};
 use crate::store::error::GoalStoreError;
 use crate::store::pacing::now_ms;
 
@@ -46,13 +47,42 @@ impl GoalList {
     }
 }
 
-/// How an operator changes a goal.
+/// How an operator, or a seeder in the place of one, changes a goal.
 #[derive(Clone, Debug)]
-pub(crate) enum GoalChange {
-    Deploy { build: BuildId, rollout: RolloutChange },
-    Rollback { rollout: RolloutChange },
-    Widen { rollout: RolloutChange },
+#[non_exhaustive]
+pub enum GoalChange {
+    /// `build` becomes the goal. It goes to every host unless `rollout` says otherwise.
+    Deploy {
+        /// The build; that of the present goal makes a new generation, too.
+        build: BuildId,
+        /// Who switches and when.
+        rollout: RolloutChange,
+    },
+    /// An earlier build becomes the goal again.
+    Rollback {
+        /// Which.
+        target: RollbackTarget,
+        /// Who switches and when.
+        rollout: RolloutChange,
+    },
+    /// The rollout changes, the build stays. Hosts come in in the same order as before; those that
+    /// switched already stay.
+    Widen {
+        /// What changes.
+        rollout: RolloutChange,
+    },
+    /// Every host restarts the app's program, whichever build it runs.
     Restart,
+    /// Hosts that have not begun to switch do not.
+    Halt {
+        /// Why.
+        halted: Halted,
+    },
+    /// A halted rollout goes on.
+    Resume {
+        /// Hosts on which the build has failed, which are accepted.
+        failed: u32,
+    },
 }
 
 impl GoalChange {
@@ -61,18 +91,30 @@ impl GoalChange {
         &self,
         app: &AppName,
         before: Option<&Goal>,
+        order: &ChangeOrder,
     ) -> Result<Goal, GoalStoreError> {
+        let now_ms = now_ms();
+        let failed = |error| GoalStoreError::change(app, error);
+        if let Some(goal) = before {
+            goal.check_expected(order).map_err(failed)?;
+        }
         let changed = match (self, before) {
             (Self::Deploy { build, rollout }, None) => {
-                Ok(Goal::first(now_ms(), app.clone(), *build, rollout))
+                Goal::first(now_ms, app.clone(), *build, rollout, order)
             }
             (_, None) => return Err(GoalStoreError::NoGoal { app: app.clone() }),
-            (Self::Deploy { build, rollout }, Some(goal)) => goal.next(now_ms(), *build, rollout),
-            (Self::Rollback { rollout }, Some(goal)) => goal.rolled_back(now_ms(), rollout),
-            (Self::Widen { rollout }, Some(goal)) => goal.widened(now_ms(), rollout),
-            (Self::Restart, Some(goal)) => goal.restarted(now_ms()),
+            (Self::Deploy { build, rollout }, Some(goal)) => {
+                goal.next(now_ms, *build, rollout, order)
+            }
+            (Self::Rollback { target, rollout }, Some(goal)) => {
+                goal.rolled_back(now_ms, *target, rollout, order)
+            }
+            (Self::Widen { rollout }, Some(goal)) => goal.widened(now_ms, rollout, order),
+            (Self::Restart, Some(goal)) => goal.restarted(now_ms, order),
+            (Self::Halt { halted }, Some(goal)) => goal.halted(now_ms, halted, order),
+            (Self::Resume { failed }, Some(goal)) => goal.resumed(now_ms, *failed, order),
         };
-        changed.map_err(|error| GoalStoreError::change(app, error))
+        changed.map_err(failed)
     }
 }
 

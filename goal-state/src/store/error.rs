@@ -4,6 +4,7 @@
 //! the two kinds of stores it came from.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +45,63 @@ pub enum GoalStoreError {
         app: AppName,
         /// The newest such build.
         build: BuildId,
+    },
+    /// What could be rolled back to halted or failed.
+    #[error(
+        "no earlier build of {app} was good: the last of them, {}, halted or failed on too many \
+         hosts; see: shoal history {app}, and take one all the same with: shoal rollback {app} --to \
+         BUILD", build.short()
+    )]
+    NoneGood {
+        /// The app.
+        app: AppName,
+        /// The newest such build.
+        build: BuildId,
+    },
+    /// The history does not reach back to a generation, or never had it.
+    #[error(
+        "the history of {app} has no generation {generation}; see: shoal history {app}, or name a \
+         build with: shoal deploy {app} BUILD"
+    )]
+    NoSuchGeneration {
+        /// The app.
+        app: AppName,
+        /// What was asked for.
+        generation: u64,
+    },
+    /// Somebody else changed the goal first.
+    #[error(
+        "nothing was changed: the goal of {app} has generation {actual}{author}, not {expected}; \
+         see: shoal history {app}"
+    )]
+    Moved {
+        /// The app.
+        app: AppName,
+        /// The generation that was to be there.
+        expected: u64,
+        /// The one that is.
+        actual: u64,
+        /// Who set it.
+        author: Author,
+    },
+    /// The goal is a rollback, perhaps somebody else's of a moment ago.
+    #[error(
+        "nothing was changed: goal {generation} of {app} is a rollback already{author}; to go back \
+         further, run: shoal rollback {app} --from {generation}"
+    )]
+    AlreadyRolledBack {
+        /// The app.
+        app: AppName,
+        /// The generation of its goal.
+        generation: u64,
+        /// Who set it.
+        author: Author,
+    },
+    /// There is nothing to resume.
+    #[error("the rollout of {app} is not halted; see: shoal rollout {app}")]
+    NotHalted {
+        /// The app.
+        app: AppName,
     },
     /// The goal cannot change any more, because somebody wrote a generation that large by hand.
     #[error(
@@ -205,8 +263,8 @@ pub enum FileAction {
     Write,
 }
 
-impl std::fmt::Display for FileAction {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for FileAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Create => "create",
             Self::Lock => "lock",
@@ -239,12 +297,36 @@ impl GoalStoreError {
             GoalChangeError::LastGeneration { generation } => {
                 Self::LastGeneration { app, generation }
             }
+            GoalChangeError::NoneGood { build } => Self::NoneGood { app, build },
+            GoalChangeError::NoSuchGeneration { generation } => {
+                Self::NoSuchGeneration { app, generation }
+            }
+            GoalChangeError::Moved { expected, actual, author } => {
+                Self::Moved { app, expected, actual, author: Author(author) }
+            }
+            GoalChangeError::AlreadyRolledBack { generation, author } => {
+                Self::AlreadyRolledBack { app, generation, author: Author(author) }
+            }
+            GoalChangeError::NotHalted => Self::NotHalted { app },
         }
     }
 
     /// The message and those of its sources on one line, for where only a text is kept.
     pub(crate) fn one_line(&self) -> String {
         one_line(self)
+    }
+}
+
+/// Who set a goal, in a sentence: nothing where nobody said.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Author(pub Option<String>);
+
+impl fmt::Display for Author {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(author) => write!(f, " (set by {author})"),
+            None => Ok(()),
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
+use crate::documents::history::ChangeOrder;
 use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
@@ -212,13 +213,14 @@ impl EtcdStore {
         &self,
         app: &AppName,
         change: GoalChange,
+        order: ChangeOrder,
     ) -> Result<Goal, GoalStoreError> {
         let key = self.goal_key(app);
         let answer = self.request(|client| get(client, key.clone(), GetOptions::new())).await?;
         let mut found = answer.kvs().first().cloned();
         for _ in 0..CHANGE_ATTEMPTS_MAX {
             let before = found.as_ref().map(|found| self.parse(app, found)).transpose()?;
-            let goal = change.apply(app, before.as_ref())?;
+            let goal = change.apply(app, before.as_ref(), &order)?;
             // A key that is not there has modification revision 0.
             let revision = found.as_ref().map_or(0, KeyValue::mod_revision);
             match self.swap(&key, revision, goal.to_json()).await? {

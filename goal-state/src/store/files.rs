@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
+use crate::documents::history::ChangeOrder;
 use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_pretty_json};
 use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::error::{FileAction, GoalStoreError, one_line};
@@ -119,6 +120,7 @@ impl FileStore {
         &self,
         app: &AppName,
         change: GoalChange,
+        order: ChangeOrder,
     ) -> Result<Goal, GoalStoreError> {
         match &change {
             GoalChange::Deploy { .. } => {
@@ -126,7 +128,11 @@ impl FileStore {
                 blocking(move || document::create_directories(&goals)).await?;
             }
             // Where there is no store there is nothing to change, and nothing is created.
-            GoalChange::Rollback { .. } | GoalChange::Widen { .. } | GoalChange::Restart => {
+            GoalChange::Rollback { .. }
+            | GoalChange::Widen { .. }
+            | GoalChange::Restart
+            | GoalChange::Halt { .. }
+            | GoalChange::Resume { .. } => {
                 if self.goal(app).await?.is_none() {
                     return Err(GoalStoreError::NoGoal { app: app.clone() });
                 }
@@ -136,7 +142,7 @@ impl FileStore {
         let (store, app) = (self.clone(), app.clone());
         // The lock moves along: if this future is dropped, the thread still finishes under it.
         blocking(move || {
-            let goal = change.apply(&app, store.read_goal(&app)?.as_ref())?;
+            let goal = change.apply(&app, store.read_goal(&app)?.as_ref(), &order)?;
             document::replace(&store.goal_path(&app), &goal.to_json(), Durability::Synced)?;
             drop(lock);
             Ok(goal)
@@ -288,9 +294,16 @@ mod tests {
             rollout: crate::documents::rollout::RolloutChange::default(),
         };
         let held = store.lock().await.unwrap();
-        let error = store.change_goal(&app, deploy.clone()).await.unwrap_err().to_string();
+        let error = store
+            .change_goal(&app, deploy.clone(), ChangeOrder::default())
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(".lock is locked") && error.contains("fuser -v /"), "{error}");
         drop(held);
-        assert_eq!(store.change_goal(&app, deploy).await.unwrap().generation, 1);
+        assert_eq!(
+            store.change_goal(&app, deploy, ChangeOrder::default()).await.unwrap().generation,
+            1
+        );
     }
 }

@@ -72,6 +72,7 @@ mod tests {
     use super::*;
     use crate::documents::app_name::AppName;
     use crate::documents::goal::Goal;
+    use crate::documents::history::ChangeOrder;
     use crate::documents::rollout::RolloutChange;
     use crate::store::error::{GoalReadError, GoalStoreError};
 
@@ -82,7 +83,9 @@ mod tests {
     /// That the goal of an app is of this generation; zero for no goal.
     fn update(name: &str, generation: u64) -> GoalUpdate {
         let build = BuildId::of_manifest(b"x");
-        let goal = Goal::first(0, app(name), build, &RolloutChange::default());
+        let goal =
+            Goal::first(0, app(name), build, &RolloutChange::default(), &ChangeOrder::default())
+                .unwrap();
         let goal = (generation > 0).then_some(Goal { generation, ..goal });
         GoalUpdate { app: app(name), goal: Ok(goal) }
     }

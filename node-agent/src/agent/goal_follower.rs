@@ -132,6 +132,7 @@ mod tests {
                 generation,
                 build: BuildId::of_manifest(&[seed]),
                 set_at_ms: 0,
+                origin: goal_state::Origin::default(),
                 rollout: goal_state::Rollout::default(),
                 history: vec![],
             })

@@ -9,13 +9,13 @@
 
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
-use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use goal_state::{
-    AppName, LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest, granting_seeder, now_ms,
+    AppName, HostCount, LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenRequest,
+    granting_seeder, now_ms,
 };
 use p2p_core::NodeId;
 use p2p_net::{Node, SeederAddress};
@@ -50,7 +50,7 @@ pub struct TokenWish {
     /// Generation of the goal.
     pub generation: u64,
     /// Most hosts of the group that may hold a token at once.
-    pub max_unavailable: NonZero<u32>,
+    pub max_unavailable: HostCount,
 }
 
 /// Where a wish stands.

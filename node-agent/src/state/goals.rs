@@ -145,6 +145,7 @@ mod tests {
             generation,
             build: BuildId::of_manifest(&[seed]),
             set_at_ms: 0,
+            origin: goal_state::Origin::default(),
             rollout: Rollout::default(),
             history: vec![],
         }

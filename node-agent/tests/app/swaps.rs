@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::num::NonZero;
 use std::time::{Duration, Instant};
 
 use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
@@ -59,7 +58,7 @@ async fn start_with(host: &mut Host, first: BuildId) -> (Running, ProcessIdentit
 #[tokio::test]
 async fn hook_ends_with_a_loop_that_lets_go_and_runs_again_with_the_next() {
     let mut host = Host::with_program();
-    host.rollout.max_unavailable = NonZero::new(2);
+    host.rollout.max_unavailable = "2".parse().unwrap();
     let notebook = host.notebook();
     let first = talking_build(&host, "1");
     let waits =
@@ -439,7 +438,7 @@ async fn watched_file_that_changes_restarts_or_reloads() {
 async fn token_is_waited_for_and_returned() {
     let mut host = Host::with_program();
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
-    host.rollout.max_unavailable = NonZero::new(2);
+    host.rollout.max_unavailable = "2".parse().unwrap();
     let (running, old) = start_with(&mut host, first).await;
     let desk = host.tokens.clone();
     let returned = |times: usize| {

@@ -316,6 +316,7 @@ impl World {
             generation,
             build: self.host.machine.samples()[build].id,
             set_at_ms: 0,
+            origin: goal_state::Origin::default(),
             rollout: Rollout::default(),
             history: vec![],
         };

@@ -1,6 +1,8 @@
 //! Tests of the table: the queue, leases, restarts, limits, and random requests to a seeder that
 //! crashes and loses its file.
 
+use std::num::NonZero;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -27,7 +29,7 @@ fn request(act: TokenAct, host: u8, max: u32) -> TokenRequest {
         host: format!("host-{host}"),
         wish: 1,
         generation: 3,
-        max_unavailable: NonZero::new(max).unwrap(),
+        max_unavailable: HostCount::Hosts(NonZero::new(max).unwrap()),
         lease_ms: 60_000,
     }
 }

@@ -61,7 +61,10 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     ("p2p-net/src/publish", &["verify", "pipeline", "cut walk"]),
     ("goal-state/src", &["store", "documents"]),
-    ("goal-state/src/documents", &["goal", "rollout status token", "app_name"]),
+    (
+        "goal-state/src/documents",
+        &["tally", "goal", "history", "rollout status token", "limit text app_name"],
+    ),
     ("goal-state/src/store", &["etcd files watch", "board change", "error", "pacing url"]),
     (
         "node-agent/src",

@@ -1,0 +1,227 @@
+//! How far hosts are with a goal, counted from what they reported, and when that halts a rollout.
+//!
+//! One count for the seeder that halts, the history that remembers, and the operator who looks, so
+//! that they never disagree. Pure functions of a goal and rows; whose rows count (the inventory) is
+//! decided by whoever calls.
+
+use std::collections::BTreeMap;
+
+use crate::documents::goal::Goal;
+use crate::documents::history::Outcome;
+use crate::documents::rollout::Halted;
+use crate::documents::status::{HostPhase, HostStatus};
+use crate::documents::text;
+
+/// Causes of failure that a halt names; the rest is counted.
+const CAUSES_NAMED_MAX: usize = 3;
+
+/// Hosts that a halt names as examples of a cause.
+const HOSTS_NAMED_MAX: usize = 3;
+
+/// Most bytes of one cause in a halt.
+const CAUSE_BYTES_MAX: usize = 200;
+
+/// Who halts a rollout on which too many hosts failed, as [`Halted::by`] says it.
+pub const HALTED_BY_SEEDER: &str = "shoal-seeder";
+
+/// Hosts on which a build failed for one reason.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cause {
+    /// The reason, as the first of them gave it.
+    pub reason: String,
+    /// The hosts, in the order of the rows.
+    pub hosts: Vec<String>,
+}
+
+/// Whether the host of this row runs the goal's build because of this goal or one that it follows
+/// from, and is well.
+pub fn is_good(goal: &Goal, row: &HostStatus) -> bool {
+    is_about(goal, row) && row.phase == HostPhase::Running && row.current == Some(goal.build)
+}
+
+/// Whether the goal's build failed on the host of this row: it was given up there, or is all that
+/// the host has and does not run. A host that lacks space or cannot reach anybody has not failed.
+pub fn has_failed(goal: &Goal, row: &HostStatus) -> bool {
+    let is_stuck = row.phase == HostPhase::Failed && row.current == Some(goal.build);
+    is_about(goal, row) && (row.quarantined == Some(goal.build) || is_stuck)
+}
+
+/// Whether the host answers to the rollout of this goal: it follows a generation from the one that
+/// made the build the goal on.
+fn is_about(goal: &Goal, row: &HostStatus) -> bool {
+    let since = goal.rollout.since_of(goal.generation);
+    row.app == goal.app
+        && row.phase != HostPhase::Stopped
+        && row.generation.is_some_and(|followed| (since..=goal.generation).contains(&followed))
+}
+
+/// How far the goal has come on the hosts of `rows`; rows of other apps are left out.
+pub fn outcome(goal: &Goal, rows: &[HostStatus]) -> Outcome {
+    let count = |counts: &dyn Fn(&HostStatus) -> bool| {
+        let rows = rows.iter().filter(|row| row.app == goal.app && counts(row));
+        u32::try_from(rows.count()).unwrap_or(u32::MAX)
+    };
+    Outcome {
+        good: count(&|row| is_good(goal, row)),
+        failed: count(&|row| has_failed(goal, row)),
+        hosts: count(&|_| true),
+    }
+}
+
+/// Why the build failed, the most frequent cause first. Causes are the same if they differ in
+/// numbers only, such as ports and process ids.
+pub fn causes(goal: &Goal, rows: &[HostStatus]) -> Vec<Cause> {
+    let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
+    for row in rows.iter().filter(|row| has_failed(goal, row)) {
+        let reason = row.failure.as_deref().or(row.message.as_deref());
+        let reason = text::line(reason.unwrap_or("no reason given; see its log"), usize::MAX);
+        let cause = causes
+            .entry(without_numbers(&reason))
+            .or_insert_with(|| Cause { reason, hosts: vec![] });
+        cause.hosts.push(row.host.clone());
+    }
+    let mut causes: Vec<Cause> = causes.into_values().collect();
+    causes.sort_by(|a, b| b.hosts.len().cmp(&a.hosts.len()).then_with(|| a.reason.cmp(&b.reason)));
+    causes
+}
+
+fn without_numbers(reason: &str) -> String {
+    let mut shape = String::with_capacity(reason.len());
+    for letter in reason.chars() {
+        if !letter.is_ascii_digit() {
+            shape.push(letter);
+        } else if !shape.ends_with('#') {
+            shape.push('#');
+        }
+    }
+    shape
+}
+
+/// The halt that the reports call for; `None` while too few hosts failed, where the rollout has
+/// halted already, or where nobody wants it to halt.
+pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted> {
+    if goal.rollout.halted.is_some() {
+        return None;
+    }
+    let Outcome { failed, hosts, .. } = outcome(goal, rows);
+    let failures_max = goal.rollout.failures_max(usize::try_from(hosts).unwrap_or(usize::MAX))?;
+    let new = failed.saturating_sub(goal.rollout.tolerated);
+    if usize::try_from(new).unwrap_or(usize::MAX) < failures_max {
+        return None;
+    }
+    let reason = reason_of_halt(&causes(goal, rows), failed, hosts);
+    Some(Halted { failed, hosts, ..Halted::new(now_ms, HALTED_BY_SEEDER, &reason) })
+}
+
+/// Such as "the build failed on 2 of 8 hosts: exit code 3 (h1, h2)".
+fn reason_of_halt(causes: &[Cause], failed: u32, hosts: u32) -> String {
+    let named = causes.iter().take(CAUSES_NAMED_MAX).map(|cause| {
+        let examples: Vec<&str> =
+            cause.hosts.iter().take(HOSTS_NAMED_MAX).map(String::as_str).collect();
+        let more = cause.hosts.len().saturating_sub(HOSTS_NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let reason = text::line(&cause.reason, CAUSE_BYTES_MAX);
+        format!("{reason} ({}{more})", examples.join(", "))
+    });
+    let named = named.collect::<Vec<_>>().join("; ");
+    format!("the build failed on {failed} of {hosts} hosts: {named}")
+}
+
+#[cfg(test)]
+mod tests {
+    use p2p_core::BuildId;
+
+    use super::*;
+    use crate::documents::history::ChangeOrder;
+    use crate::documents::rollout::RolloutChange;
+
+    fn build(name: char) -> BuildId {
+        BuildId::of_manifest(name.to_string().as_bytes())
+    }
+
+    fn goal(change: &RolloutChange) -> Goal {
+        let order = ChangeOrder::default();
+        Goal::first(1, "web".parse().unwrap(), build('A'), &RolloutChange::default(), &order)
+            .and_then(|goal| goal.next(2, build('B'), change, &order))
+            .unwrap()
+    }
+
+    fn row(number: usize, generation: u64, phase: HostPhase, quarantined: bool) -> HostStatus {
+        HostStatus {
+            generation: Some(generation),
+            current: Some(build(if quarantined { 'A' } else { 'B' })),
+            phase,
+            quarantined: quarantined.then_some(build('B')),
+            failure: quarantined.then(|| format!("port {} is taken", 8_000 + number)),
+            ..HostStatus::new(format!("h{number}"), "web".parse().unwrap())
+        }
+    }
+
+    fn hosts(failed: usize, all: usize) -> Vec<HostStatus> {
+        let phase = |bad| if bad { HostPhase::RolledBack } else { HostPhase::Running };
+        (0..all).map(|number| row(number, 2, phase(number < failed), number < failed)).collect()
+    }
+
+    #[test]
+    fn rollouts_halt_at_the_failures_that_the_table_says() {
+        let with = |limit: &str| RolloutChange {
+            max_failures: Some(limit.parse().unwrap()),
+            ..RolloutChange::default()
+        };
+        let cases = [
+            (RolloutChange::default(), 0, 8, false),
+            (RolloutChange::default(), 1, 8, true),
+            (RolloutChange::default(), 1, 50, true),
+            (RolloutChange::default(), 19, 1_000, false),
+            (RolloutChange::default(), 20, 1_000, true),
+            (with("3"), 2, 8, false),
+            (with("3"), 3, 8, true),
+            (with("50%"), 3, 8, false),
+            (with("50%"), 4, 8, true),
+            (with("none"), 8, 8, false),
+        ];
+        for (change, failed, all, expected) in cases {
+            let halt = halt_due(9, &goal(&change), &hosts(failed, all));
+            assert_eq!(halt.is_some(), expected, "{failed} of {all} under {change:?}");
+        }
+    }
+
+    #[test]
+    fn halt_groups_hosts_by_cause_and_is_said_once() {
+        let mut goal = goal(&RolloutChange::default());
+        let mut rows = hosts(5, 8);
+        rows[4].failure = Some("exit code 3".into());
+        let halt = halt_due(9, &goal, &rows).unwrap();
+        let expected = "the build failed on 5 of 8 hosts: port 8000 is taken (h0, h1, h2 and 1 \
+                        more); exit code 3 (h4)";
+        assert_eq!((halt.reason.as_str(), halt.failed, halt.hosts), (expected, 5, 8));
+        goal.rollout.halted = Some(halt);
+        assert_eq!(halt_due(10, &goal, &rows), None);
+    }
+
+    #[test]
+    fn failures_that_a_resume_accepted_do_not_halt_again() {
+        let order = ChangeOrder::default();
+        let goal = goal(&RolloutChange::default());
+        let halt = halt_due(9, &goal, &hosts(2, 8)).unwrap();
+        let halted = goal.halted(10, &halt, &order).unwrap();
+        let resumed = halted.resumed(11, 2, &order).unwrap();
+        assert_eq!(halt_due(12, &resumed, &hosts(2, 8)), None);
+        assert!(halt_due(12, &resumed, &hosts(3, 8)).is_some(), "a new one does");
+        let next = resumed.next(13, build('C'), &RolloutChange::default(), &order).unwrap();
+        assert_eq!((next.rollout.tolerated, next.rollout.halted), (0, None));
+    }
+
+    #[test]
+    fn only_the_build_s_failures_in_this_rollout_count() {
+        let goal = goal(&RolloutChange::default());
+        let stuck = |number| row(number, 2, HostPhase::Failed, false);
+        let elsewhere = HostStatus { current: Some(build('A')), ..stuck(1) };
+        let earlier = row(2, 1, HostPhase::RolledBack, true);
+        let stopped = row(3, 2, HostPhase::Stopped, true);
+        let other = HostStatus { app: "db".parse().unwrap(), ..stuck(4) };
+        let rows =
+            [stuck(0), elsewhere, earlier, stopped, other, row(5, 2, HostPhase::Running, false)];
+        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 5 });
+    }
+}
