@@ -59,6 +59,7 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         message: message(app, target, note, progress),
         waiting_for,
         quarantined: failed.map(|failed| failed.build),
+        failure: failed.map(|failed| failed.reason.clone()),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
         restarts: app.supervisor.restart_counts().all(),
         healthy: app.supervisor.is_healthy(),
@@ -89,13 +90,8 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     if is_begun(app, wanted.build) || quarantined(app).is_some() {
         return None;
     }
-    if let (Permission::Later | Permission::Refused, Some(reason)) = app.permission() {
-        let why = match (&app.paused, app.settings.app.hold) {
-            (Some(_), _) => WaitReason::Pause,
-            (None, true) => WaitReason::Hold,
-            (None, false) => WaitReason::Wave,
-        };
-        return Some((why, format!("the switch waits: {reason}")));
+    if let (_, Some((why, text))) = app.permission() {
+        return Some((why, format!("the switch waits: {text}")));
     }
     match app.token.as_ref()?.state() {
         TokenState::Waiting { reason } => {
@@ -119,9 +115,8 @@ fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
     if !is_restart_due(app) {
         return None;
     }
-    if let (Permission::Refused, Some(reason)) = app.permission() {
-        let why = if app.paused.is_some() { WaitReason::Pause } else { WaitReason::Hold };
-        return Some((why, format!("the restart waits: {reason}")));
+    if let (Permission::Refused, Some((why, text))) = app.permission() {
+        return Some((why, format!("the restart waits: {text}")));
     }
     match app.token.as_ref()?.state() {
         TokenState::Waiting { reason } => {

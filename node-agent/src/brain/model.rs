@@ -269,8 +269,8 @@ pub(crate) enum Step {
         /// A complete build.
         build: BuildId,
     },
-    /// Note in the journal that `failed` is not to be tried again. Nothing was switched, or there is
-    /// no build to go back to and its program is started again and again.
+    /// Note in the journal that `failed` is not to be tried again. Nothing was switched, or there
+    /// is no build to go back to and its program is started again and again.
     Quarantine {
         /// The build that failed.
         failed: BuildId,

@@ -225,7 +225,7 @@ const PROGRAM: &[Key<AppConfig>] = &[
         "swap",
         Effect::Restart,
         field!(swap: SWAP),
-        "Whether the old program runs on until the new one is ready, or stops first.",
+        "Whether the old program runs on until the new one is good, or stops first.",
     )
     .default("overlap if there are sockets, else stop"),
     app(

@@ -80,7 +80,8 @@ pub(crate) enum AskedBy {
 pub struct FailedBuild {
     /// The build.
     pub build: BuildId,
-    /// The goal that the host followed when it failed. Only a deploy after it tries the build again.
+    /// Generation of the goal that the host followed when it failed. Only a deploy after it tries
+    /// the build again.
     pub since: u64,
     /// What went wrong, in words for people.
     pub reason: String,
