@@ -8,7 +8,8 @@
 //!
 //! Invariant: no step takes away a working program unless a complete build stands ready, and a
 //! build that failed is abandoned for one that ran well here without asking anybody. Nothing but a
-//! new deploy of it, or a pin on this host, brings it back.
+//! new deploy of it, or a pin on this host, brings it back; except that a host where no other build
+//! ever ran well is not left with nothing.
 
 use std::collections::BTreeSet;
 
@@ -162,8 +163,9 @@ impl Brain<'_> {
         (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
     }
 
-    /// What becomes of a build that failed where no build ever ran well. Its program goes on being
-    /// tried, with pauses: what it needs may come. If a hook failed, it is not even started.
+    /// What becomes of a build that failed where no other ever ran well. Its program goes on being
+    /// tried, with pauses: what it needs may come. If a hook of it failed and it never ran here, it
+    /// is not even started.
     fn pick_dead_end_step(&self, journal: &Journal) -> Option<Step> {
         let failed = journal.to;
         if journal.good.iter().any(|build| *build != failed) {
@@ -171,7 +173,7 @@ impl Brain<'_> {
             return None;
         }
         let runs_as_agent = self.actual.agent.is_some_and(|agent| agent.runs == Some(failed));
-        if self.has_failed_hook(failed) && !runs_as_agent {
+        if self.has_failed_hook(failed) && journal.good.is_empty() && !runs_as_agent {
             return Some(Step::GiveUp { failed });
         }
         journal.failure_of(failed).is_none().then_some(Step::Quarantine { failed })
@@ -196,7 +198,8 @@ impl Brain<'_> {
             }
             Some(journal) if self.has_failed(journal) => {
                 let way_back = self.way_back(Some(journal.to));
-                if way_back.is_none() && self.has_failed_hook(journal.to) {
+                let ran_well = journal.good.contains(&journal.to);
+                if way_back.is_none() && self.has_failed_hook(journal.to) && !ran_well {
                     return None;
                 }
                 way_back

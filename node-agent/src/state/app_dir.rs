@@ -167,11 +167,14 @@ impl Journal {
     }
 
     /// The journal with the last failure of a build. It does not count as one that ran well any
-    /// more, so that no way back leads to it.
+    /// more, so that no way back leads to it; unless none other ever did, because a host is not
+    /// left with nothing.
     #[must_use]
     pub fn with_failure(&self, failed: FailedBuild) -> Self {
         let mut journal = self.clone().without_failure_of(failed.build);
-        journal.good.retain(|build| *build != failed.build);
+        if journal.good != [failed.build] {
+            journal.good.retain(|build| *build != failed.build);
+        }
         if let Some(older) = journal.failed.replace(failed) {
             // A journal stays small: people are shown the output of the last one only.
             let older = FailedBuild { output: String::new(), ..older };
@@ -212,6 +215,7 @@ impl Journal {
     /// well: nothing is to run then, so `current` points nowhere.
     pub(crate) fn is_given_up(&self, current: Option<BuildId>) -> bool {
         self.phase == JournalPhase::Switching
+            && self.good.is_empty()
             && current != Some(self.to)
             && self.failure_of(self.to).is_some()
     }
@@ -522,7 +526,9 @@ mod tests {
         let second = second.settled(2, None);
         let again = Journal::switching(3, build(1), Some(build(2)), 3, Some(&second));
         let back = again.rolling_back(build(2), Some(failure(1, 3)));
-        assert_eq!((back.good, back.from), (vec![build(2)], Some(build(1))));
+        assert_eq!((&back.good, back.from), (&vec![build(2)], Some(build(1))));
+        let last = back.with_failure(failure(2, 4));
+        assert_eq!(last.good, [build(2)], "there is none other to go back to");
     }
 
     #[test]

@@ -65,6 +65,17 @@ fn first_build_that_fails_follows_the_table() {
             ("it is deployed again", wanted(3, 2), tried_on(resting(2)), switch),
         ],
     );
+    // Build 2 is the only one that ever ran well, and its hook fails when it is switched to again.
+    let ran_well = Journal { good: vec![build(2)], ..first() };
+    let again = || hook_failed(begun(ran_well.clone(), Program::Stopped));
+    let noted = Actual { journal: Some(ran_well.with_failure(failure(2, 2).unwrap())), ..again() };
+    check(
+        &policy(),
+        vec![
+            ("the only one that ran well fails", wanted(2, 2), again(), fail),
+            ("it is better than nothing", wanted(2, 2), noted, start),
+        ],
+    );
     let hooks = [HookKind::AfterSwitch].into();
     let no_program = Policy { has_program: false, hooks, ..policy() };
     let failed = hook_failed(begun(first(), Program::Stopped));
