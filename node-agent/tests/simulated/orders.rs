@@ -159,10 +159,12 @@ fn run(seed: u64) {
     };
     let samples = (0..BUILDS).map(&mut sample).collect();
     let machine = Machine::new(samples, swap, prng.next_u64());
-    machine.testify(|witness| {
-        witness.is_strict = is_strict && swap == Swap::Overlap;
-        None
-    });
+    if is_strict && swap == Swap::Overlap {
+        machine.testify(|witness| {
+            witness.be_strict();
+            None
+        });
+    }
     if prng.below(2) == 0 {
         machine.set_hook_fails_in(Some(3 + prng.below(10)));
     }

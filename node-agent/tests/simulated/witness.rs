@@ -26,9 +26,17 @@ pub(crate) struct Witness {
     /// Whether a build was found good.
     had_program: bool,
     down_since: Option<Duration>,
-    /// Whether nothing but a loss of power may take a good program away.
-    pub(crate) is_strict: bool,
-    is_armed: bool,
+    guard: Guard,
+}
+
+/// Whether nothing but a loss of power may take a good program away.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Guard {
+    #[default]
+    Off,
+    /// From the moment on in which one serves.
+    Ready,
+    On,
 }
 
 /// The build of a goal that is halted or staged.
@@ -61,9 +69,16 @@ impl Witness {
         self.withheld = Some(Withheld { build, begun, until_ms });
     }
 
+    /// From now on nothing but a loss of power may take a good program away.
+    pub(crate) const fn be_strict(&mut self) {
+        self.guard = Guard::Ready;
+    }
+
     /// What the host runs is gone.
     pub(crate) fn on_power_lost(&mut self) {
-        self.is_armed = false;
+        if self.guard == Guard::On {
+            self.guard = Guard::Ready;
+        }
     }
 
     /// A second has passed: the time, the journal with whether its build is a good one, and, of
@@ -82,10 +97,12 @@ impl Witness {
             if journal.phase == JournalPhase::Good {
                 self.failures.remove(&journal.to);
                 self.had_program = true;
-                self.is_armed |= self.is_strict && is_good && serving.contains(&true);
+                if self.guard == Guard::Ready && is_good && serving.contains(&true) {
+                    self.guard = Guard::On;
+                }
             }
         }
-        if self.is_armed && !serving.contains(&true) {
+        if self.guard == Guard::On && !serving.contains(&true) {
             return Some("nothing good serves, where nothing may ever be down".into());
         }
         if !serving.is_empty() {
