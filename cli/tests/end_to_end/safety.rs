@@ -27,9 +27,9 @@ fn fleet(rig: &Rig, goal: &str, hosts: &[&str]) -> (Daemon, String, Vec<Daemon>)
     (seeder, address, agents)
 }
 
-/// Goal: a goal store that was lost in the middle of a deploy, or restored from an old backup, never
-/// leaves a split fleet behind: status says what it is, the next deploy reaches old and new hosts,
-/// and nobody is told that another goal was set.
+/// Goal: a goal store that was lost in the middle of a deploy, or restored from an old backup,
+/// never leaves a split fleet behind: status says what it is, the next deploy reaches old and new
+/// hosts, and nobody is told that another goal was set.
 #[test]
 fn goal_store_that_is_lost_or_restored_is_a_story_with_an_end() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
