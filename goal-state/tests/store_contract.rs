@@ -121,7 +121,9 @@ async fn goals_of_all_apps_are_listed_in_order(fixture: Fixture) {
 /// The inventory without the time at which a file store received what hosts wrote themselves.
 async fn unstamped(store: &GoalStore) -> Vec<HostStatus> {
     let mut rows = store.statuses().await.unwrap();
-    rows.iter_mut().for_each(|row| row.received_at_ms = 0);
+    for row in &mut rows {
+        row.received_at_ms = 0;
+    }
     rows
 }
 
