@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::output::{self, Outcome, PROGRAM};
 use crate::publish::{self, plan, verify};
 use crate::rollout::deploy;
-use crate::{bench, demo, fetch, status};
+use crate::{bench, demo, explain, fetch, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
 const AGENT: &str = "shoal-agent";
@@ -56,6 +56,8 @@ enum Command {
     Restart(deploy::RestartArgs),
     /// Show which build every host runs
     Status(status::Args),
+    /// Say why a host is not on the build of its goal, and what to do
+    Explain(explain::Args),
     /// Download a build into a directory
     Fetch(fetch::Args),
     /// Show what hosts that have one build would fetch to get another
@@ -126,6 +128,7 @@ impl Command {
             Self::Rollout(args) => deploy::rollout(&args),
             Self::Restart(args) => deploy::restart(&args),
             Self::Status(args) => status::run(&args),
+            Self::Explain(args) => explain::run(&args),
             Self::Fetch(args) => fetch::run(&args),
             Self::Plan(args) => plan::run(&args),
             Self::Verify(args) => verify::run(&args),
@@ -145,6 +148,7 @@ impl Command {
             Self::Rollout(args) => args.follow.json,
             Self::Restart(args) => args.follow.json,
             Self::Status(args) => args.json,
+            Self::Explain(args) => args.json,
             Self::Fetch(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Verify(args) => args.json,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use command_line::causes;
-use goal_state::{AppName, Applicant, HostPhase, HostStatus};
+use goal_state::{AppName, Applicant, HostPhase, HostStatus, NotYet};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
 use tokio::sync::{mpsc, watch};
@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::app::trouble::{Stall, Trouble};
+use crate::app::setback::Setback;
+use crate::app::told::ToldTroubles;
 use crate::brain::model::{
     Actual, Drained, HookKind, Permission, Policy, Step, Token, Transfer, Wanted,
 };
@@ -36,17 +37,18 @@ use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
 use crate::state::app_dir::{AppDir, Journal, JournalPhase, Paused, Place};
 use crate::state::durable::ReadError;
-use crate::state::goals::AcceptedGoal;
 
 mod downloading;
 mod facts;
 mod itself;
+mod rate;
 mod recover;
 mod row;
+pub(crate) mod setback;
 pub(crate) mod settings;
 mod step_error;
 mod switching;
-pub(crate) mod trouble;
+mod told;
 mod upkeep;
 
 use downloading::{ActiveDownload, next_progress};
@@ -107,8 +109,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     journal: Option<Journal>,
     paused: Option<Paused>,
     download: Option<ActiveDownload<S::Download>>,
-    download_trouble: Trouble<BuildId>,
-    disk_trouble: Trouble<()>,
+    download_trouble: Setback<BuildId>,
+    disk_trouble: Setback<()>,
     removal: Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
     /// What was found wrong with a build that is being fetched again, for people.
     damage: Option<(BuildId, String)>,
@@ -118,7 +120,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     progress_since: Instant,
     refresh_at: Instant,
     audit_at: Instant,
-    stall: Stall,
+    /// The troubles that the log has told.
+    told: ToldTroubles,
 }
 
 /// What wakes the loop.
@@ -179,8 +182,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             files: FileWatch::start(&settings.app.watch.files),
             hooks: HookRunner::default(),
             token: None,
-            download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
-            disk_trouble: Trouble::new(timings.retry_first, timings.retry_max),
+            download_trouble: Setback::new(timings.retry_first, timings.retry_max),
+            disk_trouble: Setback::new(timings.retry_first, timings.retry_max),
             download: None,
             removal: None,
             damage,
@@ -189,7 +192,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             progress_since: Instant::now(),
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
-            stall: Stall::default(),
+            told: ToldTroubles::default(),
             settings,
             directory,
             store,
@@ -235,6 +238,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.observe_own_agent();
             self.take_steps();
             let row = row::row(&self);
+            self.told.tell(Instant::now(), &row.troubles());
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
@@ -271,8 +275,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn show_stopped(&self) {
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(self) };
-        self.board.show(row);
+        let row = HostStatus { phase: HostPhase::Stopped, ..row::row(self) };
+        self.board.show(row.with_troubles(&[]));
     }
 
     fn take_steps(&mut self) {
@@ -352,39 +356,27 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             keep_builds: app.keep_builds.get(),
             keep_bytes: app.keep_bytes,
             hooks: app.hooks.kinds(),
-            permission: self.permission().0,
+            permission: self.permission(),
             needs_token: self.token_wish().is_some(),
         }
     }
 
-    /// Whether a switch may start, and if not, why.
-    fn permission(&self) -> (Permission, Option<String>) {
-        if let Some(paused) = &self.paused {
-            let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
-            let name = &self.settings.name;
-            let text = format!("paused{why}; go on with: shoal-agent resume {name}");
-            return (Permission::Refused, Some(text));
+    /// Whether a switch may start.
+    fn permission(&self) -> Permission {
+        if self.paused.is_some() || self.settings.app.hold {
+            return Permission::Refused;
         }
-        if self.settings.app.hold {
-            let text = "held by `hold = true` in the configuration of this host";
-            return (Permission::Refused, Some(text.into()));
-        }
-        let goal = self.goal.borrow();
-        match &goal.followed {
-            Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
-                Ok(()) => (Permission::Granted, None),
-                Err(reason) => (Permission::Later, Some(reason)),
-            },
-            _ => (Permission::Granted, None),
-        }
+        if self.not_yet().is_some() { Permission::Later } else { Permission::Granted }
     }
 
-    fn admission(&self, goal: &AcceptedGoal) -> Result<(), String> {
+    /// Why the rollout of the goal leaves this host out for now. A pinned app has none.
+    fn not_yet(&self) -> Option<NotYet> {
+        let goal = self.goal.borrow();
+        let goal = goal.followed.as_ref().filter(|_| self.settings.app.pin.is_none())?;
         let AppSettings { host, name, labels, .. } = &self.settings;
         let now_ms = self.supervisor.host().now_ms();
         let applicant = Applicant { host, app: name, labels, now_ms };
-        let admitted = goal.rollout.admits(goal.generation, &applicant);
-        admitted.map_err(|not_yet| not_yet.to_string())
+        goal.rollout.admits(goal.generation, &applicant).err()
     }
 
     fn token_wish(&self) -> Option<TokenWish> {
@@ -587,6 +579,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let wanted = self.wanted().map(|wanted| wanted.build);
         if self.download_trouble.last().is_some_and(|last| Some(*last) != wanted) {
             self.download_trouble.clear();
+        }
+        if self.download.is_none() && self.progress.0 != wanted {
+            // Should that build be wanted again, it is one that was kept.
+            self.progress = (None, Progress::default());
         }
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use goal_state::{AppName, HostStatus, STATUS_ROWS_MAX};
+use goal_state::{AppName, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
 use p2p_core::{Digest, NodeId};
 
 /// Most rows of one document. Together with [`ROW_BYTES_MAX`] it keeps a document below 1 MiB,
@@ -308,6 +308,7 @@ fn check_row(now_ms: u64, mut status: HostStatus) -> Result<HostStatus, ReportFa
             message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
         printable.take(MESSAGE_CHARS_MAX).collect()
     });
+    status.troubles.truncate(TROUBLES_MAX);
     status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
     let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
     if bytes > ROW_BYTES_MAX {
