@@ -76,6 +76,9 @@ enum Command {
 
 /// Runs the face of the executable that `arguments` ask for; the first is the program's name.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    if node_agent::host::starter::is_starter(arguments.first().map(OsString::as_os_str)) {
+        return node_agent::host::starter::main();
+    }
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     if program == Some(OsStr::new(demo_service::PROGRAM)) {
         return match demo_service::run(arguments.into_iter().skip(1)) {

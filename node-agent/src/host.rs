@@ -25,6 +25,7 @@ pub(crate) mod probe;
 pub(crate) mod real;
 pub(crate) mod runs_from;
 pub(crate) mod sockets;
+pub(crate) mod start;
 pub(crate) mod unit;
 pub(crate) mod unit_program;
 pub(crate) mod user;
@@ -43,6 +44,7 @@ pub use probe::{
 pub use real::{RealHost, RealProgram};
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
+pub use start::{Recipe, Started, start_through, starter};
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::UserError;
 pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

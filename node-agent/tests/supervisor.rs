@@ -320,6 +320,33 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
     stranger.wait().unwrap();
 }
 
+/// Goal: an agent that was killed before it could note which process its program is takes over
+/// nobody else's process.
+/// Method: the record names no process, and a stranger has the variable that names the start.
+#[tokio::test]
+async fn process_that_claims_to_be_the_program_is_left_alone() {
+    let rig = Rig::new();
+    let mut stranger = Command::new("sleep");
+    stranger.arg("60").process_group(0).stdin(Stdio::null()).env("SHOAL_INSTANCE", "1-2-3");
+    let mut stranger = stranger.env("SHOAL_APP_DIR", rig.app.path()).spawn().unwrap();
+    for instance in ["1-2-3", ""] {
+        let record = RunningRecord {
+            restart: 0,
+            instance: instance.into(),
+            unit: None,
+            build: build(1),
+            command: launch(&["./run"]).digest(),
+            process: None,
+        };
+        rig.app.write_running(Serving, &record).unwrap();
+        let supervisor = supervisor(&rig, &["./run"]);
+        assert!(is_stopped(supervisor.programs().serving), "{instance}");
+    }
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
 #[tokio::test]
 async fn damaged_record_does_not_keep_the_agent_from_starting() {
     let rig = Rig::new();

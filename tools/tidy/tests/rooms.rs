@@ -93,6 +93,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "real",
             "notify probe",
             "hook launch unit_program",
+            "start",
             "mark runs_from sockets unit user watch_files",
         ],
     ),
