@@ -22,7 +22,11 @@ pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>
         damage: app.damage.as_ref().map(|(_, message)| message.clone()),
         disk: app.disk_trouble.message().map(String::from),
         download: app.download_trouble.message().map(String::from),
-        is_disk_short: app.download_trouble.disk_short_bytes().is_some(),
+        // A download that runs may find room by now.
+        disk_short_bytes: app
+            .download_trouble
+            .disk_short_bytes()
+            .filter(|_| app.download.is_none()),
         stuck: app.stuck(),
         quarantine: row::quarantined(app).map(|failed| FailedHere {
             build: failed.build,

@@ -88,7 +88,7 @@ fn progress_of<S: BuildSource, H: Host, T: TokenDesk>(
             kept.bytes_from_peers = 0;
             kept
         }
-        None if is_of_target || app.download.is_some() => downloaded.clone(),
+        None if is_of_target => downloaded.clone(),
         None => Progress::default(),
     }
 }

@@ -4,7 +4,7 @@
 //! itself. Each trouble is told once, in the order of a switch, and nothing in it changes while
 //! nothing happens: a row that changes is reported.
 
-use goal_state::{NotYet, Trouble, TroubleKind, WaitReason};
+use goal_state::{NotYet, Trouble, TroubleKind, WaitReason, bytes_text};
 use p2p_core::BuildId;
 
 /// What the loop of an app knows that may be a trouble. The default is an app that has none.
@@ -20,8 +20,8 @@ pub(crate) struct TroubleFacts {
     pub disk: Option<String>,
     /// Why the download failed that is tried again later.
     pub download: Option<String>,
-    /// Whether that is for want of room.
-    pub is_disk_short: bool,
+    /// Bytes that the disk lacks, if that is why.
+    pub disk_short_bytes: Option<u64>,
     /// What the download that runs waits for, or that it does not move.
     pub stuck: Option<String>,
     /// The goal's build, if it failed here.
@@ -95,11 +95,19 @@ pub(crate) fn troubles(facts: TroubleFacts) -> Vec<Trouble> {
     if !facts.has_target && facts.goal.is_none() {
         list.push(Trouble::new(Kind::NoGoal, "the goal store names no build for this app"));
     }
-    let download = if facts.is_disk_short { Kind::DiskShort } else { Kind::Download };
     list.extend(facts.goal);
     list.extend(facts.damage.map(said(Kind::Damage)));
     list.extend(facts.disk.map(said(Kind::Disk)));
-    list.extend(facts.download.map(said(download)));
+    list.extend(facts.download.map(|text| match facts.disk_short_bytes {
+        Some(bytes) => {
+            let bytes = bytes_text(bytes);
+            Trouble::new(
+                Kind::DiskShort,
+                format!("the disk is full, {bytes} more are needed: {text}"),
+            )
+        }
+        None => Trouble::new(Kind::Download, text),
+    }));
     list.extend(facts.stuck.map(said(Kind::DownloadStuck)));
     list.extend(facts.quarantine.map(quarantined));
     list.extend(facts.pin.map(|pin| {
@@ -172,8 +180,11 @@ mod tests {
         use TroubleKind as Kind;
         let goal = |kind| Some(Trouble::new(kind, "the goal is not what it was"));
         let with_goal = |kind| TroubleFacts { goal: goal(kind), ..facts() };
-        let no_room =
-            TroubleFacts { is_disk_short: true, download: Some(text("5 B short")), ..facts() };
+        let no_room = TroubleFacts {
+            disk_short_bytes: Some(5 << 30),
+            download: Some(text("cannot download")),
+            ..facts()
+        };
         vec![
             (TroubleFacts::default(), Kind::NoGoal, "names no build", "shoal deploy web BUILD"),
             (with_goal(Kind::GoalUnread), Kind::GoalUnread, "not what it was", "doctor"),
@@ -195,7 +206,7 @@ mod tests {
                 "cannot write journal, next try in 5s",
                 "writable",
             ),
-            (no_room, Kind::DiskShort, "5 B short", "keep_builds"),
+            (no_room, Kind::DiskShort, "5.0 GiB more are needed: cannot", "keep_builds"),
             (
                 TroubleFacts { download: Some(text("cannot download")), ..facts() },
                 Kind::Download,

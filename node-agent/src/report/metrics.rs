@@ -291,7 +291,7 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use goal_state::HostPhase;
+    use goal_state::{HostPhase, Trouble};
     use p2p_core::BuildId;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -318,6 +318,13 @@ mod tests {
                 .counts()
                 .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
         }
+        let models = HostStatus {
+            phase: HostPhase::Running,
+            generation: Some(7),
+            ..HostStatus::new("h1", "models".parse().unwrap())
+        };
+        let full = Trouble::new(TroubleKind::GoalUnstored, "cannot store the new goal");
+        board.show(models.with_troubles(&[full]));
         let (heartbeat, started_at) = (Heartbeat::default(), Instant::now());
         MetricsSource { host: "h\"1\\".into(), board, heartbeat, started_at }
     }
@@ -367,6 +374,11 @@ mod tests {
         for (name, expected) in [
             ("shoal_app_phase{app=\"web\",phase=\"running\"}", 1.0),
             ("shoal_app_at_goal{app=\"web\"}", 1.0),
+            // It runs what it knows, and the store has another goal.
+            ("shoal_app_at_goal{app=\"models\"}", 0.0),
+            ("shoal_app_trouble{app=\"models\",kind=\"goal-unstored\"}", 1.0),
+            ("shoal_app_trouble{app=\"models\",kind=\"disk\"}", 0.0),
+            ("shoal_app_trouble{app=\"web\",kind=\"goal-unstored\"}", 0.0),
             ("shoal_app_goal_generation{app=\"models\"}", 7.0),
             ("shoal_app_build_bytes{app=\"web\"}", 10.0),
             ("shoal_app_from_peers_bytes{app=\"web\"}", 9.0),
