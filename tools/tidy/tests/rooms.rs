@@ -30,8 +30,9 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "manifest_search",
             "answers locality neighbourhood timers",
-            "asking offers own_disk serving",
+            "asking manifest_serving offers own_disk serving",
             "ledger membership params peers requests trackers uploads view",
+            "hearsay",
         ],
     ),
     (
