@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    Answer, AppName, Goal, GoalList, GoalStore, HostPhase, HostStatus, Reason, TroubleKind, moment,
-    now_ms, span,
+    Answer, AppName, Goal, GoalList, GoalStore, GoalStoreError, HostPhase, HostStatus, Reason,
+    TroubleKind, moment, now_ms, span,
 };
 use serde::Serialize;
 
 use crate::output::{self, Outcome, human};
-use crate::rollout::STALE_AFTER_MS;
-use crate::rollout::deploy::GoalArgs;
-use crate::runtime::{block_on, read_statuses};
+use crate::rollout::commands::GoalArgs;
+use crate::rollout::is_silent;
+use crate::runtime::{block_on, read_inventory};
 
 /// From which on a clock that is off is worth a word: below, ages are off by what nobody minds.
 const CLOCK_OFF_MAX: Duration = Duration::from_mins(1);
@@ -66,8 +66,12 @@ struct DocumentAnswer {
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (rows, goals) = block_on(async {
         let store = GoalStore::new(&args.goal.url);
-        let rows = read_statuses(&store).await?;
-        let goals = store.goals().await.context("cannot read the goals; check --goal")?;
+        let rows = read_inventory(&store).await?;
+        let goals = match store.goals().await {
+            // The first deploy makes it.
+            Err(GoalStoreError::StoreMissing { .. }) => GoalList::default(),
+            read => read.context("cannot read the goals; check --goal")?,
+        };
         anyhow::Ok((rows, goals))
     })?;
     let rows = rows_of(args, &rows, &goals)?;
@@ -145,7 +149,7 @@ fn answer(now_ms: u64, goals: &GoalList, row: &HostStatus, nodes: usize) -> Answ
         answer.add_first(off);
     }
     let silent = Duration::from_millis(now_ms.saturating_sub(row.heard_at_ms()));
-    if row.phase != HostPhase::Stopped && silent > Duration::from_millis(STALE_AFTER_MS) {
+    if row.phase != HostPhase::Stopped && is_silent(now_ms, row) {
         answer.is_at_goal = false;
         answer.headline = format!("{} on {} is absent", row.app, row.host);
         answer.add_first(Reason::new(
