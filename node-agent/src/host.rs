@@ -39,7 +39,8 @@ pub use launch::Launch;
 pub use mark::MarkKey;
 pub use notify::{NotifyMessage, NotifySocket};
 pub use probe::{
-    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+    AfterGood, Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe,
+    check_as,
 };
 pub use real::{RealHost, RealProgram};
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};

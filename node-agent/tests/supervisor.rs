@@ -139,15 +139,19 @@ async fn children_of_a_program_that_ended_are_stopped_before_it_is_started_again
 }
 
 #[tokio::test]
-async fn program_that_was_up_for_long_starts_with_a_clean_record() {
+async fn program_that_was_well_for_long_starts_with_a_clean_record() {
     let rig = Rig::new();
-    rig.script("run", "exit 1");
+    rig.patient_script("run");
+    let mut ear = rig.ear();
     let timings = SupervisorTimings { forget_after: Duration::ZERO, ..timings() };
     let mut supervisor = recover(&rig, launch(&["./run"]), timings);
+    let is_good = |program| matches!(program, Program::Running { gate: Gate::Good, .. });
     for _ in 0..3 {
         supervisor.start(Serving, build(1), &rig.root);
+        drive(&mut supervisor, is_good).await;
+        ear.process().await.signal_group(Signal::KILL).unwrap();
         drive(&mut supervisor, is_resting).await;
-        assert!(supervisor.message().unwrap().contains("exit code 1, next start in 10ms"));
+        assert!(supervisor.message().unwrap().contains("signal 9, next start in 10ms"));
         drive(&mut supervisor, is_stopped).await;
     }
 }

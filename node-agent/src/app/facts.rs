@@ -30,6 +30,7 @@ pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>
         stuck: app.stuck(),
         quarantine: row::quarantined(app).map(|failed| FailedHere {
             build: failed.build,
+            current: app.current,
             reason: failed.reason.clone(),
             output: failed.output.clone(),
         }),
@@ -55,7 +56,10 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
     if let Some(note) = app.board.note() {
         troubles.insert(0, Trouble::new(goal_state::TroubleKind::Agent, note));
     }
-    let checking = app.journal.as_ref().filter(|journal| journal.phase != JournalPhase::Good);
+    let checking = app
+        .journal
+        .as_ref()
+        .filter(|journal| journal.phase != JournalPhase::Good && row::quarantined(app).is_none());
     Explanation {
         troubles,
         is_held: settings.app.hold,
@@ -74,7 +78,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
-            restarts: app.supervisor.crash_count(),
+            restarts: app.supervisor.restart_counts().all(),
         }),
         row: goal_state::HostStatus { last_output: output, ..row },
     }

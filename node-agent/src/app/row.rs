@@ -60,8 +60,9 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         elapsed_ms: app.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
         waiting_for,
         quarantined: failed.map(|failed| failed.build),
+        failure: failed.map(|failed| failed.reason.clone()),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
-        restarts: app.supervisor.crash_count(),
+        restarts: app.supervisor.restart_counts().all(),
         healthy: app.supervisor.is_healthy(),
         updated_at_ms: app.supervisor.host().now_ms(),
         ..HostStatus::new(app.settings.host.clone(), app.settings.name.clone())
@@ -98,8 +99,13 @@ pub(super) fn quarantined<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<&FailedBuild> {
     let wanted = app.wanted()?;
-    let failed = app.journal.as_ref()?.failed.as_ref()?;
-    (failed.build == wanted.build && failed.since == wanted.since).then_some(failed)
+    app.journal.as_ref()?.quarantine_of(wanted.build, wanted.asked_by)
+}
+
+/// Whether the switch to `build` has begun, or is over.
+fn is_begun<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>, build: BuildId) -> bool {
+    let journal = app.journal.as_ref();
+    journal.is_some_and(|journal| journal.to == build && journal.failure_of(build).is_none())
 }
 
 /// What keeps a switch or a restart that is due from its beginning.
@@ -127,8 +133,7 @@ pub(super) fn waits<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -
 /// Whether the app is to switch to another build and has not begun to.
 fn is_switch_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> bool {
     let Some(wanted) = app.wanted() else { return false };
-    let is_begun = app.journal.as_ref().is_some_and(|journal| journal.to == wanted.build);
-    !is_begun && quarantined(app).is_none()
+    !is_begun(app, wanted.build) && quarantined(app).is_none()
 }
 
 /// Whether the program that serves was started before the last order to restart, or with settings
@@ -172,10 +177,7 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
             (false, _) => HostPhase::Failed,
         };
     }
-    if journal.to != target {
-        return phase_before_switch(app);
-    }
-    phase_of_program(app, journal)
+    if is_begun(app, target) { phase_of_program(app, journal) } else { phase_before_switch(app) }
 }
 
 fn phase_before_switch<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostPhase {

@@ -48,7 +48,7 @@ impl ToldTroubles {
         let mut changes = vec![];
         self.seen.retain(|seen| {
             let is_there = troubles.iter().any(|trouble| is_same(&seen.trouble, trouble));
-            if !is_there && seen.is_told {
+            if !is_there && seen.is_told && !is_logged_to_its_end(seen.trouble.kind) {
                 changes.push(Change::Over(seen.trouble.clone()));
             }
             is_there
@@ -88,10 +88,13 @@ const fn is_quiet(kind: TroubleKind) -> bool {
 }
 
 const fn is_logged_where_it_happens(kind: TroubleKind) -> bool {
-    matches!(
-        kind,
-        TroubleKind::Crash | TroubleKind::Hook | TroubleKind::Quarantine | TroubleKind::Flood
-    )
+    let is_event = matches!(kind, TroubleKind::Crash | TroubleKind::Hook | TroubleKind::Quarantine);
+    is_event || is_logged_to_its_end(kind)
+}
+
+/// Whether the supervisor logs both ends of it.
+const fn is_logged_to_its_end(kind: TroubleKind) -> bool {
+    matches!(kind, TroubleKind::Flood | TroubleKind::Unhealthy)
 }
 
 #[cfg(test)]
@@ -115,11 +118,11 @@ mod tests {
         assert_eq!(told.changes(now, std::slice::from_ref(&other)), expected);
         assert_eq!(told.changes(now, &[]), [Change::Over(other)]);
         assert_eq!(told.changes(now, &[]), []);
-        // The words of a probe that fails change all the time.
-        let ill = |text: &str| trouble(TroubleKind::Unhealthy, text);
-        assert_eq!(told.changes(now, &[ill("500")]), [Change::Begun(ill("500"))]);
-        assert_eq!(told.changes(now, &[ill("no answer")]), []);
-        assert_eq!(told.changes(now, &[]), [Change::Over(ill("500"))]);
+        // The words change with every look, and it is the same trouble.
+        let short = |text: &str| trouble(TroubleKind::DiskShort, text);
+        assert_eq!(told.changes(now, &[short("5 B")]), [Change::Begun(short("5 B"))]);
+        assert_eq!(told.changes(now, &[short("4 B")]), []);
+        assert_eq!(told.changes(now, &[]), [Change::Over(short("5 B"))]);
     }
 
     #[test]
@@ -142,5 +145,7 @@ mod tests {
         let mut told = ToldTroubles::default();
         assert_eq!(told.changes(now, &crash), []);
         assert_eq!(told.changes(now, &[]), [Change::Over(crash[0].clone())]);
+        let ill = [trouble(TroubleKind::Unhealthy, "500")];
+        assert_eq!((told.changes(now, &ill), told.changes(now, &[])), (vec![], vec![]));
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct TroubleFacts {
 #[derive(Clone, Debug)]
 pub(crate) struct FailedHere {
     pub build: BuildId,
+    /// What `current` points to.
+    pub current: Option<BuildId>,
     pub reason: String,
     /// What it printed.
     pub output: String,
@@ -131,12 +133,16 @@ pub(crate) fn troubles(facts: TroubleFacts) -> Vec<Trouble> {
 }
 
 fn quarantined(failed: FailedHere) -> Trouble {
-    let FailedHere { build, reason, output } = failed;
-    let text = format!(
-        "build {} failed here and is not tried again until another deploy: {reason}",
-        build.short()
-    );
-    Trouble::new(TroubleKind::Quarantine, text).with_last_line(&output)
+    let FailedHere { build, current, reason, output } = failed;
+    let what = match current {
+        Some(current) if current == build => {
+            "failed here, its program is started again and again, because no build ran well here"
+        }
+        Some(_) => "failed here and is not tried again until another deploy",
+        None => "failed here and is not started, and no other ran well here",
+    };
+    Trouble::new(TroubleKind::Quarantine, format!("build {} {what}: {reason}", build.short()))
+        .with_last_line(&output)
 }
 
 fn waits(waits: Waits) -> Vec<Trouble> {
@@ -234,6 +240,7 @@ mod tests {
             |kind| TroubleFacts { program: Some(Trouble::new(kind, "exit code 3")), ..facts() };
         let failed = FailedHere {
             build: BuildId::of_manifest(b"x"),
+            current: Some(BuildId::of_manifest(b"y")),
             reason: "exit code 3".into(),
             output: "a\nbye".into(),
         };
@@ -317,6 +324,22 @@ mod tests {
         let others = [TroubleKind::Agent, TroubleKind::Unknown];
         let all: BTreeSet<_> = TroubleKind::ALL.into_iter().collect();
         assert_eq!(seen.len() + others.len(), all.len(), "a kind without a case");
+    }
+
+    #[test]
+    fn failed_build_is_told_by_what_runs_instead() {
+        let build = BuildId::of_manifest(b"x");
+        for (current, expected) in [
+            (Some(build), "started again and again"),
+            (Some(BuildId::of_manifest(b"y")), "not tried again until another deploy"),
+            (None, "is not started"),
+        ] {
+            let failed =
+                FailedHere { build, current, reason: text("exit code 3"), output: String::new() };
+            let list = troubles(TroubleFacts { quarantine: Some(failed), ..facts() });
+            assert!(list[0].text.contains(expected), "{list:?}");
+            assert!(list[0].text.ends_with(": exit code 3"), "{list:?}");
+        }
     }
 
     #[test]
