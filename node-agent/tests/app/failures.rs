@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use goal_state::{HostLimit, HostPhase, HostStatus, SwitchTime, WaitReason, now_ms};
+use goal_state::{HostLimit, HostPhase, HostStatus, SwitchTime, TroubleKind, WaitReason, now_ms};
 use node_agent::brain::Swap;
 use node_agent::host::{AfterGood, Health, Hook, Hooks, Probe};
 use node_agent::state::{Journal, JournalPhase};
