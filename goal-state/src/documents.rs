@@ -1,6 +1,6 @@
 //! The documents, pure: what operators write and hosts follow ([`goal`], [`rollout`]), what hosts
-//! report ([`status`], [`trouble`]) and what it means ([`explain`]), what hosts and seeders ask each other about being down ([`token`]), and
-//! what reports say of a goal ([`tally`]).
+//! report ([`status`], [`trouble`]) and what that means ([`explain`]), what hosts and seeders ask
+//! each other about being down ([`token`]), and what reports say of a goal ([`tally`]).
 //!
 //! Each parses strictly, prints itself as JSON, and knows the rules by which it may change. Nothing
 //! here reads a file, a socket or a clock; where documents live is in `store`.

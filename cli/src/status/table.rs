@@ -454,7 +454,7 @@ mod tests {
         let goals = goals(vec![goal("web", 2, 2)]);
         let text = render(NOW_MS, &goals, std::slice::from_ref(&row), Layout::Plain);
         assert!(text.contains("downloading, 290.0 KiB/s  "), "{text}");
-        assert!(text.contains("1m 52s left, limited by download_limit 300 KB/s"), "{text}");
+        assert!(text.contains("1m 53s left, limited by download_limit 300 KB/s"), "{text}");
         let done = HostStatus { phase: HostPhase::Running, ..row };
         let text = render(NOW_MS, &goals, &[done], Layout::Plain);
         assert!(!text.contains("KiB/s"), "{text}");

@@ -129,7 +129,10 @@ fn headline(row: &HostStatus, troubles: &[Trouble], is_at_goal: bool) -> String 
         return format!("{app} on {host} is at its goal: {goal}");
     }
     if troubles.iter().any(|trouble| trouble.kind == TroubleKind::Pin) {
-        return format!("{app} on {host} follows its pin and not its goal: {goal}");
+        let pin = target.short();
+        return format!(
+            "{app} on {host} is pinned to build {pin}, which is not its goal of generation {generation}"
+        );
     }
     match row.current {
         _ if *phase == HostPhase::Stopped => {
@@ -353,8 +356,8 @@ mod tests {
     #[test]
     fn download_says_how_fast_how_long_and_what_limits_it() {
         let mut row = HostStatus {
-            bytes_done: 1_782_579,
-            bytes_total: Some(11_953_766),
+            bytes_done: 1_800_000,
+            bytes_total: Some(11_960_000),
             ..row(HostPhase::Downloading)
         };
         assert_eq!(progress_text(&row).unwrap(), "1.7 MiB of 11.4 MiB");

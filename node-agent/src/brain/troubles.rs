@@ -138,8 +138,7 @@ fn quarantined(failed: FailedHere) -> Trouble {
         Some(current) if current == build => {
             "failed here, its program is started again and again, because no build ran well here"
         }
-        Some(_) => "failed here and is not tried again until another deploy",
-        None => "failed here and is not started, and no other ran well here",
+        Some(_) | None => "failed here and is not tried again until another deploy",
     };
     Trouble::new(TroubleKind::Quarantine, format!("build {} {what}: {reason}", build.short()))
         .with_last_line(&output)
@@ -332,7 +331,7 @@ mod tests {
         for (current, expected) in [
             (Some(build), "started again and again"),
             (Some(BuildId::of_manifest(b"y")), "not tried again until another deploy"),
-            (None, "is not started"),
+            (None, "not tried again until another deploy"),
         ] {
             let failed =
                 FailedHere { build, current, reason: text("exit code 3"), output: String::new() };

@@ -288,7 +288,8 @@ async fn build_that_is_withheld_is_downloaded_and_not_started() {
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Halt)).await;
     assert_eq!(row.current, None);
     assert!(row.message.unwrap().contains("3 hosts failed"));
-    assert!(running.explain().await.answer().headline.contains("3 hosts failed"));
+    let answer = running.explain().await.answer();
+    assert!(answer.to_string().contains("3 hosts failed"), "{answer}");
     host.rollout.halted = None;
     host.set_goal(first);
     running.good(first).await;
