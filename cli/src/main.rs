@@ -9,6 +9,7 @@ mod app;
 mod bench;
 mod demo;
 mod fetch;
+mod forget;
 mod output;
 mod publish;
 mod rollout;
