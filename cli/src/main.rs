@@ -10,6 +10,7 @@ mod bench;
 mod demo;
 mod explain;
 mod fetch;
+mod forget;
 mod output;
 mod publish;
 mod rollout;

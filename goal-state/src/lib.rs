@@ -18,7 +18,9 @@ pub use documents::app_name::{AppName, AppNameError};
 pub use documents::explain::{Answer, Reason, progress_text};
 pub use documents::goal::Goal;
 pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
+pub use documents::inventory::{Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS};
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
+pub use documents::notes::{HostNotes, NOTES_TOPIC};
 pub use documents::rollout::{
     Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
 };

@@ -1,10 +1,9 @@
 //! What hosts report: one row per host and app, in documents of many rows.
 //!
-//! Owns the rows, the names of those who write them and how the documents of all writers become one
-//! list. Readers are tolerant (unknown fields and phases, missing counters), because hosts are
-//! upgraded one after the other. Soft state: nothing may be decided by a status.
+//! Owns the rows and the names of those who write them. Readers are tolerant (unknown fields and
+//! phases, missing counters), because hosts are upgraded one after the other. How the documents of
+//! all writers become one list is in [`super::inventory`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -100,8 +99,8 @@ pub struct HostStatus {
     /// What the health probe said last; `None` without a probe, or before its first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
-    /// The host's key, as the seeder that took the report knows it; `None` where the host wrote the
-    /// row itself.
+    /// The host's key, as [`NodeId`](p2p_core::NodeId) prints it: proven to the seeder that took
+    /// the report, or claimed where the host wrote the row itself. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The group in which the host's absence counts against `max_unavailable`.
@@ -371,19 +370,6 @@ pub(crate) fn status_from_json(bytes: &[u8]) -> Result<Vec<HostStatus>, serde_js
     serde_json::from_slice::<StatusDocument<Vec<HostStatus>>>(bytes).map(|document| document.rows)
 }
 
-/// The newest row of every host and app, sorted by app, then host. Of two rows with the same time
-/// the one that comes later in `rows` counts.
-pub(crate) fn newest_rows(rows: impl IntoIterator<Item = HostStatus>) -> Vec<HostStatus> {
-    let mut newest: BTreeMap<(AppName, String), HostStatus> = BTreeMap::new();
-    for row in rows {
-        let key = (row.app.clone(), row.host.clone());
-        if newest.get(&key).is_none_or(|known| known.updated_at_ms <= row.updated_at_ms) {
-            newest.insert(key, row);
-        }
-    }
-    newest.into_values().collect()
-}
-
 /// A file's name has 255 bytes on every file system in use; this leaves room for suffixes.
 const WRITER_PART_BYTES_MAX: usize = 128;
 
@@ -484,14 +470,6 @@ mod tests {
             assert_eq!(serde_json::from_str::<WaitReason>(&json).unwrap(), reason);
         }
         assert_eq!(serde_json::from_str::<WaitReason>("\"mood\"").unwrap(), Wait::Unknown);
-    }
-
-    #[test]
-    fn newest_row_of_each_host_and_app_counts() {
-        let rows =
-            [row("h2", "web", 5), row("h1", "web", 9), row("h1", "web", 3), row("h2", "api", 1)];
-        let expected = [row("h2", "api", 1), row("h1", "web", 9), row("h2", "web", 5)];
-        assert_eq!(newest_rows(rows), expected);
     }
 
     #[test]
