@@ -8,6 +8,7 @@
 mod app;
 mod bench;
 mod demo;
+mod explain;
 mod fetch;
 mod forget;
 mod output;

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX};
+use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
 use p2p_core::{Digest, NodeId};
 
 use crate::status_relay::due::DueList;
@@ -426,6 +426,7 @@ fn check_row(
             message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
         printable.take(MESSAGE_CHARS_MAX).collect()
     });
+    status.troubles.truncate(TROUBLES_MAX);
     status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
     let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
     if bytes > ROW_BYTES_MAX {

@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use goal_state::{AppName, GoalStore, HostNotes, HostStatus, NOTES_TOPIC, now_ms};
+use goal_state::{
+    AppName, GoalStore, HostNotes, HostStatus, NOTES_TOPIC, Trouble, TroubleKind, now_ms,
+};
 use p2p_net::{AskError, Node, STATUS_TOPIC};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -127,6 +129,16 @@ impl StatusBoard {
         self.rows.borrow().values().cloned().collect()
     }
 
+    /// The rows as they are reported: with what was said of the agent as a whole.
+    pub(crate) fn rows_with_note(&self) -> Vec<HostStatus> {
+        let note = self.note();
+        let mut rows = self.rows();
+        for row in &mut rows {
+            add_note(row, note.as_deref());
+        }
+        rows
+    }
+
     /// What was said of the agent as a whole.
     pub fn note(&self) -> Option<String> {
         self.notes.borrow().text()
@@ -147,9 +159,9 @@ fn shorten(message: String) -> String {
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
 fn add_note(row: &mut HostStatus, note: Option<&str>) {
-    let parts = [note, row.message.as_deref()];
-    let joined = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    row.message = (!joined.is_empty()).then(|| shorten(joined));
+    let Some(note) = note else { return };
+    row.add_trouble(Trouble::new(TroubleKind::Agent, note));
+    row.message = row.message.take().map(shorten);
 }
 
 /// Where reports go.

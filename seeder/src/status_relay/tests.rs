@@ -210,3 +210,31 @@ fn documents_due_longest_come_first_and_the_rest_stay_due() {
     assert_eq!(table.take_due(NOW_MS + 2, 1), [all[1]]);
     assert_eq!(table.take_due(NOW_MS + 2, 1), [all[0]]);
 }
+
+/// Goal: a host in every trouble at once is not turned away for the size of its row, and one that
+/// names more kinds than there can be is cut.
+#[test]
+fn row_of_a_host_full_of_troubles_is_taken() {
+    let build = Some(p2p_core::BuildId::of_manifest(b"x"));
+    let text = "x".repeat(500);
+    let troubles = vec![goal_state::TroubleKind::DownloadStuck; TROUBLES_MAX + 12];
+    let full = HostStatus {
+        target: build,
+        current: build,
+        quarantined: build,
+        message: Some(text),
+        failure: Some("f".repeat(256)),
+        last_output: Some("o".repeat(goal_state::LAST_OUTPUT_BYTES_MAX)),
+        download_rate: Some(10 << 30),
+        download_limit: Some(10 << 30),
+        bytes_total: Some(1 << 40),
+        bytes_done: 1 << 40,
+        bytes_from_peers: 1 << 40,
+        group: Some("g".repeat(64)),
+        troubles,
+        ..row(&"h".repeat(64), &"a".repeat(64))
+    };
+    let mut table = StatusTable::new(10);
+    assert_eq!(table.on_report(NOW_MS, node(1), &report(&[full])), taken(1));
+    assert_eq!(table.document(0)[0].troubles.len(), TROUBLES_MAX);
+}

@@ -65,11 +65,12 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "goal-state/src/documents",
         &[
-            "tally",
+            "explain tally",
             "goal",
             "history",
             "inventory",
             "rollout status token",
+            "trouble",
             "limit notes text app_name",
         ],
     ),
@@ -111,7 +112,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "catalog inventory_disk limits_file status_relay tokens",
         ],
     ),
-    ("cli/src", &["app", "demo", "forget status", "bench fetch publish rollout", "output runtime"]),
+    (
+        "cli/src",
+        &["app", "demo", "explain forget status", "bench fetch publish rollout", "output runtime"],
+    ),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
     ("demo-service/src", &["http", "service", "behaviour"]),
     ("disk/src", &["replace", "calls", "file", "simulated watch", "record", "operation"]),
