@@ -129,7 +129,7 @@ impl Agent {
         } else {
             StatusSink::Seeders(node.clone())
         };
-        let reporter = Reporter::new(config.host.clone(), &board, sink);
+        let reporter = Reporter::new(config.host.clone(), config.group.clone(), &board, sink);
         Ok(Self {
             node,
             running: config,

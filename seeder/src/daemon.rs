@@ -1,17 +1,18 @@
 //! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they
-//! say. It must never end because of one build, one report or a goal store that is down: those are
+//! [`crate::catalog`], [`crate::status_relay`], [`crate::tokens`] and [`crate::judge`]; this file
+//! only does what they say. It must never end because of one build, one report or a goal store that is down: those are
 //! logged and tried again, while everything else goes on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use command_line::{StateLock, StateLockError, describe};
-use goal_state::{GoalStore, GoalUrl, TOKEN_TOPIC, now_ms};
+use goal_state::{AppName, GoalStore, GoalUrl, HostStatus, TOKEN_TOPIC, now_ms};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     Ask, BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
@@ -19,13 +20,15 @@ use p2p_net::{
     Transport,
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
+use crate::judging::{Judging, OwnRows};
 use crate::status_relay::StatusTable;
-use crate::token_server::TokenServer;
+use crate::token_server::{Desk, TokenServer};
+use crate::tokens::TokenRules;
 
 /// How often the store is asked whether something changed: one `stat` of one directory. A fraction
 /// of what a person would notice, and nothing next to the poll of the goal.
@@ -131,6 +134,8 @@ pub struct Seeder {
     writer: String,
     /// Taken when the seeder runs.
     tokens: Option<TokenServer>,
+    /// Whether the region has other seeders, which take reports, too.
+    has_others: bool,
     _lock: StateLock,
 }
 
@@ -154,6 +159,7 @@ impl Seeder {
         // One list for all seeders of a region names this one, too.
         let others = config.seeders.into_iter().filter(|seeder| seeder.node != identity.node());
         let others: Vec<_> = others.collect();
+        let has_others = !others.is_empty();
         tokens.set_seeders(others.iter().map(|other| other.node).chain([identity.node()]));
         let node_config = NodeConfig {
             seeders: others,
@@ -170,7 +176,8 @@ impl Seeder {
         let goal = config.goal.as_ref().map(GoalStore::new);
         let catalog = Catalog::default();
         let tokens = Some(tokens);
-        let mut seeder = Self { node, store, catalog, goal, writer, tokens, _lock: lock };
+        let mut seeder =
+            Self { node, store, catalog, goal, writer, tokens, has_others, _lock: lock };
         match seeder.rescan().await {
             Ok(()) => Ok(seeder),
             Err(source) => {
@@ -210,10 +217,23 @@ impl Seeder {
         };
         let node = self.node.clone();
         let (requests, requested) = mpsc::channel(TOKEN_REQUESTS_MAX);
+        let (asked, asked_for) = watch::channel(BTreeSet::new());
+        let known = relay.is_some().then(BTreeSet::new);
+        let (rules_shown, rules) = watch::channel(TokenRules { known, ..TokenRules::default() });
         let tokens = self.tokens.take();
         let granting = async {
             match tokens {
-                Some(tokens) => tokens.run(node.id(), requested).await,
+                Some(tokens) => tokens.run(node.id(), requested, Desk { asked, rules }).await,
+                None => std::future::pending().await,
+            }
+        };
+        let has_others = self.has_others;
+        let judging = async {
+            match &relay {
+                Some(relay) => {
+                    let judging = Judging::new(relay.goal.clone(), relay, has_others);
+                    judging.run(asked_for, rules_shown).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -224,6 +244,7 @@ impl Seeder {
             }
             () = granting => tracing::warn!("the node ended; the seeder stops"),
             () = relaying => {}
+            () = judging => {}
             () = self.follow_store() => {}
         }
         if let Some(relay) = &relay {
@@ -378,6 +399,16 @@ impl Relay {
 
     fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
         act(&mut self.table.lock())
+    }
+}
+
+impl OwnRows for Relay {
+    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+        self.with_table(|table| table.apps_with(is_wanted))
+    }
+
+    fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        self.with_table(|table| table.rows_of(apps))
     }
 }
 

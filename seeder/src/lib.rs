@@ -5,12 +5,14 @@
 //! - [`cli`]: the same as a process, behind `shoal-seeder`.
 //!
 //! Inside: `catalog` has which builds are served, `tokens` which hosts may be down, `status_relay`
-//! what hosts reported, cut into documents for the goal store. These decide and do no IO;
-//! `daemon` and `token_server` carry out.
+//! what hosts reported, cut into documents for the goal store, `judge` whether rollouts go on.
+//! These decide and do no IO; `daemon`, `token_server` and `judging` carry out.
 
 mod catalog;
 pub mod cli;
 mod daemon;
+mod judge;
+mod judging;
 mod limits_file;
 mod status_relay;
 mod token_server;

@@ -187,6 +187,20 @@ impl StatusTable {
         self.shards[shard].iter().map(|key| self.rows[key].status.clone()).collect()
     }
 
+    /// The apps of which a row is as `is_wanted` says.
+    pub(crate) fn apps_with(&self, is_wanted: impl Fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+        let wanted = self.rows.values().filter(|row| is_wanted(&row.status));
+        wanted.map(|row| row.status.app.clone()).collect()
+    }
+
+    /// The rows of these apps, with the time at which each came in.
+    pub(crate) fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        let rows = self.rows.values().filter(|row| apps.contains(&row.status.app));
+        let with_time =
+            |row: &Row| HostStatus { received_at_ms: row.received_at_ms, ..row.status.clone() };
+        rows.map(with_time).collect()
+    }
+
     /// Marks a document as to be written, because the last attempt failed.
     pub(crate) fn on_write_failed(&mut self, now_ms: u64, shard: usize) {
         self.mark(shard, now_ms);

@@ -95,7 +95,8 @@ pub struct HostStatus {
     /// row itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The group in which the host's absence counts against `max_unavailable`.
+    /// The group in which the host's absence counts against `max_unavailable`; empty where the
+    /// host has none, `None` if its agent is of a version that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// When the host wrote this, in milliseconds since 1970, by its clock.

@@ -4,6 +4,7 @@
 //! end; no leases, nothing per host. One member is used at a time and the next one after a failure,
 //! so that a member that is down costs one failed attempt and not every second request.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::documents::history::ChangeOrder;
 use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::damage_log::DamageLog;
 use crate::store::error::{GoalReadError, GoalStoreError, one_line};
 use crate::store::url::GoalUrl;
 
@@ -72,6 +74,7 @@ struct Shared {
     url: String,
     patience: Patience,
     member: Mutex<Member>,
+    damage: DamageLog,
 }
 
 /// The member of the cluster that is used now.
@@ -116,7 +119,8 @@ impl EtcdStore {
             GoalUrl::Etcd { endpoints: endpoints.clone(), prefix: prefix.clone() }.to_string();
         let prefix = if prefix.is_empty() { prefix } else { prefix + "/" };
         let member = Mutex::new(Member { turn: 0, client: None });
-        Self { shared: Arc::new(Shared { endpoints, prefix, url, patience, member }) }
+        let damage = DamageLog::default();
+        Self { shared: Arc::new(Shared { endpoints, prefix, url, patience, member, damage }) }
     }
 
     fn goal_key(&self, app: &AppName) -> String {
@@ -290,16 +294,18 @@ impl EtcdStore {
 
     pub(crate) async fn statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
         let mut rows = Vec::new();
+        // One damaged document must not hide all other hosts.
+        let mut damage = BTreeMap::new();
         for found in self.list(&format!("{}status/", self.shared.prefix)).await? {
             match status_from_json(found.value()) {
                 Ok(more) => rows.extend(more),
-                // One damaged document must not hide all other hosts.
-                Err(error) => tracing::warn!(
-                    key = %String::from_utf8_lossy(found.key()), %error,
-                    "skipped a damaged status document; its writer replaces it, or remove the key"
-                ),
+                Err(error) => {
+                    let key = String::from_utf8_lossy(found.key()).into_owned();
+                    damage.insert(key, error.to_string());
+                }
             }
         }
+        self.shared.damage.note(damage);
         Ok(newest_rows(rows))
     }
 

@@ -4,6 +4,7 @@
 //! one generation; a damaged goal is never overwritten. Only a deploy creates the directory: a
 //! reader that did would turn a mistyped URL into "no goal".
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
 use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_pretty_json};
 use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::damage_log::DamageLog;
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
 
@@ -45,6 +47,7 @@ pub(crate) struct FileStore {
     lock_patience: Duration,
     /// Held while a status is written: clones may write one document at the same time.
     status_writing: Arc<Mutex<()>>,
+    damage: DamageLog,
 }
 
 impl FileStore {
@@ -53,6 +56,7 @@ impl FileStore {
             directory: Arc::new(directory.to_owned()),
             lock_patience: LOCK_PATIENCE,
             status_writing: Arc::default(),
+            damage: DamageLog::default(),
         }
     }
 
@@ -199,16 +203,15 @@ impl FileStore {
             files.extend(json_files(&writer)?);
         }
         let mut rows = Vec::new();
+        // One damaged document must not hide all other hosts.
+        let mut damage = BTreeMap::new();
         for path in files {
             match read_status(&path) {
                 Ok(more) => rows.extend(more),
-                // One damaged document must not hide all other hosts.
-                Err(reason) => tracing::warn!(
-                    path = %path.display(), reason,
-                    "skipped a damaged status document; its writer replaces it, or remove it"
-                ),
+                Err(reason) => drop(damage.insert(path.display().to_string(), reason)),
             }
         }
+        self.damage.note(damage);
         Ok(newest_rows(rows))
     }
 }

@@ -4,7 +4,7 @@
 //! the newest rows when it can, soon after a change and regularly without one, and what could not
 //! be sent is not queued, because the next report replaces it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use goal_state::{AppName, GoalStore, HostStatus, now_ms};
@@ -37,6 +37,9 @@ const REPORT_RETRY_MAX: Duration = Duration::from_mins(1);
 /// Most bytes of one report to a seeder. Below what seeders take, with room for the brackets.
 const REPORT_BYTES_MAX: usize = 60 * 1024;
 
+/// Longest reason of a failure in a row, in characters: many hosts are grouped by it.
+const FAILURE_CHARS_MAX: usize = 200;
+
 /// Longest message of a row, in characters: a table has to show it.
 const MESSAGE_CHARS_MAX: usize = 500;
 
@@ -47,13 +50,15 @@ type Rows = BTreeMap<AppName, HostStatus>;
 pub struct StatusBoard {
     rows: watch::Sender<Rows>,
     note: watch::Sender<Option<String>>,
+    halted: watch::Sender<BTreeSet<AppName>>,
     counts: CountBoard,
 }
 
 impl Default for StatusBoard {
     fn default() -> Self {
         let (rows, note) = (watch::Sender::new(Rows::new()), watch::Sender::new(None));
-        Self { rows, note, counts: CountBoard::default() }
+        let halted = watch::Sender::new(BTreeSet::new());
+        Self { rows, note, halted, counts: CountBoard::default() }
     }
 }
 
@@ -65,7 +70,8 @@ impl StatusBoard {
 
     /// Replaces the row of its app. A row that says nothing new but the time wakes nobody.
     pub fn show(&self, mut row: HostStatus) {
-        row.message = row.message.map(shorten);
+        row.message = row.message.map(|text| shorten(text, MESSAGE_CHARS_MAX));
+        row.failure = row.failure.map(|text| shorten(text, FAILURE_CHARS_MAX));
         row.last_output = row.last_output.as_deref().and_then(goal_state::last_output);
         self.rows.send_if_modified(|rows| {
             let is_news = rows.get(&row.app).is_none_or(|shown| {
@@ -86,6 +92,18 @@ impl StatusBoard {
         });
     }
 
+    /// Says whether the rollout of the goal that `app` follows has halted.
+    pub(crate) fn set_halted(&self, app: &AppName, is_halted: bool) {
+        self.halted.send_if_modified(|apps| {
+            if is_halted { apps.insert(app.clone()) } else { apps.remove(app) }
+        });
+    }
+
+    /// The apps whose rollouts have halted.
+    pub(crate) fn halted(&self) -> BTreeSet<AppName> {
+        self.halted.borrow().clone()
+    }
+
     /// The rows as they are now.
     pub fn rows(&self) -> Vec<HostStatus> {
         self.rows.borrow().values().cloned().collect()
@@ -102,18 +120,18 @@ impl StatusBoard {
     }
 }
 
-fn shorten(message: String) -> String {
-    if message.chars().count() <= MESSAGE_CHARS_MAX {
-        return message;
+fn shorten(text: String, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text;
     }
-    message.chars().take(MESSAGE_CHARS_MAX).chain("...".chars()).collect()
+    text.chars().take(chars_max).chain("...".chars()).collect()
 }
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
 fn add_note(row: &mut HostStatus, note: Option<&str>) {
     let parts = [note, row.message.as_deref()];
     let joined = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    row.message = (!joined.is_empty()).then(|| shorten(joined));
+    row.message = (!joined.is_empty()).then(|| shorten(joined, MESSAGE_CHARS_MAX));
 }
 
 /// Where reports go.
@@ -173,6 +191,8 @@ fn encode_reports(rows: &[HostStatus]) -> serde_json::Result<Vec<Vec<u8>>> {
 #[derive(Debug)]
 pub(crate) struct Reporter {
     host: String,
+    /// Empty: the host has none, which is reported, too.
+    group: String,
     rows: watch::Receiver<Rows>,
     note: watch::Receiver<Option<String>>,
     sink: StatusSink,
@@ -181,11 +201,11 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter of `board` that writes as `host`.
-    pub(crate) fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
+    /// A reporter of `board` that writes as `host`, which is of `group`.
+    pub(crate) fn new(host: String, group: String, board: &StatusBoard, sink: StatusSink) -> Self {
         let backoff = Backoff::new(REPORT_INTERVAL_MIN * 2, REPORT_RETRY_MAX);
         let (rows, note) = (board.subscribe(), board.note.subscribe());
-        Self { host, rows, note, sink, is_failing: false, backoff }
+        Self { host, group, rows, note, sink, is_failing: false, backoff }
     }
 
     /// Reports until `stop`, then makes a last report.
@@ -226,6 +246,7 @@ impl Reporter {
         let note = self.note.borrow_and_update().clone();
         for row in &mut rows {
             row.updated_at_ms = now_ms;
+            row.group = Some(self.group.clone());
             add_note(row, note.as_deref());
         }
         timeout(limit, self.sink.send(&self.host, &rows)).await?

@@ -65,7 +65,10 @@ const FLOORS: &[(&str, &[&str])] = &[
         "goal-state/src/documents",
         &["tally", "goal", "history", "rollout status token", "limit text app_name"],
     ),
-    ("goal-state/src/store", &["etcd files watch", "board change", "error", "pacing url"]),
+    (
+        "goal-state/src/store",
+        &["etcd files watch", "board change", "error", "damage_log pacing url"],
+    ),
     (
         "node-agent/src",
         &[
@@ -93,7 +96,16 @@ const FLOORS: &[(&str, &[&str])] = &[
         "node-agent/src/programs",
         &["supervisor", "instance", "health_watch output_watch", "flood hook_runner output"],
     ),
-    ("seeder/src", &["cli", "daemon", "token_server", "catalog limits_file status_relay tokens"]),
+    (
+        "seeder/src",
+        &[
+            "cli",
+            "daemon",
+            "judging token_server",
+            "judge",
+            "catalog limits_file status_relay tokens",
+        ],
+    ),
     ("cli/src", &["app", "demo", "status", "bench fetch publish rollout", "output runtime"]),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
     ("demo-service/src", &["http", "service", "behaviour"]),
