@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::output::{self, Outcome, PROGRAM};
 use crate::publish::{self, plan, verify};
-use crate::rollout::deploy;
+use crate::rollout::{commands, deploy, history};
 use crate::{bench, demo, fetch, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
@@ -47,13 +47,18 @@ enum Command {
     /// Cut a file or a directory into a build and put it into a store
     Publish(publish::Args),
     /// Make a build the goal of an app: every host switches to it
-    Deploy(deploy::DeployArgs),
-    /// Make the previous build the goal of an app again
-    Rollback(deploy::RollbackArgs),
-    /// Show who is to switch to the goal of an app and how far they are, or change it
-    Rollout(deploy::RolloutCommandArgs),
+    Deploy(commands::DeployArgs),
+    /// Make the last good build the goal of an app again, or the one that is named
+    Rollback(commands::RollbackArgs),
+    /// Show who is to switch to the goal of an app and how far they are, or change, halt, resume or
+    /// abort it
+    Rollout(commands::RolloutCommandArgs),
+    /// Let hosts switch to a build that was deployed with --stage-only or --at
+    Switch(commands::SwitchArgs),
+    /// Show the goals that an app had, who set them and why, and what came of them
+    History(history::Args),
     /// Restart the program of an app on its hosts, without a new build
-    Restart(deploy::RestartArgs),
+    Restart(commands::RestartArgs),
     /// Show which build every host runs
     Status(status::Args),
     /// Download a build into a directory
@@ -74,6 +79,9 @@ enum Command {
 
 /// Runs the face of the executable that `arguments` ask for; the first is the program's name.
 pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    if node_agent::host::starter::is_starter(arguments.first().map(OsString::as_os_str)) {
+        return node_agent::host::starter::main();
+    }
     let program = arguments.first().map(Path::new).and_then(Path::file_name);
     if program == Some(OsStr::new(demo_service::PROGRAM)) {
         return match demo_service::run(arguments.into_iter().skip(1)) {
@@ -124,6 +132,8 @@ impl Command {
             Self::Deploy(args) => deploy::deploy(&args),
             Self::Rollback(args) => deploy::rollback(&args),
             Self::Rollout(args) => deploy::rollout(&args),
+            Self::Switch(args) => deploy::switch(&args),
+            Self::History(args) => history::run(&args),
             Self::Restart(args) => deploy::restart(&args),
             Self::Status(args) => status::run(&args),
             Self::Fetch(args) => fetch::run(&args),
@@ -143,6 +153,8 @@ impl Command {
             Self::Deploy(args) => args.follow.json,
             Self::Rollback(args) => args.follow.json,
             Self::Rollout(args) => args.follow.json,
+            Self::Switch(args) => args.follow.json,
+            Self::History(args) => args.json,
             Self::Restart(args) => args.follow.json,
             Self::Status(args) => args.json,
             Self::Fetch(args) => args.json,

@@ -11,6 +11,7 @@ pub(crate) use command_line::note;
 use serde::Serialize;
 
 pub(crate) mod bars;
+pub(crate) mod grid;
 pub(crate) mod human;
 
 /// The command's name in what it says.

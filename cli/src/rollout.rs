@@ -1,15 +1,22 @@
 //! How far a fleet is on its way to a goal, judged from what hosts reported.
 //!
-//! Pure functions of goal and rows. A row is a host's claim with the time of the host's clock: it
+//! Pure functions of goal, rows and time, and the one place that counts: `status`, `rollout` and
+//! `--wait` show what is counted here. Invariant: every row of the app, which is every host ever
+//! heard of and not forgotten, is in exactly one list of a [`Survey`]. A row is a host's claim: it
 //! may be old, and what it says about another generation says nothing about this one.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostPhase, HostStatus, WaitReason};
+use goal_state::{Goal, HostPhase, HostStatus, WaitReason, has_failed};
 
 pub(crate) mod args;
+pub(crate) mod commands;
 pub(crate) mod deploy;
+pub(crate) mod history;
+pub(crate) mod order;
+pub(crate) mod report;
 pub(crate) mod view;
+pub(crate) mod wait;
 
 /// Age at which a report no longer says what the host does now. Hosts report every few seconds;
 /// half would flicker with a busy goal store.
@@ -29,15 +36,37 @@ pub(crate) enum Standing {
     Failed,
     /// It tried this goal, the build failed, and it runs the one before.
     RolledBack,
-    /// Its agent was stopped.
-    Stopped,
-    /// It follows a newer goal than this one.
-    Superseded,
+    /// Its agent was stopped, or nobody has heard of it for a while.
+    Absent,
+    /// It follows a higher generation than the goal store has: the store was lost or restored.
+    Ahead,
 }
 
-/// The hosts of one app, by where they stand. Each host is in exactly one list.
+/// A host on which something failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct FailedHost {
+    /// Its name.
+    pub(crate) host: String,
+    /// What it says.
+    pub(crate) message: String,
+    /// Whether the build is to blame: it is not tried again here. If not, the host goes on trying.
+    pub(crate) is_final: bool,
+}
+
+/// A host that does not report.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct AbsentHost {
+    /// Its name.
+    pub(crate) host: String,
+    /// When it was last heard of, in milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// Whether its agent said that it stops.
+    pub(crate) is_stopped: bool,
+}
+
+/// The hosts of one app, by where they stand. Each is in exactly one list.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Rollout {
+pub(crate) struct Survey {
     /// Hosts that run the goal's build.
     pub(crate) on_goal: Vec<String>,
     /// Hosts on their way.
@@ -45,25 +74,26 @@ pub(crate) struct Rollout {
     /// Hosts that may not switch yet, with what they wait for.
     pub(crate) waiting: Vec<(String, WaitReason)>,
     /// Hosts that failed, with what they say.
-    pub(crate) failed: Vec<(String, String)>,
+    pub(crate) failed: Vec<FailedHost>,
     /// Hosts that went back to the build before, with what they say.
-    pub(crate) rolled_back: Vec<(String, String)>,
-    /// Hosts that are not waited for: stopped, or silent since before the goal was set.
-    pub(crate) absent: Vec<String>,
-    /// Hosts that follow a newer goal.
-    pub(crate) superseded: Vec<String>,
+    pub(crate) rolled_back: Vec<FailedHost>,
+    /// Hosts that do not report: what they run is not known.
+    pub(crate) absent: Vec<AbsentHost>,
+    /// Hosts that follow a higher generation than the store's, with that.
+    pub(crate) ahead: Vec<(String, u64)>,
+    /// Hosts that have every byte of the goal's build, wherever they stand.
+    pub(crate) with_bytes: usize,
+    /// Names under which more than one node reports.
+    pub(crate) twins: BTreeSet<String>,
 }
 
-/// Hosts that were silent when a deploy began, with the time of their last report.
-pub(crate) type Silent = BTreeMap<String, u64>;
-
 /// Where the host of this row stands.
-pub(crate) fn standing(goal: &Goal, row: &HostStatus) -> Standing {
-    if row.phase == HostPhase::Stopped {
-        return Standing::Stopped;
+pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
+    if is_absent(now_ms, row) {
+        return Standing::Absent;
     }
     match row.generation {
-        Some(generation) if generation > goal.generation => Standing::Superseded,
+        Some(generation) if generation > goal.generation => Standing::Ahead,
         Some(generation) if generation == goal.generation => match row.phase {
             HostPhase::Running if row.current == Some(goal.build) => Standing::OnGoal,
             HostPhase::Failed => Standing::Failed,
@@ -76,70 +106,88 @@ pub(crate) fn standing(goal: &Goal, row: &HostStatus) -> Standing {
     }
 }
 
+/// Whether nobody knows what the host does: its agent was stopped, or it is silent.
+pub(crate) fn is_absent(now_ms: u64, row: &HostStatus) -> bool {
+    row.phase == HostPhase::Stopped || is_silent(now_ms, row)
+}
+
 /// Whether the report is too old at `now_ms` to say what the host does.
-pub(crate) fn is_stale(now_ms: u64, row: &HostStatus) -> bool {
-    now_ms.saturating_sub(row.updated_at_ms) > STALE_AFTER_MS
+pub(crate) const fn is_silent(now_ms: u64, row: &HostStatus) -> bool {
+    now_ms.saturating_sub(row.heard_at_ms()) > STALE_AFTER_MS
 }
 
-/// The hosts among `rows` that are silent at `now_ms`.
-pub(crate) fn silent(now_ms: u64, rows: &[HostStatus]) -> Silent {
-    let silent = rows.iter().filter(|row| is_stale(now_ms, row));
-    silent.map(|row| (row.host.clone(), row.updated_at_ms)).collect()
-}
-
-/// Sorts the hosts of the goal's app by where they stand.
-///
-/// # Arguments
-///
-/// - `rows`: any rows; those of other apps are left out.
-/// - `silent`: hosts not to wait for unless they have reported again since. Comparing with what
-///   they said instead of with a clock makes this right for hosts whose clock is wrong.
-pub(crate) fn survey(goal: &Goal, rows: &[HostStatus], silent: &Silent) -> Rollout {
-    let mut rollout = Rollout::default();
+/// Sorts the hosts of the goal's app by where they stand; rows of other apps are left out.
+pub(crate) fn survey(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Survey {
+    let mut survey = Survey::default();
+    let mut names = BTreeSet::new();
     for row in rows.iter().filter(|row| row.app == goal.app) {
         let host = row.host.clone();
-        if silent.get(&host) == Some(&row.updated_at_ms) {
-            rollout.absent.push(host);
-            continue;
+        if !names.insert(host.clone()) {
+            survey.twins.insert(host.clone());
         }
-        match standing(goal, row) {
-            Standing::OnGoal => rollout.on_goal.push(host),
-            Standing::Underway => rollout.underway.push(host),
-            Standing::Stopped => rollout.absent.push(host),
-            Standing::Superseded => rollout.superseded.push(host),
+        let is_whole = row.bytes_total.is_some_and(|total| row.bytes_done >= total);
+        if row.current == Some(goal.build) || (row.target == Some(goal.build) && is_whole) {
+            survey.with_bytes += 1;
+        }
+        let failed = || FailedHost {
+            host: host.clone(),
+            message: reason_of(row),
+            is_final: has_failed(goal, row),
+        };
+        match standing(now_ms, goal, row) {
+            Standing::OnGoal => survey.on_goal.push(host),
+            Standing::Underway => survey.underway.push(host),
+            Standing::Absent => survey.absent.push(AbsentHost {
+                host,
+                since_ms: row.heard_at_ms(),
+                is_stopped: row.phase == HostPhase::Stopped,
+            }),
+            Standing::Ahead => survey.ahead.push((host, row.generation.unwrap_or_default())),
             Standing::Waiting => {
-                rollout.waiting.push((host, row.waiting_for.unwrap_or(WaitReason::Unknown)));
+                survey.waiting.push((host, row.waiting_for.unwrap_or(WaitReason::Unknown)));
             }
-            Standing::Failed => rollout.failed.push((host, reason_of(row))),
-            Standing::RolledBack => rollout.rolled_back.push((host, reason_of(row))),
+            Standing::Failed => survey.failed.push(failed()),
+            Standing::RolledBack => survey.rolled_back.push(failed()),
         }
     }
-    rollout
+    survey
 }
 
 fn reason_of(row: &HostStatus) -> String {
-    row.message.as_deref().unwrap_or("no reason given; see its log").to_owned()
+    let reason = row.failure.as_deref().or(row.message.as_deref());
+    reason.unwrap_or("no reason given; see its log").to_owned()
 }
 
-impl Rollout {
-    /// Whether at least one host reported and every host that is waited for runs the build. Hosts
-    /// that are not to switch yet are not waited for.
+impl Survey {
+    /// All hosts of the app.
+    pub(crate) fn all(&self) -> usize {
+        self.expected() + self.waiting.len() + self.absent.len()
+    }
+
+    /// Hosts that report and may switch.
+    pub(crate) fn expected(&self) -> usize {
+        let failed = self.failed.len() + self.rolled_back.len();
+        self.on_goal.len() + self.underway.len() + failed + self.ahead.len()
+    }
+
+    /// Whether at least one host reported and every host that reports and may switch runs the
+    /// build. Absent hosts are for the caller to weigh.
     pub(crate) fn is_complete(&self) -> bool {
         !(self.on_goal.is_empty() && self.waiting.is_empty())
             && self.underway.is_empty()
-            && !self.has_failed()
-            && self.superseded.is_empty()
+            && self.failed.is_empty()
+            && self.rolled_back.is_empty()
+            && self.ahead.is_empty()
     }
 
-    /// Whether the build failed on a host.
-    pub(crate) const fn has_failed(&self) -> bool {
-        !self.failed.is_empty() || !self.rolled_back.is_empty()
+    /// Whether the build failed on a host for good.
+    pub(crate) fn has_final_failure(&self) -> bool {
+        !self.rolled_back.is_empty() || self.failed.iter().any(|failed| failed.is_final)
     }
 
-    /// Hosts that are waited for.
-    pub(crate) fn expected(&self) -> usize {
-        let failed = self.failed.len() + self.rolled_back.len();
-        self.on_goal.len() + self.underway.len() + failed + self.superseded.len()
+    /// The highest generation that a host follows beyond the store's.
+    pub(crate) fn highest_ahead(&self) -> Option<u64> {
+        self.ahead.iter().map(|(_, generation)| *generation).max()
     }
 }
 
@@ -191,6 +239,11 @@ pub(crate) mod tests {
         }
     }
 
+    /// As [`super::survey`] at the time of the tests.
+    pub(crate) fn survey_now(goal: &Goal, rows: &[HostStatus]) -> Survey {
+        survey(NOW_MS, goal, rows)
+    }
+
     #[test]
     fn standing_follows_the_table() {
         let goal = goal("web", 2, 2);
@@ -201,8 +254,13 @@ pub(crate) mod tests {
             ..row("a", 2, 2, HostPhase::Waiting)
         };
         let unaware = HostStatus { generation: None, ..row("a", 2, 2, HostPhase::NoGoal) };
+        let silent = HostStatus {
+            updated_at_ms: NOW_MS - STALE_AFTER_MS - 1,
+            ..row("a", 2, 2, HostPhase::Running)
+        };
         let cases = [
             ("runs it", row("a", 2, 2, HostPhase::Running), Standing::OnGoal),
+            ("ran it when it was last heard of", silent, Standing::Absent),
             ("runs it for an older goal", row("a", 1, 2, HostPhase::Running), Standing::Underway),
             ("claims to run another", old, Standing::Underway),
             ("downloads", row("a", 2, 2, HostPhase::Downloading), Standing::Underway),
@@ -211,34 +269,54 @@ pub(crate) mod tests {
             ("rolled back", row("a", 2, 2, HostPhase::RolledBack), Standing::RolledBack),
             ("on probation", row("a", 2, 2, HostPhase::Checking), Standing::Underway),
             ("not in yet", waits(WaitReason::Wave), Standing::Waiting),
+            ("halted", waits(WaitReason::Halt), Standing::Waiting),
+            ("staged", waits(WaitReason::Stage), Standing::Waiting),
             ("its turn comes", waits(WaitReason::Token), Standing::Underway),
             ("held", waits(WaitReason::Hold), Standing::Waiting),
             ("waits, nobody knows why", row("a", 2, 2, HostPhase::Waiting), Standing::Waiting),
             ("waited before", row("a", 1, 2, HostPhase::Waiting), Standing::Underway),
             ("failed before this goal", row("a", 1, 1, HostPhase::Failed), Standing::Underway),
-            ("stopped", row("a", 2, 2, HostPhase::Stopped), Standing::Stopped),
-            ("follows a newer goal", row("a", 3, 2, HostPhase::Running), Standing::Superseded),
+            ("stopped", row("a", 2, 2, HostPhase::Stopped), Standing::Absent),
+            ("ahead of the store", row("a", 3, 2, HostPhase::Running), Standing::Ahead),
         ];
         for (name, row, expected) in cases {
-            assert_eq!(standing(&goal, &row), expected, "{name}");
+            assert_eq!(standing(NOW_MS, &goal, &row), expected, "{name}");
         }
     }
 
+    /// Goal: a host whose clock is wrong is not gone, and one that is gone is not there because its
+    /// clock is ahead.
     #[test]
-    fn rollout_is_complete_once_every_live_host_is_there() {
+    fn silence_is_by_the_clock_of_whoever_received_the_report() {
+        let hour_ms = 3_600_000;
+        let row = |updated_at_ms, received_at_ms| HostStatus {
+            updated_at_ms,
+            received_at_ms,
+            ..row("a", 2, 2, HostPhase::Running)
+        };
+        assert!(!is_silent(NOW_MS, &row(NOW_MS - hour_ms, NOW_MS - 1_000)));
+        assert!(is_silent(NOW_MS, &row(NOW_MS + hour_ms, NOW_MS - STALE_AFTER_MS - 1)));
+        assert!(is_silent(NOW_MS, &row(NOW_MS - STALE_AFTER_MS - 1, 0)), "written by itself");
+    }
+
+    #[test]
+    fn every_host_of_the_app_is_counted_once() {
         let goal = goal("web", 2, 2);
         let mut dead = row("dead", 1, 1, HostPhase::Running);
         dead.updated_at_ms = NOW_MS - STALE_AFTER_MS - 1;
-        let mut rows = vec![row("a", 2, 2, HostPhase::Running), dead];
-        let silent = silent(NOW_MS, &rows);
-        let rollout = survey(&goal, &rows, &silent);
-        assert!(rollout.is_complete(), "{rollout:?}");
-        assert_eq!((rollout.expected(), rollout.absent.as_slice()), (1, &["dead".into()][..]));
+        let other = HostStatus { app: "db".parse().unwrap(), ..row("a", 2, 2, HostPhase::Running) };
+        let mut rows = vec![row("a", 2, 2, HostPhase::Running), dead, other];
+        let survey = survey_now(&goal, &rows);
+        assert_eq!((survey.all(), survey.expected(), survey.on_goal.len()), (2, 1, 1));
+        let since_ms = NOW_MS - STALE_AFTER_MS - 1;
+        let absent = AbsentHost { host: "dead".into(), since_ms, is_stopped: false };
+        assert_eq!(survey.absent, [absent]);
+        assert!(survey.is_complete(), "whether absent hosts matter is for the caller to say");
 
         rows[1].updated_at_ms += 1;
-        let rollout = survey(&goal, &rows, &silent);
-        assert!(!rollout.is_complete(), "the dead came back, if with a wrong clock");
-        assert_eq!(rollout.underway, ["dead"]);
+        let survey = survey_now(&goal, &rows);
+        assert!(!survey.is_complete(), "it is back");
+        assert_eq!(survey.underway, ["dead"]);
     }
 
     #[test]
@@ -249,31 +327,54 @@ pub(crate) mod tests {
             ..row("b", 2, 2, HostPhase::Waiting)
         };
         let mut rows = vec![row("a", 2, 2, HostPhase::Switching), waits.clone()];
-        assert!(!survey(&goal, &rows, &Silent::new()).is_complete());
+        assert!(!survey_now(&goal, &rows).is_complete());
         rows[0].phase = HostPhase::Running;
-        let rollout = survey(&goal, &rows, &Silent::new());
-        assert!(rollout.is_complete(), "{rollout:?}");
-        assert_eq!((rollout.expected(), rollout.waiting.len()), (1, 1));
+        let survey = survey_now(&goal, &rows);
+        assert!(survey.is_complete(), "{survey:?}");
+        assert_eq!((survey.expected(), survey.waiting.len(), survey.with_bytes), (1, 1, 2));
         rows[0].phase = HostPhase::RolledBack;
-        let rollout = survey(&goal, &rows, &Silent::new());
-        assert!(!rollout.is_complete() && rollout.has_failed());
-        assert!(survey(&goal, &[waits], &Silent::new()).is_complete(), "everybody has it on disk");
+        let survey = survey_now(&goal, &rows);
+        assert!(!survey.is_complete() && survey.has_final_failure());
+        assert!(survey_now(&goal, &[waits]).is_complete(), "everybody has it on disk");
     }
 
     #[test]
     fn nobody_is_not_everybody() {
         let goal = goal("web", 2, 2);
-        assert!(!survey(&goal, &[], &Silent::new()).is_complete());
+        assert!(!survey_now(&goal, &[]).is_complete());
         let other = HostStatus { app: "db".parse().unwrap(), ..row("a", 2, 2, HostPhase::Running) };
-        assert_eq!(survey(&goal, &[other], &Silent::new()), Rollout::default());
+        assert_eq!(survey_now(&goal, &[other]), Survey::default());
     }
 
     #[test]
-    fn failure_keeps_its_reason() {
-        let reason = Some("exits at once".to_owned());
-        let failed = HostStatus { message: reason, ..row("a", 2, 2, HostPhase::Failed) };
-        let rollout = survey(&goal("web", 2, 2), &[failed], &Silent::new());
-        assert_eq!(rollout.failed, [("a".into(), "exits at once".into())]);
-        assert!(!rollout.is_complete());
+    fn failure_keeps_its_reason_and_whether_the_build_is_to_blame() {
+        let goal = goal("web", 2, 2);
+        let message = Some("build 2 failed here: exits at once; see its log".to_owned());
+        let failed = HostStatus { message, ..row("a", 2, 2, HostPhase::Failed) };
+        let full = HostStatus { current: Some(build(1)), ..failed.clone() };
+        let bad = HostStatus {
+            current: Some(build(1)),
+            quarantined: Some(build(2)),
+            failure: Some("exits at once".into()),
+            ..failed
+        };
+        let survey = survey_now(&goal, &[full, bad]);
+        let expected =
+            [("build 2 failed here: exits at once; see its log", false), ("exits at once", true)];
+        let found: Vec<_> =
+            survey.failed.iter().map(|host| (host.message.as_str(), host.is_final)).collect();
+        assert_eq!(found, expected);
+        assert!(survey.has_final_failure() && !survey.is_complete());
+    }
+
+    #[test]
+    fn two_nodes_of_one_name_are_two_hosts_and_named() {
+        let goal = goal("web", 2, 2);
+        let node =
+            |node: &str, phase| HostStatus { node: Some(node.into()), ..row("h6", 2, 2, phase) };
+        let rows = [node("a", HostPhase::Running), node("b", HostPhase::Downloading)];
+        let survey = survey_now(&goal, &rows);
+        assert_eq!((survey.all(), survey.is_complete()), (2, false));
+        assert_eq!(survey.twins, ["h6".to_owned()].into());
     }
 }

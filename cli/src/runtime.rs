@@ -5,7 +5,7 @@
 
 use anyhow::Context as _;
 use command_line::{Hangup, Signals};
-use goal_state::{GoalStore, HostStatus};
+use goal_state::{GoalStore, GoalStoreError, HostStatus};
 
 /// Runs a command's future on this thread.
 ///
@@ -23,13 +23,17 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     ended
 }
 
-/// Every row of the goal store.
+/// Every row of the goal store: the inventory. A store that does not exist yet has none: the first
+/// deploy makes it.
 ///
 /// # Errors
 ///
 /// If the store cannot be read.
-pub(crate) async fn read_statuses(store: &GoalStore) -> anyhow::Result<Vec<HostStatus>> {
-    store.statuses().await.context("cannot read what hosts reported; check --goal")
+pub(crate) async fn read_inventory(store: &GoalStore) -> anyhow::Result<Vec<HostStatus>> {
+    match store.statuses().await {
+        Err(GoalStoreError::StoreMissing { .. }) => Ok(vec![]),
+        read => read.context("cannot read what hosts reported; check --goal"),
+    }
 }
 
 /// Catches the signals by which people and service managers end a command; a hangup is one.

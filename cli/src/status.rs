@@ -7,12 +7,12 @@ use std::io::{self, IsTerminal as _};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use goal_state::{AppName, GoalList, GoalStore, HostStatus, now_ms};
+use goal_state::{AppName, GoalList, GoalStore, GoalStoreError, HostStatus, now_ms};
 
+use crate::output::grid::Layout;
 use crate::output::{self, Outcome, PROGRAM};
-use crate::rollout::deploy::GoalArgs;
-use crate::runtime::{block_on, read_statuses};
-use crate::status::table::Layout;
+use crate::rollout::commands::GoalArgs;
+use crate::runtime::{block_on, read_inventory};
 
 pub(crate) mod table;
 
@@ -95,8 +95,12 @@ struct Snapshot {
 impl Snapshot {
     async fn read(store: &GoalStore, args: &Args) -> anyhow::Result<Self> {
         let now_ms = now_ms();
-        let mut rows = read_statuses(store).await?;
-        let mut goals = store.goals().await.context("cannot read the goals; check --goal")?;
+        let mut rows = read_inventory(store).await?;
+        let mut goals = match store.goals().await {
+            // The first deploy makes it.
+            Err(GoalStoreError::StoreMissing { .. }) => GoalList::default(),
+            read => read.context("cannot read the goals; check --goal")?,
+        };
         if let Some(app) = &args.app {
             rows.retain(|row| row.app == *app);
             goals.goals.retain(|goal| goal.app == *app);
@@ -107,7 +111,7 @@ impl Snapshot {
             );
         }
         if let Some(max) = args.max_age {
-            let age = |row: &HostStatus| u128::from(now_ms.saturating_sub(row.updated_at_ms));
+            let age = |row: &HostStatus| u128::from(now_ms.saturating_sub(row.heard_at_ms()));
             rows.retain(|row| age(row) <= max.as_millis());
         }
         Ok(Self { goals, rows, now_ms })

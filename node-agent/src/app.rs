@@ -7,20 +7,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use command_line::causes;
-use goal_state::{AppName, Applicant, HostPhase, HostStatus};
+use goal_state::{
+    AppName, Applicant, HostLimit, HostPhase, HostStatus, NotYet, SwitchTime, WaitReason,
+};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::trouble::{Stall, Trouble};
 use crate::brain::model::{
-    Actual, Drained, HookKind, Permission, Policy, Step, Token, Transfer, Wanted,
+    Actual, Drained, HookKind, Permission, Policy, Step, Swap, Token, Transfer, Wanted,
 };
 use crate::brain::reconcile;
 use crate::fleet::source::BuildSource;
@@ -29,12 +32,12 @@ use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::{HookError, HookRunner};
-use crate::programs::supervisor::{Supervisor, SupervisorWake};
+use crate::programs::supervisor::{RestartCounts, Supervisor, SupervisorWake};
 use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
-use crate::state::app_dir::{AppDir, Journal, JournalPhase, Paused, Place};
+use crate::state::app_dir::{AppDir, AskedBy, Journal, JournalPhase, Paused, Place};
 use crate::state::durable::ReadError;
 use crate::state::goals::AcceptedGoal;
 
@@ -119,6 +122,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     refresh_at: Instant,
     audit_at: Instant,
     stall: Stall,
+    /// Restarts that are in the metrics.
+    restarts_counted: RestartCounts,
 }
 
 /// What wakes the loop.
@@ -136,6 +141,8 @@ enum Wake {
     Audited(BuildId, Option<String>),
     Retry,
     OwnAgent,
+    /// The moment that the rollout set for the switch has come.
+    Opened,
     Refresh,
 }
 
@@ -190,6 +197,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
             stall: Stall::default(),
+            restarts_counted: RestartCounts::default(),
             settings,
             directory,
             store,
@@ -234,6 +242,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
             self.observe_own_agent();
             self.take_steps();
+            self.count_restarts();
             let row = row::row(&self);
             self.board.show(row);
             self.board.set_halted(&self.settings.name, self.is_rollout_halted());
@@ -303,8 +312,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Step::Switch { build } => return self.switch(build),
             Step::Repoint { build } => return self.point_to(build),
             Step::Quarantine { failed } => return self.quarantine(failed),
+            Step::GiveUp { failed } => return self.give_up(failed),
             Step::RollBack { build } => return self.roll_back(build),
             Step::Stop => self.supervisor.stop(Place::Serving),
+            Step::Revive => self.supervisor.revive(),
             Step::Start { build } => self.start(Place::Serving, build),
             Step::StartCandidate { build } => self.start(Place::Candidate, build),
             Step::StopCandidate => self.supervisor.stop(Place::Candidate),
@@ -335,6 +346,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             current: self.current.filter(|build| self.builds.contains_key(build)),
             journal: self.journal.clone(),
             programs: self.supervisor.programs(),
+            vitals: self.supervisor.vitals(),
             agent: self.own_agent.as_ref().map(OwnAgent::view),
             failed: self.hooks.failed().map(|(build, _)| build).or(failed),
             hooks: self.hooks.view(),
@@ -359,39 +371,53 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     /// Whether a switch may start, and if not, why.
-    fn permission(&self) -> (Permission, Option<String>) {
+    fn permission(&self) -> (Permission, Option<(WaitReason, String)>) {
         if let Some(paused) = &self.paused {
             let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
             let name = &self.settings.name;
             let text = format!("paused{why}; go on with: shoal-agent resume {name}");
-            return (Permission::Refused, Some(text));
+            return (Permission::Refused, Some((WaitReason::Pause, text)));
         }
         if self.settings.app.hold {
             let text = "held by `hold = true` in the configuration of this host";
-            return (Permission::Refused, Some(text.into()));
+            return (Permission::Refused, Some((WaitReason::Hold, text.into())));
         }
         let goal = self.goal.borrow();
         match &goal.followed {
             Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
                 Ok(()) => (Permission::Granted, None),
-                Err(reason) => (Permission::Later, Some(reason)),
+                Err(not_yet) => refusal(&not_yet),
             },
             _ => (Permission::Granted, None),
         }
     }
 
-    fn admission(&self, goal: &AcceptedGoal) -> Result<(), String> {
+    fn admission(&self, goal: &AcceptedGoal) -> Result<(), NotYet> {
         let AppSettings { host, name, labels, .. } = &self.settings;
         let now_ms = self.supervisor.host().now_ms();
         let applicant = Applicant { host, app: name, labels, now_ms };
-        let admitted = goal.rollout.admits(goal.generation, &applicant);
-        admitted.map_err(|not_yet| not_yet.to_string())
+        goal.rollout.admits(goal.generation, &applicant)
     }
 
+    /// Time until the moment that the rollout set for the switch, by this host's clock; `None` if
+    /// none is to come.
+    fn opens_in(&self) -> Option<Duration> {
+        let goal = self.goal.borrow();
+        let SwitchTime::At(at_ms) = goal.followed.as_ref()?.rollout.switch else { return None };
+        let left_ms = at_ms.checked_sub(self.supervisor.host().now_ms())?;
+        (left_ms > 0).then(|| Duration::from_millis(left_ms))
+    }
+
+    /// What to ask for a token; `None` if none is needed. Where the old program serves until the
+    /// new one is good, nothing is ever away, so that only a limit that somebody asked for counts.
     fn token_wish(&self) -> Option<TokenWish> {
         let goal = self.goal.borrow();
         let followed = goal.followed.as_ref()?;
-        let max_unavailable = followed.rollout.unavailable_max()?;
+        let rollout = &followed.rollout;
+        if rollout.max_unavailable == HostLimit::Unset && self.settings.app.swap == Swap::Overlap {
+            return None;
+        }
+        let max_unavailable = rollout.unavailable_max()?;
         let app = self.settings.name.clone();
         Some(TokenWish { app, generation: followed.generation, max_unavailable })
     }
@@ -485,6 +511,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     async fn next_wake(&mut self, stop: &CancellationToken) -> Wake {
+        let opens_in = self.opens_in();
         tokio::select! {
             biased;
             () = stop.cancelled() => Wake::Stop,
@@ -501,6 +528,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             () = self.download_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
             () = own_agent_change(self.own_agent.as_ref(), &self.settings) => Wake::OwnAgent,
+            () = moment_in(opens_in) => Wake::Opened,
             () = sleep_until(self.refresh_at) => Wake::Refresh,
         }
     }
@@ -521,23 +549,33 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 self.download_trouble.on_due();
             }
             Wake::Refresh => self.on_refresh(),
-            Wake::Token | Wake::OwnAgent | Wake::Stop => {}
+            Wake::Token | Wake::OwnAgent | Wake::Opened | Wake::Stop => {}
         }
     }
 
-    /// Counts for the metrics what the programs did. The supervisor decides what happens to
+    /// Counts for the metrics what programs printed. The supervisor decides what happens to
     /// programs, the brain what follows.
     fn on_program(&mut self, wake: SupervisorWake) {
-        let (crashes, output) = (self.supervisor.crash_count(), self.supervisor.output_counts());
+        let output = self.supervisor.output_counts();
         self.supervisor.on_wake(wake);
-        let crashes = u64::from(self.supervisor.crash_count() - crashes);
         let now = self.supervisor.output_counts();
         let (bytes, floods) = (now.bytes - output.bytes, now.floods - output.floods);
-        if crashes + bytes > 0 {
+        if bytes > 0 {
             self.count(|counts| {
-                counts.restarts += crashes;
                 counts.output_bytes += bytes;
                 counts.output_floods += floods;
+            });
+        }
+    }
+
+    /// Counts for the metrics how often programs had to be started again.
+    fn count_restarts(&mut self) {
+        let (before, now) = (self.restarts_counted, self.supervisor.restart_counts());
+        if before != now {
+            self.restarts_counted = now;
+            self.count(|counts| {
+                counts.restarts_ended += u64::from(now.ended - before.ended);
+                counts.restarts_unhealthy += u64::from(now.unhealthy - before.unhealthy);
             });
         }
     }
@@ -618,12 +656,31 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let followed = goal.followed.as_ref();
         if let Some(build) = self.settings.app.pin {
             let generation = followed.map_or(0, |followed| followed.generation);
-            return Some(Wanted { generation, since: 0, build });
+            return Some(Wanted { generation, asked_by: AskedBy::Pin, build });
         }
         let followed = followed?;
         let generation = followed.generation;
-        let since = followed.rollout.since_of(generation);
-        Some(Wanted { generation, since, build: followed.build })
+        let asked_by = AskedBy::Deploy(followed.rollout.deployed_of(generation));
+        Some(Wanted { generation, asked_by, build: followed.build })
+    }
+}
+
+/// What keeps a host from switching, as the brain has to take it, and as it is told.
+fn refusal(not_yet: &NotYet) -> (Permission, Option<(WaitReason, String)>) {
+    let why = match not_yet {
+        NotYet::Halted { .. } => WaitReason::Halt,
+        NotYet::Staged | NotYet::TooEarly { .. } => WaitReason::Stage,
+        _ => WaitReason::Wave,
+    };
+    let permission = if not_yet.is_for_all() { Permission::Withheld } else { Permission::Later };
+    (permission, Some((why, not_yet.to_string())))
+}
+
+/// Waits for so long, or for ever. Cancel safe.
+async fn moment_in(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => sleep(wait).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod probe;
 pub(crate) mod real;
 pub(crate) mod runs_from;
 pub(crate) mod sockets;
+pub(crate) mod start;
 pub(crate) mod unit;
 pub(crate) mod unit_program;
 pub(crate) mod user;
@@ -38,11 +39,13 @@ pub use launch::Launch;
 pub use mark::MarkKey;
 pub use notify::{NotifyMessage, NotifySocket};
 pub use probe::{
-    Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe, check_as,
+    AfterGood, Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe,
+    check_as,
 };
 pub use real::{RealHost, RealProgram};
 pub use runs_from::{RunsFrom, runs_from, why_runs_from};
 pub use sockets::{HeldSockets, SocketAddress, SocketsError};
+pub use start::{Recipe, Started, start_through, starter};
 pub use unit::{Systemd, UnitError, UnitOrder, UnitState};
 pub use user::UserError;
 pub use watch_files::{FileWatch, OnChange, WatchTimings, WatchedFiles};

@@ -3,5 +3,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    node_agent::cli::main("shoal-agent", std::env::args_os().skip(1))
+    let mut arguments = std::env::args_os();
+    let name = arguments.next();
+    if node_agent::host::starter::is_starter(name.as_deref()) {
+        return node_agent::host::starter::main();
+    }
+    node_agent::cli::main("shoal-agent", arguments)
 }

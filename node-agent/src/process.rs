@@ -146,6 +146,25 @@ impl ProcessIdentity {
         Ok(self.owns_group()? && self.is_in_group(pid)?)
     }
 
+    /// The user that the process runs as and those that it can become again: real, effective and
+    /// saved. Empty if it is gone.
+    ///
+    /// # Errors
+    ///
+    /// If `/proc` cannot be read.
+    pub(crate) fn users(&self) -> io::Result<Vec<u32>> {
+        let status = match fs::read_to_string(format!("/proc/{}/status", self.pid)) {
+            Err(error) if is_gone(&error) => return Ok(vec![]),
+            status => status?,
+        };
+        // After the file was read: if the process is ours now, it was then.
+        if self.open()?.is_none() {
+            return Ok(vec![]);
+        }
+        let line = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or_default();
+        Ok(line.split_ascii_whitespace().take(3).filter_map(|id| id.parse().ok()).collect())
+    }
+
     fn is_in_group(&self, pid: u32) -> io::Result<bool> {
         let stat = read_stat(pid)?;
         Ok(stat.is_some_and(|stat| stat.group == self.pid && !stat.is_zombie))
@@ -166,34 +185,6 @@ impl ProcessIdentity {
     }
 }
 
-/// A group leader whose environment holds `variable` with `value`; the oldest if there are several.
-///
-/// Finds a program that was started by an agent that died before it could note which process it is.
-///
-/// # Errors
-///
-/// If `/proc` cannot be read. Processes of other users are passed over.
-pub(crate) fn find_by_environment(
-    variable: &str,
-    value: &str,
-) -> io::Result<Option<ProcessIdentity>> {
-    let wanted = format!("{variable}={value}");
-    let mut found: Option<ProcessIdentity> = None;
-    for pid in all_pids()? {
-        let Ok(environment) = fs::read(format!("/proc/{pid}/environ")) else { continue };
-        if !environment.split(|byte| *byte == 0).any(|entry| entry == wanted.as_bytes()) {
-            continue;
-        }
-        let Some(stat) = read_stat(pid)?.filter(|stat| stat.group == pid && !stat.is_zombie) else {
-            continue;
-        };
-        if found.as_ref().is_none_or(|other| stat.start_ticks < other.start_ticks) {
-            found = Some(ProcessIdentity::with_start(pid, stat.start_ticks)?);
-        }
-    }
-    Ok(found)
-}
-
 fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().into())
 }
@@ -205,18 +196,19 @@ pub(crate) fn all_pids() -> io::Result<Vec<u32>> {
 }
 
 pub(crate) fn read_stat(pid: u32) -> io::Result<Option<Stat>> {
-    let gone = |error: &io::Error| {
-        // A process that ends while its file is read makes the read fail with ESRCH.
-        error.kind() == io::ErrorKind::NotFound
-            || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
-    };
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(text) => parse_stat(&text)
             .map(Some)
             .ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat has an unknown format"))),
-        Err(error) if gone(&error) => Ok(None),
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    // A process that ends while its file is read makes the read fail with ESRCH.
+    error.kind() == io::ErrorKind::NotFound
+        || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
 }
 
 /// Fields are numbered from 1 in proc(5); the second is the program's name in parentheses, which

@@ -22,5 +22,5 @@ pub use flood::OUTPUT_WINDOW;
 pub use health_watch::Check;
 pub use output::OUTPUT_BYTES_MAX;
 pub use supervisor::{
-    OutputCounts, ProgramSettings, Supervisor, SupervisorTimings, SupervisorWake,
+    OutputCounts, ProgramSettings, RestartCounts, Supervisor, SupervisorTimings, SupervisorWake,
 };

@@ -222,7 +222,7 @@ impl AgentApp {
 
     /// Notes why `build` is not used; `error` if its agent could not even be started.
     fn note_failure(&self, journal: &mut StubJournal, build: BuildId, error: Option<&io::Error>) {
-        let since = find::since_of(&self.state, &self.name, build);
+        let since = find::generation_of(&self.state, &self.name);
         let reason = match (self.program(build), error) {
             (None, _) => format!("the build has no program {}", PROGRAMS.join(" or ")),
             (Some(_), Some(error)) => format!("the agent of this build cannot be started: {error}"),

@@ -14,6 +14,7 @@ use p2p_net::{BuildStore, publish};
 use crate::app::rig::{Host, process};
 use crate::rig::within;
 
+mod failures;
 pub(crate) mod rig;
 mod swaps;
 mod units;

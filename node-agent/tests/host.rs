@@ -3,6 +3,7 @@
 mod hook;
 mod launch;
 mod notify;
+mod other_users;
 mod probe;
 mod runs_from;
 mod sockets;

@@ -35,6 +35,7 @@ pub(crate) struct Ear {
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        use_starter();
         let folder = tempfile::tempdir().unwrap();
         let path = fs::canonicalize(folder.path()).unwrap();
         let root = path.join("root");
@@ -87,7 +88,13 @@ impl Ear {
     }
 }
 
+/// Lets this process start programs, hooks and probes; this test binary cannot be their starter.
+pub(crate) fn use_starter() {
+    node_agent::host::start_through(env!("CARGO_BIN_EXE_shoal-agent"));
+}
+
 pub(crate) fn launch(exec: &[&str]) -> Launch {
+    use_starter();
     let app = AppConfig {
         exec: Some(exec.iter().copied().map(String::from).collect()),
         environment: [("GREETING".into(), "hello".into())].into(),

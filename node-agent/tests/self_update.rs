@@ -78,6 +78,7 @@ impl Host {
             elapsed_ms: None,
             tries_left,
             failed: None,
+            failed_before: vec![],
         };
         self.app.write_journal(&journal).unwrap();
         self.app.set_current(to.root()).unwrap();

@@ -10,6 +10,8 @@
 mod builds;
 mod machine;
 mod matrix;
+mod orders;
 mod random;
 mod source;
+mod witness;
 mod world;

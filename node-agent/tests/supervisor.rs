@@ -139,15 +139,19 @@ async fn children_of_a_program_that_ended_are_stopped_before_it_is_started_again
 }
 
 #[tokio::test]
-async fn program_that_was_up_for_long_starts_with_a_clean_record() {
+async fn program_that_was_well_for_long_starts_with_a_clean_record() {
     let rig = Rig::new();
-    rig.script("run", "exit 1");
+    rig.patient_script("run");
+    let mut ear = rig.ear();
     let timings = SupervisorTimings { forget_after: Duration::ZERO, ..timings() };
     let mut supervisor = recover(&rig, launch(&["./run"]), timings);
+    let is_good = |program| matches!(program, Program::Running { gate: Gate::Good, .. });
     for _ in 0..3 {
         supervisor.start(Serving, build(1), &rig.root);
+        drive(&mut supervisor, is_good).await;
+        ear.process().await.signal_group(Signal::KILL).unwrap();
         drive(&mut supervisor, is_resting).await;
-        assert!(supervisor.message().unwrap().contains("exit code 1; next start in 10ms"));
+        assert!(supervisor.message().unwrap().contains("signal 9; next start in 10ms"));
         drive(&mut supervisor, is_stopped).await;
     }
 }
@@ -316,6 +320,33 @@ async fn process_that_got_the_id_of_the_program_is_left_alone() {
     let supervisor = supervisor(&rig, &["./run"]);
     assert!(is_stopped(supervisor.programs().serving));
     assert!(identity.open().unwrap().is_some(), "the stranger was killed");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+/// Goal: an agent that was killed before it could note which process its program is takes over
+/// nobody else's process.
+/// Method: the record names no process, and a stranger has the variable that names the start.
+#[tokio::test]
+async fn process_that_claims_to_be_the_program_is_left_alone() {
+    let rig = Rig::new();
+    let mut stranger = Command::new("sleep");
+    stranger.arg("60").process_group(0).stdin(Stdio::null()).env("SHOAL_INSTANCE", "1-2-3");
+    let mut stranger = stranger.env("SHOAL_APP_DIR", rig.app.path()).spawn().unwrap();
+    for instance in ["1-2-3", ""] {
+        let record = RunningRecord {
+            restart: 0,
+            instance: instance.into(),
+            unit: None,
+            build: build(1),
+            command: launch(&["./run"]).digest(),
+            process: None,
+        };
+        rig.app.write_running(Serving, &record).unwrap();
+        let supervisor = supervisor(&rig, &["./run"]);
+        assert!(is_stopped(supervisor.programs().serving), "{instance}");
+    }
+    assert!(stranger.try_wait().unwrap().is_none(), "the stranger was killed");
     stranger.kill().unwrap();
     stranger.wait().unwrap();
 }

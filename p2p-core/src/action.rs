@@ -46,10 +46,12 @@ pub enum Action {
         /// Whom to ask.
         peer: NodeId,
     },
-    /// Send the manifest. Not answered.
+    /// Send the manifest; answered by `ManifestServeEnded`, unless the peer is lost.
     ServeManifest {
         /// The asker.
         peer: NodeId,
+        /// Our name for this answer.
+        serve: u64,
     },
     /// Ask `peer` for a chunk; answered by `ChunkHashed` or `FetchFailed`, unless the peer is lost,
     /// answers "busy", or the fetch is cancelled.

@@ -2,6 +2,8 @@
 //!
 //! Most of the time, most peers that a node knows have nothing or everything, so both are kept
 //! without an allocation: neighbours times chunks is the dominant memory of a simulated fleet.
+//! What a peer says is taken in by words of 64 chunks, so that it costs no more than its bytes and
+//! one pass over the words.
 
 use crate::layout::ChunkIndex;
 
@@ -87,6 +89,7 @@ impl ChunkSet {
 
     /// Whether the chunk is in the set.
     pub fn contains(&self, chunk: ChunkIndex) -> bool {
+        work::count();
         self.assert_ours(chunk);
         let (word, bit) = position_of(chunk);
         self.word(word) & bit != 0
@@ -96,13 +99,25 @@ impl ChunkSet {
     pub fn insert(&mut self, chunk: ChunkIndex) -> bool {
         self.assert_ours(chunk);
         let (word, bit) = position_of(chunk);
-        if self.word(word) & bit != 0 {
-            return false;
+        self.insert_word(word, bit) != 0
+    }
+
+    /// Adds the chunks that the bits of `mask` stand for in word `i`. Returns those that are new.
+    ///
+    /// # Panics
+    ///
+    /// If a bit stands for no chunk of the build.
+    pub(crate) fn insert_word(&mut self, i: usize, mask: u64) -> u64 {
+        work::count();
+        let is_ours = i < self.word_count() && mask & !full_word(self.capacity, i) == 0;
+        assert!(is_ours, "chunks {mask:#x} of word {i} belong to another build");
+        let new = mask & !self.word(i);
+        if new != 0 {
+            self.words_mut()[i] |= new;
+            self.count += new.count_ones();
+            self.normalise();
         }
-        self.words_mut()[word] |= bit;
-        self.count += 1;
-        self.normalise();
-        true
+        new
     }
 
     /// Takes the chunk out. Returns whether it was there.
@@ -144,6 +159,7 @@ impl ChunkSet {
     ///
     /// If `i` is not below [`Self::word_count`] and the set is packed.
     pub(crate) fn word(&self, i: usize) -> u64 {
+        work::count();
         match &self.form {
             Form::Empty => 0,
             Form::Full => full_word(self.capacity, i),
@@ -193,9 +209,26 @@ fn position_of(chunk: ChunkIndex) -> (usize, u64) {
     ((chunk.get() / WORD_BITS) as usize, 1 << (chunk.get() % WORD_BITS))
 }
 
-fn full_word(capacity: u32, i: usize) -> u64 {
+/// The bits of word `i` that stand for chunks of a build of `capacity`.
+pub(crate) const fn full_word(capacity: u32, i: usize) -> u64 {
     let spare = capacity % WORD_BITS;
     if spare != 0 && i == (capacity / WORD_BITS) as usize { (1 << spare) - 1 } else { u64::MAX }
+}
+
+/// The words of a run of consecutive chunks, which must have one: places, and the bits there.
+///
+/// # Cost
+///
+/// One step for each 64 chunks, and up to two more.
+pub(crate) fn words_of_run((start, length): (u32, u32)) -> impl Iterator<Item = (usize, u64)> {
+    let last_chunk = start + (length - 1);
+    let (first, last) = (start / WORD_BITS, last_chunk / WORD_BITS);
+    (first..=last).map(move |i| {
+        let low = if i == first { u64::MAX << (start % WORD_BITS) } else { u64::MAX };
+        let high =
+            if i == last { u64::MAX >> (WORD_BITS - 1 - last_chunk % WORD_BITS) } else { u64::MAX };
+        (i as usize, low & high)
+    })
 }
 
 /// The chunks that the set bits of word `i` stand for.
@@ -209,6 +242,30 @@ pub(crate) fn bits_of(i: usize, mut word: u64) -> impl Iterator<Item = ChunkInde
         word &= word - 1;
         Some(ChunkIndex::new_unchecked(base + bit))
     })
+}
+
+/// Counts looks at words of sets, for tests that show what a message costs.
+#[cfg(test)]
+pub(crate) mod work {
+    use core::cell::Cell;
+
+    std::thread_local! {
+        static WORDS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        WORDS.with(|words| words.set(words.get() + 1));
+    }
+
+    /// How many words this thread has looked at.
+    pub(crate) fn words() -> u64 {
+        WORDS.with(Cell::get)
+    }
+}
+
+#[cfg(not(test))]
+mod work {
+    pub(super) const fn count() {}
 }
 
 #[cfg(test)]
@@ -269,6 +326,39 @@ mod tests {
                 prop_assert_eq!(set.to_bytes(), bytes);
             }
         }
+    }
+
+    proptest! {
+        /// Goal: a run put in by words is the run put in chunk by chunk.
+        #[test]
+        fn words_of_a_run_are_its_chunks(
+            capacity in 1_u32..400,
+            before in prop::collection::btree_set(0_u32..400, 0..100),
+            start in any::<u32>(),
+            length in any::<u32>(),
+        ) {
+            let start = start % capacity;
+            let length = 1 + length % (capacity - start);
+            let mut by_words = ChunkSet::empty(capacity);
+            for raw in before.into_iter().filter(|raw| *raw < capacity) {
+                by_words.insert(ChunkIndex::new_unchecked(raw));
+            }
+            let mut by_chunks = by_words.clone();
+            let mut new = 0;
+            for (i, mask) in words_of_run((start, length)) {
+                new += by_words.insert_word(i, mask).count_ones();
+            }
+            let chunks = (start..start + length).map(ChunkIndex::new_unchecked);
+            let expected = chunks.filter(|chunk| by_chunks.insert(*chunk)).count();
+            prop_assert_eq!(new as usize, expected);
+            prop_assert_eq!(by_words, by_chunks);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "belong to another build")]
+    fn word_past_the_last_chunk_is_not_put_in() {
+        ChunkSet::empty(65).insert_word(1, 0b10);
     }
 
     #[test]

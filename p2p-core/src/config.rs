@@ -135,6 +135,11 @@ pub struct SwarmConfig {
     /// Requests of one peer, waiting or being sent, past which it is flooding. No correct node has
     /// more than `requests_per_peer_max` in flight; cancelled ones may still be on their way.
     pub upload_flood: usize,
+    /// How often a peer may ask again for the manifest while it is being sent to it; past that it
+    /// is flooding. A correct node that waits for a large manifest on a slow link asks again about
+    /// every other `late_unknown`, so this is minutes of one manifest. Each costs nothing, so half
+    /// would only be harsher on slow links; double would tell nobody more.
+    pub manifest_repeats_max: u16,
     /// Neighbours that hear at once that a node has nothing to send. One may have
     /// nothing to ask for.
     pub ready_hints: u16,
@@ -240,6 +245,7 @@ impl SwarmConfig {
             uploads_max_small: 12,
             upload_queue_max: 6,
             upload_flood: 32,
+            manifest_repeats_max: 64,
             ready_hints: 2,
             offer_interval_max: Duration::from_millis(100),
             offer_interval_min: Duration::from_millis(5),

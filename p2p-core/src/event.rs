@@ -84,6 +84,13 @@ pub enum Event {
         /// Whether the asker received all of it.
         is_delivered: bool,
     },
+    /// Sending the manifest ended, well or not.
+    ManifestServeEnded {
+        /// The asker.
+        peer: NodeId,
+        /// Our name for the answer.
+        serve: u64,
+    },
     /// A tracker answered.
     AnnounceAnswered {
         /// The tracker.

@@ -28,7 +28,12 @@ pub enum PeerFault {
         /// Requests it has waiting.
         waiting: usize,
     },
-    /// It sent bytes that are no message.
+    /// It asked for the manifest over and over while it was being sent to it.
+    ManifestFlood {
+        /// How often it asked again.
+        repeats: usize,
+    },
+    /// It sent bytes that are no message, or an offer whose runs overlap or are out of order.
     Malformed,
 }
 
@@ -42,6 +47,9 @@ impl core::fmt::Display for PeerFault {
             }
             Self::WrongLayout => write!(f, "claims an impossible set of chunks"),
             Self::RequestFlood { waiting } => write!(f, "has {waiting} requests waiting"),
+            Self::ManifestFlood { repeats } => {
+                write!(f, "asked {repeats} times for a manifest that was on its way to it")
+            }
             Self::Malformed => write!(f, "sent bytes that are no message"),
         }
     }

@@ -3,7 +3,7 @@
 //! Nothing here knows of peers, requests or time, only of sets that are all of one build.
 //! Invariant: equal sets and an equal generator give an equal choice.
 
-use crate::chunk_set::{ChunkSet, bits_of};
+use crate::chunk_set::{ChunkSet, bits_of, full_word};
 use crate::layout::ChunkIndex;
 use crate::prng::Prng;
 
@@ -12,75 +12,115 @@ use crate::prng::Prng;
 /// Seeders do not count: a chunk that only a seeder has is as rare as a chunk can be.
 #[derive(Clone, Debug)]
 pub struct Availability {
-    /// Hosts that have the chunk, of those that do not have everything.
-    copies: Box<[u16]>,
+    chunk_count: u32,
+    /// Hosts that have a chunk, of those that do not have everything; one entry for 64 chunks.
+    copies: Box<[Counters]>,
     /// Hosts that have everything, counted apart so that one of them costs no walk over the chunks.
     complete_hosts: u16,
-    /// Chunks with a copy at a host that does not have everything.
-    seen: ChunkSet,
+}
+
+/// The counts of 64 chunks, lowest digit first: bit `i` of digit `k` is binary digit `k` of the
+/// count of chunk `i`. So 64 counts change in a few operations, and a `Join` of a few bytes never
+/// costs a step for each chunk of the build.
+#[derive(Clone, Copy, Debug)]
+struct Counters([u64; Self::DIGITS]);
+
+impl Counters {
+    /// Twice as many hosts as a node has neighbours can be counted with one digit more than its
+    /// neighbours need; more digits would cost memory for each chunk.
+    const DIGITS: usize = 8;
+
+    /// One host more has the chunks of `mask`. A count that is full stays.
+    fn add(&mut self, mask: u64) {
+        let mut carry = mask;
+        for digit in &mut self.0 {
+            (*digit, carry) = (*digit ^ carry, *digit & carry);
+            if carry == 0 {
+                return;
+            }
+        }
+        self.0.iter_mut().for_each(|digit| *digit |= carry);
+    }
+
+    /// One host fewer has them. A count of zero stays.
+    fn subtract(&mut self, mask: u64) {
+        let mut borrow = mask & self.any();
+        for digit in &mut self.0 {
+            (*digit, borrow) = (*digit ^ borrow, !*digit & borrow);
+            if borrow == 0 {
+                return;
+            }
+        }
+    }
+
+    /// The chunks that some host has.
+    fn any(&self) -> u64 {
+        self.0.iter().fold(0, |any, digit| any | digit)
+    }
+
+    fn of(&self, bit: u32) -> u16 {
+        let digits = self.0.iter().rev();
+        digits.fold(0, |count, digit| count << 1 | u16::from(digit >> bit & 1 == 1))
+    }
 }
 
 impl Availability {
     /// No host has any chunk of a build of `chunk_count`.
     pub fn new(chunk_count: u32) -> Self {
-        Self {
-            copies: vec![0; chunk_count as usize].into_boxed_slice(),
-            complete_hosts: 0,
-            seen: ChunkSet::empty(chunk_count),
-        }
+        let words = chunk_count.div_ceil(u64::BITS) as usize;
+        let copies = vec![Counters([0; Counters::DIGITS]); words].into_boxed_slice();
+        Self { chunk_count, copies, complete_hosts: 0 }
     }
 
     /// A host with these chunks came.
+    ///
+    /// # Cost
+    ///
+    /// A step for each 64 chunks of the build.
     pub fn add_host(&mut self, have: &ChunkSet) {
+        assert_eq!(have.capacity(), self.chunk_count, "a set of another build");
         if have.is_full() {
             self.complete_hosts = self.complete_hosts.saturating_add(1);
-        } else {
-            have.iter().for_each(|chunk| self.add_copy(chunk));
+        } else if !have.is_empty() {
+            self.copies.iter_mut().enumerate().for_each(|(i, copies)| copies.add(have.word(i)));
         }
     }
 
     /// A host with these chunks went.
     pub(crate) fn remove_host(&mut self, have: &ChunkSet) {
+        assert_eq!(have.capacity(), self.chunk_count, "a set of another build");
         if have.is_full() {
             self.complete_hosts = self.complete_hosts.saturating_sub(1);
-        } else {
-            have.iter().for_each(|chunk| self.remove_copy(chunk));
+        } else if !have.is_empty() {
+            self.copies
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, copies)| copies.subtract(have.word(i)));
         }
     }
 
     /// Copies of the chunk among the neighbouring hosts.
     pub(crate) fn copies_of(&self, chunk: ChunkIndex) -> u16 {
-        self.copies[chunk.as_usize()].saturating_add(self.complete_hosts)
+        let copies = &self.copies[chunk.as_usize() / u64::BITS as usize];
+        copies.of(chunk.get() % u64::BITS).saturating_add(self.complete_hosts)
     }
 
-    fn add_copy(&mut self, chunk: ChunkIndex) {
-        let copies = &mut self.copies[chunk.as_usize()];
-        *copies = copies.saturating_add(1);
-        self.seen.insert(chunk);
+    /// A host that is counted has these chunks of word `i` as well.
+    pub(crate) fn note_offer(&mut self, i: usize, new: u64) {
+        self.copies[i].add(new);
     }
 
-    fn remove_copy(&mut self, chunk: ChunkIndex) {
-        let copies = &mut self.copies[chunk.as_usize()];
-        *copies = copies.saturating_sub(1);
-        if *copies == 0 {
-            self.seen.remove(chunk);
+    /// A host whose every chunk is counted has them all: it moves to the number of complete hosts.
+    pub(crate) fn note_complete(&mut self) {
+        for (i, copies) in self.copies.iter_mut().enumerate() {
+            copies.subtract(full_word(self.chunk_count, i));
         }
-    }
-
-    /// A host that had `had` now also has `chunk`.
-    pub(crate) fn note_offer(&mut self, had: &ChunkSet, chunk: ChunkIndex) {
-        if had.count() + 1 == had.capacity() {
-            // It becomes complete and moves from the counters to the number of complete hosts.
-            had.iter().for_each(|held| self.remove_copy(held));
-            self.complete_hosts = self.complete_hosts.saturating_add(1);
-        } else {
-            self.add_copy(chunk);
-        }
+        self.complete_hosts = self.complete_hosts.saturating_add(1);
     }
 
     /// Chunks `64 * i` to `64 * i + 63` of which some neighbouring host has a copy.
     fn word_of_seen(&self, i: usize) -> u64 {
-        if self.complete_hosts > 0 { u64::MAX } else { self.seen.word(i) }
+        if self.complete_hosts > 0 { u64::MAX } else { self.copies[i].any() }
     }
 }
 
@@ -267,10 +307,11 @@ mod tests {
             let mut have = ChunkSet::empty(capacity);
             gradual.add_host(&have);
             for raw in order {
-                let chunk = ChunkIndex::new_unchecked(raw % capacity);
-                if !have.contains(chunk) {
-                    gradual.note_offer(&have, chunk);
-                    have.insert(chunk);
+                let (word, bit) = ((raw % capacity) / u64::BITS, 1 << (raw % capacity % u64::BITS));
+                let new = have.insert_word(word as usize, bit);
+                gradual.note_offer(word as usize, new);
+                if new != 0 && have.is_full() {
+                    gradual.note_complete();
                 }
             }
             let mut whole = Availability::new(capacity);
@@ -280,6 +321,47 @@ mod tests {
                 prop_assert_eq!(gradual.copies_of(chunk), whole.copies_of(chunk));
             }
         }
+    }
+
+    proptest! {
+        /// Goal: hosts that come and go leave the counts of those that stay.
+        #[test]
+        fn counts_follow_hosts_that_come_and_go(
+            capacity in 1_u32..140,
+            stay in prop::collection::vec(prop::collection::btree_set(0_u32..140, 0..140), 0..20),
+            go in prop::collection::vec(prop::collection::btree_set(0_u32..140, 0..140), 0..20),
+        ) {
+            let sets = |all: &[BTreeSet<u32>]| {
+                all.iter().map(|raws| set_of(capacity, raws)).collect::<Vec<_>>()
+            };
+            let (stay, go) = (sets(&stay), sets(&go));
+            let mut availability = Availability::new(capacity);
+            stay.iter().chain(&go).for_each(|have| availability.add_host(have));
+            for have in &go {
+                availability.remove_host(have);
+            }
+            for chunk in (0..capacity).map(ChunkIndex::new_unchecked) {
+                let expected = stay.iter().filter(|have| have.contains(chunk)).count();
+                prop_assert_eq!(usize::from(availability.copies_of(chunk)), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn counts_end_at_their_limits() {
+        let mut one = ChunkSet::empty(2);
+        one.insert(ChunkIndex::new_unchecked(0));
+        let [first, second] = [0, 1].map(ChunkIndex::new_unchecked);
+        let mut availability = Availability::new(2);
+        availability.remove_host(&one);
+        assert_eq!(availability.copies_of(first), 0);
+        let most = (1 << Counters::DIGITS) - 1;
+        for _ in 0..=most {
+            availability.add_host(&one);
+        }
+        assert_eq!([first, second].map(|chunk| availability.copies_of(chunk)), [most, 0]);
+        let limits = crate::config::SwarmConfig::seeder();
+        assert!(limits.neighbours_max + limits.near_max < most, "every neighbour can be counted");
     }
 
     #[test]

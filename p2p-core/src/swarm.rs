@@ -26,6 +26,7 @@ use self::asking::{Scope, is_routine};
 use self::ledger::Ledger;
 use self::locality::Claims;
 use self::manifest_search::ManifestSearch;
+use self::manifest_serving::ManifestServing;
 use self::membership::Membership;
 use self::offers::Offers;
 pub use self::params::{Deadline, Holdings, SwarmParams, TimerKind, Waiting};
@@ -38,9 +39,11 @@ pub use self::view::TableSize;
 
 mod answers;
 mod asking;
+mod hearsay;
 mod ledger;
 mod locality;
 mod manifest_search;
+mod manifest_serving;
 mod membership;
 mod neighbourhood;
 mod offers;
@@ -80,6 +83,7 @@ pub struct Swarm {
     members: Membership,
     trackers: Trackers,
     search: ManifestSearch,
+    manifests: ManifestServing,
     /// When the last new chunk or the manifest came.
     progress_at: Instant,
     /// Whom to look at for chunks to ask for, once the event at hand is dealt with.
@@ -118,6 +122,7 @@ impl Swarm {
             uploads: Uploads::default(),
             ledger: None,
             search: ManifestSearch::default(),
+            manifests: ManifestServing::default(),
             progress_at: now,
             scope: Scope::Nobody,
             deadline: None,
@@ -164,6 +169,7 @@ impl Swarm {
             Event::ServeEnded { peer, request, is_delivered } => {
                 self.on_serve_ended(peer, request, is_delivered);
             }
+            Event::ManifestServeEnded { peer, serve } => self.manifests.note_end(peer, serve),
             Event::AnnounceAnswered { tracker, answer } => {
                 self.on_announce_answered(tracker, &answer);
             }
@@ -241,7 +247,7 @@ impl Swarm {
             return;
         }
         match message {
-            Message::Join { contact, have } => self.on_join(peer, contact, have.as_ref()),
+            Message::Join { contact, have } => self.on_join(peer, contact, have),
             Message::Offer { runs } => self.on_offer(peer, &runs),
             Message::Request { request, chunk } => self.on_request(peer, request, chunk),
             Message::Cancel { request } => self.on_cancel(peer, request),
@@ -266,6 +272,7 @@ impl Swarm {
         assert!(self.peers.len() <= neighbours_max, "too many neighbours");
         assert!(self.requests.len() <= usize::from(self.config.requests_max), "too many requests");
         assert!(self.uploads.active_count() <= self.uploads_max(), "too many uploads");
+        assert!(self.manifests.len() <= self.manifests_max(), "too many manifests under way");
         debug_assert!(
             self.peers.iter().all(|entry| {
                 usize::from(entry.requests) == self.requests.of_peer(entry.node).len()

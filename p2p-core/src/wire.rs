@@ -3,7 +3,8 @@
 //! Two families: [`Message`] between neighbours about one build (data plane, beside the chunk
 //! streams), and [`Announce`] / [`Exchange`] between nodes and trackers or neighbours (control
 //! plane). Every message is a claim of its sender. Decoding bounds what it allocates by the length
-//! of its input and never panics; the state machine judges whether the content makes sense.
+//! of its input and never panics, and of what it lets through no handler pays more than for its
+//! bytes: runs of chunks do not overlap. The state machine judges whether the content makes sense.
 
 #![deny(clippy::indexing_slicing)]
 
@@ -42,8 +43,8 @@ pub enum Message {
     },
     /// "These chunks are new with me", as runs of consecutive chunks.
     Offer {
-        /// First chunk and length of each run.
-        runs: Vec<(u32, u32)>,
+        /// The chunks.
+        runs: Runs,
     },
     /// "Send me this chunk." Answered by a chunk stream, which may carry another chunk that the
     /// asker lacks if the sender is a seeder, or by `Busy`.
@@ -100,7 +101,95 @@ enum HaveForm {
     Packed(Vec<u8>),
 }
 
+/// Chunks as runs of consecutive ones, each a first chunk and a length. Invariant: no run is empty,
+/// and each begins past the chunk after the one before, so that no chunk is named twice and no two
+/// runs could be one.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(u32, u32)>")]
+pub struct Runs(Vec<(u32, u32)>);
+
+/// Why a list of first chunks and lengths is no [`Runs`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunsError {
+    /// A run without a chunk.
+    #[error("run at chunk {start} is empty")]
+    Empty {
+        /// Where it is.
+        start: u32,
+    },
+    /// A run that begins before, within or right behind the one before it.
+    #[error("run at chunk {start} is not apart from the one that ends before chunk {end}")]
+    NotApart {
+        /// Where it begins.
+        start: u32,
+        /// The first chunk behind the run before it.
+        end: u32,
+    },
+    /// A run past the last chunk that any build may have.
+    #[error("run at chunk {start} has {length} chunks, a build has at most {limit}")]
+    TooLong {
+        /// Where it begins.
+        start: u32,
+        /// Its chunks.
+        length: u32,
+        /// Most chunks of a build.
+        limit: u32,
+    },
+}
+
+impl TryFrom<Vec<(u32, u32)>> for Runs {
+    type Error = RunsError;
+
+    fn try_from(runs: Vec<(u32, u32)>) -> Result<Self, RunsError> {
+        // Behind the last run, and the one chunk that keeps the next run apart from it.
+        let mut behind: Option<u32> = None;
+        for (start, length) in &runs {
+            let (start, length) = (*start, *length);
+            if length == 0 {
+                return Err(RunsError::Empty { start });
+            }
+            if let Some(end) = behind.filter(|end| start <= *end) {
+                return Err(RunsError::NotApart { start, end });
+            }
+            let end = start.checked_add(length).filter(|end| *end <= CHUNKS_MAX);
+            let limit = CHUNKS_MAX;
+            behind = Some(end.ok_or(RunsError::TooLong { start, length, limit })?);
+        }
+        Ok(Self(runs))
+    }
+}
+
+impl Runs {
+    /// The runs of these chunks, which must be sorted and differ.
+    pub fn of(chunks: &[ChunkIndex]) -> Self {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for chunk in chunks {
+            match runs.last_mut() {
+                Some((start, length)) if *start + *length == chunk.get() => *length += 1,
+                _ => runs.push((chunk.get(), 1)),
+            }
+        }
+        Self(runs)
+    }
+
+    /// First chunk and length of each run, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, u32)> + Clone + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The first number past the last chunk; zero without a chunk.
+    pub fn end(&self) -> u32 {
+        self.0.last().map_or(0, |(start, length)| start + length)
+    }
+}
+
 impl Have {
+    /// Chunks of the build, by the sender's account.
+    pub(crate) const fn chunk_count(&self) -> u32 {
+        self.chunk_count
+    }
+
     /// The wire form of a set.
     pub fn of(set: &ChunkSet) -> Self {
         let chunks = if set.is_full() {
@@ -127,16 +216,9 @@ impl Have {
 }
 
 impl Message {
-    /// An offer of these chunks, which must be sorted.
+    /// An offer of these chunks, which must be sorted and differ.
     pub fn offer(chunks: &[ChunkIndex]) -> Self {
-        let mut runs: Vec<(u32, u32)> = Vec::new();
-        for chunk in chunks {
-            match runs.last_mut() {
-                Some((start, length)) if *start + *length == chunk.get() => *length += 1,
-                _ => runs.push((chunk.get(), 1)),
-            }
-        }
-        Self::Offer { runs }
+        Self::Offer { runs: Runs::of(chunks) }
     }
 }
 
@@ -187,7 +269,7 @@ pub enum WireError {
         /// Most bytes of its kind.
         limit: usize,
     },
-    /// Truncated, unknown, or with bytes after its end.
+    /// Truncated, unknown, with bytes after its end, or with runs that are no [`Runs`].
     #[error("message does not decode")]
     Undecodable,
     /// It lists more nodes than [`CONTACTS_MAX`].
@@ -304,7 +386,7 @@ mod tests {
         let messages = [
             Message::Join { contact: Box::new(contact()), have: None },
             Message::Join { contact: Box::new(contact()), have: Some(Have::of(&set)) },
-            Message::Offer { runs: vec![(0, 4), (9, 1)] },
+            Message::Offer { runs: runs(&[(0, 4), (9, 1)]) },
             Message::Request { request: RequestId(u64::MAX), chunk: 7 },
             Message::Cancel { request: RequestId(1) },
             Message::Busy { request: RequestId(1), retry_after_ms: 50 },
@@ -331,7 +413,63 @@ mod tests {
     #[test]
     fn offers_are_runs() {
         let chunks: Vec<_> = [1, 2, 3, 7, 9, 10].map(ChunkIndex::new_unchecked).into();
-        assert_eq!(Message::offer(&chunks), Message::Offer { runs: vec![(1, 3), (7, 1), (9, 2)] });
+        let expected = Message::Offer { runs: runs(&[(1, 3), (7, 1), (9, 2)]) };
+        assert_eq!(Message::offer(&chunks), expected);
+    }
+
+    fn runs(list: &[(u32, u32)]) -> Runs {
+        list.to_vec().try_into().unwrap()
+    }
+
+    /// The bytes of an offer of any list: an offer has the form of a number and of its list.
+    fn offer_bytes(list: &[(u32, u32)]) -> Vec<u8> {
+        let empty = encode(&Message::Offer { runs: Runs::default() });
+        let kind = empty.first().copied();
+        kind.into_iter().chain(encode(&list)).collect()
+    }
+
+    /// Goal: no offer names a chunk twice, so that its bytes bound what it costs.
+    #[test]
+    fn runs_that_are_not_apart_do_not_decode() {
+        type Case = (&'static str, &'static [(u32, u32)], RunsError);
+        const LAST: u32 = CHUNKS_MAX - 1;
+        let refused: [Case; 9] = [
+            ("repeating", &[(0, 8), (0, 8)], RunsError::NotApart { start: 0, end: 8 }),
+            ("overlapping", &[(0, 8), (7, 8)], RunsError::NotApart { start: 7, end: 8 }),
+            ("within", &[(0, 8), (2, 1)], RunsError::NotApart { start: 2, end: 8 }),
+            ("adjacent", &[(0, 8), (8, 1)], RunsError::NotApart { start: 8, end: 8 }),
+            ("descending", &[(9, 1), (0, 1)], RunsError::NotApart { start: 0, end: 10 }),
+            ("empty", &[(3, 0)], RunsError::Empty { start: 3 }),
+            ("empty at the start", &[(0, 0), (1, 1)], RunsError::Empty { start: 0 }),
+            (
+                "past every build",
+                &[(LAST, 2)],
+                RunsError::TooLong { start: LAST, length: 2, limit: CHUNKS_MAX },
+            ),
+            (
+                "past every number",
+                &[(u32::MAX, u32::MAX)],
+                RunsError::TooLong { start: u32::MAX, length: u32::MAX, limit: CHUNKS_MAX },
+            ),
+        ];
+        for (name, list, error) in refused {
+            assert_eq!(Runs::try_from(list.to_vec()), Err(error), "{name}");
+            assert_eq!(decode_message(&offer_bytes(list)), Err(WireError::Undecodable), "{name}");
+        }
+        let taken: [&[(u32, u32)]; 4] = [&[], &[(0, 1), (2, 1)], &[(0, CHUNKS_MAX)], &[(LAST, 1)]];
+        for list in taken {
+            let expected = Message::Offer { runs: runs(list) };
+            assert_eq!(decode_message(&offer_bytes(list)), Ok(expected), "{list:?}");
+        }
+    }
+
+    /// Goal: the message of F2 of the review is no message: all the runs that fit, all of them the
+    /// whole build.
+    #[test]
+    fn message_of_one_run_over_and_over_is_refused() {
+        let bytes = offer_bytes(&vec![(0, 840); 80_000]);
+        assert!(bytes.len() <= MESSAGE_BYTES_MAX);
+        assert_eq!(decode_message(&bytes), Err(WireError::Undecodable));
     }
 
     #[test]
@@ -354,6 +492,21 @@ mod tests {
     }
 
     proptest! {
+        /// Goal: what a node offers is accepted by every other, and means the same to it.
+        #[test]
+        fn offers_that_are_made_are_accepted(
+            chunks in prop::collection::btree_set(0_u32..3_000, 0..300),
+        ) {
+            let indices: Vec<_> = chunks.iter().copied().map(ChunkIndex::new_unchecked).collect();
+            let message = Message::offer(&indices);
+            prop_assert_eq!(decode_message(&encode(&message)), Ok(message.clone()));
+            let Message::Offer { runs } = message else { panic!("not an offer") };
+            prop_assert_eq!(runs.end(), chunks.last().map_or(0, |last| last + 1));
+            let named: Vec<u32> =
+                runs.iter().flat_map(|(start, length)| start..start + length).collect();
+            prop_assert_eq!(named, chunks.into_iter().collect::<Vec<_>>());
+        }
+
         #[test]
         fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(Message::Join { have: Some(have), .. }) = decode_message(&bytes) {

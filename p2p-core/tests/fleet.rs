@@ -186,6 +186,15 @@ impl Fleet {
         true
     }
 
+    /// Something happens to a node on account of a peer that is none of the fleet's.
+    pub(crate) fn inject(&mut self, to: NodeId, stranger: NodeId, event: Event) {
+        let target = self.nodes.get_mut(&to).unwrap();
+        if matches!(event, Event::PeerConnected { .. }) {
+            target.links.insert(stranger);
+        }
+        self.give(to, event);
+    }
+
     pub(crate) fn all_complete(&self) -> bool {
         self.nodes.values().all(|node| node.is_dead || node.swarm.is_complete())
     }
@@ -274,10 +283,11 @@ impl Fleet {
                 let message = Message::RequestManifest;
                 self.later(peer, Event::MessageReceived { peer: from, message });
             }
-            Action::ServeManifest { peer } => {
+            Action::ServeManifest { peer, serve } => {
                 self.nodes.get_mut(&from).unwrap().manifests_sent += 1;
                 let outcome = ManifestOutcome::Valid(self.layout.clone());
                 self.later(peer, Event::ManifestArrived { peer: from, outcome });
+                self.later(from, Event::ManifestServeEnded { peer, serve });
             }
             Action::Fetch { request, peer, chunk } => {
                 self.nodes.get_mut(&from).unwrap().fetches.insert(request, peer);

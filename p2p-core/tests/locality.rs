@@ -9,6 +9,7 @@ use p2p_core::{
 };
 
 use crate::fleet::{Fleet, contact, node, request_count};
+use crate::swarm::offer;
 
 /// The host under test. Mates have lower and higher numbers.
 const SELF: u8 = 5;
@@ -114,7 +115,7 @@ fn chunk_asked_of_a_stranger_is_claimed_before_the_mates() {
 #[test]
 fn chunk_asked_of_a_mate_is_not_claimed() {
     let mut rig = Rig::new();
-    let actions = rig.says(LOWER_MATE, Message::Offer { runs: vec![(3, 1)] });
+    let actions = rig.says(LOWER_MATE, offer(vec![(3, 1)]));
     assert_eq!(fetches(&actions), [(LOWER_MATE, 3)]);
     assert_eq!(claims_in(&actions), []);
 }
@@ -124,11 +125,11 @@ fn chunk_asked_of_a_mate_is_not_claimed() {
 #[test]
 fn chunk_of_the_rack_is_not_asked_of_a_stranger() {
     let mut rig = Rig::new();
-    rig.says(LOWER_MATE, Message::Offer { runs: vec![(3, 1)] });
+    rig.says(LOWER_MATE, offer(vec![(3, 1)]));
     rig.says(HIGHER_MATE, Message::Claim { chunk: 4 });
     let actions = rig.joins(STRANGER, "b", &[3, 4]);
     assert_eq!(fetches(&actions), []);
-    let actions = rig.says(STRANGER, Message::Offer { runs: vec![(5, 1)] });
+    let actions = rig.says(STRANGER, offer(vec![(5, 1)]));
     assert_eq!(fetches(&actions), [(STRANGER, 5)]);
 }
 
@@ -165,7 +166,7 @@ fn claims_and_ends_of_others_do_not_count() {
     rig.says(LOWER_MATE, Message::Disclaim { chunk: 4 });
     rig.says(STRANGER, Message::Claim { chunk: 5 });
     rig.says(HIGHER_MATE, Message::Claim { chunk: 10 });
-    let actions = rig.says(STRANGER, Message::Offer { runs: vec![(4, 2)] });
+    let actions = rig.says(STRANGER, offer(vec![(4, 2)]));
     assert_eq!(fetches(&actions), [(STRANGER, 5)]);
 }
 
@@ -279,6 +280,6 @@ fn host_without_a_rack_has_no_mates() {
     let actions = rig.joins(STRANGER, "", &[3]);
     assert_eq!((fetches(&actions), claims_in(&actions)), (vec![(STRANGER, 3)], vec![]));
     rig.says(HIGHER_MATE, Message::Claim { chunk: 4 });
-    let actions = rig.says(STRANGER, Message::Offer { runs: vec![(4, 1)] });
+    let actions = rig.says(STRANGER, offer(vec![(4, 1)]));
     assert_eq!(fetches(&actions), [(STRANGER, 4)]);
 }

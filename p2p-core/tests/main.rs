@@ -4,6 +4,7 @@
 #![allow(clippy::cast_precision_loss, reason = "ratios for people")]
 
 mod fleet;
+mod hostile;
 mod locality;
 mod membership;
 mod own_disk;

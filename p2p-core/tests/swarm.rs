@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use p2p_core::wire::{Have, Message, RequestId};
+use p2p_core::wire::{Have, Message, RequestId, Runs};
 use p2p_core::{
-    Action, ChunkSet, Event, Holdings, Instant, ManifestOutcome, PeerFault, PeerRole, Seed, Swarm,
-    SwarmConfig, SwarmParams, Waiting,
+    Action, CHUNKS_MAX, ChunkSet, Event, Holdings, Instant, ManifestOutcome, PeerFault, PeerRole,
+    Seed, Swarm, SwarmConfig, SwarmParams, Waiting,
 };
 use proptest::prelude::*;
 
@@ -190,7 +190,7 @@ pub(crate) fn lone_host(holdings: Holdings) -> Swarm {
     lone_host_with(SwarmConfig { small_chunk_bytes: 0, ..SwarmConfig::host() }, holdings)
 }
 
-fn lone_host_with(config: SwarmConfig, holdings: Holdings) -> Swarm {
+pub(crate) fn lone_host_with(config: SwarmConfig, holdings: Holdings) -> Swarm {
     lone_node(PeerRole::Host, config, holdings)
 }
 
@@ -233,11 +233,11 @@ pub(crate) fn set_of(capacity: u32, chunks: &[u32]) -> ChunkSet {
     ChunkSet::from_bytes(capacity, &bytes).unwrap()
 }
 
-fn says(from: u8, message: Message) -> Event {
+pub(crate) fn says(from: u8, message: Message) -> Event {
     Event::MessageReceived { peer: node(from), message }
 }
 
-fn bans_in(actions: &[Action]) -> Vec<PeerFault> {
+pub(crate) fn bans_in(actions: &[Action]) -> Vec<PeerFault> {
     let fault = |action: &Action| match action {
         Action::Ban { fault, .. } => Some(*fault),
         _ => None,
@@ -245,7 +245,7 @@ fn bans_in(actions: &[Action]) -> Vec<PeerFault> {
     actions.iter().filter_map(fault).collect()
 }
 
-fn fetches_in(actions: &[Action]) -> Vec<RequestId> {
+pub(crate) fn fetches_in(actions: &[Action]) -> Vec<RequestId> {
     let request = |action: &Action| match action {
         Action::Fetch { request, .. } => Some(*request),
         _ => None,
@@ -253,7 +253,7 @@ fn fetches_in(actions: &[Action]) -> Vec<RequestId> {
     actions.iter().filter_map(request).collect()
 }
 
-fn sent_to(actions: &[Action], wanted: &Message) -> Vec<p2p_core::NodeId> {
+pub(crate) fn sent_to(actions: &[Action], wanted: &Message) -> Vec<p2p_core::NodeId> {
     let to = |action: &Action| match action {
         Action::Send { peer, message } if message == wanted => Some(*peer),
         _ => None,
@@ -396,13 +396,13 @@ fn faults_of_a_peer_lead_to_its_ban() {
         ("other count", join(2, PeerRole::Host, &ChunkSet::full(11)), PeerFault::WrongLayout),
         (
             "chunk past the end",
-            says(2, Message::Offer { runs: vec![(9, 2)] }),
+            says(2, offer(vec![(9, 2)])),
             PeerFault::NoSuchChunk { raw: 10, chunk_count: 10 },
         ),
         (
-            "overflowing run",
-            says(2, Message::Offer { runs: vec![(u32::MAX, u32::MAX)] }),
-            PeerFault::NoSuchChunk { raw: u32::MAX, chunk_count: 10 },
+            "last chunk of any build",
+            says(2, offer(vec![(0, 1), (CHUNKS_MAX - 1, 1)])),
+            PeerFault::NoSuchChunk { raw: CHUNKS_MAX - 1, chunk_count: 10 },
         ),
         (
             "request past the end",
@@ -601,6 +601,26 @@ proptest! {
     }
 }
 
+/// Runs of any kind that may lie on the wire, most of them of a small build.
+fn any_runs() -> impl Strategy<Value = Runs> {
+    let gap = prop_oneof![9 => 1_u32..4, 1 => 0..CHUNKS_MAX];
+    prop::collection::vec((gap, 1_u32..5), 0..4).prop_map(|parts| {
+        let mut runs = Vec::new();
+        let mut behind = 0_u32;
+        for (gap, length) in parts {
+            let start = if runs.is_empty() { gap - 1.min(gap) } else { behind + gap.max(1) };
+            behind = start + length;
+            runs.push((start, length));
+        }
+        runs.retain(|(start, length)| start + length <= CHUNKS_MAX);
+        runs.try_into().unwrap()
+    })
+}
+
+pub(crate) fn offer(runs: Vec<(u32, u32)>) -> Message {
+    Message::Offer { runs: runs.try_into().unwrap() }
+}
+
 fn any_message() -> impl Strategy<Value = Message> {
     let raw = prop_oneof![0_u32..12, any::<u32>()];
     let request = (0_u64..20).prop_map(RequestId);
@@ -613,8 +633,7 @@ fn any_message() -> impl Strategy<Value = Message> {
             contact: Box::new(contact(from, PeerRole::Host)),
             have: Some(Have::of(&ChunkSet::empty(10))),
         }),
-        prop::collection::vec((raw.clone(), 0_u32..5), 0..4)
-            .prop_map(|runs| Message::Offer { runs }),
+        any_runs().prop_map(|runs| Message::Offer { runs }),
         raw.clone().prop_map(|chunk| Message::Claim { chunk }),
         raw.clone().prop_map(|chunk| Message::Disclaim { chunk }),
         (request.clone(), raw).prop_map(|(request, chunk)| Message::Request { request, chunk }),

@@ -3,7 +3,9 @@
 //!
 //! Invariant: every question that reached a seeder is answered once. One that nobody picks up, or
 //! that is dropped without an answer, is refused, so that the host need not wait for a time-out. A
-//! status is answered as it arrives, because a host that stops must not wait for whoever reads it.
+//! status is answered as it arrives, because a host that stops must not wait for whoever reads it;
+//! where nobody ever reads them it is refused. What waits is bounded by its bytes, too: a question
+//! counts from when it is put aside until it is dropped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,11 +14,11 @@ use libp2p::request_response::InboundRequestId;
 use p2p_core::NodeId;
 use p2p_core::wire::CONTROL_BYTES_MAX;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{self, WeakSender};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::control::{
-    Answer, ControlCommand, ControlEvent, Question, STATUS_TOPIC, TOPIC_BYTES_MAX,
+    Answer, ControlCommand, ControlEvent, Question, Refusal, STATUS_TOPIC, TOPIC_BYTES_MAX,
 };
 
 /// Questions that may wait to be picked up. There are more only if a region asks faster than its
@@ -26,6 +28,18 @@ const ASKS_MAX: usize = 1_024;
 /// Status reports that may wait to be picked up. Every host reports again, so losing the oldest
 /// costs little.
 const STATUSES_MAX: usize = 4_096;
+
+/// Bytes of questions that may wait for their answers, those that were picked up included. They are
+/// of a kilobyte or less where all is well; with half, longer ones would be refused before there
+/// are [`ASKS_MAX`], and double would only be for strangers.
+const ASK_BYTES_MAX: usize = 4 << 20;
+
+/// The same for status reports: as many as may wait, of four kilobytes each, which is the rows of a
+/// host with a few apps.
+const STATUS_BYTES_MAX: usize = STATUSES_MAX * (4 << 10);
+
+/// What a question costs beside its bytes.
+const OVERHEAD_BYTES: usize = 256;
 
 /// A question of a host, with the way to answer it.
 #[derive(Debug)]
@@ -40,6 +54,8 @@ pub struct Ask {
     /// Weak, so that a question that somebody keeps does not keep the node running.
     control: WeakSender<ControlCommand>,
     is_answered: bool,
+    /// Its share of the bytes that may wait; `None` for one that is refused at once.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Ask {
@@ -58,6 +74,14 @@ impl Ask {
         }
     }
 
+    fn refuse(&mut self, refusal: Refusal) {
+        self.send(Answer::Refused(refusal));
+    }
+
+    fn weight(&self) -> usize {
+        OVERHEAD_BYTES + self.topic.len() + self.body.len()
+    }
+
     fn send(&mut self, answer: Answer) {
         self.is_answered = true;
         if let Some(control) = self.control.upgrade() {
@@ -70,7 +94,7 @@ impl Ask {
 impl Drop for Ask {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.send(Answer::Refused);
+            self.refuse(Refusal::Unanswered);
         }
     }
 }
@@ -79,8 +103,28 @@ impl Drop for Ask {
 #[derive(Clone, Debug)]
 pub(crate) struct AskSorter {
     /// `None` with a node that is no seeder: it refuses.
-    queues: Option<(mpsc::Sender<Ask>, Arc<Statuses>)>,
+    queues: Option<Queues>,
     control: WeakSender<ControlCommand>,
+}
+
+/// Where a seeder puts questions aside.
+#[derive(Clone, Debug)]
+struct Queues {
+    asks: mpsc::Sender<Ask>,
+    ask_bytes: Arc<Semaphore>,
+    /// `None` where nobody reads reports: they are refused.
+    statuses: Option<Arc<Statuses>>,
+}
+
+/// Whose questions a node puts aside.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Audience {
+    /// It is no seeder.
+    Nobody,
+    /// A seeder on which nobody reads status reports.
+    Asks,
+    /// A seeder that takes everything.
+    AsksAndReports,
 }
 
 /// The end at which questions are picked up.
@@ -90,18 +134,29 @@ pub(crate) struct Asks {
     statuses: Arc<Statuses>,
 }
 
-/// Status reports that wait: a bounded queue that drops its oldest entry when it is full.
-#[derive(Debug, Default)]
+/// Status reports that wait: a queue that is bounded in entries and bytes, and drops its oldest
+/// entries when it is full.
+#[derive(Debug)]
 struct Statuses {
     waiting: Mutex<VecDeque<Ask>>,
+    bytes: Arc<Semaphore>,
     arrived: Notify,
 }
 
 impl AskSorter {
-    pub(crate) fn new(is_seeder: bool, control: WeakSender<ControlCommand>) -> (Self, Asks) {
+    pub(crate) fn new(audience: Audience, control: WeakSender<ControlCommand>) -> (Self, Asks) {
         let (sender, receiver) = mpsc::channel(ASKS_MAX);
-        let statuses = Arc::new(Statuses::default());
-        let queues = is_seeder.then(|| (sender, Arc::clone(&statuses)));
+        let statuses = Arc::new(Statuses {
+            waiting: Mutex::default(),
+            bytes: Arc::new(Semaphore::new(STATUS_BYTES_MAX)),
+            arrived: Notify::new(),
+        });
+        let takes_reports = audience == Audience::AsksAndReports;
+        let queues = (audience != Audience::Nobody).then(|| Queues {
+            asks: sender,
+            ask_bytes: Arc::new(Semaphore::new(ASK_BYTES_MAX)),
+            statuses: takes_reports.then(|| Arc::clone(&statuses)),
+        });
         (Self { queues, control }, Asks { asks: receiver.into(), statuses })
     }
 
@@ -112,18 +167,36 @@ impl AskSorter {
             return Some(event);
         };
         let control = self.control.clone();
-        let mut ask = Ask { node, topic, body, id, control, is_answered: false };
+        let mut ask = Ask { node, topic, body, id, control, is_answered: false, room: None };
         match &self.queues {
-            Some((_, statuses)) if ask.topic == STATUS_TOPIC => {
-                ask.send(Answer::Status);
-                statuses.push(ask);
-            }
-            // Without room, or without anybody who picks it up, it is refused as it is dropped.
-            Some((asks, _)) => drop(asks.try_send(ask)),
-            None => {}
+            None => ask.refuse(Refusal::NotASeeder),
+            Some(queues) if ask.topic == STATUS_TOPIC => match &queues.statuses {
+                Some(statuses) => statuses.take(ask),
+                None => ask.refuse(Refusal::KeepsNoReports),
+            },
+            Some(queues) => queues.take(ask),
         }
         None
     }
+}
+
+impl Queues {
+    /// Puts a question aside. Without anybody who picks it up it is refused as it is dropped.
+    fn take(&self, mut ask: Ask) {
+        ask.room = room_for(&ask, &self.ask_bytes);
+        if ask.room.is_none() {
+            return ask.refuse(Refusal::Swamped);
+        }
+        if let Err(mpsc::error::TrySendError::Full(mut ask)) = self.asks.try_send(ask) {
+            ask.refuse(Refusal::Swamped);
+        }
+    }
+}
+
+/// The share of a question in the bytes that may wait; `None` if there are not so many left.
+fn room_for(ask: &Ask, bytes: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    let weight = u32::try_from(ask.weight()).ok()?;
+    Arc::clone(bytes).try_acquire_many_owned(weight).ok()
 }
 
 impl Asks {
@@ -148,11 +221,23 @@ impl Asks {
 }
 
 impl Statuses {
-    fn push(&self, status: Ask) {
+    /// Acknowledges a report and puts it aside; the oldest make room for it.
+    fn take(&self, mut status: Ask) {
         let mut waiting = self.waiting.lock();
         if waiting.len() >= STATUSES_MAX {
             waiting.pop_front();
         }
+        loop {
+            status.room = room_for(&status, &self.bytes);
+            if status.room.is_some() {
+                break;
+            }
+            if waiting.pop_front().is_none() {
+                // The bytes are all with whoever reads the reports: it is behind.
+                return status.refuse(Refusal::Swamped);
+            }
+        }
+        status.send(Answer::Status);
         waiting.push_back(status);
         self.arrived.notify_one();
     }

@@ -29,9 +29,11 @@ use self::codec::ControlCodec;
 pub use self::codec::STATUS_TOPIC;
 pub(crate) use self::codec::{Answer, Question, TOPIC_BYTES_MAX};
 pub use self::no_answer::NoAnswer;
+pub use self::refusal::Refusal;
 
 mod codec;
 mod no_answer;
+mod refusal;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/control/1");
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use p2p_core::{BuildId, NodeId};
 
-use crate::control::NoAnswer;
+use crate::control::{NoAnswer, Refusal};
 use crate::progress::WaitingFor;
 use crate::store::StoreError;
 
@@ -115,9 +115,12 @@ pub enum AskError {
         /// What the last one that was asked did.
         reason: NoAnswer,
     },
-    /// It answers nothing of this topic, or is swamped.
-    #[error("the seeder refused to answer; it may be swamped or of an older version")]
-    Refused,
+    /// The seeder, or the last one of the list, was reached and refused to answer.
+    #[error("the seeder refused the question: {refusal}")]
+    Refused {
+        /// Its reason.
+        refusal: Refusal,
+    },
     /// The node shut down.
     #[error("the node has shut down")]
     Shutdown,

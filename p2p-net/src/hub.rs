@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question, Refusal};
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
 use crate::data::receiving::{Expected, ExpectedBytes};
@@ -185,6 +185,10 @@ impl Hub {
             Wake::Served { build, node, request, outcome } => {
                 self.on_served(build, node, request, outcome);
             }
+            Wake::ManifestServed { build, node, serve } => {
+                let ended = Event::ManifestServeEnded { peer: node, serve };
+                self.pending.push_back((build, ended));
+            }
             Wake::RoomMade { fetch, room } => self.on_room(fetch, room),
             Wake::Deadline => {
                 for build in self.alarms.take_due(self.clock.now()) {
@@ -230,7 +234,7 @@ impl Hub {
             }
             Action::Send { peer, message } => self.send(build, peer, &message),
             Action::FetchManifest { peer } => self.fetch_manifest(build, peer),
-            Action::ServeManifest { peer } => self.serve_manifest(build, peer),
+            Action::ServeManifest { peer, serve } => self.serve_manifest(build, peer, serve),
             Action::Fetch { request, peer, chunk } => self.fetch(build, peer, request, chunk),
             Action::CancelFetch { request, peer } => {
                 self.data.expectations().cancel(&(peer, build, Some(request)));
@@ -326,7 +330,8 @@ impl Hub {
                     announce.contact = announce.contact.seen_from(from);
                     Answer::Announce(tracker.answer(self.clock.now(), &announce))
                 }
-                Some(_) | None => Answer::Refused,
+                Some(_) => Answer::Refused(Refusal::Unnamed),
+                None => Answer::Refused(Refusal::NotASeeder),
             },
             Question::Exchange(exchange) => {
                 let member = self.members.get(&exchange.build);
@@ -334,7 +339,7 @@ impl Hub {
                 Answer::Exchange(swarm.map(Swarm::known_contacts).unwrap_or_default())
             }
             // Sorted out before.
-            Question::Ask { .. } => Answer::Refused,
+            Question::Ask { .. } => Answer::Refused(Refusal::Unanswered),
             Question::Reach => Answer::Reach(self.contact),
         }
     }
@@ -491,9 +496,16 @@ impl Hub {
         self.data.expectations().add(key, expected);
     }
 
-    fn serve_manifest(&self, build: BuildId, peer: NodeId) {
-        if let (Some(member), Some(linked)) = (self.members.get(&build), self.links.get(peer)) {
-            member.send_manifest(&linked.link.uplink());
+    fn serve_manifest(&mut self, build: BuildId, peer: NodeId, serve: u64) {
+        let uplink = self.links.get(peer).map(|linked| linked.link.uplink());
+        let is_started = match (self.members.get(&build), uplink) {
+            (Some(member), Some(uplink)) => {
+                member.send_manifest(&uplink, (peer, serve), &self.sender)
+            }
+            _ => false,
+        };
+        if !is_started {
+            self.pending.push_back((build, Event::ManifestServeEnded { peer, serve }));
         }
     }
 

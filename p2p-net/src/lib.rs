@@ -90,7 +90,7 @@ pub use address::{ParseSeederAddressError, SeederAddress};
 pub use ask::Ask;
 pub use budget::{BufferBudget, ParseBufferBudgetError};
 pub use compare::{ChangeKind, Comparison, FileChange, compare};
-pub use control::{NoAnswer, STATUS_TOPIC};
+pub use control::{NoAnswer, Refusal, STATUS_TOPIC};
 pub use data::dscp::{ParseTrafficClassError, TrafficClass};
 pub use data::limiter::{Limits, SharedLimits};
 pub use data::transport::{ParseTransportError, Transport, TransportKind};

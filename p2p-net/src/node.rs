@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::ask::{Ask, AskSorter, Asks};
+use crate::ask::{Ask, AskSorter, Asks, Audience};
 use crate::budget::BufferBudget;
 use crate::control::{self, ControlCommand, Listening};
 use crate::data::dscp::TrafficClass;
@@ -52,6 +52,10 @@ pub struct NodeConfig {
     pub listen: SocketAddr,
     /// Whether the node is a seeder: tracker for its swarms and careful with its uplink.
     pub is_seeder: bool,
+    /// Whether somebody reads the status reports that hosts send to this seeder, from
+    /// [`Node::next_ask`]. Reports that nobody reads are refused, and the host hears why. Without
+    /// effect on a node that is no seeder.
+    pub takes_reports: bool,
     /// Seeders of the region, each also a tracker. Empty for a seeder on its own.
     pub seeders: Vec<SeederAddress>,
     /// The name of the zone that the node is in, for locality. `None` if unknown.
@@ -83,6 +87,7 @@ impl NodeConfig {
             identity,
             listen,
             is_seeder: false,
+            takes_reports: false,
             seeders: Vec::new(),
             zone: None,
             rack: None,
@@ -96,11 +101,19 @@ impl NodeConfig {
         }
     }
 
-    /// A seeder with default settings.
+    /// A seeder with default settings, which takes no status reports.
     pub const fn seeder(identity: Identity, listen: SocketAddr) -> Self {
         let mut config = Self::host(identity, listen);
         config.is_seeder = true;
         config
+    }
+
+    const fn audience(&self) -> Audience {
+        match (self.is_seeder, self.takes_reports) {
+            (false, _) => Audience::Nobody,
+            (true, false) => Audience::Asks,
+            (true, true) => Audience::AsksAndReports,
+        }
     }
 
     fn data(&self, address: SocketAddr, limits: SharedLimits) -> DataConfig {
@@ -159,7 +172,7 @@ impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
         let (hub, inbox) = hub::channel();
         let (control, orders) = mpsc::channel(CONTROL_COMMANDS_MAX);
-        let (sorter, asks) = AskSorter::new(config.is_seeder, control.downgrade());
+        let (sorter, asks) = AskSorter::new(config.audience(), control.downgrade());
         let (listening, control_thread) =
             start_control(&config, orders, sorter, hub.clone()).await?;
         let control_address = listening.socket;
@@ -322,7 +335,8 @@ impl Node {
 
     /// The next question of a host to this seeder; `None` after shutdown. Questions that nobody
     /// picks up are refused once too many wait. Those about [`STATUS_TOPIC`](crate::STATUS_TOPIC)
-    /// were answered when they arrived; of them the oldest are dropped.
+    /// were answered when they arrived, or refused if [`NodeConfig::takes_reports`] is false; of
+    /// them the oldest are dropped.
     pub async fn next_ask(&self) -> Option<Ask> {
         self.inner.asks.next().await
     }
@@ -453,7 +467,80 @@ fn reachable_ip(listening: &Listening) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use p2p_core::wire::Message;
+
     use super::*;
+    use crate::data::DataEvent;
+    use crate::publish::publish;
+
+    /// Goal: a peer that asks for the manifest without end costs a task, not a task for each
+    /// message, and is banned for it; a host is served beside it and after it.
+    /// Method: the peer is a data plane of the test's own over a real connection. It takes no
+    /// manifest, so each that is begun waits for it.
+    #[tokio::test]
+    async fn flood_of_questions_for_the_manifest_starts_no_flood_of_tasks() {
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let tree = folder.path().join("tree");
+        std::fs::create_dir(&tree).unwrap();
+        std::fs::write(tree.join("file"), [7; 100_000]).unwrap();
+        let open = |name: &str| BuildStore::open(folder.path().join(name)).unwrap();
+        let build = publish(&tree, &open("store"), None).unwrap().build;
+        let one_thread = NonZero::new(1);
+        let config = NodeConfig {
+            data_threads: one_thread,
+            ..NodeConfig::seeder(Identity::generate(), listen)
+        };
+        let seeder = Node::start(config).await.unwrap();
+        seeder.serve(&build, &SharedLimits::default());
+        let tasks = || seeder.inner.runtime.metrics().num_alive_tasks();
+
+        let identity = Identity::generate();
+        let hostile = NodeConfig::host(identity.clone(), listen);
+        let data = hostile.data(listen, SharedLimits::default());
+        let (plane, mut events) = DataPlane::start(&identity, &data).unwrap();
+        plane.dial(seeder.inner.contact);
+        let link = match events.recv().await.unwrap() {
+            DataEvent::Linked { outcome, .. } => outcome.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let contact = Box::new(hostile.contact(listen, plane.local_address()));
+        link.send(build.id(), &Message::Join { contact, have: None }).unwrap();
+        // The seeder's own `Join` says that it is a neighbour now.
+        while !matches!(events.recv().await.unwrap(), DataEvent::Message { .. }) {}
+
+        let (before, mut most, mut sent) = (tasks(), 0, 0_u32);
+        let flood = async {
+            while !link.is_closed() {
+                // When the queue is full the connection gets its turn.
+                if link.send(build.id(), &Message::RequestManifest).is_err() {
+                    tokio::task::yield_now().await;
+                }
+                sent += 1;
+                most = most.max(tasks());
+            }
+        };
+        let draining = async { while events.recv().await.is_some() {} };
+        tokio::select! {
+            () = draining => panic!("the data plane ended"),
+            outcome = tokio::time::timeout(Duration::from_mins(1), flood) => outcome.unwrap(),
+        }
+        assert!(sent > 64, "banned after {sent}");
+        assert!(most <= before + 4, "{most} tasks, {before} before the flood");
+
+        let config = NodeConfig {
+            seeders: vec![seeder.address()],
+            ..NodeConfig::host(Identity::generate(), listen)
+        };
+        let host = Node::start(config).await.unwrap();
+        let download = host.fetch(build.id(), &open("host"), FetchOptions::default());
+        let fetched = tokio::time::timeout(Duration::from_mins(1), download.finish()).await;
+        fetched.expect("the seeder serves nobody else").unwrap();
+        host.shutdown().await;
+        seeder.shutdown().await;
+    }
 
     /// Goal: a place without a name is on the wire what it always was, and one with a name too.
     #[test]

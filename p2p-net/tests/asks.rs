@@ -1,7 +1,7 @@
 //! Questions about topics that this crate knows nothing of, over real sockets.
 
 use p2p_core::NodeId;
-use p2p_net::{AskError, NoAnswer, Node, STATUS_TOPIC};
+use p2p_net::{AskError, Identity, NoAnswer, Node, NodeConfig, Refusal, STATUS_TOPIC};
 
 use crate::rig::{host, host_config, seeder, soon};
 
@@ -25,7 +25,8 @@ async fn seeder_answers_what_it_is_asked() {
     assert_eq!(ask("", vec![]).await, Ok(vec![]));
     let largest = vec![7; (64 << 10) - 2];
     assert_eq!(ask("t", largest).await.unwrap().len(), (64 << 10) - 1);
-    assert_eq!(ask("silence", vec![]).await, Err(AskError::Refused), "dropped without an answer");
+    let refused = Err(AskError::Refused { refusal: Refusal::Unanswered });
+    assert_eq!(ask("silence", vec![]).await, refused, "dropped without an answer");
     let (one, two) = tokio::join!(ask("t", b"1".to_vec()), ask("t", b"2".to_vec()));
     assert_eq!((one.unwrap(), two.unwrap()), (b"t1".to_vec(), b"t2".to_vec()));
 
@@ -63,7 +64,8 @@ async fn questions_that_make_no_sense_are_refused() {
     assert_eq!(unknown, Err(AskError::UnknownSeeder { seeder: stranger }));
     // A host that is named as a seeder by mistake says no at once.
     let mistaken = self::host(&host).await;
-    assert_eq!(soon(mistaken.ask(host.id(), "t", vec![])).await, Err(AskError::Refused));
+    let refused = AskError::Refused { refusal: Refusal::NotASeeder };
+    assert_eq!(soon(mistaken.ask(host.id(), "t", vec![])).await, Err(refused));
 }
 
 /// Goal: a host's status reaches its seeder with the host's name proved, and the host does not wait
@@ -77,6 +79,55 @@ async fn status_reaches_a_seeder_that_does_not_read_yet() {
     let ask = soon(seeder.next_ask()).await.unwrap();
     assert_eq!((ask.node, &*ask.topic, &*ask.body), (host.id(), STATUS_TOPIC, &b"fine"[..]));
     ask.answer(b"nobody hears this".to_vec());
+}
+
+/// Goal: reports that nobody will ever read are refused with the reason, not kept; other questions
+/// are answered as ever, and the next seeder of the list is asked.
+#[tokio::test]
+async fn reports_to_a_seeder_that_keeps_none_are_refused() {
+    let config = NodeConfig::seeder(Identity::generate(), "127.0.0.1:0".parse().unwrap());
+    let keeps_none = Node::start(config).await.unwrap();
+    let host = host(&keeps_none).await;
+    let refused = soon(host.ask_any(STATUS_TOPIC, vec![7; 60 << 10])).await.unwrap_err();
+    assert_eq!(refused, AskError::Refused { refusal: Refusal::KeepsNoReports });
+    assert!(refused.to_string().contains("it was started without --goal"), "{refused}");
+    let answering = tokio::spawn(answer_all(keeps_none.clone()));
+    assert_eq!(soon(host.ask_any("t", b"ab".to_vec())).await, Ok(b"tba".to_vec()));
+
+    let reads = seeder(None).await;
+    let list = [keeps_none.address(), reads.address()];
+    let asker = Node::start(host_config(&list)).await.unwrap();
+    assert_eq!(soon(asker.ask_any(STATUS_TOPIC, b"fine".to_vec())).await, Ok(vec![]));
+    assert_eq!(soon(reads.next_ask()).await.unwrap().body, b"fine");
+    soon(keeps_none.shutdown()).await;
+    soon(answering).await.unwrap();
+}
+
+/// Goal: what waits is bounded by its bytes, not only by its number: of the largest reports there
+/// are far fewer than of small ones, the newest of them.
+#[tokio::test]
+async fn large_reports_that_nobody_reads_cost_the_oldest_sooner() {
+    const LARGE: usize = 60 << 10;
+    /// What a seeder keeps of reports.
+    const BYTES_MAX: usize = 16 << 20;
+    let seeder = seeder(None).await;
+    let host = host(&seeder).await;
+    let sent = u32::try_from(BYTES_MAX / LARGE).unwrap() + 10;
+    for number in 0..sent {
+        let mut body = vec![0; LARGE];
+        body[..4].copy_from_slice(&number.to_le_bytes());
+        soon(host.ask_any(STATUS_TOPIC, body)).await.unwrap();
+    }
+    soon(host.ask_any(STATUS_TOPIC, sent.to_le_bytes().to_vec())).await.unwrap();
+    let mut kept = Vec::new();
+    while kept.last() != Some(&sent) {
+        let report = soon(seeder.next_ask()).await.unwrap();
+        kept.push(u32::from_le_bytes(report.body[..4].try_into().unwrap()));
+    }
+    assert!(kept.len() * LARGE <= BYTES_MAX + LARGE, "{} large reports are kept", kept.len());
+    let first = *kept.first().unwrap();
+    assert!(first > 0, "the oldest is gone");
+    assert_eq!(kept, (first..=sent).collect::<Vec<_>>(), "the newest are all here");
 }
 
 /// Reports that a seeder keeps for whoever reads them.
@@ -121,7 +172,7 @@ async fn seeders_are_asked_in_turn() {
     let asker = Node::start(host_config(&list)).await.unwrap();
     assert_eq!(soon(asker.ask_any("t", b"abc".to_vec())).await, Ok(b"tcba".to_vec()));
     let alone = Node::start(host_config(&list[..2])).await.unwrap();
-    let refused = AskError::NobodyAnswers { reason: NoAnswer::NotASeeder };
+    let refused = AskError::Refused { refusal: Refusal::NotASeeder };
     assert_eq!(soon(alone.ask_any("t", vec![])).await, Err(refused));
     let lost = Node::start(host_config(&[])).await.unwrap();
     let nobody = AskError::NobodyAnswers { reason: NoAnswer::NoSeeder };

@@ -61,6 +61,7 @@ fn loopback() -> std::net::SocketAddr {
 pub(crate) async fn seeder(upload_limit: Option<u64>) -> Node {
     let mut config = NodeConfig::seeder(Identity::generate(), loopback());
     config.upload_limit = upload_limit.and_then(p2p_core::ByteRate::new);
+    config.takes_reports = true;
     Node::start(config).await.unwrap()
 }
 

@@ -69,7 +69,7 @@ pub struct SeederConfig {
     /// The other seeders of the region. This one announces every build that it serves to each of
     /// them.
     pub seeders: Vec<SeederAddress>,
-    /// Goal store that hosts' reports are relayed to. `None`: reports are dropped.
+    /// Goal store that hosts' reports are relayed to. `None`: reports are refused.
     pub goal: Option<GoalUrl>,
     /// The name of the zone that the seeder is in, for locality. `None` if unknown.
     pub zone: Option<String>,
@@ -170,6 +170,8 @@ impl Seeder {
             disk_priority: config.disk_priority,
             transport: config.transport,
             buffer_budget: config.buffer_budget,
+            // From the start: reports that come while the store is still being opened are kept.
+            takes_reports: config.goal.is_some(),
             ..NodeConfig::seeder(identity, config.listen)
         };
         let node = Node::start(node_config).await?;
@@ -429,11 +431,11 @@ where
 
 #[cfg(test)]
 mod tests {
-    use p2p_net::AskError;
+    use p2p_net::{AskError, Refusal};
 
     use super::*;
 
-    /// Goal: each question reaches whom it is for. A report is taken although no goal store takes
+    /// Goal: each question reaches whom it is for. A report is refused because no goal store takes
     /// it on, a request for a token is answered, and what nobody knows is refused.
     #[tokio::test]
     async fn questions_are_sorted_by_topic() {
@@ -464,12 +466,13 @@ mod tests {
             })
             .await
             .unwrap();
-            assert_eq!(host.ask_any(STATUS_TOPIC, b"[]".to_vec()).await, Ok(vec![]));
+            let report = host.ask_any(STATUS_TOPIC, b"[]".to_vec()).await;
+            assert_eq!(report, Err(AskError::Refused { refusal: Refusal::KeepsNoReports }));
             let answer = host.ask(address.node, TOKEN_TOPIC, b"no request".to_vec()).await.unwrap();
             let answer = String::from_utf8(answer).unwrap();
             assert!(answer.contains("the request for a token is not valid"), "{answer}");
             let unknown = host.ask(address.node, "tea/1", vec![]).await;
-            assert_eq!(unknown, Err(AskError::Refused));
+            assert_eq!(unknown, Err(AskError::Refused { refusal: Refusal::Unanswered }));
             host.shutdown().await;
             stop.cancel();
         };

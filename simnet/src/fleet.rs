@@ -54,7 +54,10 @@ enum Parcel {
     NoAnswer,
     ExchangeAsked,
     Contacts(Vec<Contact>),
-    Manifest,
+    Manifest {
+        /// The server's name for it.
+        serve: u64,
+    },
     /// Not on the way any more, but in the hands of the disk.
     Hashed {
         request: RequestId,
@@ -439,7 +442,9 @@ impl Fleet {
             Action::FetchManifest { peer } => {
                 self.send(from, index_of(peer), Message::RequestManifest);
             }
-            Action::ServeManifest { peer } => self.send_manifest(from, index_of(peer)),
+            Action::ServeManifest { peer, serve } => {
+                self.send_manifest(from, index_of(peer), serve);
+            }
             Action::Fetch { request, peer, chunk } => {
                 let peer = index_of(peer);
                 self.observe(from, StepKind::Fetch, Some(peer), Some(chunk.get()));
@@ -490,11 +495,12 @@ impl Fleet {
             Parcel::NoAnswer => self.give(to, Event::AnnounceFailed { tracker: id_of(from) }),
             Parcel::ExchangeAsked => self.on_exchange_asked(to, from),
             Parcel::Contacts(contacts) => self.give(to, Event::ContactsLearned { contacts }),
-            Parcel::Manifest => {
+            Parcel::Manifest { serve } => {
                 if self.nodes[to as usize].is_connected(from) {
                     let outcome = ManifestOutcome::Valid(self.layout.clone());
                     self.give(to, Event::ManifestArrived { peer: id_of(from), outcome });
                 }
+                self.give(from, Event::ManifestServeEnded { peer: id_of(to), serve });
             }
             Parcel::Hashed { request, chunk } => self.on_hashed(to, from, request, chunk),
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use goal_state::HostStatus;
 
+use crate::output::grid::{Layout, grid};
 use crate::output::human;
-use crate::status::table::{Layout, grid};
 
 /// What the time that one build took to reach all hosts is compared with.
 #[derive(Clone, Copy, Debug)]

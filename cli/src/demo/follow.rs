@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use goal_state::{Goal, GoalStore, HostPhase, HostStatus};
+use goal_state::{Goal, GoalStore, HostPhase, HostStatus, now_ms};
 use indicatif::{MultiProgress, ProgressBar};
 
 use crate::demo::children::Children;
@@ -104,7 +104,7 @@ pub(super) async fn follow(
         let found: Vec<HostStatus> = hosts
             .iter()
             .filter_map(|host| rows.get(host))
-            .filter(|row| standing(goal, row) == Standing::OnGoal)
+            .filter(|row| standing(now_ms(), goal, row) == Standing::OnGoal)
             .cloned()
             .collect();
         if found.len() == hosts.len() {
@@ -171,7 +171,8 @@ impl Watch {
             return Ok(());
         }
         let is_there = |host: &&String| {
-            rows.iter().any(|row| row.host == **host && standing(goal, row) == Standing::OnGoal)
+            rows.iter()
+                .any(|row| row.host == **host && standing(now_ms(), goal, row) == Standing::OnGoal)
         };
         Err(FollowError::Stalled {
             missing: hosts.iter().filter(|host| !is_there(host)).cloned().collect(),

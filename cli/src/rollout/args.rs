@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostLimit, Label, Rollout, RolloutChange};
+use goal_state::{Goal, HostLimit, Label, Rollout, RolloutChange, SwitchTime, moment};
 
 /// Who switches and when.
 #[derive(Debug, clap::Args)]
@@ -62,9 +62,9 @@ impl RolloutArgs {
     }
 }
 
-/// Who switches and when, in words; `None` if everybody does at once.
-pub(crate) fn describe(goal: &Goal) -> Option<String> {
-    let Rollout { percent, canary, stages, max_unavailable, restart, .. } = &goal.rollout;
+/// Who switches and when, in words.
+pub(crate) fn describe(goal: &Goal) -> String {
+    let Rollout { percent, canary, stages, restart, switch, auto_revert, .. } = &goal.rollout;
     let mut parts = vec![];
     if *percent < 100 {
         parts.push(format!("{percent} percent of the hosts"));
@@ -75,13 +75,30 @@ pub(crate) fn describe(goal: &Goal) -> Option<String> {
     if !stages.is_empty() {
         parts.push(format!("only {}", list(stages)));
     }
-    if let HostLimit::AtMost(max) = max_unavailable {
-        parts.push(format!("at most {max} of a group at once"));
+    if parts.is_empty() {
+        parts.push("every host".to_owned());
+    }
+    match goal.rollout.unavailable_max() {
+        Some(max) => parts.push(format!("at most {max} of a group at once")),
+        None => parts.push("all at once".to_owned()),
+    }
+    match goal.rollout.max_failures {
+        HostLimit::AtMost(max) => parts.push(format!("halts when {max} failed")),
+        HostLimit::None => parts.push("never halts by itself".to_owned()),
+        HostLimit::Unset => {}
+    }
+    if *auto_revert {
+        parts.push("reverts instead of halting".to_owned());
+    }
+    match switch {
+        SwitchTime::Now => {}
+        SwitchTime::OnOrder => parts.push("staged until: shoal switch".to_owned()),
+        SwitchTime::At(at_ms) => parts.push(format!("switches at {}", moment(*at_ms))),
     }
     if *restart == goal.generation {
         parts.push("restarts the program".to_owned());
     }
-    (!parts.is_empty()).then(|| parts.join(", "))
+    parts.join(", ")
 }
 
 fn list(labels: &BTreeSet<Label>) -> String {
@@ -105,24 +122,34 @@ mod tests {
         Flags::try_parse_from(["x"].iter().chain(flags)).unwrap().rollout
     }
 
-    fn described(flags: &[&str]) -> Option<String> {
+    fn described(flags: &[&str]) -> String {
         let rollout = Rollout::default().changed(&parse(flags).for_new_build());
         describe(&Goal { rollout, ..goal("web", 2, 2) })
     }
 
     #[test]
     fn flags_become_a_rollout_and_a_sentence() {
-        assert_eq!(described(&[]), None);
-        assert_eq!(described(&["--percent", "100"]), None);
-        assert_eq!(described(&["--percent", "10"]).unwrap(), "10 percent of the hosts");
+        let quiet = "every host, at most 25% of a group at once";
+        assert_eq!(described(&[]), quiet);
+        assert_eq!(described(&["--percent", "100"]), quiet);
         assert_eq!(
-            described(&["--canary", "canary", "--max-unavailable", "2"]).unwrap(),
+            described(&["--percent", "10", "--max-unavailable", "none"]),
+            "10 percent of the hosts, all at once"
+        );
+        assert_eq!(
+            described(&["--canary", "canary", "--max-unavailable", "2"]),
             "0 percent of the hosts, canaries canary, at most 2 of a group at once"
         );
         assert_eq!(
-            described(&["--stage", "stage=dev", "--stage", "stage=staging"]).unwrap(),
-            "only stage=dev, stage=staging"
+            described(&["--stage", "stage=dev", "--stage", "stage=staging", "--max-failures=5%"]),
+            "only stage=dev, stage=staging, at most 25% of a group at once, halts when 5% failed"
         );
+        let reverts = described(&["--auto-revert", "--max-failures", "none"]);
+        assert!(
+            reverts.ends_with("never halts by itself, reverts instead of halting"),
+            "{reverts}"
+        );
+        assert_eq!(described(&["--auto-revert=false"]), quiet);
         assert_eq!(
             parse(&["--canary", "c"]).change().percent,
             None,

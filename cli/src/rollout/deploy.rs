@@ -1,154 +1,27 @@
-//! `shoal deploy`, `rollback`, `restart` and `rollout`: set the goal of an app, and wait until its
-//! hosts follow.
+//! `shoal deploy`, `rollback`, `restart`, `rollout` and `switch`: change the goal of an app, and
+//! wait until its hosts follow.
 //!
-//! Setting the goal is one write; everything after it only watches. A goal store that fails while
-//! watching is asked again until the time is up, because the deploy goes on without this command.
-
-use std::collections::BTreeSet;
-use std::time::Duration;
+//! Changing the goal is one write; everything after it only watches
+//! ([`wait`](crate::rollout::wait)). The arguments are in [`commands`](crate::rollout::commands).
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, ChangeOrder, Goal, GoalChange, GoalStore, GoalStoreError, GoalUrl, RolloutChange,
-    WaitReason, now_ms,
+    AppName, Goal, GoalChange, GoalStore, PastGoal, RollbackTarget, RolloutChange, SwitchTime,
+    causes, now_ms, outcome,
 };
-use indicatif::{ProgressBar, ProgressStyle};
-use p2p_core::BuildId;
-use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::output::{self, Outcome, human};
-use crate::rollout::args::{self, RolloutArgs};
-use crate::rollout::view;
-use crate::rollout::{self, Rollout, Silent};
-use crate::runtime::{block_on, read_statuses};
+use crate::rollout::commands::{
+    DeployArgs, FollowArgs, Presence, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
+};
+use crate::rollout::order::{self, OriginArgs, goal_of};
+use crate::rollout::wait::{End, Ended, Waiter};
+use crate::rollout::{history, report, survey, view};
+use crate::runtime::{block_on, read_inventory};
 
-/// How often hosts' reports are read while waiting. They arrive every second or two.
-const POLL: Duration = Duration::from_secs(1);
-
-/// Hosts that are named in one line; `shoal status` has them all.
-const NAMES_MAX: usize = 5;
-
-/// Arguments of `shoal deploy`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DeployArgs {
-    /// The app
-    app: AppName,
-    /// The build that its hosts shall run, 64 digits
-    build: BuildId,
-    #[command(flatten)]
-    rollout: RolloutArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
-}
-
-/// Arguments of `shoal rollback`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RollbackArgs {
-    /// The app
-    app: AppName,
-    #[command(flatten)]
-    rollout: RolloutArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
-}
-
-/// Arguments of `shoal restart`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RestartArgs {
-    /// The app
-    app: AppName,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
-}
-
-/// Arguments of `shoal rollout`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct RolloutCommandArgs {
-    /// The app
-    app: AppName,
-    #[command(flatten)]
-    rollout: RolloutArgs,
-    /// Hosts of every stage switch
-    #[arg(long, conflicts_with = "stage")]
-    all_stages: bool,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
-}
-
-/// What commands that set a goal have in common.
-#[derive(Debug, clap::Args)]
-pub(crate) struct FollowArgs {
-    #[command(flatten)]
-    goal: GoalArgs,
-    /// Wait until every host that may switch runs the build
-    #[arg(long)]
-    wait: bool,
-    /// With --wait: give up after this long
-    #[arg(long, value_name = "DURATION", default_value = "30m", value_parser = humantime::parse_duration)]
-    timeout: Duration,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Where the goals are.
-#[derive(Debug, clap::Args)]
-pub(crate) struct GoalArgs {
-    /// The goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`
-    #[arg(long = "goal", value_name = "URL", env = "SHOAL_GOAL")]
-    pub(crate) url: GoalUrl,
-}
-
-/// What `--json` prints.
-#[derive(Debug, Serialize)]
-struct Report {
-    app: AppName,
-    build: BuildId,
-    generation: u64,
-    /// The build that was the goal before; `None` if this is the first.
-    previous: Option<BuildId>,
-    /// How waiting ended; `None` without `--wait`.
-    rollout: Option<RolloutReport>,
-}
-
-#[derive(Debug, Serialize)]
-struct RolloutReport {
-    end: End,
-    seconds: f64,
-    on_goal: Vec<String>,
-    underway: Vec<String>,
-    waiting: Vec<WaitingHost>,
-    failed: Vec<FailedHost>,
-    rolled_back: Vec<FailedHost>,
-    absent: Vec<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct WaitingHost {
-    host: String,
-    waits_for: WaitReason,
-}
-
-#[derive(Debug, Serialize)]
-struct FailedHost {
-    host: String,
-    message: String,
-}
-
-/// Why waiting ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum End {
-    /// Every host that may switch runs the build.
-    Complete,
-    /// The build failed on a host.
-    Failed,
-    /// Somebody set another goal.
-    Superseded,
-    /// The time is up.
-    TimedOut,
-}
+/// How often a deploy is set anew because the goal store turns out to be behind the hosts. Once: a
+/// store that is lost twice within one command needs a person.
+const RAISES_MAX: u32 = 1;
 
 /// Sets the goal; with `--wait` follows it to its end.
 ///
@@ -156,22 +29,59 @@ enum End {
 ///
 /// If the goal store cannot be read or written.
 pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
-    block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.deploy(&args.app, args.build, args.rollout.for_new_build()).await;
-        goal.with_context(|| format!("cannot deploy {}", args.app))
-    }))
+    let rollout = RolloutChange { switch: args.when.switch(), ..args.rollout.for_new_build() };
+    let change = GoalChange::Deploy { build: args.build, rollout };
+    let version = args.version.as_deref();
+    block_on(async {
+        let store = GoalStore::new(&args.follow.goal.url);
+        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version };
+        ordering.carry_out(&store, &args.app, change).await
+    })
 }
 
-/// Makes the build before the current one the goal again.
+/// Makes the last good build the goal again, or the one that is named.
 ///
 /// # Errors
 ///
 /// If there is none, or the goal store cannot be read or written.
 pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
-    block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.rollback(&args.app, args.rollout.for_new_build(), None).await;
-        goal.with_context(|| format!("cannot roll back {}", args.app))
-    }))
+    block_on(async {
+        let store = GoalStore::new(&args.follow.goal.url);
+        let goal = goal_of(&store, &args.app).await?;
+        let target = match &args.to {
+            Some(to) => RollbackTarget::Generation(history::find(&goal, to)?.generation),
+            None => RollbackTarget::LastGood,
+        };
+        if let Some(past) = goal.rollback_target(target) {
+            warn_of_failures(&store, &goal, past).await;
+        }
+        let change = GoalChange::Rollback { target, rollout: args.rollout.for_new_build() };
+        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
+        ordering.carry_out(&store, &args.app, change).await
+    })
+}
+
+/// Says on which hosts the build that a rollback goes to has failed, before it is taken.
+async fn warn_of_failures(store: &GoalStore, goal: &Goal, past: &PastGoal) {
+    let rows = read_inventory(store).await.unwrap_or_default();
+    let mut failed: Vec<String> = rows
+        .iter()
+        .filter(|row| row.app == goal.app && row.quarantined == Some(past.build))
+        .map(|row| row.host.clone())
+        .collect();
+    failed.dedup();
+    let before = past.outcome.filter(|outcome| outcome.failed > 0);
+    let build = past.build.short();
+    if let Some(outcome) = before {
+        output::note(&format!("build {build}: {}", history::outcome_text(outcome)));
+    }
+    if !failed.is_empty() {
+        output::note(&format!(
+            "build {build} failed on {} and is not tried again there: {}",
+            human::counted(failed.len(), "host"),
+            report::names(&failed)
+        ));
+    }
 }
 
 /// Orders the hosts of an app to restart its program.
@@ -180,335 +90,149 @@ pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
 ///
 /// If there is no goal, or the goal store cannot be read or written.
 pub(crate) fn restart(args: &RestartArgs) -> anyhow::Result<Outcome> {
-    block_on(set_and_follow(&args.follow, async |store| {
-        let goal = store.change(&args.app, GoalChange::Restart, ChangeOrder::default()).await;
-        goal.with_context(|| format!("cannot restart {}", args.app))
-    }))
+    block_on(async {
+        let store = GoalStore::new(&args.follow.goal.url);
+        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
+        ordering.carry_out(&store, &args.app, GoalChange::Restart).await
+    })
 }
 
-/// Changes who switches to the goal that there is; without a change, shows it.
+/// Lets hosts switch to a build that is staged, now or from some moment on.
+///
+/// # Errors
+///
+/// If there is no goal or none that waits for this, or the goal store cannot be read or written.
+pub(crate) fn switch(args: &SwitchArgs) -> anyhow::Result<Outcome> {
+    block_on(async {
+        let store = GoalStore::new(&args.follow.goal.url);
+        let goal = goal_of(&store, &args.app).await?;
+        anyhow::ensure!(
+            goal.rollout.switch != SwitchTime::Now,
+            "goal {} of {} is not staged: its hosts switch as its rollout lets them; see: shoal \
+             rollout {}",
+            goal.generation,
+            args.app,
+            args.app
+        );
+        let switch = args.at.map_or(SwitchTime::Now, |at| SwitchTime::At(at.0));
+        let rollout = RolloutChange { switch: Some(switch), ..RolloutChange::default() };
+        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
+        ordering.carry_out(&store, &args.app, GoalChange::Widen { rollout }).await
+    })
+}
+
+/// Changes who switches to the goal that there is, halts, resumes or aborts; without a change,
+/// shows it.
 ///
 /// # Errors
 ///
 /// If there is no goal, or the goal store cannot be read or written.
 pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
-    let mut change = args.rollout.change();
-    if args.all_stages {
-        change.stages = Some(BTreeSet::new());
-    }
-    let follow = &args.follow;
-    if change != RolloutChange::default() {
-        return block_on(set_and_follow(follow, async |store| {
-            let goal = store
-                .change(&args.app, GoalChange::Widen { rollout: change }, ChangeOrder::default())
-                .await;
-            goal.with_context(|| format!("cannot change the rollout of {}", args.app))
-        }));
-    }
     block_on(async {
-        let store = GoalStore::new(&follow.goal.url);
-        let goal = store.goal(&args.app).await.context("cannot read the goal")?;
-        let goal = goal.ok_or_else(|| GoalStoreError::NoGoal { app: args.app.clone() })?;
-        let rows = read_statuses(&store).await?;
-        let silent = rollout::silent(now_ms(), &rows);
-        if follow.wait {
-            let (end, took, hosts) = wait_for(follow, &store, &goal, silent).await;
-            return conclude(follow, &goal, end, took, hosts);
+        let store = GoalStore::new(&args.follow.goal.url);
+        let goal = goal_of(&store, &args.app).await?;
+        let rows = read_inventory(&store).await?;
+        let failed = outcome(&goal, &rows).failed;
+        if let Some(change) = args.change(&goal, failed) {
+            let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
+            return ordering.carry_out(&store, &args.app, change).await;
         }
-        let hosts = rollout::survey(&goal, &rows, &silent);
+        let follow = &args.follow;
+        if follow.wait {
+            let ended = wait(follow, &store, goal).await?;
+            return conclude(follow, &ended, false);
+        }
+        let hosts = survey(now_ms(), &goal, &rows);
+        let causes = causes(&goal, &rows);
         if follow.json {
-            output::json(&view::document(&goal, &hosts))?;
+            output::json(&view::document(&goal, &hosts, &causes))?;
         } else {
-            output::raw(&view::text(&goal, &hosts))?;
+            output::raw(&view::text(now_ms(), &goal, &hosts, &causes))?;
         }
         Ok(Outcome::Done)
     })
 }
 
-/// Sets a goal by `set`; with `--wait` follows it to its end.
-async fn set_and_follow(
-    args: &FollowArgs,
-    set: impl AsyncFnOnce(&GoalStore) -> anyhow::Result<Goal>,
-) -> anyhow::Result<Outcome> {
-    let store = GoalStore::new(&args.goal.url);
-    // Before the goal is set: whoever is silent now is not silent because of it.
-    let rows = if args.wait { read_statuses(&store).await? } else { vec![] };
-    let silent = rollout::silent(now_ms(), &rows);
-    let goal = set(&store).await?;
-    if !args.wait {
-        announce(&goal, None, args.json)?;
-        return Ok(Outcome::Done);
-    }
-    if !args.json {
-        output::note(&announcement(&goal));
-    }
-    let (end, took, hosts) = wait_for(args, &store, &goal, silent).await;
-    conclude(args, &goal, end, took, hosts)
+/// A change of a goal, with all that the command line says about it.
+struct Ordering<'a> {
+    follow: &'a FollowArgs,
+    origin: &'a OriginArgs,
+    version: Option<&'a str>,
 }
 
-async fn wait_for(
-    args: &FollowArgs,
-    store: &GoalStore,
-    goal: &Goal,
-    silent: Silent,
-) -> (End, Duration, Rollout) {
-    let started = Instant::now();
-    let waiter = Waiter { store, goal, silent, deadline: started + args.timeout };
-    let (end, hosts) = waiter.wait().await;
-    (end, started.elapsed(), hosts)
-}
-
-fn conclude(
-    args: &FollowArgs,
-    goal: &Goal,
-    end: End,
-    took: Duration,
-    hosts: Rollout,
-) -> anyhow::Result<Outcome> {
-    let report = rollout_report(end, took, hosts);
-    if args.json {
-        announce(goal, Some(report), true)?;
-    } else {
-        output::line(&conclusion(goal, &report))?;
-    }
-    Ok(if end == End::Complete { Outcome::Done } else { Outcome::Negative })
-}
-
-/// Follows one goal.
-struct Waiter<'a> {
-    store: &'a GoalStore,
-    goal: &'a Goal,
-    silent: Silent,
-    deadline: Instant,
-}
-
-impl Waiter<'_> {
-    async fn wait(&self) -> (End, Rollout) {
-        let bar = ProgressBar::new(0).with_style(
-            ProgressStyle::with_template("{prefix} [{bar:30}] {pos} of {len} hosts  {wide_msg}")
-                .expect("the template parses"),
-        );
-        bar.set_prefix(self.goal.app.to_string());
-        let mut hosts = Rollout::default();
-        let mut is_failing = false;
-        let end = loop {
-            match self.look().await {
-                Ok((end, seen)) => {
-                    is_failing = false;
-                    hosts = seen;
-                    bar.set_length(hosts.expected() as u64);
-                    bar.set_position(hosts.on_goal.len() as u64);
-                    bar.set_message(names(&hosts.underway));
-                    if let Some(end) = end {
-                        break end;
-                    }
+impl Ordering<'_> {
+    /// Changes the goal; with `--wait` follows it to its end.
+    async fn carry_out(
+        &self,
+        store: &GoalStore,
+        app: &AppName,
+        change: GoalChange,
+    ) -> anyhow::Result<Outcome> {
+        let follow = self.follow;
+        let is_restart = matches!(change, GoalChange::Restart);
+        let is_deploy = matches!(change, GoalChange::Deploy { .. });
+        for attempt in 0.. {
+            let (mut order, rows) = order::order(store, app, self.origin, self.version).await;
+            if attempt > 0 {
+                // What was expected was in the store that was lost.
+                order.expected = None;
+            } else if is_deploy {
+                let before = store.goal(app).await.ok().flatten();
+                if let Some(warning) = order::unknown_app(app, before.as_ref(), &rows) {
+                    output::note(&warning);
                 }
-                Err(error) if !is_failing => {
-                    is_failing = true;
-                    let trouble = format!("{}; trying again", command_line::describe(&error));
-                    bar.suspend(|| output::note(&trouble));
+            }
+            let changed = store.change(app, change.clone(), order).await;
+            let goal = changed.with_context(|| format!("cannot {} {app}", verb(&change)))?;
+            if !follow.wait {
+                if follow.json {
+                    output::json(&report::report(&goal, None))?;
+                } else {
+                    output::line(&report::announcement(&goal))?;
                 }
-                Err(_) => {}
+                return Ok(Outcome::Done);
             }
-            if Instant::now() >= self.deadline {
-                break End::TimedOut;
+            if !follow.json {
+                output::note(&report::announcement(&goal));
             }
-            tokio::time::sleep_until(self.deadline.min(Instant::now() + POLL)).await;
-        };
-        bar.finish_and_clear();
-        (end, hosts)
-    }
-
-    async fn look(&self) -> anyhow::Result<(Option<End>, Rollout)> {
-        let rows = read_statuses(self.store).await?;
-        let hosts = rollout::survey(self.goal, &rows, &self.silent);
-        let goal = self.store.goal(&self.goal.app).await.context("cannot read the goal")?;
-        let is_superseded = goal.is_none_or(|goal| goal.generation != self.goal.generation);
-        Ok((end_of(&hosts, is_superseded), hosts))
+            let ended = wait(follow, store, goal).await?;
+            if ended.end == End::StoreBehind && is_deploy && attempt < RAISES_MAX {
+                output::note(&report::conclusion(now_ms(), &ended, false));
+                output::note("the goal is set once more, above what hosts follow");
+                continue;
+            }
+            return conclude(follow, &ended, is_restart);
+        }
+        unreachable!("the last attempt returns")
     }
 }
 
-/// Whether there is nothing left to wait for. Success comes first: if all hosts arrived before
-/// somebody set another goal, this deploy did what was asked.
-fn end_of(hosts: &Rollout, is_superseded: bool) -> Option<End> {
-    if hosts.is_complete() {
-        Some(End::Complete)
-    } else if is_superseded || !hosts.superseded.is_empty() {
-        Some(End::Superseded)
+/// What a change does, behind "cannot".
+const fn verb(change: &GoalChange) -> &'static str {
+    match change {
+        GoalChange::Deploy { .. } => "deploy",
+        GoalChange::Rollback { .. } => "roll back",
+        GoalChange::Restart => "restart",
+        GoalChange::Halt { .. } => "halt",
+        GoalChange::Resume { .. } => "resume",
+        _ => "change the rollout of",
+    }
+}
+
+async fn wait(follow: &FollowArgs, store: &GoalStore, goal: Goal) -> anyhow::Result<Ended> {
+    let is_absent_ok = follow.absent == Presence::Ok;
+    Waiter::new(store, goal, follow.timeout, is_absent_ok).wait().await
+}
+
+fn conclude(follow: &FollowArgs, ended: &Ended, is_restart: bool) -> anyhow::Result<Outcome> {
+    if follow.json {
+        output::json(&report::report(&ended.goal, Some(ended)))?;
     } else {
-        hosts.has_failed().then_some(End::Failed)
+        output::line(&report::conclusion(now_ms(), ended, is_restart))?;
     }
-}
-
-fn rollout_report(end: End, took: Duration, hosts: Rollout) -> RolloutReport {
-    let named = |hosts: Vec<(String, String)>| {
-        hosts.into_iter().map(|(host, message)| FailedHost { host, message }).collect()
-    };
-    let waiting =
-        hosts.waiting.into_iter().map(|(host, waits_for)| WaitingHost { host, waits_for });
-    RolloutReport {
-        end,
-        seconds: took.as_secs_f64(),
-        on_goal: hosts.on_goal,
-        underway: hosts.underway.into_iter().chain(hosts.superseded).collect(),
-        waiting: waiting.collect(),
-        failed: named(hosts.failed),
-        rolled_back: named(hosts.rolled_back),
-        absent: hosts.absent,
-    }
-}
-
-fn announce(goal: &Goal, rollout: Option<RolloutReport>, json: bool) -> anyhow::Result<()> {
-    if json {
-        return output::json(&Report {
-            app: goal.app.clone(),
-            build: goal.build,
-            generation: goal.generation,
-            previous: goal.history.first().map(|past| past.build),
-            rollout,
-        });
-    }
-    output::line(&announcement(goal))
-}
-
-fn announcement(goal: &Goal) -> String {
-    let before = goal.history.first();
-    let before = before.map_or_else(
-        || "the first goal of this app".to_owned(),
-        |past| format!("before it: build {}", past.build.short()),
-    );
-    let who = args::describe(goal).map_or_else(String::new, |who| format!("; {who}"));
-    let Goal { app, generation, .. } = goal;
-    format!("{app}: goal {generation} is build {} ({before}){who}", goal.build.short())
-}
-
-fn conclusion(goal: &Goal, report: &RolloutReport) -> String {
-    let app = &goal.app;
-    let done = report.on_goal.len();
-    let failed = report.rolled_back.len() + report.failed.len();
-    let all = done + report.underway.len() + failed;
-    let took = human::seconds(Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
-    let text = match report.end {
-        End::Complete if all == 0 => {
-            format!("{app}: no host is to switch; every host has the build after {took}")
-        }
-        End::Complete => format!("{app}: {done} of {all} hosts run the build after {took}"),
-        End::Superseded => format!(
-            "{app}: another goal was set after {took}; {done} of {all} hosts had this one; see: shoal status {app}"
-        ),
-        End::TimedOut if all == 0 => format!(
-            "{app}: no running host reported the app within {took}; start an agent for it, or check --goal"
-        ),
-        End::TimedOut => format!(
-            "{app}: {done} of {all} hosts run the build after {took}, missing: {}; the deploy goes on, see: shoal status {app}",
-            names(&report.underway)
-        ),
-        End::Failed => {
-            let first = report.rolled_back.first().or(report.failed.first());
-            let first = first.map_or_else(String::new, |failed| {
-                format!("{}: {}", human::printable(&failed.host), human::printable(&failed.message))
-            });
-            let went_back = match report.rolled_back.len() {
-                0 => String::new(),
-                count => format!(" ({count} rolled back)"),
-            };
-            format!(
-                "{app}: {failed} of {all} hosts failed{went_back}: {first}; see: shoal status {app}, or go back with: shoal rollback {app}"
-            )
-        }
-    };
-    let text = match report.waiting.len() {
-        0 => text,
-        count => format!(
-            "{text}; {} not to switch yet, see: shoal rollout {app}",
-            if count == 1 { "1 host is".to_owned() } else { format!("{count} hosts are") }
-        ),
-    };
-    if report.absent.is_empty() {
-        return text;
-    }
-    format!("{text}; not waited for, silent or stopped: {}", names(&report.absent))
-}
-
-fn names(hosts: &[String]) -> String {
-    let mut text: Vec<String> =
-        hosts.iter().take(NAMES_MAX).map(|host| human::printable(host)).collect();
-    if hosts.len() > NAMES_MAX {
-        text.push(format!("and {} more", hosts.len() - NAMES_MAX));
-    }
-    text.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use goal_state::PastGoal;
-
-    use super::*;
-    use crate::rollout::tests::{build, goal};
-
-    fn hosts(count: usize) -> Vec<String> {
-        (1..=count).map(|number| format!("host-{number}")).collect()
-    }
-
-    #[test]
-    fn waiting_ends_as_the_table_says() {
-        let done = Rollout { on_goal: hosts(2), ..Rollout::default() };
-        let underway = Rollout { underway: hosts(1), ..done.clone() };
-        let failed = Rollout { failed: vec![("a".into(), "b".into())], ..underway.clone() };
-        let went_back = Rollout { rolled_back: vec![("a".into(), "b".into())], ..underway.clone() };
-        let waits = Rollout { waiting: vec![("a".into(), WaitReason::Wave)], ..done.clone() };
-        let newer = Rollout { superseded: hosts(1), ..done.clone() };
-        let cases = [
-            (&done, false, Some(End::Complete)),
-            (&done, true, Some(End::Complete)),
-            (&underway, false, None),
-            (&underway, true, Some(End::Superseded)),
-            (&failed, false, Some(End::Failed)),
-            (&went_back, false, Some(End::Failed)),
-            (&waits, false, Some(End::Complete)),
-            (&newer, false, Some(End::Superseded)),
-            (&Rollout::default(), false, None),
-        ];
-        for (rollout, is_superseded, expected) in cases {
-            assert_eq!(end_of(rollout, is_superseded), expected, "{rollout:?}");
-        }
-    }
-
-    #[test]
-    fn sentences_name_hosts_and_next_step() {
-        let first = goal("web", 1, 1);
-        assert!(announcement(&first).ends_with("(the first goal of this app)"));
-        let past = serde_json::json!({ "generation": 1, "build": build(1), "set_at_ms": 0 });
-        let past: PastGoal = serde_json::from_value(past).unwrap();
-        let second = Goal { history: vec![past], ..goal("web", 2, 2) };
-        assert!(announcement(&second).contains(&build(1).short()));
-
-        let took = Duration::from_millis(1_500);
-        let of = |end, rollout: &Rollout| {
-            conclusion(&second, &rollout_report(end, took, rollout.clone()))
-        };
-        let done = Rollout { on_goal: hosts(3), absent: hosts(1), ..Rollout::default() };
-        assert_eq!(
-            of(End::Complete, &done),
-            "web: 3 of 3 hosts run the build after 1.5 s; not waited for, silent or stopped: host-1"
-        );
-        let missing = Rollout { underway: hosts(7), ..Rollout::default() };
-        let text = of(End::TimedOut, &missing);
-        assert!(
-            text.contains("missing: host-1, host-2, host-3, host-4, host-5, and 2 more"),
-            "{text}"
-        );
-        assert!(of(End::TimedOut, &Rollout::default()).contains("no running host"));
-        let failed = Rollout { failed: vec![("a".into(), "b\n".into())], ..Rollout::default() };
-        assert!(of(End::Failed, &failed).contains("1 of 1 hosts failed: a: b ; see"));
-        let went_back = Rollout { rolled_back: vec![("a".into(), "b".into())], ..missing };
-        let text = of(End::Failed, &went_back);
-        assert!(text.contains("1 of 8 hosts failed (1 rolled back): a: b; see"), "{text}");
-        let waits = Rollout { waiting: vec![("a".into(), WaitReason::Wave)], ..done };
-        let text = of(End::Complete, &waits);
-        assert!(text.contains("; 1 host is not to switch yet, see: shoal rollout web"), "{text}");
-        let staged = Rollout { on_goal: vec![], absent: vec![], ..waits };
-        let text = of(End::Complete, &staged);
-        assert!(text.starts_with("web: no host is to switch; every host has the build"), "{text}");
-    }
+    Ok(match ended.end {
+        End::Complete => Outcome::Done,
+        End::Interrupted => Outcome::Interrupted,
+        _ => Outcome::Negative,
+    })
 }

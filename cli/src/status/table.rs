@@ -6,19 +6,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use comfy_table::{ContentArrangement, Table, presets};
-use goal_state::{AppName, GoalList, HostPhase, HostStatus};
+use goal_state::{AppName, Goal, GoalList, Halted, HostPhase, HostStatus, SwitchTime};
 use p2p_core::BuildId;
 use serde::Serialize;
 
+use crate::output::grid::{Layout, columns, grid};
 use crate::output::human;
-use crate::rollout::{self, Standing};
+use crate::rollout::{self, Standing, Survey, report, survey};
 
 /// Messages that are shown below a table.
 const MESSAGES_MAX: usize = 10;
 
 /// Outputs that are shown below a table: each has several lines.
 const OUTPUTS_MAX: usize = 3;
+
+/// How far a host's clock must be off to be worth a word: more than reports take on their way.
+const CLOCK_OFF_MIN: Duration = Duration::from_mins(1);
 
 /// Hosts that are named for one message.
 const MESSAGE_HOSTS_MAX: usize = 5;
@@ -37,15 +40,6 @@ const HEADER: [&str; 12] = [
     "reported",
     "message",
 ];
-
-/// How a table is drawn.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Layout {
-    /// With lines, wrapped to `width` columns; `None` asks the terminal.
-    Table { width: Option<u16> },
-    /// Columns aligned by spaces, one line per host, for pipes and files.
-    Plain,
-}
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
@@ -71,7 +65,7 @@ struct DocumentRow<'a> {
     is_stale: bool,
 }
 
-/// One app in numbers. A host is counted once; stale and stopped hosts are among `hosts`.
+/// One app in numbers: those of a [`Survey`]. Each host is in one of them; `hosts` has them all.
 #[derive(Debug, Eq, PartialEq, Serialize)]
 struct Summary {
     app: AppName,
@@ -82,12 +76,25 @@ struct Summary {
     generation: Option<u64>,
     hosts: usize,
     hosts_on_goal: usize,
+    hosts_underway: usize,
     hosts_failed: usize,
     hosts_rolled_back: usize,
     /// Hosts that may not switch yet; see `shoal rollout`.
     hosts_waiting: usize,
+    /// Hosts that follow a higher generation than the goal store has.
+    hosts_ahead: usize,
+    /// Silent and stopped hosts; of these...
+    hosts_absent: usize,
+    /// ...those that are silent...
     hosts_stale: usize,
+    /// ...and those whose agent was stopped.
     hosts_stopped: usize,
+    /// Hosts that have every byte of the build.
+    hosts_with_bytes: usize,
+    /// Names under which more than one node reports.
+    names_twice: BTreeSet<String>,
+    /// Why the rollout has halted, if it has.
+    halted: Option<Halted>,
 }
 
 /// The document for scripts.
@@ -98,7 +105,7 @@ pub(crate) fn document<'a>(
 ) -> Document<'a> {
     let hosts = rows.iter().map(|status| DocumentRow {
         status,
-        is_on_goal: standing_of(goals, status) == Some(Standing::OnGoal),
+        is_on_goal: standing_of(now_ms, goals, status) == Some(Standing::OnGoal),
         is_stale: is_stale(now_ms, status),
     });
     let errors = goals
@@ -133,9 +140,11 @@ pub(crate) fn render(now_ms: u64, goals: &GoalList, rows: &[HostStatus], layout:
         }
         text.push('\n');
     }
-    for summary in summaries(now_ms, goals, rows) {
-        text.push_str(&sentence(&summary));
-        text.push('\n');
+    for app in apps(goals, rows) {
+        for line in lines(now_ms, &app, goals, rows) {
+            text.push_str(&line);
+            text.push('\n');
+        }
     }
     text
 }
@@ -183,44 +192,11 @@ fn outputs(rows: &[HostStatus]) -> String {
     said.iter().take(OUTPUTS_MAX).map(section).collect()
 }
 
-/// A table of any cells, ending with a line break.
-pub(crate) fn grid<const N: usize>(
-    header: &[&str; N],
-    rows: &[[String; N]],
-    layout: Layout,
-) -> String {
-    let Layout::Table { width } = layout else {
-        return columns(header, rows);
-    };
-    let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_FULL_CONDENSED)
-        .set_content_arrangement(ContentArrangement::Dynamic);
-    if let Some(width) = width {
-        table.set_width(width);
-    }
-    table.set_header(header);
-    table.add_rows(rows.iter().map(|row| row.iter()));
-    format!("{}\n", table.trim_fmt())
-}
-
-fn columns<const N: usize>(header: &[&str; N], rows: &[[String; N]]) -> String {
-    let header = header.map(str::to_owned);
-    let lines: Vec<&[String; N]> = std::iter::once(&header).chain(rows).collect();
-    let width =
-        |index: usize| lines.iter().map(|line| line[index].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let draw = |line: &&[String; N]| {
-        let padded = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        format!("{}\n", padded.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    lines.iter().map(draw).collect()
-}
-
 fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
     let dash = || "-".to_owned();
-    let age = Duration::from_millis(now_ms.saturating_sub(row.updated_at_ms));
+    let age = Duration::from_millis(now_ms.saturating_sub(row.heard_at_ms()));
     let stale = if is_stale(now_ms, row) { " (stale)" } else { "" };
+    let clock = clock_note(row);
     [
         human::printable(&row.host),
         row.app.to_string(),
@@ -233,9 +209,20 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
         human::mebibytes(row.bytes_from_seeders),
         human::mebibytes(row.bytes_from_peers),
         row.elapsed_ms.map_or_else(dash, |ms| format!("{}.{}", ms / 1_000, ms % 1_000 / 100)),
-        format!("{} ago{stale}", human::age(age)),
+        format!("{} ago{stale}{clock}", human::age(age)),
         row.message.as_deref().map_or_else(String::new, human::printable),
     ]
+}
+
+/// What is wrong with the host's clock, if it is far off that of whoever received the report.
+fn clock_note(row: &HostStatus) -> String {
+    let Some(off_ms) = row.clock_off_ms() else { return String::new() };
+    let off = Duration::from_millis(off_ms.unsigned_abs());
+    if off < CLOCK_OFF_MIN {
+        return String::new();
+    }
+    let way = if off_ms < 0 { "behind" } else { "ahead" };
+    format!(", its clock is {} {way}", human::age(off))
 }
 
 /// What runs, and beside it what is to run or what failed, if that is another build.
@@ -287,71 +274,98 @@ pub(crate) const fn phase_word(phase: HostPhase) -> &'static str {
     }
 }
 
-fn standing_of(goals: &GoalList, row: &HostStatus) -> Option<Standing> {
+fn standing_of(now_ms: u64, goals: &GoalList, row: &HostStatus) -> Option<Standing> {
     let goal = goals.goals.iter().find(|goal| goal.app == row.app)?;
-    Some(rollout::standing(goal, row))
+    Some(rollout::standing(now_ms, goal, row))
 }
 
 /// A stopped host says nothing any more, and need not.
 fn is_stale(now_ms: u64, row: &HostStatus) -> bool {
-    row.phase != HostPhase::Stopped && rollout::is_stale(now_ms, row)
+    row.phase != HostPhase::Stopped && rollout::is_silent(now_ms, row)
+}
+
+/// Every app that has a goal, readable or not, or a host.
+fn apps(goals: &GoalList, rows: &[HostStatus]) -> BTreeSet<AppName> {
+    let damaged = goals.damaged.iter().filter_map(|damaged| damaged.app.as_ref());
+    let named = goals.goals.iter().map(|goal| &goal.app).chain(rows.iter().map(|row| &row.app));
+    named.chain(damaged).cloned().collect()
+}
+
+/// The goal of an app, and where its hosts stand. Without a goal they stand nowhere.
+fn surveyed<'a>(
+    now_ms: u64,
+    app: &AppName,
+    goals: &'a GoalList,
+    rows: &[HostStatus],
+) -> (Option<&'a Goal>, Survey) {
+    let goal = goals.goals.iter().find(|goal| goal.app == *app);
+    (goal, goal.map_or_else(Survey::default, |goal| survey(now_ms, goal, rows)))
 }
 
 fn summaries(now_ms: u64, goals: &GoalList, rows: &[HostStatus]) -> Vec<Summary> {
-    let damaged: BTreeSet<&AppName> =
-        goals.damaged.iter().filter_map(|damaged| damaged.app.as_ref()).collect();
-    let named = goals.goals.iter().map(|goal| &goal.app).chain(rows.iter().map(|row| &row.app));
-    let apps: BTreeSet<&AppName> = named.chain(damaged.iter().copied()).collect();
-    let summary = |app: &AppName| {
-        let goal = goals.goals.iter().find(|goal| goal.app == *app);
-        let rows: Vec<&HostStatus> = rows.iter().filter(|row| row.app == *app).collect();
-        let standing = |wanted| {
-            let stands = |row: &&&HostStatus| standing_of(goals, row) == Some(wanted);
-            rows.iter().filter(stands).count()
-        };
+    let summary = |app: AppName| {
+        let (goal, hosts) = surveyed(now_ms, &app, goals, rows);
+        let rows: Vec<&HostStatus> = rows.iter().filter(|row| row.app == app).collect();
+        let stopped = rows.iter().filter(|row| row.phase == HostPhase::Stopped).count();
+        let stale = rows.iter().filter(|row| is_stale(now_ms, row)).count();
         Summary {
-            app: app.clone(),
-            is_goal_damaged: damaged.contains(app),
+            is_goal_damaged: is_damaged(goals, &app),
             build: goal.map(|goal| goal.build),
             generation: goal.map(|goal| goal.generation),
             hosts: rows.len(),
-            hosts_on_goal: standing(Standing::OnGoal),
-            hosts_failed: standing(Standing::Failed),
-            hosts_rolled_back: standing(Standing::RolledBack),
-            hosts_waiting: standing(Standing::Waiting),
-            hosts_stale: rows.iter().filter(|row| is_stale(now_ms, row)).count(),
-            hosts_stopped: standing(Standing::Stopped),
+            hosts_on_goal: hosts.on_goal.len(),
+            hosts_underway: hosts.underway.len(),
+            hosts_failed: hosts.failed.len(),
+            hosts_rolled_back: hosts.rolled_back.len(),
+            hosts_waiting: hosts.waiting.len(),
+            hosts_ahead: hosts.ahead.len(),
+            hosts_absent: stale + stopped,
+            hosts_stale: stale,
+            hosts_stopped: stopped,
+            hosts_with_bytes: hosts.with_bytes,
+            names_twice: hosts.twins,
+            halted: goal.and_then(|goal| goal.rollout.halted.clone()),
+            app,
         }
     };
-    apps.into_iter().map(summary).collect()
+    apps(goals, rows).into_iter().map(summary).collect()
 }
 
-fn sentence(summary: &Summary) -> String {
-    let Summary { app, hosts, hosts_on_goal, .. } = summary;
-    let text = match (summary.build, summary.generation) {
-        (Some(build), Some(generation)) => {
-            let build = build.short();
-            format!(
-                "{app}: goal {generation} is build {build}, {hosts_on_goal} of {hosts} hosts run it"
-            )
-        }
-        _ if summary.is_goal_damaged => {
-            format!(
-                "{app}: the goal cannot be read, reported by {}",
-                human::counted(*hosts, "host")
-            )
-        }
-        _ => format!("{app}: no goal is set, reported by {}", human::counted(*hosts, "host")),
+fn is_damaged(goals: &GoalList, app: &AppName) -> bool {
+    goals.damaged.iter().any(|damaged| damaged.app.as_ref() == Some(app))
+}
+
+/// What is said of an app below the hosts: the goal with the counts, then what needs a person.
+fn lines(now_ms: u64, app: &AppName, goals: &GoalList, rows: &[HostStatus]) -> Vec<String> {
+    let (goal, hosts) = surveyed(now_ms, app, goals, rows);
+    let Some(goal) = goal else {
+        let count = rows.iter().filter(|row| row.app == *app).count();
+        let what =
+            if is_damaged(goals, app) { "the goal cannot be read" } else { "no goal is set" };
+        return vec![format!("{app}: {what}, reported by {}", human::counted(count, "host"))];
     };
-    let counts = [
-        (summary.hosts_failed, "failed"),
-        (summary.hosts_rolled_back, "rolled back"),
-        (summary.hosts_waiting, "waiting"),
-        (summary.hosts_stopped, "stopped"),
-        (summary.hosts_stale, "silent"),
-    ];
-    let counts = counts.into_iter().filter(|&(count, _)| count > 0);
-    counts.fold(text, |text, (count, word)| format!("{text}, {count} {word}"))
+    let counts = report::counts(&hosts);
+    let name = report::name(goal);
+    let mut lines = vec![format!("{app}: goal {} is build {name}, {counts}", goal.generation)];
+    lines.extend(report::halt(goal));
+    if goal.rollout.switch != SwitchTime::Now {
+        lines.push(format!("{app}: staged: {}", report::readiness(&hosts)));
+    }
+    if let Some(highest) = hosts.highest_ahead() {
+        lines.push(format!(
+            "{app}: the goal store was lost or restored: hosts follow goal {highest}, the store has \
+             {}; set a goal above theirs with: shoal deploy {app} BUILD",
+            goal.generation
+        ));
+    }
+    for name in &hosts.twins {
+        let name = human::printable(name);
+        lines.push(format!("{app}: more than one node reports as {name}; give each its own name"));
+    }
+    if !hosts.absent.is_empty() {
+        lines.push(format!("{app}: absent: {}", report::absences(now_ms, &hosts.absent)));
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -397,7 +411,8 @@ mod tests {
              host-2  web  downloading  {old} -> {new}  2     50   0.0         0.0         48.0       -        1 s ago\n\
              host-3  web  failed       -> {new}               2     -    0.0         16.0        48.0       2.3      5 min ago (stale)  exits at [31m once; look into its log\n\
              \n\
-             web: goal 2 is build {new}, 1 of 3 hosts run it, 1 failed, 1 silent\n"
+             web: goal 2 is build {new}, 1 of 3 hosts run it, 1 on the way, 1 absent\n\
+             web: absent: host-3 (silent for 5 min)\n"
         );
         assert_eq!(text, expected);
     }
@@ -460,7 +475,7 @@ mod tests {
         for part in ["waiting (wave)", "rolled-back, unhealthy, 3 restarts", "went back: ended"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
-        assert!(text.ends_with("0 of 2 hosts run it, 1 rolled back, 1 waiting\n"), "{text}");
+        assert!(text.ends_with("0 of 2 hosts run it, 1 waiting (wave), 1 rolled back\n"), "{text}");
         let text = render(NOW_MS, &goals, &rows, Layout::Table { width: Some(160) });
         let expected = format!(
             "host-2, last output of build {}:\n    thread panicked\n     [1mat main.rs:7\n",
@@ -489,6 +504,34 @@ mod tests {
         );
         assert!(text.ends_with(&expected), "{text}");
         assert!(!text.contains("stale"), "{text}");
+    }
+
+    /// Goal: whoever only looks at the end of the status learns all that needs a person.
+    #[test]
+    fn halts_stages_twins_lost_stores_and_wrong_clocks_are_said() {
+        let mut halted = goal("web", 2, 2);
+        halted.rollout.halted = Some(Halted::new(NOW_MS, "shoal-seeder", "exit code 3 on h1"));
+        halted.rollout.switch = SwitchTime::OnOrder;
+        let node = |node: &str, generation| HostStatus {
+            node: Some(node.into()),
+            received_at_ms: NOW_MS - 1_000,
+            updated_at_ms: NOW_MS - 3_601_000,
+            ..row("h6", generation, 2, HostPhase::Running)
+        };
+        let rows = [node("a", 2), node("b", 53)];
+        let text = render(NOW_MS, &goals(vec![halted]), &rows, Layout::Plain);
+        for part in [
+            "1 s ago, its clock is 60 min behind",
+            "1 of 2 hosts run it, 1 ahead of the goal store",
+            "by shoal-seeder: exit code 3 on h1; hosts that have not switched do not; go on with: \
+             shoal rollout web --resume",
+            "web: staged: bytes on 2 of 2 hosts (100.0 %)",
+            "hosts follow goal 53, the store has 2; set a goal above theirs",
+            "more than one node reports as h6",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(!text.contains("stale") && !text.contains("absent"), "{text}");
     }
 
     #[test]

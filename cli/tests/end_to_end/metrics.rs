@@ -113,7 +113,7 @@ fn metrics_show_what_happened_to_a_host() {
         &values,
         &[("at_goal", 0), ("quarantined", 1), ("goal_generation", 3), ("rollbacks_total", 1)],
     );
-    assert!(values["shoal_app_restarts_total{app=\"web\"}"] >= 1.0, "{values:#?}");
+    assert!(values["shoal_app_restarts_total{app=\"web\",cause=\"ended\"}"] >= 1.0, "{values:#?}");
     let (_, body) = get(port, "/healthz").unwrap();
     assert_eq!(body, "ok\n");
 }
@@ -133,12 +133,15 @@ fn check_before_the_first_deploy(port: u16) {
         "from_peers_bytes",
         "switches_total",
         "rollbacks_total",
-        "restarts_total",
         "hook_failures_total",
         "token_waits_total",
         "download_seconds_total",
     ];
     check_app(&values, &nothing.map(|name| (name, 0)));
+    for cause in ["ended", "unhealthy"] {
+        let name = format!("shoal_app_restarts_total{{app=\"web\",cause=\"{cause}\"}}");
+        assert!(values.get(&name) == Some(&0.0), "{name} in {values:#?}");
+    }
     let info = format!("shoal_agent_info{{host=\"{HOST}\",version=\"{}\"}}", version());
     assert!(values.contains_key(&info), "{info} is missing: {values:#?}");
     assert!(values["process_resident_memory_bytes"] > 1e6, "{values:#?}");

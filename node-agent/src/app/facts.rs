@@ -24,8 +24,8 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         Some(TokenState::Waiting { reason }) => Some(reason),
         Some(TokenState::Held) | None => None,
     };
-    let is_checking =
-        app.journal.as_ref().is_some_and(|journal| journal.phase != JournalPhase::Good);
+    let is_checking = row::quarantined(app).is_none()
+        && app.journal.as_ref().is_some_and(|journal| journal.phase != JournalPhase::Good);
     let quarantine = row::quarantined(app).map(|failed| Quarantine {
         build: failed.build,
         since_ms: failed.at_ms,
@@ -48,7 +48,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
             since_ms: goal.accepted_at_ms,
         }),
         current: app.current,
-        not_yet: why_not.filter(|_| permission == Permission::Later),
+        not_yet: why_not.filter(|_| permission != Permission::Refused).map(|(_, text)| text),
         is_held: settings.app.hold,
         paused: app.paused.clone(),
         pin: settings.app.pin,
@@ -77,7 +77,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
-            restarts: app.supervisor.crash_count(),
+            restarts: app.supervisor.restart_counts().all(),
         }),
         warning: app.supervisor.flood(),
         ..Explanation::new(settings.host.clone(), settings.name.clone(), row.updated_at_ms)

@@ -59,8 +59,9 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         message: message(app, target, note, progress),
         waiting_for,
         quarantined: failed.map(|failed| failed.build),
+        failure: failed.map(|failed| failed.reason.clone()),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
-        restarts: app.supervisor.crash_count(),
+        restarts: app.supervisor.restart_counts().all(),
         healthy: app.supervisor.is_healthy(),
         updated_at_ms: app.supervisor.host().now_ms(),
         ..HostStatus::new(app.settings.host.clone(), app.settings.name.clone())
@@ -72,8 +73,13 @@ pub(super) fn quarantined<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<&FailedBuild> {
     let wanted = app.wanted()?;
-    let failed = app.journal.as_ref()?.failed.as_ref()?;
-    (failed.build == wanted.build && failed.since == wanted.since).then_some(failed)
+    app.journal.as_ref()?.quarantine_of(wanted.build, wanted.asked_by)
+}
+
+/// Whether the switch to `build` has begun, or is over.
+fn is_begun<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>, build: BuildId) -> bool {
+    let journal = app.journal.as_ref();
+    journal.is_some_and(|journal| journal.to == build && journal.failure_of(build).is_none())
 }
 
 /// Why the switch to a build that is here has not begun, for programs and for people.
@@ -81,17 +87,11 @@ pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
     app: &App<S, H, T>,
 ) -> Option<(WaitReason, String)> {
     let wanted = app.wanted()?;
-    let is_begun = app.journal.as_ref().is_some_and(|journal| journal.to == wanted.build);
-    if is_begun || quarantined(app).is_some() {
+    if is_begun(app, wanted.build) || quarantined(app).is_some() {
         return None;
     }
-    if let (Permission::Later | Permission::Refused, Some(reason)) = app.permission() {
-        let why = match (&app.paused, app.settings.app.hold) {
-            (Some(_), _) => WaitReason::Pause,
-            (None, true) => WaitReason::Hold,
-            (None, false) => WaitReason::Wave,
-        };
-        return Some((why, format!("the switch waits: {reason}")));
+    if let (_, Some((why, text))) = app.permission() {
+        return Some((why, format!("the switch waits: {text}")));
     }
     match app.token.as_ref()?.state() {
         TokenState::Waiting { reason } => {
@@ -115,9 +115,8 @@ fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
     if !is_restart_due(app) {
         return None;
     }
-    if let (Permission::Refused, Some(reason)) = app.permission() {
-        let why = if app.paused.is_some() { WaitReason::Pause } else { WaitReason::Hold };
-        return Some((why, format!("the restart waits: {reason}")));
+    if let (Permission::Refused, Some((why, text))) = app.permission() {
+        return Some((why, format!("the restart waits: {text}")));
     }
     match app.token.as_ref()?.state() {
         TokenState::Waiting { reason } => {
@@ -162,10 +161,7 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
             (false, _) => HostPhase::Failed,
         };
     }
-    if journal.to != target {
-        return phase_before_switch(app);
-    }
-    phase_of_program(app, journal)
+    if is_begun(app, target) { phase_of_program(app, journal) } else { phase_before_switch(app) }
 }
 
 fn phase_before_switch<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostPhase {
@@ -230,11 +226,13 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     parts.extend(quarantined(app).map(|failed| {
         let last = failed.output.lines().next_back();
         let output = last.map_or_else(String::new, |line| format!("; its last output: {line}"));
-        format!(
-            "build {} failed here and is not tried again until another deploy: {}{output}",
-            failed.build.short(),
-            failed.reason
-        )
+        let build = failed.build.short();
+        let what = if app.current == Some(failed.build) {
+            "failed here; its program is started again and again, because no build ran well here"
+        } else {
+            "failed here and is not tried again until another deploy"
+        };
+        format!("build {build} {what}: {}{output}", failed.reason)
     }));
     parts.extend(
         pinned(app).map(|pin| {

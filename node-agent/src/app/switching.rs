@@ -29,6 +29,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Journal::switching(generation, build, self.current, tries, self.journal.as_ref());
         info!(build = build.short(), generation, "switching");
         self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
+        if self.current == Some(build) {
+            // It failed, and is deployed again: its next try is a new start.
+            self.supervisor.make_stale();
+        }
         self.supervisor.forget_failure();
         self.hooks.on_switch_begun();
         self.count(|counts| counts.switches += 1);
@@ -60,26 +64,65 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                 ToOwned::to_owned,
             ),
         };
-        let wanted = self.wanted().filter(|wanted| wanted.build == build);
         FailedBuild {
             build,
-            since: wanted.map_or(0, |wanted| wanted.since),
+            since: self.newest_generation(),
             reason,
             output: self.supervisor.output_tail(build),
             at_ms: self.supervisor.host().now_ms(),
+            pinned: self.settings.app.pin == Some(build),
         }
     }
 
-    /// Notes that `build` failed before anything was switched.
+    /// The highest generation that this host knows of the app. What fails now failed under it:
+    /// only a deploy that comes later can be meant to try again.
+    fn newest_generation(&self) -> u64 {
+        let followed = self.goal.borrow().followed.as_ref().map_or(0, |goal| goal.generation);
+        followed.max(self.journal.as_ref().map_or(0, |journal| journal.generation))
+    }
+
+    /// Notes that `build` failed, where nothing has to be switched back: before anything was
+    /// switched, or because there is nothing to go back to.
     pub(super) fn quarantine(&mut self, build: BuildId) -> Result<(), StepError> {
         let failed = self.failure(build);
-        warn!(build = build.short(), reason = failed.reason, "the build is not used here");
+        let is_tried_on = self.current == Some(build);
+        if is_tried_on {
+            let reason = failed.reason.as_str();
+            warn!(
+                build = build.short(),
+                reason, "the build failed, and there is none to go back to"
+            );
+        } else {
+            warn!(build = build.short(), reason = failed.reason, "the build is not used here");
+        }
+        let current = self.current;
         let journal = match &self.journal {
-            Some(journal) => Journal { failed: Some(failed), ..journal.clone() },
+            Some(journal) if !journal.is_given_up(current) => journal.with_failure(failed),
             // Nothing ran here yet; the failure is all there is to note.
-            None => Journal { failed: Some(failed), ..Journal::switching(0, build, None, 0, None) },
+            other => Journal::switching(0, build, None, 0, other.as_ref()).with_failure(failed),
         };
         self.write_journal(journal).map_err(|source| StepError::Quarantine { build, source })?;
+        self.hooks.on_switch_over();
+        if !is_tried_on {
+            self.supervisor.forget_failure();
+        }
+        self.disk_trouble.clear();
+        Ok(())
+    }
+
+    /// Takes `current` away from `build`, whose hook failed: there is nothing to go back to, and a
+    /// program of it must not be started, neither by this agent nor by the next.
+    pub(super) fn give_up(&mut self, build: BuildId) -> Result<(), StepError> {
+        let failed = self.failure(build);
+        let Some(journal) = &self.journal else { return Ok(()) };
+        warn!(build = build.short(), reason = failed.reason, "the build is not started here");
+        // First: without it the journal of a build that failed would be that of one that is tried
+        // on. If the rest is lost, the switch is made again, hooks included.
+        let journal = journal.with_failure(failed);
+        let noted = |source| StepError::Quarantine { build, source };
+        self.directory.remove_current().map_err(noted)?;
+        self.current = None;
+        self.write_journal(journal).map_err(noted)?;
         self.hooks.on_switch_over();
         self.supervisor.forget_failure();
         self.disk_trouble.clear();
@@ -113,10 +156,17 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let elapsed_ms =
             accepted_at.filter(|_| is_goal).map(|accepted| now_ms.saturating_sub(accepted));
         let generation = followed.map_or(journal.generation, |goal| goal.generation);
+        let was_good = journal.phase == JournalPhase::Good;
         let settled = journal.settled(generation, elapsed_ms);
-        info!(build = settled.to.short(), elapsed_ms, "the build is good");
+        let build = settled.to.short();
+        if was_good {
+            info!(build, generation, "the goal asks for the build that runs and is good");
+        } else {
+            info!(build, elapsed_ms, "the build is good");
+        }
         self.write_journal(settled).map_err(StepError::Settle)?;
         self.hooks.on_switch_over();
+        self.supervisor.forget_verdict();
         self.disk_trouble.clear();
         Ok(())
     }

@@ -269,8 +269,8 @@ impl Explanation {
                 "take pin out of the configuration and reload the agent (SIGHUP)",
             ));
         }
+        reasons.extend(self.quarantined(target));
         if self.current != Some(target) {
-            reasons.extend(self.quarantined(target));
             reasons.extend(self.not_here());
             reasons.extend(self.not_admitted());
         }
@@ -291,11 +291,15 @@ impl Explanation {
 
     fn quarantined(&self, target: BuildId) -> Option<Reason> {
         let failed = self.quarantine.as_ref().filter(|failed| failed.build == target)?;
-        let text = format!(
-            "the build failed here {} ago and was rolled back: {}",
-            self.age(failed.since_ms),
-            failed.reason
-        );
+        let what = match self.current {
+            Some(current) if current == target => {
+                "; its program is started again and again, because no build ran well here"
+            }
+            Some(_) => " and was rolled back",
+            None => " and is not started; no build ran well here",
+        };
+        let age = self.age(failed.since_ms);
+        let text = format!("the build failed here {age} ago{what}: {}", failed.reason);
         Some(reason(
             Situation::Quarantined,
             text,

@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use p2p_core::BuildId;
 
-use crate::state::app_dir::Journal;
+use crate::state::app_dir::{AskedBy, Journal};
 
 /// What is wanted of an app.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Wanted {
     /// Generation of the goal.
     pub generation: u64,
-    /// Generation that made `build` the goal; a build that failed is not tried again within it.
-    pub since: u64,
+    /// Who asked for `build`: one that failed here is not tried again for the same.
+    pub asked_by: AskedBy,
     /// The build that should run.
     pub build: BuildId,
 }
@@ -34,6 +34,8 @@ pub(crate) struct Actual {
     pub journal: Option<Journal>,
     /// The programs of the app.
     pub programs: Programs,
+    /// How the program that serves is.
+    pub vitals: Vitals,
     /// What is known of this agent if the app is the agent itself, `None` for any other app.
     pub agent: Option<AgentView>,
     /// The build whose hook failed, that was not healthy in time, or that printed too much while it
@@ -76,7 +78,7 @@ pub enum Swap {
     /// The old program is stopped, then the new one started.
     #[default]
     Stop,
-    /// The new program is started, and the old one stopped once the new one is ready.
+    /// The new program is started, and the old one stopped once the new one is good.
     Overlap,
 }
 
@@ -99,6 +101,9 @@ pub(crate) enum Permission {
     /// Not yet: the host's wave has not come. A host without any build does not wait for it, since
     /// it has nothing to run.
     Later,
+    /// No host may begin a switch to the build, not even one that has nothing to run: the rollout
+    /// is halted, or the build is only to be staged. What runs may be restarted.
+    Withheld,
     /// No: the host is held or paused.
     Refused,
 }
@@ -125,6 +130,8 @@ pub(crate) struct HookView {
     pub running: Option<(HookKind, BuildId)>,
     /// Hooks that have run for the switch under way, whether well or not.
     pub done: BTreeSet<(HookKind, BuildId)>,
+    /// The build whose hook failed in the switch under way.
+    pub failed: Option<BuildId>,
     /// Whether the host is out of its load balancer.
     pub drained: Drained,
 }
@@ -185,6 +192,18 @@ pub enum Program {
         /// The build that it was started from.
         build: BuildId,
     },
+}
+
+/// How the program that serves is.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Vitals {
+    /// Nothing is known against it.
+    #[default]
+    Well,
+    /// It failed its last probe.
+    Unhealthy,
+    /// It failed so many probes, or was not good for so long, that it has to be started again.
+    Ailing,
 }
 
 /// How far a program is trusted.
@@ -250,8 +269,15 @@ pub(crate) enum Step {
         /// A complete build.
         build: BuildId,
     },
-    /// Note in the journal that `failed` is not to be tried again; nothing was switched.
+    /// Note in the journal that `failed` is not to be tried again. Nothing was switched, or there
+    /// is no build to go back to and its program is started again and again.
     Quarantine {
+        /// The build that failed.
+        failed: BuildId,
+    },
+    /// Let `current` point nowhere, then note in the journal that `failed` is not to be tried
+    /// again: its hook failed, and there is no build to go back to.
+    GiveUp {
         /// The build whose hook failed.
         failed: BuildId,
     },
@@ -262,6 +288,8 @@ pub(crate) enum Step {
     },
     /// Tell the serving program to stop.
     Stop,
+    /// Tell the serving program to stop, to be started again after a pause: it is not healthy.
+    Revive,
     /// Start the program of `build` where none serves.
     Start {
         /// The current build.

@@ -7,7 +7,9 @@
 //! journal's word that it is good ([`Step::Settle`]), or [`Step::RollBack`].
 //!
 //! Invariant: no step takes away a working program unless a complete build stands ready, and a
-//! build that failed is abandoned for one that ran well here without asking anybody.
+//! build that failed is abandoned for one that ran well here without asking anybody. Nothing but a
+//! new deploy of it, or a pin on this host, brings it back; except that a host where no other build
+//! ever ran well is not left with nothing.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +17,7 @@ use p2p_core::BuildId;
 
 use crate::brain::model::{
     Actual, AgentView, Drained, Gate, HookKind, Permission, Policy, Program, Programs, Step, Swap,
-    Token, Transfer, Wanted,
+    Token, Transfer, Vitals, Wanted,
 };
 use crate::state::app_dir::{Journal, JournalPhase};
 
@@ -57,13 +59,13 @@ enum HookNeed {
 }
 
 impl Brain<'_> {
-    /// The goal's build, unless it failed here.
+    /// The goal's build, unless it failed here since somebody deployed it.
     fn target(&self) -> Option<BuildId> {
         let wanted = self.wanted?;
-        let failed = self.actual.journal.as_ref().and_then(|journal| journal.failed.as_ref());
-        let is_quarantined = failed
-            .is_some_and(|failed| failed.build == wanted.build && failed.since == wanted.since);
-        (!is_quarantined).then_some(wanted.build)
+        let journal = self.actual.journal.as_ref();
+        let failure =
+            journal.and_then(|journal| journal.quarantine_of(wanted.build, wanted.asked_by));
+        failure.is_none().then_some(wanted.build)
     }
 
     fn is_complete(&self, build: BuildId) -> bool {
@@ -72,7 +74,10 @@ impl Brain<'_> {
 
     /// The journal of a switch or rollback that is not over.
     fn begun(&self) -> Option<&Journal> {
-        self.actual.journal.as_ref().filter(|journal| journal.phase != JournalPhase::Good)
+        let is_over = |journal: &Journal| {
+            journal.phase == JournalPhase::Good || journal.is_given_up(self.actual.current)
+        };
+        self.actual.journal.as_ref().filter(|journal| !is_over(journal))
     }
 
     /// The newest build that ran well here, is complete, and is not `failed`.
@@ -86,7 +91,9 @@ impl Brain<'_> {
     fn due(&self) -> Option<BuildId> {
         let target = self.target().filter(|build| self.is_complete(*build))?;
         let journal = self.actual.journal.as_ref();
-        let is_begun = journal.is_some_and(|journal| journal.to == target);
+        // One that failed and was deployed again has its next try before it.
+        let is_begun = journal
+            .is_some_and(|journal| journal.to == target && journal.failure_of(target).is_none());
         let is_there = journal.is_none() && self.actual.current == Some(target);
         (!is_begun && !is_there).then_some(target)
     }
@@ -102,7 +109,7 @@ impl Brain<'_> {
         match self.policy.permission {
             Permission::Granted => Some(due),
             Permission::Later => self.has_nothing_to_run().then_some(due),
-            Permission::Refused => None,
+            Permission::Withheld | Permission::Refused => None,
         }
     }
 
@@ -147,10 +154,34 @@ impl Brain<'_> {
             {
                 return Some(Step::RollBack { build });
             }
+            if has_failed && let Some(step) = self.pick_dead_end_step(journal) {
+                return Some(step);
+            }
         }
         // A hook failed before anything was switched.
-        let failed = self.actual.failed?;
+        let failed = self.actual.hooks.failed?;
         (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+    }
+
+    /// What becomes of a build that failed where no other ever ran well. Its program goes on being
+    /// tried, with pauses: what it needs may come. If a hook of it failed and it never ran here, it
+    /// is not even started.
+    fn pick_dead_end_step(&self, journal: &Journal) -> Option<Step> {
+        let failed = journal.to;
+        if journal.good.iter().any(|build| *build != failed) {
+            // It is damaged; `fallback` has it fetched again.
+            return None;
+        }
+        let runs_as_agent = self.actual.agent.is_some_and(|agent| agent.runs == Some(failed));
+        if self.has_failed_hook(failed) && journal.good.is_empty() && !runs_as_agent {
+            return Some(Step::GiveUp { failed });
+        }
+        journal.failure_of(failed).is_none().then_some(Step::Quarantine { failed })
+    }
+
+    /// Whether a hook of the switch to `build` failed.
+    fn has_failed_hook(&self, build: BuildId) -> bool {
+        self.actual.hooks.failed == Some(build)
     }
 
     fn has_failed(&self, journal: &Journal) -> bool {
@@ -158,13 +189,23 @@ impl Brain<'_> {
     }
 
     /// The build whose program should run: that of `current`, unless the way back has been decided
-    /// and the disk cannot record it yet. A program that works does not wait for the disk.
+    /// and the disk cannot record it yet. A program that works does not wait for the disk. `None`
+    /// if there is none, or its hook failed and the way back from it is not here yet.
     fn to_run(&self) -> Option<BuildId> {
-        let way_back = self.begun().and_then(|journal| match journal.phase {
-            JournalPhase::Switching if self.has_failed(journal) => self.way_back(Some(journal.to)),
-            JournalPhase::RollingBack => Some(journal.to).filter(|to| self.is_complete(*to)),
-            JournalPhase::Switching | JournalPhase::Good => None,
-        });
+        let way_back = match self.begun() {
+            Some(journal) if journal.phase == JournalPhase::RollingBack => {
+                Some(journal.to).filter(|to| self.is_complete(*to))
+            }
+            Some(journal) if self.has_failed(journal) => {
+                let way_back = self.way_back(Some(journal.to));
+                let ran_well = journal.good.contains(&journal.to);
+                if way_back.is_none() && self.has_failed_hook(journal.to) && !ran_well {
+                    return None;
+                }
+                way_back
+            }
+            _ => None,
+        };
         way_back.or(self.actual.current)
     }
 
@@ -204,7 +245,11 @@ impl Brain<'_> {
     /// removed.
     fn pick_current_step(&self) -> Option<Step> {
         let journal = self.actual.journal.as_ref()?;
-        if self.actual.is_disk_resting || self.actual.current == Some(journal.to) {
+        let current = self.actual.current;
+        if self.actual.is_disk_resting
+            || current == Some(journal.to)
+            || journal.is_given_up(current)
+        {
             return None;
         }
         if self.is_complete(journal.to) {
@@ -230,6 +275,13 @@ impl Brain<'_> {
         // there is something to replace it.
         let current = self.to_run()?;
         let is_right = |program| matches!(program, Program::Running { build, is_fresh: true, .. } if build == current);
+        let is_alone = !matches!(candidate, Program::Running { .. });
+        if self.actual.vitals == Vitals::Ailing
+            && is_alone
+            && matches!(serving, Program::Running { build, .. } if build == current)
+        {
+            return Some(Step::Revive);
+        }
         if is_right(serving) {
             return stop_unneeded(candidate).or_else(|| self.pick_undrain_step(serving));
         }
@@ -242,7 +294,7 @@ impl Brain<'_> {
             HookNeed::Nothing => {}
         }
         if is_right(candidate) {
-            return pick_promote_step(serving, candidate);
+            return self.pick_promote_step(serving, candidate);
         }
         if matches!(candidate, Program::Running { .. }) {
             return Some(Step::StopCandidate);
@@ -276,7 +328,11 @@ impl Brain<'_> {
         let journal = self.begun()?;
         let has_tries = journal.phase == JournalPhase::RollingBack || journal.tries_left > 0;
         let is_other = agent.runs != self.actual.current;
-        if self.actual.current != Some(journal.to) || !is_other || !has_tries {
+        if self.actual.current != Some(journal.to)
+            || !is_other
+            || !has_tries
+            || self.has_failed_hook(journal.to)
+        {
             return None;
         }
         match self.after_switch_need(journal.to) {
@@ -284,6 +340,18 @@ impl Brain<'_> {
             HookNeed::Wait => None,
             HookNeed::Nothing => agent.may_restart.then_some(Step::RestartAgent),
         }
+    }
+
+    /// The program that serves stays until the new one is good. One that is not healthy itself is
+    /// replaced as soon as the new one answers, and where none serves there is nothing to wait for.
+    fn pick_promote_step(&self, serving: Program, candidate: Program) -> Option<Step> {
+        let least = match serving {
+            Program::Running { .. } if self.actual.vitals == Vitals::Ailing => Gate::Ready,
+            Program::Running { .. } => Gate::Good,
+            _ => Gate::Starting,
+        };
+        let is_far = matches!(candidate, Program::Running { gate, .. } if gate >= least);
+        is_far.then_some(Step::Promote)
     }
 
     /// Whether the program may be taken down now. One of another build may: the switch has begun. A
@@ -344,6 +412,8 @@ impl Brain<'_> {
             _ if !self.policy.has_program => Gate::Good,
             _ => return None,
         };
+        // Nothing is called good while its probe fails.
+        let is_good = gate == Gate::Good && self.actual.vitals == Vitals::Well;
         match journal.phase {
             JournalPhase::Good => {
                 // A new generation may name the build that already runs: nothing to switch, but to
@@ -351,7 +421,7 @@ impl Brain<'_> {
                 let is_news = self.wanted.is_some_and(|wanted| {
                     wanted.generation > journal.generation && wanted.build == journal.to
                 });
-                return is_news.then_some(Step::Settle);
+                return (is_news && is_good).then_some(Step::Settle);
             }
             JournalPhase::RollingBack if gate >= Gate::Ready => {
                 match self.hook_need(HookKind::AfterRollback, journal.to) {
@@ -362,6 +432,9 @@ impl Brain<'_> {
             }
             // Its hook comes before the settlement even where there is no program.
             JournalPhase::Switching if !self.policy.has_program && self.actual.agent.is_none() => {
+                if self.has_failed_hook(journal.to) {
+                    return None;
+                }
                 match self.after_switch_need(journal.to) {
                     HookNeed::Run(step) => return Some(step),
                     HookNeed::Wait => return None,
@@ -370,7 +443,7 @@ impl Brain<'_> {
             }
             JournalPhase::Switching | JournalPhase::RollingBack => {}
         }
-        (gate == Gate::Good).then_some(Step::Settle)
+        is_good.then_some(Step::Settle)
     }
 
     /// How far the agent of `build` is trusted, if this is it.
@@ -484,13 +557,6 @@ impl Brain<'_> {
         }
         kept
     }
-}
-
-fn pick_promote_step(serving: Program, candidate: Program) -> Option<Step> {
-    let is_ready = matches!(candidate, Program::Running { gate, .. } if gate >= Gate::Ready);
-    // If nothing serves, there is nothing to wait for.
-    let is_needed = !matches!(serving, Program::Running { .. });
-    (is_ready || is_needed).then_some(Step::Promote)
 }
 
 fn stop_all(serving: Program, candidate: Program) -> Option<Step> {

@@ -11,7 +11,7 @@
 use super::access::{self, Access, entries, field, hook_part, optional, probe};
 use super::keys::{Effect, Key, Missing};
 use super::values::{
-    BOOLEAN, BUFFER_BUDGET, BUILD, COUNT, DIRECTORY, DISK_PRIORITY, DSCP, DURATION,
+    AFTER_GOOD, BOOLEAN, BUFFER_BUDGET, BUILD, COUNT, DIRECTORY, DISK_PRIORITY, DSCP, DURATION,
     DURATION_ABOVE_ZERO, EXEC, FILES, GOAL, GROUP, HOST, LABELS, LISTEN, ON_CHANGE, OUTPUT_RATE,
     RATE, SEEDERS, SIZE, SOCKET_PATH, SWAP, TEXT, TRANSPORT, TRIES, UNIT, USER,
 };
@@ -225,7 +225,7 @@ const PROGRAM: &[Key<AppConfig>] = &[
         "swap",
         Effect::Restart,
         field!(swap: SWAP),
-        "Whether the old program runs on until the new one is ready, or stops first.",
+        "Whether the old program runs on until the new one is good, or stops first.",
     )
     .default("overlap if there are sockets, else stop"),
     app(
@@ -351,6 +351,18 @@ const HEALTH: &[Key<AppConfig>] = &[
         JUDGING,
         field!(health.tries: TRIES),
         "Starts of a new build before it is rolled back because its program ended.",
+    ),
+    app(
+        "health.max_failed_probes",
+        JUDGING,
+        field!(health.max_failed_probes: TRIES),
+        "Probes in a row, over `min_healthy_time` or longer, that fail before a program that was good is restarted.",
+    ),
+    app(
+        "health.after_good",
+        JUDGING,
+        field!(health.after_good: AFTER_GOOD),
+        "What follows then: `restart`, with pauses that grow, or only a `report` in the host's status.",
     ),
     app(
         "health.max_output_rate",

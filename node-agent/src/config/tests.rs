@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
-use crate::host::probe::Probe;
+use crate::host::probe::{AfterGood, Probe};
 use crate::host::watch_files::OnChange;
 
 const PIN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -91,6 +91,8 @@ fn full_file() -> String {
         min_healthy_time = "0s"
         deadline = "1m"
         tries = 7
+        max_failed_probes = 8
+        after_good = "report"
         max_output_rate = "1MiB"
         [apps.web.hooks]
         before_switch = {{ exec = ["./install"], user = "root", timeout = "30s" }}
@@ -141,6 +143,8 @@ fn web_of_full_file() -> AppConfig {
             min_healthy_time: Duration::ZERO,
             deadline: Duration::from_mins(1),
             tries: NonZero::new(7).unwrap(),
+            max_failed_probes: NonZero::new(8).unwrap(),
+            after_good: AfterGood::Report,
             max_output_rate: ByteRate::new(1 << 20),
         },
         hooks: Hooks {
@@ -484,6 +488,14 @@ fn keys_that_exclude_each_other_are_named() {
             "shoal.toml:2: apps.x.sockets.a: the agent does that",
         ),
         ("apps.x.swap = \"overlap\"", "shoal.toml:1: apps.x.swap: the agent does that"),
+        (
+            "apps.web.health.after_good = \"stop\"",
+            "shoal.toml:1: apps.web.health.after_good: \"stop\" is not what can follow",
+        ),
+        (
+            "apps.web.health.max_failed_probes = 0",
+            "shoal.toml:1: apps.web.health.max_failed_probes: expected",
+        ),
         ("apps.x.health.notify = true", "shoal.toml:1: apps.x.health.notify: the agent does that"),
         (
             "[apps.x]\nsystemd = \"x.service\"\nhealth.max_output_rate = \"1MB\"",

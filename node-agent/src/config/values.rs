@@ -18,7 +18,7 @@ use toml::Value;
 
 use super::{Swap, words};
 use crate::host::launch::VARIABLE_PREFIX;
-use crate::host::probe::Probe;
+use crate::host::probe::{AfterGood, Probe};
 use crate::host::sockets::SocketAddress;
 use crate::host::watch_files::OnChange;
 
@@ -94,6 +94,8 @@ pub(super) const HOST: Kind<String> = Kind::new("host name", host, display);
 pub(super) const LABELS: Kind<BTreeSet<Label>> =
     Kind::new("list of labels", labels, |labels| list_of(labels, display));
 pub(super) const LISTEN: Kind<SocketAddr> = Kind::new("`IP:PORT`", socket, display);
+pub(super) const AFTER_GOOD: Kind<AfterGood> =
+    Kind::new("`restart` or `report`", after_good, |after| after_good_text(*after).into());
 pub(super) const ON_CHANGE: Kind<OnChange> =
     Kind::new("`restart` or `reload`", on_change, |change| on_change_text(*change).into());
 pub(super) const OUTPUT_RATE: Kind<Option<ByteRate>> =
@@ -378,6 +380,23 @@ fn on_change(raw: &Raw) -> Result<OnChange, String> {
     known.into_iter().find(|change| on_change_text(*change) == text).ok_or_else(|| {
         format!("{text:?} is not what can follow a change: expected \"restart\" or \"reload\"")
     })
+}
+
+fn after_good(raw: &Raw) -> Result<AfterGood, String> {
+    let text = text(raw)?;
+    let known = [AfterGood::Restart, AfterGood::Report];
+    known.into_iter().find(|after| after_good_text(*after) == text).ok_or_else(|| {
+        format!(
+            "{text:?} is not what can follow when a good program is not healthy any more: expected \"restart\" or \"report\""
+        )
+    })
+}
+
+const fn after_good_text(after: AfterGood) -> &'static str {
+    match after {
+        AfterGood::Restart => "restart",
+        AfterGood::Report => "report",
+    }
 }
 
 const fn on_change_text(on_change: OnChange) -> &'static str {

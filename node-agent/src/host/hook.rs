@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::Child;
 use std::time::Duration;
 
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -18,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::unix::pipe;
 use tokio::time::{Instant, sleep_until};
 
+use crate::host::start::{Recipe, Started};
 use crate::host::user::{User, UserError};
 use crate::process::ProcessIdentity;
 
@@ -115,7 +115,7 @@ pub enum HookFailureCause {
     #[error("cannot run: {0}")]
     User(#[source] UserError),
     /// The program cannot be started.
-    #[error("cannot start{}: {source}{}", as_user(.user.as_deref()), start_advice(source))]
+    #[error("cannot start{}: {source}", as_user(.user.as_deref()))]
     Start {
         /// The user, if it is not the agent's own.
         user: Option<String>,
@@ -215,11 +215,15 @@ async fn supervise(
     let start = |source| HookFailureCause::Start { user: shown_user(user), source };
     let (reader, writer) = io::pipe().map_err(start)?;
     let mut reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(start)?;
-    let mut group = {
-        // Dropped with the command: the pipe has to end when the hook's side of it does.
-        let mut command = order.command(user, writer).map_err(start)?;
-        Group::watch(user.spawn(&mut command).map_err(start)?).map_err(HookFailureCause::Watch)?
-    };
+    let second_writer = writer.try_clone().map_err(start)?;
+    let recipe = order.recipe(user).map_err(start)?;
+    // On a thread of its own: the hook's user can hold its beginning up. Dropped meanwhile, the
+    // group is killed as soon as there is one.
+    let starting = tokio::task::spawn_blocking(move || {
+        recipe.start_here([writer.into(), second_writer.into()], |_, _| ()).map(Group::watch)
+    });
+    let started = starting.await.map_err(io::Error::other).flatten().map_err(start)?;
+    let mut group = started.map_err(HookFailureCause::Watch)?;
     let end = group.follow(&mut reader, tail, Deadlines::new(order.hook.timeout, grace)).await;
     // Its children may hold the pipe and whatever else the next step needs.
     group.kill();
@@ -231,21 +235,21 @@ async fn supervise(
 }
 
 impl HookOrder {
-    fn command(&self, user: &User, writer: io::PipeWriter) -> io::Result<Command> {
+    fn recipe(&self, user: &User) -> io::Result<Recipe> {
         let Some((program, arguments)) = self.hook.exec.split_first() else {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"));
         };
-        let mut command = if program.contains('/') {
-            Command::new(self.root.join(Path::new(program)))
-        } else {
-            Command::new(program)
-        };
-        command.args(arguments).current_dir(&self.root).env_clear();
-        command.env("PATH", PATH).env("LANG", "C.UTF-8");
-        user.set_variables(&mut command);
-        command.envs(&self.variables).process_group(0);
-        command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-        Ok(command)
+        let program =
+            if program.contains('/') { self.root.join(program) } else { PathBuf::from(program) };
+        let mut recipe = Recipe::new(program, self.root.clone());
+        recipe.arguments = arguments.into();
+        recipe.set("PATH", PATH);
+        recipe.set("LANG", "C.UTF-8");
+        recipe.run_as(user);
+        for (name, value) in &self.variables {
+            recipe.set(name, value);
+        }
+        Ok(recipe)
     }
 }
 
@@ -255,16 +259,6 @@ fn shown_user(user: &User) -> Option<String> {
 
 fn as_user(user: Option<&str>) -> String {
     user.map(|user| format!(" as {user}")).unwrap_or_default()
-}
-
-fn start_advice(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::NotFound => " (is it in the build, and its interpreter on this host?)",
-        io::ErrorKind::PermissionDenied => {
-            " (is it executable, and may the user enter the build's folder?)"
-        }
-        _ => "",
-    }
 }
 
 /// When a hook is told to stop, and when it is killed.
@@ -294,15 +288,13 @@ struct Group {
 }
 
 impl Group {
-    fn watch(mut child: Child) -> io::Result<Self> {
-        let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
-            let raw = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
-            let pid = raw.ok_or(io::ErrorKind::InvalidData)?;
-            let handle = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-            Ok((identity, readable(handle)?))
-        });
+    fn watch(Started { mut child, identity }: Started) -> io::Result<Self> {
+        let raw = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let watched = raw
+            .ok_or(io::ErrorKind::InvalidData.into())
+            .and_then(|pid| readable(rustix::process::pidfd_open(pid, PidfdFlags::empty())?));
         match watched {
-            Ok((identity, handle)) => Ok(Self { child: Some(child), identity, handle }),
+            Ok(handle) => Ok(Self { child: Some(child), identity, handle }),
             Err(error) => {
                 drop(child.kill());
                 drop(child.wait());

@@ -1,19 +1,19 @@
-//! What to run for an app, and how that becomes a command.
+//! What to run for an app, and how that becomes a process.
 //!
 //! A program path with a slash that is not absolute (`./server`) means a file of the build; a name
 //! without a slash is looked up in `PATH`. The program sees the build under its real path, never
 //! through `current`, so a switch cannot pull files away from under it.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use p2p_core::{BuildId, Digest};
 
-use crate::host::sockets::{self, SocketAddress};
-use crate::host::user::User;
+use crate::host::sockets::SocketAddress;
+use crate::host::start::Recipe;
+use crate::host::user::{User, UserError};
 use crate::state::app_dir::AppDir;
 
 /// Prefix of the variables that are the agent's own; a program sees only those set by [`Launch`].
@@ -65,71 +65,42 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The command that runs `build` from `root`, and the program's path for messages.
-    ///
-    /// With sockets it goes through a shell, see `sockets::program_with_sockets`. It is to be
-    /// started by [`Self::spawn`].
+    /// The process that runs `build` from `root`, as the configured user, with `HOME`, `USER` and
+    /// `LOGNAME` of that user unless the operator set them.
     ///
     /// # Panics
     ///
     /// If `exec` is empty, which it is for units only.
-    pub fn command(&self, build: BuildId, root: &Path, app: &AppDir) -> (Command, PathBuf) {
-        let (program, arguments) = self.exec.split_first().expect("the configuration has checked");
-        let program = if program.contains('/') { root.join(program) } else { program.into() };
-        let directory = self.working_directory.as_ref().map_or(root.into(), |path| root.join(path));
-
-        let mut command = if self.sockets.is_empty() {
-            Command::new(&program)
-        } else {
-            sockets::program_with_sockets(&program)
-        };
-        for name in SERVICE_VARIABLES {
-            command.env_remove(name);
-        }
-        for (name, _) in std::env::vars_os() {
-            if name.to_str().is_some_and(|name| name.starts_with(VARIABLE_PREFIX)) {
-                command.env_remove(name);
-            }
-        }
-        command
-            .args(arguments)
-            .current_dir(directory)
-            .envs(&self.environment)
-            .env("SHOAL_APP", &self.app)
-            .env("SHOAL_BUILD", build.to_string())
-            .env("SHOAL_HOST", &self.host)
-            .env(APP_DIR_VARIABLE, app.path());
-        (command, program)
-    }
-
-    /// Starts a command of [`Self::command`] as the configured user, with `HOME`, `USER` and
-    /// `LOGNAME` of that user unless the operator set them. `finish` has the last word, right
-    /// before the process is made.
     ///
     /// # Errors
     ///
-    /// If there is no such user, or the system refuses.
-    pub fn spawn(
-        &self,
-        command: &mut Command,
-        finish: impl FnOnce(&mut Command),
-    ) -> io::Result<Child> {
-        let Some(name) = &self.user else {
-            finish(command);
-            return command.spawn();
-        };
-        let user = User::find(name).map_err(io::Error::other)?;
-        user.set_variables(command);
-        command.envs(&self.environment);
-        finish(command);
-        user.spawn(command).map_err(|error| match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                let advice =
-                    format!("{error} (may {name} enter the build's folder and execute it?)");
-                io::Error::new(error.kind(), advice)
-            }
-            _ => error,
-        })
+    /// If there is no such user, or the agent may not run anything as that user.
+    pub fn recipe(&self, build: BuildId, root: &Path, app: &AppDir) -> Result<Recipe, UserError> {
+        let directory = self.working_directory.as_ref().map_or(root.into(), |path| root.join(path));
+        let mut recipe = Recipe::new(self.program(root), directory);
+        recipe.arguments = self.exec[1..].into();
+        recipe.environment = std::env::vars_os().filter(|(name, _)| !is_own(name)).collect();
+        if let Some(name) = &self.user {
+            recipe.run_as(&User::find(name)?);
+        }
+        for (name, value) in &self.environment {
+            recipe.set(name, value);
+        }
+        recipe.set("SHOAL_APP", &self.app);
+        recipe.set("SHOAL_BUILD", build.to_string());
+        recipe.set("SHOAL_HOST", &self.host);
+        recipe.set(APP_DIR_VARIABLE, app.path());
+        Ok(recipe)
+    }
+
+    /// The path of the program in the build at `root`, or the name that is looked up in `PATH`.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::recipe`].
+    pub fn program(&self, root: &Path) -> PathBuf {
+        let program = self.exec.first().expect("the configuration has checked");
+        if program.contains('/') { root.join(program) } else { program.into() }
     }
 
     /// Names what is run and how, the build left out. A program that runs under another digest was
@@ -155,6 +126,12 @@ impl Launch {
         }
         Digest::of(&text)
     }
+}
+
+/// Whether a variable is the agent's own: no program inherits it.
+fn is_own(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| SERVICE_VARIABLES.contains(&name) || name.starts_with(VARIABLE_PREFIX))
 }
 
 #[cfg(test)]
@@ -186,10 +163,10 @@ mod tests {
         let build = BuildId::of_manifest(b"");
         for (given, expected) in cases {
             let app = AppDir::new("/a".into());
-            let (command, program) = launch(&[given, "x"]).command(build, Path::new("/b"), &app);
-            assert_eq!(program, Path::new(expected));
-            assert_eq!(command.get_program(), expected);
-            assert_eq!(command.get_current_dir(), Some(Path::new("/b")));
+            let recipe = launch(&[given, "x"]).recipe(build, Path::new("/b"), &app).unwrap();
+            assert_eq!(recipe.program, Path::new(expected));
+            assert_eq!(recipe.arguments, ["x"]);
+            assert_eq!(recipe.directory, Path::new("/b"));
         }
     }
 
@@ -218,28 +195,17 @@ mod tests {
     }
 
     #[test]
-    fn program_with_sockets_goes_through_a_shell_that_becomes_it() {
-        let address = SocketAddress::Unix("/run/web.sock".into());
-        let launch =
-            Launch { sockets: [("web".into(), address)].into(), ..launch(&["./server", "-v"]) };
-        let app = AppDir::new("/a".into());
-        let build = BuildId::of_manifest(b"");
-        let (command, program) = launch.command(build, Path::new("/b"), &app);
-        assert_eq!(program, Path::new("/b/./server"));
-        assert_eq!(command.get_program(), "/bin/sh");
-        let arguments: Vec<_> = command.get_args().skip(2).collect();
-        assert_eq!(arguments, ["/b/./server", "-v"]);
-    }
-
-    #[test]
     fn program_does_not_speak_to_the_service_manager_in_the_name_of_the_agent() {
+        for (name, expected) in
+            [("NOTIFY_SOCKET", true), ("LISTEN_FDS", true), ("SHOAL_STATE", true), ("PATH", false)]
+        {
+            assert_eq!(is_own(name.as_ref()), expected, "{name}");
+        }
         let app = AppDir::new("/a".into());
         let mut launch = launch(&["./server"]);
         launch.environment.insert("WATCHDOG_USEC".into(), "7".into());
-        let (command, _) = launch.command(BuildId::of_manifest(b""), Path::new("/b"), &app);
-        let variables: BTreeMap<_, _> = command.get_envs().collect();
-        assert_eq!(variables["NOTIFY_SOCKET".as_ref() as &std::ffi::OsStr], None);
-        let set = variables["WATCHDOG_USEC".as_ref() as &std::ffi::OsStr];
-        assert_eq!(set.unwrap(), "7", "the operator's word counts");
+        let recipe = launch.recipe(BuildId::of_manifest(b""), Path::new("/b"), &app).unwrap();
+        let set = &recipe.environment["WATCHDOG_USEC".as_ref() as &OsStr];
+        assert_eq!(set, "7", "the operator's word counts");
     }
 }

@@ -1,11 +1,12 @@
 //! The mark in the environment of every program that the agent starts: by it the next agent finds a
 //! program of which the disk has no record, because it was full or failing when that was written.
 //!
-//! Invariant: a process counts as a program only if it is the very one that was started: a child
-//! inherits the mark, but not the group, the session and the moment that the mark names. The mark
-//! also names the app's directory, by path and by inode, since agents in containers may have the
-//! same paths; and it is signed with a key that only this state directory has, since any user of
-//! the host may write what they like into the environment of their own processes.
+//! Invariant: a process counts as a program only if it is the very one that was started: the mark
+//! names the session that this process leads and the tick in which it was made, and a child that
+//! inherits the mark leads another session or none. The mark also names the app's directory, by
+//! path and by inode, since agents in containers may have the same paths; and it is signed with a
+//! key that only this state directory has, since any user of the host may write what they like into
+//! the environment of their own processes.
 //!
 //! What it cannot find: programs that write over their own environment to change their title.
 
@@ -15,10 +16,8 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::process::Command;
 
 use p2p_core::Digest;
-use rustix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 use crate::host::Stray;
@@ -27,8 +26,8 @@ use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
 const VARIABLE: &str = "SHOAL_MARK";
 
-/// Most seconds between the reading of the clock and the start of the process. One follows the
-/// other at once, so this is for hosts that are badly overloaded.
+/// Most seconds between the tick in a mark and the start of its process, for programs that share
+/// their agent's session: agents that start them so read the clock before they make the process.
 const START_SECONDS_MAX: u64 = 2;
 
 /// Ticks per second in which kernels count the starts of processes, the same on every platform.
@@ -52,13 +51,17 @@ struct Home {
     inode: u64,
 }
 
-/// What is known of a program before it starts.
+/// What is known of a program once its process is made, before that becomes the program.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 struct Mark {
     home: Home,
-    /// The agent's, which its programs share.
+    /// The one that the program leads; its agent's for programs of agents that gave them none.
     session: u32,
-    /// When the process was about to be made, in ticks since the machine booted.
+    /// Whether the program leads its session. Agents that do not know this do not ask, either.
+    #[serde(default)]
+    leads_session: bool,
+    /// When the process was made, in ticks since the machine booted; for programs that share their
+    /// agent's session when it was about to be.
     ticks: u64,
     place: Place,
     record: RunningRecord,
@@ -91,23 +94,28 @@ impl MarkKey {
     }
 }
 
-/// Marks the program that `command` is about to start. Must be called right before that.
+/// The variable that marks `process`, which is about to become the program of `record`, and its
+/// value.
 ///
 /// # Errors
 ///
 /// If the app's directory cannot be looked at. The program may be started all the same.
-pub(crate) fn attach(
-    command: &mut Command,
+pub(crate) fn of(
+    process: &ProcessIdentity,
     app: &AppDir,
     (place, record): (Place, &RunningRecord),
     key: MarkKey,
-) -> io::Result<()> {
-    let own = process::read_stat(std::process::id())?.ok_or(io::ErrorKind::NotFound)?;
-    let (home, session) = (Home::of(app)?, own.session);
-    let mark = Mark { home, session, ticks: now_ticks(), place, record: record.clone() };
+) -> io::Result<(&'static str, String)> {
+    let mark = Mark {
+        home: Home::of(app)?,
+        session: process.pid,
+        leads_session: true,
+        ticks: process.start_ticks,
+        place,
+        record: record.clone(),
+    };
     let text = serde_json::to_string(&mark).map_err(io::Error::other)?;
-    command.env(VARIABLE, key.sign(&text));
-    Ok(())
+    Ok((VARIABLE, key.sign(&text)))
 }
 
 /// The programs of the app that run and bear its mark, each once.
@@ -160,18 +168,15 @@ impl Home {
 impl Mark {
     /// Whether the process that has this mark is the one that was started with it.
     fn is_of(&self, pid: u32, stat: &Stat) -> bool {
+        if stat.is_zombie || stat.group != pid || stat.session != self.session {
+            return false;
+        }
+        if self.leads_session {
+            return pid == self.session && stat.start_ticks == self.ticks;
+        }
         let latest = self.ticks + START_SECONDS_MAX * TICKS_PER_SECOND;
-        stat.group == pid
-            && stat.session == self.session
-            && !stat.is_zombie
-            && (self.ticks..=latest).contains(&stat.start_ticks)
+        (self.ticks..=latest).contains(&stat.start_ticks)
     }
-}
-
-fn now_ticks() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Boottime);
-    let nanoseconds_per_tick = 1_000_000_000 / TICKS_PER_SECOND;
-    now.tv_sec.unsigned_abs() * TICKS_PER_SECOND + now.tv_nsec.unsigned_abs() / nanoseconds_per_tick
 }
 
 #[cfg(test)]
@@ -184,6 +189,7 @@ mod tests {
         Mark {
             home: Home { directory: "/s/apps/web".into(), device: 1, inode: 2 },
             session: 5,
+            leads_session: false,
             ticks: 1000,
             place: Place::Candidate,
             record: RunningRecord {
@@ -213,6 +219,24 @@ mod tests {
 
     #[test]
     fn only_the_process_that_was_started_bears_its_mark() {
+        let program = Stat { is_zombie: false, group: 42, session: 42, start_ticks: 1000 };
+        let mark = Mark { session: 42, leads_session: true, ..mark() };
+        let child = Stat { group: 43, session: 43, ..program };
+        let cases = [
+            ("the program", 42, program, true),
+            ("a child in its group", 43, program, false),
+            ("a child with a group of its own", 43, Stat { group: 43, ..program }, false),
+            ("a child with a session of its own", 43, child, false),
+            ("a later owner of its id", 42, Stat { start_ticks: 1001, ..program }, false),
+            ("ended", 42, Stat { is_zombie: true, ..program }, false),
+        ];
+        for (name, pid, stat, expected) in cases {
+            assert_eq!(mark.is_of(pid, &stat), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn program_that_shares_the_session_of_an_earlier_agent_bears_its_mark() {
         let program = Stat { is_zombie: false, group: 42, session: 5, start_ticks: 1000 };
         let cases = [
             ("the program", 42, program, true),
@@ -226,16 +250,5 @@ mod tests {
         for (name, pid, stat, expected) in cases {
             assert_eq!(mark().is_of(pid, &stat), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn clock_of_marks_is_that_of_processes() {
-        let before = now_ticks();
-        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
-        let after = now_ticks();
-        let stat = process::read_stat(child.id()).unwrap().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!((before..=after).contains(&stat.start_ticks), "{before} {stat:?} {after}");
     }
 }

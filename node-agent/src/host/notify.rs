@@ -1,20 +1,22 @@
 //! What programs say of themselves over `NOTIFY_SOCKET`, as they would to systemd (`sd_notify`).
 //!
 //! Owns the socket of one running program. Invariant: a message counts only if the kernel vouches
-//! that it comes from the program's own process group; anybody may write to the socket.
+//! that it comes from the program's own process group and user. A program leads a session of its
+//! own, and nobody joins a group of another session: whoever is in the group descends from the
+//! program. The user decides about programs of earlier agents, which share a session.
 //!
 //! Only the socket's address outlives the agent: an adopted program keeps its `NOTIFY_SOCKET`, and
 //! the next agent binds the same path again.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::net::{SocketAddr, UnixDatagram as StdUnixDatagram};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, sockopt};
 use p2p_core::Digest;
@@ -69,10 +71,17 @@ pub struct NotifyMessage {
     pub main_pid: Option<u32>,
 }
 
+/// Who sent a message, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    pid: u32,
+    uid: u32,
+}
+
 /// A message as it came, and who sent it.
 struct Received {
     text: Vec<u8>,
-    sender: Option<u32>,
+    sender: Option<Sender>,
     /// Descriptors that came with it. `systemd-notify` waits for them to be closed, so they are
     /// closed only after the sender was looked at.
     descriptors: Vec<RawFd>,
@@ -83,12 +92,13 @@ impl NotifySocket {
     ///
     /// A path that is too long for a socket is replaced by an abstract name made of it, so that the
     /// next agent finds the same. The program's user has to be able to enter the folder of `path`.
-    /// Must be called within a tokio runtime.
+    /// Only that user may write to the socket's file; everybody if `user` is `None`, for a program
+    /// that starts as root and may become somebody else. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// If the system refuses.
-    pub fn bind(path: &Path) -> io::Result<Self> {
+    pub fn bind(path: &Path, user: Option<u32>) -> io::Result<Self> {
         let address = Address::of(path);
         let socket = match &address {
             Address::Path(path) => {
@@ -97,8 +107,12 @@ impl NotifySocket {
                     _ => {}
                 }
                 let socket = StdUnixDatagram::bind(path)?;
-                // The program may run as any user; what counts is its process group.
-                fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+                // Others could keep the socket full. Whom the agent believes is another matter.
+                let mode = if user.is_some() { 0o600 } else { 0o666 };
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+                if user.is_some_and(|user| user != rustix::process::geteuid().as_raw()) {
+                    chown(path, user, None)?;
+                }
                 socket
             }
             Address::Abstract(name) => {
@@ -111,12 +125,12 @@ impl NotifySocket {
         Ok(Self { socket, address, program: watch::Sender::new(None) })
     }
 
-    /// Lets a program that is about to start know where to speak.
-    pub fn attach(&self, command: &mut Command) {
+    /// Where the program is to speak, as the value of `NOTIFY_SOCKET`.
+    pub fn address(&self) -> OsString {
         match &self.address {
-            Address::Path(path) => command.env("NOTIFY_SOCKET", path),
-            Address::Abstract(name) => command.env("NOTIFY_SOCKET", format!("@{name}")),
-        };
+            Address::Path(path) => path.into(),
+            Address::Abstract(name) => format!("@{name}").into(),
+        }
     }
 
     /// Whose messages count. Until it is called, messages wait in the socket.
@@ -170,7 +184,9 @@ impl NotifySocket {
         for part in received.cmsgs()? {
             match part {
                 // A process of another pid namespace has the id 0 here.
-                ControlMessageOwned::ScmCredentials(of) => sender = u32::try_from(of.pid()).ok(),
+                ControlMessageOwned::ScmCredentials(of) => {
+                    sender = u32::try_from(of.pid()).ok().map(|pid| Sender { pid, uid: of.uid() });
+                }
                 ControlMessageOwned::ScmRights(passed) => descriptors.extend(passed),
                 _ => {}
             }
@@ -183,7 +199,8 @@ impl NotifySocket {
     fn judge(&self, received: &Received) -> Option<NotifyMessage> {
         let program = self.program.borrow().clone()?;
         let is_member = |pid| program.has_member(pid).unwrap_or(false);
-        let Some(pid) = received.sender.filter(|pid| is_member(*pid)) else {
+        let is_own = |sender: &Sender| is_member(sender.pid) && is_user_of(&program, sender.uid);
+        let Some(Sender { pid, .. }) = received.sender.filter(is_own) else {
             let (sender, program) = (received.sender, program.pid);
             debug!(
                 ?sender,
@@ -198,6 +215,12 @@ impl NotifySocket {
         let message = parse(pid, &String::from_utf8_lossy(&received.text));
         Some(NotifyMessage { main_pid: message.main_pid.filter(|pid| is_member(*pid)), ..message })
     }
+}
+
+/// Whether `user` may speak for the program. Root may do anything anyway, and a program that gives
+/// up being root may leave a child that still is.
+fn is_user_of(program: &ProcessIdentity, user: u32) -> bool {
+    user == 0 || program.users().is_ok_and(|users| users.contains(&user))
 }
 
 impl Address {

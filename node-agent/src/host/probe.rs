@@ -61,10 +61,25 @@ pub struct Health {
     pub deadline: Duration,
     /// How often a build is started before it is rolled back because its program ended.
     pub tries: NonZero<u32>,
+    /// Probes in a row that have to fail, over no less than `min_healthy_time`, before a program
+    /// that was good is started again.
+    pub max_failed_probes: NonZero<u32>,
+    /// What follows when a program that was good is not healthy any more.
+    pub after_good: AfterGood,
     /// Most bytes per second that a new program may print, on average over
     /// [`OUTPUT_WINDOW`](crate::programs::OUTPUT_WINDOW); above it the build is rolled back. A
     /// build that is good already is only reported to print too much. `None`: no limit.
     pub max_output_rate: Option<ByteRate>,
+}
+
+/// What follows when a program that was good is not healthy any more.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum AfterGood {
+    /// It is started again, with pauses that grow.
+    #[default]
+    Restart,
+    /// It runs on, and the host reports it.
+    Report,
 }
 
 /// See [`Health::max_output_rate`]. An access log of many tens of thousands of lines a second is
@@ -83,6 +98,8 @@ impl Default for Health {
             min_healthy_time: Duration::from_secs(10),
             deadline: Duration::from_mins(2),
             tries: NonZero::new(3).expect("it is not zero"),
+            max_failed_probes: NonZero::new(3).expect("it is not zero"),
+            after_good: AfterGood::default(),
             max_output_rate: Some(MAX_OUTPUT_RATE_DEFAULT),
         }
     }

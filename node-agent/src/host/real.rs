@@ -1,13 +1,13 @@
 //! The machine as it is: [`Host`] over processes, probes and hooks.
 //!
-//! Invariant: a program leads a process group of its own, and only that group is ever signalled.
+//! Invariant: a program leads a session and a process group of its own, which nobody else can join,
+//! and only that group is ever signalled.
 //! Decides nothing and keeps nothing but what it has to hold for programs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -19,15 +19,16 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::host::hook::{self, HookFailure, HookOrder};
-use crate::host::launch::{APP_DIR_VARIABLE, INSTANCE_VARIABLE};
+use crate::host::launch::INSTANCE_VARIABLE;
 use crate::host::mark::{self, MarkKey};
 use crate::host::notify::NotifySocket;
 use crate::host::probe::{self, Probe, ProbeCaller, ProbeFailure};
 use crate::host::sockets::{HeldSockets, SocketAddress, SocketsError};
+use crate::host::start::Started;
 use crate::host::unit::Systemd;
 use crate::host::unit_program::UnitProgram;
 use crate::host::{Host, HostProcess, Notice, StartError, StartOrder, Stray};
-use crate::process::{self, ProcessIdentity};
+use crate::process::ProcessIdentity;
 use crate::state::app_dir::{AppDir, RunningRecord};
 
 /// The machine that the agent runs on, as one app uses it.
@@ -103,43 +104,39 @@ impl RealHost {
 
     fn spawn(&mut self, order: StartOrder<'_>) -> Result<RealProcess, StartError> {
         let StartOrder { app, launch, place, record, root, says_ready, output } = order;
-        let instance = &record.instance;
-        let (mut command, program) = launch.command(record.build, root, app);
-        command.env(INSTANCE_VARIABLE, instance).stdin(Stdio::null()).process_group(0);
-        match output {
-            Some(file) => {
-                command.stdout(file.try_clone().map_err(StartError::Output)?).stderr(file);
-            }
-            None => {
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-            }
-        }
+        let program = launch.program(root);
+        let spawn_error = |source| StartError::Spawn { program: program.clone(), source };
+        let mut recipe =
+            launch.recipe(record.build, root, app).map_err(|e| spawn_error(io::Error::other(e)))?;
+        recipe.set(INSTANCE_VARIABLE, &record.instance);
         let notify = says_ready
-            .then(|| NotifySocket::bind(&notify_path(app, instance)))
+            .then(|| NotifySocket::bind(&notify_path(app, &record.instance), recipe.uid()))
             .transpose()
             .map_err(StartError::Notify)?;
         if let Some(notify) = &notify {
-            notify.attach(&mut command);
+            recipe.set("NOTIFY_SOCKET", notify.address());
         }
-        self.held_sockets()?.attach(&mut command)?;
+        recipe.hand_over(self.held_sockets()?)?;
+        let outputs = match output {
+            Some(file) => [file.try_clone().map_err(StartError::Output)?.into(), file.into()],
+            None => [Stdio::null(), Stdio::null()],
+        };
         let key = self.mark_key;
-        let spawned = launch.spawn(&mut command, |command| {
-            if let Err(error) = mark::attach(command, app, (place, record), key) {
-                tracing::warn!(%error, "the program is found again only by its record");
+        let started = recipe.start(outputs, |process, environment| {
+            match mark::of(process, app, (place, record), key) {
+                Ok((name, value)) => drop(environment.insert(name.into(), value.into())),
+                Err(error) => {
+                    tracing::warn!(%error, "the program is found again only by its record");
+                }
             }
         });
-        let mut child = spawned.map_err(|source| StartError::Spawn { program, source })?;
-        let watched = ProcessIdentity::of(child.id()).and_then(|identity| {
-            let handle = identity.open()?;
+        let Started { mut child, identity } = started.map_err(spawn_error)?;
+        let handle = identity.open().and_then(|handle| {
             // A child that ended already is a zombie until it is waited for, but has a handle.
-            let handle = match handle {
-                Some(handle) => handle,
-                None => open_unchecked(&child)?,
-            };
-            watch(handle).map(|handle| (identity, handle))
+            watch(handle.map_or_else(|| open_unchecked(&child), Ok)?)
         });
-        match watched {
-            Ok((identity, handle)) => {
+        match handle {
+            Ok(handle) => {
                 if let Some(notify) = &notify {
                     notify.listen_to(&identity);
                 }
@@ -180,13 +177,14 @@ impl Host for RealHost {
             let unit = UnitProgram::find(self.systemd.clone(), unit, root);
             return Ok(Some(RealProgram { kind: ProgramKind::Unit(unit) }));
         }
-        let identity = match (&record.process, record.instance.as_str()) {
-            (Some(identity), _) => Some(identity.clone()),
-            (None, "") => {
-                let app = app.path().display().to_string();
-                process::find_by_environment(APP_DIR_VARIABLE, &app)?
-            }
-            (None, instance) => process::find_by_environment(INSTANCE_VARIABLE, instance)?,
+        let identity = match &record.process {
+            Some(identity) => Some(identity.clone()),
+            // The agent was killed before it could note which process it is. Only the mark tells,
+            // because any user can set any other variable.
+            None => mark::find(app, self.mark_key)?
+                .into_iter()
+                .find(|stray| stray.record.instance == record.instance)
+                .and_then(|stray| stray.record.process),
         };
         let Some(identity) = identity else { return Ok(None) };
         let Some(handle) = identity.open()? else {
@@ -200,7 +198,9 @@ impl Host for RealHost {
                 .inspect_err(|error| tracing::warn!("{error}"))
                 .ok();
         }
-        let notify = NotifySocket::bind(&notify_path(app, &record.instance)).ok();
+        // A program of root may have become somebody else.
+        let user = identity.users()?.first().copied().filter(|user| *user != 0);
+        let notify = NotifySocket::bind(&notify_path(app, &record.instance), user).ok();
         if let Some(notify) = &notify {
             notify.listen_to(&identity);
         }

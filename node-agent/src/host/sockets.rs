@@ -1,8 +1,8 @@
 //! The listening sockets of an app: the agent holds them and hands them to each instance, so that
 //! connections queue in the kernel while programs change.
 //!
-//! Owns binding, taking over from the program of an earlier agent, and the hand-over as systemd
-//! does it (`LISTEN_FDS`, `LISTEN_FDNAMES`, `LISTEN_PID`).
+//! Owns binding and taking over from the program of an earlier agent. The hand-over to a process is
+//! in `crate::host::start`.
 
 mod holder;
 
@@ -11,13 +11,11 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::process::PidfdGetfdFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -39,10 +37,7 @@ pub enum SocketAddress {
 const BACKLOG: i32 = 4096;
 
 /// First descriptor that is handed over, as `sd_listen_fds` expects it.
-const LISTEN_FDS_START: i32 = 3;
-
-/// The process that becomes the program knows its id, and `exec` keeps it.
-const SET_LISTEN_PID: &str = r#"export LISTEN_PID=$$; exec "$0" "$@""#;
+pub(crate) const LISTEN_FDS_START: i32 = 3;
 
 /// Below it a port belongs to root, unless the system is configured otherwise.
 const UNPRIVILEGED_PORT_MIN: u16 = 1024;
@@ -149,39 +144,24 @@ impl HeldSockets {
         self.sockets.get(name).and_then(address_of)
     }
 
-    /// Lets `command` start with the sockets as descriptors 3 and up, in the order of their names,
-    /// and announces them in `LISTEN_FDS` and `LISTEN_FDNAMES`; `LISTEN_PID` is the business of
-    /// `program_with_sockets`. The command holds copies of the sockets until it is dropped.
+    /// Copies of the sockets in the order of their names, for one process.
     ///
     /// # Errors
     ///
     /// If the agent has too many files open.
-    pub fn attach(&self, command: &mut Command) -> Result<(), SocketsError> {
-        if self.is_empty() {
-            return Ok(());
-        }
-        let mut mappings = vec![];
-        for (child_fd, (name, socket)) in (LISTEN_FDS_START..).zip(&self.sockets) {
+    pub(crate) fn copies(&self) -> Result<Vec<OwnedFd>, SocketsError> {
+        let copy = |(name, socket): (&String, &Socket)| {
             let copied = socket.as_fd().try_clone_to_owned();
-            let parent_fd =
-                copied.map_err(|source| SocketsError::Duplicate { name: name.clone(), source })?;
-            mappings.push(FdMapping { parent_fd, child_fd });
-        }
-        let names: Vec<_> = self.sockets.keys().map(String::as_str).collect();
-        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        command.fd_mappings(mappings).expect("every socket has a descriptor of its own");
-        Ok(())
+            copied.map_err(|source| SocketsError::Duplicate { name: name.clone(), source })
+        };
+        self.sockets.iter().map(copy).collect()
     }
-}
 
-/// A command that runs `program` with `LISTEN_PID` set to its own process id, which is known only
-/// once it runs: a shell sets it and becomes the program.
-///
-/// A program that cannot be executed shows as exit code 126 or 127 of the shell.
-pub(crate) fn program_with_sockets(program: &Path) -> Command {
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", SET_LISTEN_PID]).arg(program);
-    command
+    /// The names of [`Self::copies`] as `LISTEN_FDNAMES` has them.
+    pub(crate) fn names(&self) -> String {
+        let names: Vec<_> = self.sockets.keys().map(String::as_str).collect();
+        names.join(":")
+    }
 }
 
 /// The names that `sd_listen_fds_with_names` can take apart.

@@ -1,15 +1,14 @@
 //! The user that a program or a hook runs as.
 //!
-//! Owns the lookup of users and the start of a command as one of them, with the user's own groups
-//! as login and systemd give them. Only an agent that runs as root can start anything as somebody
-//! else.
+//! Owns the lookup of users, with the user's own groups as login and systemd give them. Becomes
+//! nobody: only the starter (`crate::host::start::starter`) does, and only one of root can.
 
 use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
-use std::process::{Child, Command};
 
 use rustix::process::{Gid, Uid};
+use serde::{Deserialize, Serialize};
 
 /// A user of this machine, as the user database knew it when it was looked up.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -21,6 +20,14 @@ pub(crate) struct User {
     uid: Uid,
     gid: Gid,
     groups: Vec<Gid>,
+}
+
+/// A user as the kernel knows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct UserIds {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
 }
 
 /// Why nothing can be run as a user.
@@ -100,38 +107,13 @@ impl User {
         self.uid.as_raw()
     }
 
-    /// Sets `HOME`, `USER` and `LOGNAME` of `command`, as a login does.
-    pub(crate) fn set_variables(&self, command: &mut Command) {
-        command.env("HOME", &self.home).env("USER", &self.name).env("LOGNAME", &self.name);
-    }
-
-    /// Starts `command` as this user with the user's own groups, and none of the agent's.
-    ///
-    /// # Errors
-    ///
-    /// If the system refuses, as when the user may not enter the command's directory.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Child> {
-        if self.uid == rustix::process::geteuid() {
-            return command.spawn();
+    /// The user and its groups by their numbers.
+    pub(crate) fn ids(&self) -> UserIds {
+        UserIds {
+            uid: self.uid.as_raw(),
+            gid: self.gid.as_raw(),
+            groups: self.groups.iter().map(|group| group.as_raw()).collect(),
         }
-        // On Linux user and groups belong to the thread, and a child inherits those of the thread
-        // that started it. `Command::uid` drops all groups, and `Command::groups` is not stable
-        // yet.
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("spawn-as-user".into());
-            let child = thread.spawn_scoped(scope, || {
-                self.become_user()?;
-                command.spawn()
-            })?;
-            child.join().unwrap_or_else(|_| Err(io::Error::other("the starting thread panicked")))
-        })
-    }
-
-    fn become_user(&self) -> io::Result<()> {
-        rustix::thread::set_thread_groups(&self.groups)?;
-        rustix::thread::set_thread_res_gid(self.gid, self.gid, self.gid)?;
-        rustix::thread::set_thread_res_uid(self.uid, self.uid, self.uid)?;
-        Ok(())
     }
 
     fn of_id(raw: u32) -> nix::Result<Self> {
@@ -186,23 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn command_has_ids_and_groups_of_the_user_and_the_agent_keeps_its_own() {
+    fn user_has_its_own_groups() {
         let own = User::own().unwrap();
         if own.uid() != 0 {
             let error = User::find("root").unwrap_err();
             assert!(matches!(error, UserError::NotRoot { .. }), "{error}");
             return;
         }
-        // A user with more than one group; Debian's `games` and `nobody` have only their own.
-        let mut user = User::find("nobody").unwrap();
-        user.groups.push(Gid::from_raw(4242));
-        let ids = |command: &mut Command| {
-            command.args(["-c", "id -u; id -g; id -G"]).stdout(std::process::Stdio::piped());
-            let child = user.spawn(command).unwrap();
-            String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap()
-        };
-        let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
-        assert_eq!(ids(&mut Command::new("sh")), format!("{uid}\n{gid}\n{gid} 4242\n"));
-        assert_eq!(User::own().unwrap(), own);
+        let nobody = User::find("nobody").unwrap().ids();
+        assert_eq!(nobody.groups, [nobody.gid]);
     }
 }

@@ -82,7 +82,8 @@ impl Hooks {
 impl HookRunner {
     pub(crate) fn view(&self) -> HookView {
         let running = self.running.as_ref().map(|running| (running.kind, running.build));
-        HookView { running, done: self.done.clone(), drained: self.drained }
+        let failed = self.failed.as_ref().map(|(build, _)| *build);
+        HookView { running, done: self.done.clone(), failed, drained: self.drained }
     }
 
     /// The build whose hook failed, and how, until [`Self::on_switch_over`].

@@ -1,6 +1,6 @@
 //! Runs the programs of one app: the one that serves, the candidate that is to take its place, and
-//! the one that was replaced and is ending. Starts again what ends by itself, and takes over what
-//! an agent that died left running.
+//! the one that was replaced and is ending. Starts again what ends by itself or has to be ended
+//! because it is not healthy, and takes over what an agent that died left running.
 //!
 //! Invariant: a program is announced on disk before it is started, and carries a mark in case the
 //! disk refuses (`strays`), so whenever this agent dies, the next one finds every program. A
@@ -105,6 +105,29 @@ pub struct OutputCounts {
     pub floods: u64,
 }
 
+/// Starts again since the agent started, by cause.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct RestartCounts {
+    /// The program ended, or could not be started.
+    pub ended: u32,
+    /// It was not healthy.
+    pub unhealthy: u32,
+}
+
+impl RestartCounts {
+    /// Whatever the cause.
+    pub const fn all(self) -> u32 {
+        self.ended + self.unhealthy
+    }
+}
+
+/// Why a program has to be started again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Cause {
+    Ended,
+    Unhealthy,
+}
+
 /// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
 /// the wait is over.
 #[derive(Debug)]
@@ -121,11 +144,13 @@ enum Slot<P> {
     },
 }
 
-/// Ends of programs that nobody asked for.
+/// Ends of programs that nobody asked for, by themselves or because they were not healthy.
 #[derive(Debug)]
 struct Crashes {
     in_a_row: u32,
-    total: u32,
+    /// Those in a row that were not healthy.
+    unhealthy_in_a_row: u32,
+    total: RestartCounts,
     backoff: Backoff,
     build: Option<BuildId>,
     last: Option<Crash>,
@@ -170,7 +195,8 @@ impl<H: Host> Supervisor<H> {
             leaving: Slot::Idle,
             crashes: Crashes {
                 in_a_row: 0,
-                total: 0,
+                unhealthy_in_a_row: 0,
+                total: RestartCounts::default(),
                 backoff: Backoff::new(timings.restart_first, timings.restart_max),
                 build: None,
                 last: None,
@@ -206,8 +232,13 @@ impl<H: Host> Supervisor<H> {
 
     /// A build was given up: what is known of its failure is in the journal.
     pub fn forget_failure(&mut self) {
-        self.failed = None;
+        self.forget_verdict();
         self.forget_crashes();
+    }
+
+    /// The same for one that is tried on: how often its program failed is remembered.
+    pub fn forget_verdict(&mut self) {
+        self.failed = None;
     }
 
     /// Takes over settings that changed. A program that was started by another command is not fresh
@@ -262,7 +293,7 @@ impl<H: Host> Supervisor<H> {
                 Slot::Alive { instance: Box::new(instance), restart_after: None }
             }
             Err(error) => {
-                let wait = self.note_crash(&causes(error), None);
+                let wait = self.note_crash(Cause::Ended, &causes(error), None);
                 Slot::Resting { build, until: Instant::now() + wait }
             }
         };
@@ -285,6 +316,22 @@ impl<H: Host> Supervisor<H> {
         }
     }
 
+    /// Tells the serving program to stop because it is not healthy, to be started again after a
+    /// pause, as one that ended by itself.
+    ///
+    /// Does nothing unless [`Self::ailment`] names a reason.
+    pub fn revive(&mut self) {
+        let Some(why) = self.ailment() else { return };
+        let tail = self.serving.running().and_then(|instance| instance.output.tail());
+        let wait =
+            self.note_crash(Cause::Unhealthy, &format!("the program was stopped: {why}"), tail);
+        let grace = grace_of(self.settings.launch.as_ref());
+        if let Slot::Alive { instance, restart_after } = &mut self.serving {
+            *restart_after = Some(wait);
+            instance.stop(grace);
+        }
+    }
+
     /// The candidate serves from now on; the program that served is told to stop.
     ///
     /// # Panics
@@ -295,6 +342,7 @@ impl<H: Host> Supervisor<H> {
         let Slot::Alive { instance, .. } = &mut new else { panic!("there is no candidate") };
         // Before the records: an agent that finds a candidate sees whether its output has moved.
         instance.output.become_current(&self.app.output_path(Place::Serving));
+        instance.health.on_alone(Instant::now());
         self.stop(Place::Serving);
         let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
         // Announced in its new place before it loses the old one. A record that could not be
@@ -341,8 +389,10 @@ impl<H: Host> Supervisor<H> {
         let mut slot = std::mem::replace(self.slot_mut(place), Slot::Idle);
         let Slot::Alive { instance, restart_after } = &mut slot else { return };
         let was_flooding = instance.health.flood().is_some();
+        let before = Mood::of(instance);
         let turn = instance.on_wake(what, &self.host, grace);
         self.note_output(instance, was_flooding);
+        self.note_mood(instance, before);
         match turn {
             Turn::Stays => self.look_after(place, instance, restart_after, grace),
             Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
@@ -370,8 +420,9 @@ impl<H: Host> Supervisor<H> {
         if instance.is_ending() {
             return;
         }
-        let is_old = instance.up_since.elapsed() >= self.settings.timings.forget_after;
-        if self.crashes.in_a_row > 0 && is_old {
+        // The program that serves beside a candidate says nothing about that one.
+        let is_newest = place != Place::Serving || matches!(self.candidate, Slot::Idle);
+        if self.crashes.in_a_row > 0 && is_newest && self.is_lasting(instance) {
             self.forget_crashes();
         }
         let Some(why) = instance.health.failure(Instant::now()) else { return };
@@ -379,7 +430,7 @@ impl<H: Host> Supervisor<H> {
         if place == Place::Candidate {
             // The program that serves is not disturbed, and another try is made later.
             let tail = instance.output.tail();
-            *restart_after = Some(self.note_crash(&why, tail));
+            *restart_after = Some(self.note_crash(Cause::Unhealthy, &why, tail));
             instance.stop(grace);
         }
         if self.failed.is_none() {
@@ -405,12 +456,40 @@ impl<H: Host> Supervisor<H> {
         }
     }
 
+    /// Whether a program has been up and well for so long that earlier ends do not count any more.
+    fn is_lasting(&self, instance: &Instance<H::Process>) -> bool {
+        let is_old = instance.up_since.elapsed() >= self.settings.timings.forget_after;
+        is_old && instance.health.is_well()
+    }
+
+    /// Logs once that a program which served is not healthy any more, and that it is again.
+    fn note_mood(&self, instance: &Instance<H::Process>, before: Mood) {
+        let (build, pid) = (instance.record.build.short(), instance.pid());
+        match (before, Mood::of(instance)) {
+            (Mood::Unhealthy { .. }, Mood::Unhealthy { .. }) => {}
+            (_, Mood::Unhealthy { .. }) => {
+                let failure = instance.health.last_failure().map(ToString::to_string);
+                let failure = failure.unwrap_or_default();
+                warn!(build, pid, "the program is not healthy any more: {failure}");
+            }
+            (Mood::Unhealthy { since }, _) if !instance.is_ending() => {
+                let seconds = since.map_or(0, |since| since.elapsed().as_secs());
+                info!(build, pid, seconds, "the program is healthy again");
+            }
+            (Mood::Young, Mood::Well) if self.crashes.in_a_row > 0 => {
+                let restarts = self.crashes.in_a_row;
+                info!(build, pid, restarts, "the program is healthy again after restarts");
+            }
+            _ => {}
+        }
+    }
+
     fn on_crashed(&mut self, instance: &Instance<H::Process>) -> Duration {
-        if instance.up_since.elapsed() >= self.settings.timings.forget_after {
+        if self.is_lasting(instance) {
             self.forget_crashes();
         }
         let how = format!("the program {}", instance.process.describe_end());
-        self.note_crash(&how, instance.output.tail())
+        self.note_crash(Cause::Ended, &how, instance.output.tail())
     }
 
     fn adopt(&mut self, place: Place, record: RunningRecord) {
@@ -429,14 +508,18 @@ impl<H: Host> Supervisor<H> {
                 info!(pid = process.identity().map(|identity| identity.pid), "took over a program");
                 let record = RunningRecord { process: process.identity().cloned(), ..record };
                 self.write_record(place, &record);
-                let health = self.health_watch(true);
+                let health = self.found_health_watch(place);
                 let interval = self.settings.timings.output_check;
                 let log = self.found_output(place);
                 let mut output = OutputWatch::found(log, interval, Instant::now());
                 if place == Place::Leaving {
                     output.stop();
                 }
-                let instance = Instance::new((process, record), &root, health, output);
+                let mut instance = Instance::new((process, record), &root, health, output);
+                if place == Place::Candidate && self.settings.health.probe == Some(Probe::Notify) {
+                    // Whether it said that it is ready, only the agent that died knew.
+                    instance.stop(grace_of(self.settings.launch.as_ref()));
+                }
                 *self.slot_mut(place) =
                     Slot::Alive { instance: Box::new(instance), restart_after: None };
             }
@@ -484,18 +567,28 @@ impl<H: Host> Supervisor<H> {
         })?;
         let record = RunningRecord { process: process.identity().cloned(), ..record };
         self.write_record(place, &record);
-        let health = self.health_watch(false);
+        let health = self.new_health_watch();
         let interval = self.settings.timings.output_check;
         let output = OutputWatch::new(output, offset, interval, Instant::now());
         Ok(Instance::new((process, record), root, health, output))
     }
 
-    fn health_watch(&self, was_found: bool) -> HealthWatch {
-        let settle_after = self.settings.timings.settle_after;
-        let health = self.settings.health.clone();
-        let watch = HealthWatch::new(Instant::now(), health, settle_after, was_found);
+    fn new_health_watch(&self) -> HealthWatch {
+        let restarts = self.crashes.unhealthy_in_a_row;
+        let watch = self.health_watch().after_restarts(restarts);
         // A unit is up when systemd says so, however long its restart takes.
-        if self.unit().is_some() && !was_found { watch.not_up_yet() } else { watch }
+        if self.unit().is_some() { watch.not_up_yet() } else { watch }
+    }
+
+    /// A candidate that was found served nobody yet: it has to get ready as if it were new.
+    fn found_health_watch(&self, place: Place) -> HealthWatch {
+        let watch = self.health_watch();
+        if place == Place::Candidate { watch } else { watch.found_serving() }
+    }
+
+    fn health_watch(&self) -> HealthWatch {
+        let settle_after = self.settings.timings.settle_after;
+        HealthWatch::new(Instant::now(), self.settings.health.clone(), settle_after)
     }
 
     /// The unit that is the app's program, if systemd runs it.
@@ -562,9 +655,15 @@ impl<H: Host> Supervisor<H> {
     }
 
     /// Counts one more end of the program, composes the message, and returns how long to wait.
-    fn note_crash(&mut self, how: &str, tail: Option<String>) -> Duration {
+    fn note_crash(&mut self, cause: Cause, how: &str, tail: Option<String>) -> Duration {
         self.crashes.in_a_row += 1;
-        self.crashes.total += 1;
+        match cause {
+            Cause::Ended => self.crashes.total.ended += 1,
+            Cause::Unhealthy => {
+                self.crashes.unhealthy_in_a_row += 1;
+                self.crashes.total.unhealthy += 1;
+            }
+        }
         let wait = self.crashes.backoff.after_failure();
         let times = match self.crashes.in_a_row {
             1 => String::new(),
@@ -587,8 +686,34 @@ impl<H: Host> Supervisor<H> {
 
     fn forget_crashes(&mut self) {
         self.crashes.in_a_row = 0;
+        self.crashes.unhealthy_in_a_row = 0;
         self.crashes.last = None;
         self.crashes.backoff.reset();
+    }
+}
+
+/// How a program is, as far as it is worth a line in the log when that changes.
+#[derive(Clone, Copy, Debug)]
+enum Mood {
+    /// It has not been good yet.
+    Young,
+    Well,
+    /// It served, and does not answer its probe well any more.
+    Unhealthy {
+        since: Option<Instant>,
+    },
+}
+
+impl Mood {
+    fn of<P: crate::host::HostProcess>(instance: &Instance<P>) -> Self {
+        let health = &instance.health;
+        if health.is_unhealthy() {
+            Self::Unhealthy { since: health.unhealthy_since() }
+        } else if health.is_well() {
+            Self::Well
+        } else {
+            Self::Young
+        }
     }
 }
 

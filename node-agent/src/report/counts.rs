@@ -17,8 +17,10 @@ pub(crate) struct AppCounts {
     pub switches: u64,
     /// Builds that were rolled back.
     pub rollbacks: u64,
-    /// Starts of the program after it ended by itself.
-    pub restarts: u64,
+    /// Starts of the program after it ended by itself, or could not be started.
+    pub restarts_ended: u64,
+    /// Starts of the program after it was stopped because it was not healthy.
+    pub restarts_unhealthy: u64,
     /// Hooks that failed.
     pub hook_failures: u64,
     /// Waits for a token.

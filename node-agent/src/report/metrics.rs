@@ -220,12 +220,17 @@ fn render_halts(page: &mut Page, rows: &[HostStatus], halted: &BTreeSet<AppName>
 }
 
 fn render_counts(page: &mut Page, counts: &BTreeMap<AppName, AppCounts>) {
-    let numbers: [Family<AppCounts>; 7] = [
+    let name = "shoal_app_restarts_total";
+    page.family(name, "counter", "Starts after the program ended by itself or was not healthy.");
+    for (app, counts) in counts {
+        let causes = [("ended", counts.restarts_ended), ("unhealthy", counts.restarts_unhealthy)];
+        for (cause, count) in causes {
+            page.value(name, &[("app", app.as_str()), ("cause", cause)], count);
+        }
+    }
+    let numbers: [Family<AppCounts>; 6] = [
         ("shoal_app_switches_total", "Switches that began.", |counts| counts.switches),
         ("shoal_app_rollbacks_total", "Builds that were rolled back.", |counts| counts.rollbacks),
-        ("shoal_app_restarts_total", "Starts after the program ended by itself.", |counts| {
-            counts.restarts
-        }),
         ("shoal_app_hook_failures_total", "Hooks that failed.", |counts| counts.hook_failures),
         ("shoal_app_token_waits_total", "Waits for a token.", |counts| counts.token_waits),
         ("shoal_app_output_bytes_total", "Bytes that its programs printed.", |counts| {

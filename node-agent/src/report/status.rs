@@ -162,6 +162,9 @@ fn not_taken(error: AskError) -> anyhow::Error {
         AskError::NobodyAnswers { reason } => {
             anyhow::anyhow!("no seeder took the status report: {reason}")
         }
+        AskError::Refused { refusal } => {
+            anyhow::anyhow!("no seeder took the status report: {refusal}")
+        }
         error => error.into(),
     }
 }

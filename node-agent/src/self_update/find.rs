@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use p2p_core::BuildId;
 use serde_json::Value;
 
 use super::AgentApp;
@@ -55,15 +54,9 @@ fn find_leniently(inputs: &Inputs) -> Option<AgentApp> {
     Some(AgentApp { state: PathBuf::from(state), name })
 }
 
-/// The deploy that asked for `build`, by the goal that this host follows.
-pub(super) fn since_of(state: &Path, app: &str, build: BuildId) -> Option<u64> {
+/// The generation of the goal of `app` that this host follows.
+pub(super) fn generation_of(state: &Path, app: &str) -> Option<u64> {
     let text = fs::read(state.join("goal.json")).ok()?;
     let goals: Value = serde_json::from_slice(&text).ok()?;
-    let goal = goals.get(app)?;
-    if goal.get("build")?.as_str()? != build.to_string() {
-        return None;
-    }
-    let since =
-        goal.get("rollout").and_then(|rollout| rollout.get("since")).and_then(Value::as_u64);
-    since.filter(|since| *since > 0).or_else(|| goal.get("generation")?.as_u64())
+    goals.get(app)?.get("generation")?.as_u64()
 }

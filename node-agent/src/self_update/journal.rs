@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use std::io;
 
+use crate::state::app_dir::FAILURES_REMEMBERED_MAX;
 use crate::state::durable;
 
 /// See the head of this file.
@@ -72,8 +73,8 @@ impl StubJournal {
         self.set_tries_left(0);
     }
 
-    /// Notes that `build`, which the deploy of generation `since` asked for, failed at `at_ms` for
-    /// `reason`.
+    /// Notes that `build` failed at `at_ms` for `reason`, while the goal of generation `since` was
+    /// followed. It does not count as a build that ran well any more.
     pub(super) fn set_failed(
         &mut self,
         build: BuildId,
@@ -83,10 +84,29 @@ impl StubJournal {
     ) {
         let generation = self.fields.get("generation").and_then(Value::as_u64);
         let since = since.or(generation).unwrap_or_default();
-        self.fields.insert(
-            "failed".into(),
-            json!({ "build": build.to_string(), "since": since, "reason": reason, "output": "", "at_ms": at_ms }),
-        );
+        let failed = json!({ "build": build.to_string(), "since": since, "reason": reason, "output": "", "at_ms": at_ms });
+        let older = self.fields.insert("failed".into(), failed);
+        self.remember(older.filter(Value::is_object), build);
+        self.good.retain(|good| *good != build);
+        let good: Vec<_> = self.good.iter().map(ToString::to_string).collect();
+        self.fields.insert("good".into(), good.into());
+    }
+
+    /// Keeps the failure that was the last one until `build` failed, as the agent does.
+    fn remember(&mut self, older: Option<Value>, build: BuildId) {
+        let before = self.fields.remove("failed_before");
+        let before = before.and_then(|before| before.as_array().cloned()).unwrap_or_default();
+        let is_other = |failed: &Value| {
+            failed.get("build").and_then(Value::as_str) != Some(build.to_string().as_str())
+        };
+        let mut known: Vec<Value> = older.into_iter().chain(before).filter(is_other).collect();
+        known.truncate(FAILURES_REMEMBERED_MAX - 1);
+        for failed in known.iter_mut().filter_map(Value::as_object_mut) {
+            failed.insert("output".into(), "".into());
+        }
+        if !known.is_empty() {
+            self.fields.insert("failed_before".into(), known.into());
+        }
     }
 
     pub(super) fn write(&self, directory: &Path) -> io::Result<()> {

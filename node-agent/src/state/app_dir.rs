@@ -28,6 +28,9 @@ use crate::state::durable::{self, ReadError, WriteError};
 /// enough that the journal stays one disk sector or so.
 pub(crate) const SWITCHES_REMEMBERED_MAX: usize = 32;
 
+/// Most failed builds that the journal remembers: more than people deploy before they mend one.
+pub(crate) const FAILURES_REMEMBERED_MAX: usize = 16;
+
 /// The directory of one app. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AppDir {
@@ -57,15 +60,28 @@ pub struct Journal {
     /// The build that failed here last.
     #[serde(default)]
     pub failed: Option<FailedBuild>,
+    /// Other builds that failed here, the last first, without their output.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_before: Vec<FailedBuild>,
 }
 
-/// A build that failed on this host. It is not tried again for the deploy that asked for it.
+/// Who wants a build to run here.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum AskedBy {
+    /// The configuration of this host (`pin`).
+    Pin,
+    /// The deploy of this generation. A rollback names that of the build that it goes back to.
+    Deploy(u64),
+}
+
+/// A build that failed on this host. It is not tried again before somebody deploys it again.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FailedBuild {
     /// The build.
     pub build: BuildId,
-    /// The deploy that asked for it: [`since`](goal_state::Rollout::since) of its goal.
+    /// Generation of the goal that the host followed when it failed. Only a deploy after it tries
+    /// the build again.
     pub since: u64,
     /// What went wrong, in words for people.
     pub reason: String,
@@ -73,6 +89,9 @@ pub struct FailedBuild {
     pub output: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
+    /// Whether it ran because the configuration of this host named it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pinned: bool,
 }
 
 /// How far a switch is. `Switching` becomes `Good` or, if the build fails, `RollingBack`, which
@@ -116,29 +135,89 @@ impl Journal {
             elapsed_ms: None,
             tries_left: tries,
             failed: before.and_then(|before| before.failed.clone()),
+            failed_before: before.map_or_else(Vec::new, |before| before.failed_before.clone()),
         }
+        .without_failure_of(to)
     }
 
     /// The journal of the way back to `to` after `failed`, or without it if what was there is lost.
     #[must_use]
     pub fn rolling_back(&self, to: BuildId, failed: Option<FailedBuild>) -> Self {
+        let journal = match failed {
+            Some(failed) => self.with_failure(failed),
+            None => self.clone(),
+        };
         Self {
             from: Some(self.to),
             to,
             phase: JournalPhase::RollingBack,
             elapsed_ms: None,
             tries_left: 0,
-            failed: failed.or_else(|| self.failed.clone()),
-            ..self.clone()
+            ..journal
         }
     }
 
-    /// The journal once `to` runs, for the goal of `generation`.
+    /// The journal once `to` runs, for the goal of `generation`. A failure of it is over.
     #[must_use]
     pub fn settled(&self, generation: u64, elapsed_ms: Option<u64>) -> Self {
         let older = self.good.iter().copied().filter(|build| *build != self.to);
         let good = std::iter::once(self.to).chain(older).take(SWITCHES_REMEMBERED_MAX).collect();
-        Self { generation, phase: JournalPhase::Good, good, elapsed_ms, ..self.clone() }
+        let journal = self.clone().without_failure_of(self.to);
+        Self { generation, phase: JournalPhase::Good, good, elapsed_ms, ..journal }
+    }
+
+    /// The journal with the last failure of a build. It does not count as one that ran well any
+    /// more, so that no way back leads to it; unless none other ever did, because a host is not
+    /// left with nothing.
+    #[must_use]
+    pub fn with_failure(&self, failed: FailedBuild) -> Self {
+        let mut journal = self.clone().without_failure_of(failed.build);
+        if journal.good != [failed.build] {
+            journal.good.retain(|build| *build != failed.build);
+        }
+        if let Some(older) = journal.failed.replace(failed) {
+            // A journal stays small: people are shown the output of the last one only.
+            let older = FailedBuild { output: String::new(), ..older };
+            journal.failed_before.insert(0, older);
+            journal.failed_before.truncate(FAILURES_REMEMBERED_MAX - 1);
+        }
+        journal
+    }
+
+    fn without_failure_of(mut self, build: BuildId) -> Self {
+        self.failed_before.retain(|failed| failed.build != build);
+        if self.failed.take_if(|failed| failed.build == build).is_some()
+            && !self.failed_before.is_empty()
+        {
+            self.failed = Some(self.failed_before.remove(0));
+        }
+        self
+    }
+
+    /// What is known of the failure of `build`, if it failed here and neither was tried again nor
+    /// ran well since.
+    pub fn failure_of(&self, build: BuildId) -> Option<&FailedBuild> {
+        self.failed.iter().chain(&self.failed_before).find(|failed| failed.build == build)
+    }
+
+    /// The failure because of which `build` is not to be tried for whoever wants it now; `None` if
+    /// it may be. Only a deploy after the failure makes up for it; a pin counts as an order of its
+    /// own until the build fails under it.
+    pub(crate) fn quarantine_of(&self, build: BuildId, asked_by: AskedBy) -> Option<&FailedBuild> {
+        self.failure_of(build).filter(|failed| match asked_by {
+            // Earlier versions noted a failure under a pin as one under the goal of generation 0.
+            AskedBy::Pin => failed.pinned || failed.since == 0,
+            AskedBy::Deploy(generation) => generation <= failed.since,
+        })
+    }
+
+    /// Whether the build of the journal failed before its program was started, where no build ran
+    /// well: nothing is to run then, so `current` points nowhere.
+    pub(crate) fn is_given_up(&self, current: Option<BuildId>) -> bool {
+        self.phase == JournalPhase::Switching
+            && self.good.is_empty()
+            && current != Some(self.to)
+            && self.failure_of(self.to).is_some()
     }
 }
 
@@ -247,6 +326,15 @@ impl AppDir {
             self.set_aside("current").map_err(failed)?;
         }
         durable::write_symlink(&path, target)
+    }
+
+    /// Lets `current` point nowhere: no build is to run.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses; `current` then points where it did.
+    pub fn remove_current(&self) -> Result<(), WriteError> {
+        durable::remove_file(&self.directory.join("current"))
     }
 
     /// The journal; `None` before the first switch.
@@ -389,5 +477,93 @@ mod tests {
         let app = AppDir::new(folder.path().into());
         app.write_journal(&journal).unwrap();
         assert_eq!(app.journal().unwrap(), Some(journal));
+    }
+
+    fn failure(seed: u8, since: u64) -> FailedBuild {
+        FailedBuild {
+            build: build(seed),
+            since,
+            reason: "it crashed".into(),
+            output: "no disk".into(),
+            at_ms: 7,
+            pinned: false,
+        }
+    }
+
+    fn good() -> Journal {
+        Journal::switching(1, build(1), None, 3, None).settled(1, None)
+    }
+
+    #[test]
+    fn failed_builds_are_remembered_until_they_are_tried_again_or_run_well() {
+        let mut journal = good();
+        for seed in 2..30 {
+            journal = journal.with_failure(failure(seed, u64::from(seed)));
+        }
+        assert_eq!(journal.failed, Some(failure(29, 29)));
+        let known: Vec<u8> =
+            (2..30).filter(|it| journal.failure_of(build(*it)).is_some()).collect();
+        assert_eq!(known, (14..30).collect::<Vec<_>>(), "the newest sixteen");
+        assert_eq!(journal.failure_of(build(28)).unwrap().output, "");
+
+        let folder = tempfile::tempdir().unwrap();
+        let app = AppDir::new(folder.path().into());
+        app.write_journal(&journal).unwrap();
+        assert_eq!(app.journal().unwrap().as_ref(), Some(&journal));
+
+        let again = Journal::switching(31, build(28), Some(build(1)), 3, Some(&journal));
+        assert_eq!(again.failure_of(build(28)), None);
+        assert_eq!(again.failed, Some(failure(29, 29)));
+        let again = Journal::switching(31, build(29), Some(build(1)), 3, Some(&journal));
+        assert_eq!(again.failed.as_ref().map(|failed| failed.build), Some(build(28)));
+        let stuck = Journal::switching(1, build(2), None, 3, None).with_failure(failure(2, 1));
+        assert_eq!(stuck.settled(1, None).failed, None);
+    }
+
+    #[test]
+    fn build_that_failed_did_not_run_well_whatever_was_before() {
+        let second = Journal::switching(2, build(2), Some(build(1)), 3, Some(&good()));
+        let second = second.settled(2, None);
+        let again = Journal::switching(3, build(1), Some(build(2)), 3, Some(&second));
+        let back = again.rolling_back(build(2), Some(failure(1, 3)));
+        assert_eq!((&back.good, back.from), (&vec![build(2)], Some(build(1))));
+        let last = back.with_failure(failure(2, 4));
+        assert_eq!(last.good, [build(2)], "there is none other to go back to");
+    }
+
+    #[test]
+    fn quarantine_ends_with_a_deploy_after_the_failure() {
+        let pinned = FailedBuild { pinned: true, ..failure(2, 5) };
+        let cases = [
+            (failure(2, 5), AskedBy::Deploy(5), true),
+            (failure(2, 5), AskedBy::Deploy(3), true),
+            (failure(2, 5), AskedBy::Deploy(6), false),
+            (failure(2, 5), AskedBy::Pin, false),
+            (failure(3, 5), AskedBy::Deploy(5), false),
+            (pinned.clone(), AskedBy::Pin, true),
+            (pinned, AskedBy::Deploy(5), true),
+            (failure(2, 0), AskedBy::Pin, true),
+        ];
+        for (failed, asked_by, expected) in cases {
+            let journal = good().with_failure(failed.clone());
+            let is_quarantined = journal.quarantine_of(build(2), asked_by).is_some();
+            assert_eq!(is_quarantined, expected, "{failed:?} {asked_by:?}");
+        }
+    }
+
+    /// Goal: a journal of an earlier version is read.
+    #[test]
+    fn journal_with_one_failure_of_an_earlier_version_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runs, bad) = (build(1), build(2));
+        let text = format!(
+            r#"{{"generation":5,"from":"{bad}","to":"{runs}","phase":"good","good":["{runs}"],
+            "elapsed_ms":3,
+            "failed":{{"build":"{bad}","since":4,"reason":"x","output":"","at_ms":9}}}}"#
+        );
+        fs::write(folder.path().join("journal"), text).unwrap();
+        let journal = AppDir::new(folder.path().into()).journal().unwrap().unwrap();
+        assert!(journal.quarantine_of(build(2), AskedBy::Deploy(4)).is_some());
+        assert!(journal.failed_before.is_empty());
     }
 }

@@ -191,6 +191,7 @@ impl Host {
         settings.app.keep_builds = NonZero::new(keep_builds).unwrap();
         let (board, stop) = (StatusBoard::default(), CancellationToken::new());
         let (orders_sender, orders) = mpsc::channel(8);
+        crate::rig::use_starter();
         let real = RealHost::new(BTreeMap::new());
         let parts = AppParts {
             source: self.source.clone(),

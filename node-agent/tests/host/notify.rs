@@ -48,7 +48,7 @@ impl Speaker {
     fn start(socket: &NotifySocket) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(only_test(module_path!(), "speaker")).env(SPEAKER_VARIABLE, "1");
-        socket.attach(&mut command);
+        command.env("NOTIFY_SOCKET", socket.address());
         command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
         let child = command.spawn().unwrap();
         let identity = ProcessIdentity::of(child.id()).unwrap();
@@ -75,7 +75,7 @@ impl Drop for Speaker {
 async fn program_is_heard_and_a_stranger_is_not() {
     let rig = Rig::new();
     let path = rig.path().join("notify");
-    let socket = NotifySocket::bind(&path).unwrap();
+    let socket = NotifySocket::bind(&path, None).unwrap();
     let stranger = UnixDatagram::unbound().unwrap();
     stranger.send_to(b"READY=1", &path).unwrap();
     let mut speaker = Speaker::start(&socket);
@@ -108,14 +108,14 @@ async fn program_is_heard_by_the_next_agent() {
     let rig = Rig::new();
     for name in ["notify".into(), "n".repeat(200)] {
         let path = rig.path().join(name);
-        let socket = NotifySocket::bind(&path).unwrap();
+        let socket = NotifySocket::bind(&path, None).unwrap();
         let mut speaker = Speaker::start(&socket);
         socket.listen_to(&speaker.identity);
         speaker.say("STATUS=first");
         assert_eq!(within(socket.next()).await.unwrap().status.unwrap(), "first");
         drop(socket);
 
-        let socket = NotifySocket::bind(&path).unwrap();
+        let socket = NotifySocket::bind(&path, None).unwrap();
         socket.listen_to(&speaker.identity);
         speaker.say("STATUS=second");
         assert_eq!(within(socket.next()).await.unwrap().status.unwrap(), "second");
@@ -127,12 +127,12 @@ async fn program_is_heard_by_the_next_agent() {
 #[tokio::test]
 async fn child_of_the_program_is_heard() {
     let rig = Rig::new();
-    let socket = NotifySocket::bind(&rig.path().join("notify")).unwrap();
+    let socket = NotifySocket::bind(&rig.path().join("notify"), None).unwrap();
     // A shell that waits for the program, as a wrapper script does.
     let mut command = Command::new("sh");
     command.args(["-c", "\"$0\" \"$@\"; exit", env::current_exe().unwrap().to_str().unwrap()]);
     command.args(only_test(module_path!(), "speaker")).env(SPEAKER_VARIABLE, "1");
-    socket.attach(&mut command);
+    command.env("NOTIFY_SOCKET", socket.address());
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn();
     let child = child.unwrap();
     let identity = ProcessIdentity::of(child.id()).unwrap();
@@ -150,7 +150,7 @@ async fn child_of_the_program_is_heard() {
 async fn descriptors_that_come_with_a_message_are_closed() {
     let rig = Rig::new();
     let path = rig.path().join("notify");
-    let socket = NotifySocket::bind(&path).unwrap();
+    let socket = NotifySocket::bind(&path, None).unwrap();
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     let Ok(group) = ProcessIdentity::of(u32::try_from(group).unwrap()) else {
         // The leader of the test runner's group is gone: there is no program to play.

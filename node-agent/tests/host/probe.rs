@@ -8,7 +8,7 @@ use node_agent::host::{Probe, ProbeCaller, check_as, check_probe};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::rig::{Rig, within};
+use crate::rig::{Rig, use_starter, within};
 
 const PATIENT: Duration = Duration::from_secs(30);
 
@@ -135,6 +135,7 @@ async fn command_probe_runs_as_the_user_of_the_app() {
         // Nothing can be started as somebody else: a test of `user` covers the refusal.
         return;
     }
+    use_starter();
     let variables = [("SHOAL_APP".into(), "web".into())].into();
     let caller = ProbeCaller { user: Some("nobody".into()), variables };
     let exec = ["sh", "-c", "echo $(id -un) $SHOAL_APP; exit 1"].map(String::from).into();

@@ -8,9 +8,8 @@ use std::fs;
 use std::io::{Read as _, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -70,12 +69,10 @@ impl Instance {
             ..rig::launch(&[])
         };
         let app = AppDir::new("/nonexistent".into());
-        let (mut command, _) = launch.command(rig::build(1), Path::new("/"), &app);
-        command.process_group(0);
-        held.attach(&mut command).unwrap();
-        let child = launch.spawn(&mut command, |_| ()).unwrap();
-        let identity = ProcessIdentity::of(child.id()).unwrap();
-        Self { child, identity }
+        let mut recipe = launch.recipe(rig::build(1), Path::new("/"), &app).unwrap();
+        recipe.hand_over(held).unwrap();
+        let started = recipe.start([Stdio::null(), Stdio::inherit()], |_, _| ()).unwrap();
+        Self { child: started.child, identity: started.identity }
     }
 
     fn says(&self, greeting: &str) -> String {

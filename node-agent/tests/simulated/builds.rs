@@ -26,6 +26,8 @@ pub(crate) enum Behaviour {
     IgnoresTerm,
     /// It serves well after a while.
     StartsSlowly(Duration),
+    /// It serves well and does not answer any more after this time.
+    HangsAfter(Duration),
 }
 
 impl Behaviour {

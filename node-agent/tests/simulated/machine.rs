@@ -25,6 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::builds::{Behaviour, Sample};
+use super::witness::Witness;
 
 /// How long a program takes to end after SIGTERM.
 const END_TIME: Duration = Duration::from_millis(50);
@@ -63,6 +64,7 @@ struct State {
     damaged: BTreeSet<BuildId>,
     is_tampered: bool,
     log: Vec<String>,
+    witness: Witness,
 }
 
 /// One program.
@@ -97,6 +99,7 @@ impl Machine {
             damaged: BTreeSet::new(),
             is_tampered: false,
             log: vec![],
+            witness: Witness::default(),
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -146,6 +149,15 @@ impl Machine {
         let mut state = self.lock();
         state.processes.clear();
         state.boot += 1;
+        state.witness.on_power_lost();
+    }
+
+    /// Lets the witness see something; what it has to say against it is a fault.
+    pub(crate) fn testify(&self, look: impl FnOnce(&mut Witness) -> Option<String>) {
+        let said = look(&mut self.lock().witness);
+        if let Some(text) = said {
+            self.fault(text);
+        }
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -227,6 +239,11 @@ impl Machine {
             app.journal().ok().flatten().is_some_and(|journal| journal.good.contains(&build));
         if current.as_deref() != Some(root) && !ran_well && !self.is_tampered() {
             self.fault(format!("started build {} which is not current", self.index_of(build)));
+        }
+        if !self.is_tampered() {
+            let journal = app.journal().ok().flatten();
+            let now_ms = self.now_ms();
+            self.testify(|witness| witness.judge_start(now_ms, journal.as_ref(), build));
         }
         if !self.is_damaged(build)
             && let Some(wrong) = self.sample(build).find_wrong(root)
@@ -434,6 +451,10 @@ impl Host for SimulatedHost {
                     ProbeFailureCause::Status { status: "500".into(), first_line: None }
                 }
                 Some((Behaviour::StartsSlowly(time), up_for)) if up_for < time => refused(),
+                Some((Behaviour::HangsAfter(time), up_for)) if time <= up_for => {
+                    sleep(timeout).await;
+                    ProbeFailureCause::TimedOut { timeout }
+                }
                 Some(_) => {
                     sleep(Duration::from_millis(5)).await;
                     return Ok(());

@@ -76,8 +76,10 @@ pub(crate) enum Turn {
     /// The host loses its power.
     LosePower,
     Order(AppOrder),
-    /// Another build is the goal from now on.
+    /// Another build is the goal from now on: a deploy of it, to everybody at once.
     Goal(usize),
+    /// The next goal, whatever it comes from.
+    Change(usize, Rollout),
 }
 
 /// What a script sees.
@@ -93,6 +95,8 @@ pub(crate) struct Host {
     pub(crate) root: PathBuf,
     pub(crate) app: AppDir,
     pub(crate) goal: Option<(u64, usize)>,
+    /// Who switches to it and when.
+    pub(crate) rollout: Rollout,
     /// Whether something must serve without a break; see [`World::check_serving`].
     pub(crate) never_down: bool,
 }
@@ -124,7 +128,8 @@ impl World {
         fs::create_dir_all(folder.path().join("apps/web")).unwrap();
         let root = fs::canonicalize(folder.path()).unwrap();
         let app = AppDir::new(root.join("apps/web"));
-        let host = Host { machine, root, app, goal: None, never_down: false };
+        let rollout = Rollout::default();
+        let host = Host { machine, root, app, goal: None, rollout, never_down: false };
         let mut world = Self {
             host,
             folder,
@@ -281,10 +286,13 @@ impl World {
                 Turn::Kill => return End::Killed,
                 Turn::LosePower => return End::PowerLost,
                 Turn::Order(order) => orders.send(order).await.unwrap(),
-                Turn::Goal(build) => {
-                    let generation = self.host.goal.map_or(1, |(generation, _)| generation + 1);
-                    machine.note(format!("goal {generation}: build {build}"));
-                    self.host.goal = Some((generation, build));
+                turn @ (Turn::Goal(_) | Turn::Change(..)) => {
+                    let (build, rollout) = match turn {
+                        Turn::Change(build, rollout) => (build, rollout),
+                        Turn::Goal(build) => (build, Rollout::default()),
+                        _ => unreachable!("the other turns have arms of their own"),
+                    };
+                    self.set_goal(build, rollout);
                     waited = Duration::ZERO;
                     self.offer(&mut goals, &goal);
                 }
@@ -304,6 +312,20 @@ impl World {
         }
     }
 
+    fn set_goal(&mut self, build: usize, rollout: Rollout) {
+        let host = &mut self.host;
+        let generation = host.goal.map_or(1, |(generation, _)| generation + 1);
+        host.machine.note(format!("goal {generation}: build {build}, {rollout:?}"));
+        host.goal = Some((generation, build));
+        let id = host.machine.samples()[build].id;
+        let journal = host.journal();
+        host.machine.testify(|witness| {
+            witness.on_goal((generation, id), &rollout, journal.as_ref());
+            None
+        });
+        host.rollout = rollout;
+    }
+
     /// What the goal store says, until it is accepted.
     fn offer(&mut self, goals: &mut AcceptedGoals, goal: &watch::Sender<GoalView>) {
         let Some((generation, build)) = self.host.goal else { return };
@@ -317,7 +339,7 @@ impl World {
             build: self.host.machine.samples()[build].id,
             set_at_ms: 0,
             origin: goal_state::Origin::default(),
-            rollout: Rollout::default(),
+            rollout: self.host.rollout.clone(),
             history: vec![],
         };
         if let Ok(accepted) = goals.accept(&offered, self.host.machine.now_ms()) {
@@ -374,6 +396,7 @@ impl World {
             self.was_good = true;
         }
         self.check_serving();
+        self.host.testify(journal.as_ref());
         self.fail_on_fault();
     }
 
@@ -516,12 +539,26 @@ impl Host {
         self.goal.is_some_and(|(_, goal)| self.has_quarantined(self.machine.samples()[goal].id))
     }
 
-    /// Whether `build` failed under the newest goal.
+    /// Whether `build` failed under the newest goal, and is not tried again for it.
     pub(crate) fn has_quarantined(&self, build: BuildId) -> bool {
         let (Some(journal), Some((generation, _))) = (self.journal(), self.goal) else {
             return false;
         };
-        journal.failed.is_some_and(|failed| failed.build == build && failed.since == generation)
+        let deployed = self.rollout.deployed_of(generation);
+        journal.failure_of(build).is_some_and(|failed| deployed <= failed.since)
+    }
+
+    /// Shows the witness how the host is now.
+    fn testify(&self, journal: Option<&Journal>) {
+        let is_good = |process: &super::machine::Process| process.behaviour.is_good();
+        let alive = self.machine.alive();
+        let serving = alive.iter().map(|process| process.lock().unwrap());
+        let serving: Vec<bool> =
+            serving.filter(|it| !it.was_told_to_stop).map(|it| is_good(&it)).collect();
+        let is_goal_good =
+            journal.is_some_and(|journal| self.machine.sample(journal.to).behaviour.is_good());
+        let now = self.machine.now();
+        self.machine.testify(|witness| witness.on_look(now, (journal, is_goal_good), &serving));
     }
 }
 

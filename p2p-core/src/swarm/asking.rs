@@ -56,6 +56,7 @@ pub(super) const fn is_routine(event: &Event) -> bool {
         ),
         Event::FetchAdvanced { .. }
         | Event::ServeEnded { .. }
+        | Event::ManifestServeEnded { .. }
         | Event::ChunkHashed { .. }
         | Event::TrackerAsked { .. } => true,
         Event::Started

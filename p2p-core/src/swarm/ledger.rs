@@ -113,6 +113,12 @@ impl Ledger {
             self.given = self.given.saturating_sub(1);
         }
     }
+
+    /// These chunks of word `i` are gone with the only peer that had them.
+    pub(super) fn note_gone(&mut self, i: usize, chunks: u64) {
+        let taken_back = self.unserved.insert_word(i, chunks).count_ones();
+        self.given = self.given.saturating_sub(u64::from(taken_back));
+    }
 }
 
 #[cfg(test)]

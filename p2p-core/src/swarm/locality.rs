@@ -71,6 +71,11 @@ impl Claims {
         self.claimed.capacity() > 0 && self.claimed.contains(chunk)
     }
 
+    /// Chunks `64 * i` to `64 * i + 63` that mates say that they bring.
+    pub(super) fn claimed_word(&self, i: usize) -> u64 {
+        self.claimed.word(i)
+    }
+
     fn is_ours(&self, chunk: ChunkIndex) -> bool {
         self.ours.iter().any(|(ours, _)| *ours == chunk)
     }

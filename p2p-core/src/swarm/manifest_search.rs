@@ -35,7 +35,7 @@ impl ManifestSearch {
     /// When to ask; `None` while no neighbour claims to know the build.
     pub(super) fn due(&self, peers: &PeerTable, config: &SwarmConfig) -> Option<Instant> {
         let until = self.asked.map(|(_, since)| since.after(config.late_unknown));
-        let knowing = peers.iter().filter(|peer| peer.have.is_some());
+        let knowing = peers.iter().filter(|peer| peer.knows_manifest());
         until.or_else(|| knowing.map(|peer| peer.manifest_after).min())
     }
 
@@ -55,7 +55,7 @@ impl ManifestSearch {
         {
             peer.manifest_after = now.after(config.late_unknown);
         }
-        let may_ask = |peer: &Peer| peer.have.is_some() && peer.manifest_after <= now;
+        let may_ask = |peer: &Peer| peer.knows_manifest() && peer.manifest_after <= now;
         let sources = peers.iter().filter(|peer| may_ask(peer));
         let (seeders, hosts): (Vec<&Peer>, Vec<&Peer>) = sources.partition(|peer| peer.is_seeder());
         let sources = if hosts.is_empty() { seeders } else { hosts };
@@ -98,11 +98,9 @@ impl Swarm {
     /// of it, so that they can ask us for it.
     pub(super) fn learn_layout(&mut self, layout: Arc<ChunkLayout>) {
         let have = ChunkSet::empty(layout.chunk_count());
+        let liars = self.peers.check_hearsay(layout.chunk_count());
         self.adopt_layout(layout, have);
         self.progress_at = self.now;
-        let is_liar = |entry: &&Peer| self.differs_from_layout(entry.have.as_ref());
-        let liars: Vec<NodeId> =
-            self.peers.iter().filter(is_liar).map(|entry| entry.node).collect();
         for liar in liars {
             self.ban(liar, PeerFault::WrongLayout);
         }
@@ -127,12 +125,6 @@ impl Swarm {
         self.peers.renew_interest();
         self.have = have;
         self.layout = Some(layout);
-    }
-
-    /// Whether a peer's set is of another number of chunks than the build that we know.
-    pub(super) fn differs_from_layout(&self, have: Option<&ChunkSet>) -> bool {
-        let (Some(have), Some(layout)) = (have, &self.layout) else { return false };
-        have.capacity() != layout.chunk_count()
     }
 
     /// When to ask for the manifest; `None` once it is here, or while nobody claims to know it.

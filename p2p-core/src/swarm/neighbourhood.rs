@@ -5,6 +5,7 @@
 //! anything of a peer that is gone. What is asked of neighbours is decided elsewhere.
 
 use crate::action::Action;
+use crate::chunk_set::ChunkSet;
 use crate::contact::Contact;
 use crate::fault::PeerFault;
 use crate::node_id::NodeId;
@@ -13,6 +14,7 @@ use crate::wire::{Announce, AnnounceAnswer, Have, Message};
 
 use super::Swarm;
 use super::asking::Scope;
+use super::hearsay::Hearsay;
 use super::membership::Parting;
 use super::peers::Peer;
 
@@ -32,16 +34,17 @@ impl Swarm {
         self.join(peer);
     }
 
-    pub(super) fn on_join(&mut self, peer: NodeId, contact: Box<Contact>, have: Option<&Have>) {
-        let Ok(have) = have.map(|have| have.to_set().ok_or(())).transpose() else {
+    pub(super) fn on_join(&mut self, peer: NodeId, contact: Box<Contact>, have: Option<Have>) {
+        let claim = match have {
+            None => Some((None, None)),
+            Some(have) => self.weigh(have),
+        };
+        let Some(claim) = claim.filter(|_| contact.node == peer) else {
             return self.ban(peer, PeerFault::WrongLayout);
         };
-        if contact.node != peer || self.differs_from_layout(have.as_ref()) {
-            return self.ban(peer, PeerFault::WrongLayout);
-        }
         self.members.note_joined(peer);
         let was_seeder = self.peers.get(peer).is_some_and(Peer::is_seeder);
-        self.peers.set_have(peer, contact, have);
+        self.peers.set_have(peer, contact, claim);
         if !was_seeder {
             self.rejoin_seeder_with_local_chunks(peer);
         }
@@ -49,6 +52,16 @@ impl Swarm {
             return self.turn_away(peer);
         }
         self.look_at(peer);
+    }
+
+    /// What a claim is worth: a set if we know the build, hearsay otherwise; `None` if it is
+    /// impossible.
+    fn weigh(&self, have: Have) -> Option<(Option<ChunkSet>, Option<Hearsay>)> {
+        match &self.layout {
+            Some(layout) if have.chunk_count() != layout.chunk_count() => None,
+            Some(_) => Some((Some(have.to_set()?), None)),
+            None => Some((None, Some(Hearsay::new(have)?))),
+        }
     }
 
     /// Says to a neighbour that we take part, and with which chunks.
@@ -66,6 +79,7 @@ impl Swarm {
     }
 
     pub(super) fn on_peer_lost(&mut self, peer: NodeId) {
+        self.manifests.note_lost(peer);
         self.part_from(peer, Parting::Lost);
     }
 

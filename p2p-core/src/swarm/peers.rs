@@ -16,6 +16,8 @@ use crate::pick::Availability;
 use crate::prng::Prng;
 use crate::time::{Instant, doubled, smoothed};
 
+use super::hearsay::Hearsay;
+
 /// What a neighbour is to us.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Kind {
@@ -33,8 +35,10 @@ pub(super) struct Peer {
     pub(super) node: NodeId,
     /// What its `Join` said; `None` until that came.
     pub(super) contact: Option<Box<Contact>>,
-    /// What it has; `None` until it has said so, or while it does not know the manifest.
+    /// What it has; `None` until it has said so, or while it or we do not know the manifest.
     pub(super) have: Option<ChunkSet>,
+    /// What it says that it has, while we do not know the manifest and cannot tell.
+    pub(super) hearsay: Option<Hearsay>,
     /// How many of the chunks that wait to be offered it knows of already.
     pub(super) offers_sent: usize,
     /// Requests in flight to it.
@@ -72,6 +76,7 @@ impl Peer {
             node,
             contact: None,
             have: None,
+            hearsay: None,
             offers_sent: 0,
             requests: 0,
             busy_until: now,
@@ -87,6 +92,17 @@ impl Peer {
             manifest_after: now,
             fed_at: now,
         }
+    }
+
+    /// Whether it says that it knows the manifest.
+    pub(super) const fn knows_manifest(&self) -> bool {
+        self.have.is_some() || self.hearsay.is_some()
+    }
+
+    /// How many chunks the build has for it; `None` while it does not know the manifest.
+    pub(super) fn claimed_chunk_count(&self) -> Option<u32> {
+        let known = self.have.as_ref().map(ChunkSet::capacity);
+        known.or_else(|| self.hearsay.as_ref().map(Hearsay::chunk_count))
     }
 
     pub(super) fn is_seeder(&self) -> bool {
@@ -285,8 +301,14 @@ impl PeerTable {
         true
     }
 
-    /// A neighbour says what it is and what it has; replaces what it said before.
-    pub(super) fn set_have(&mut self, node: NodeId, contact: Box<Contact>, have: Option<ChunkSet>) {
+    /// A neighbour says what it is and what it has, as far as we can tell; replaces what it said
+    /// before.
+    pub(super) fn set_have(
+        &mut self,
+        node: NodeId,
+        contact: Box<Contact>,
+        (have, hearsay): (Option<ChunkSet>, Option<Hearsay>),
+    ) {
         let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
         if let (Some(copies), Some(old)) = (&mut self.copies, peer.counted_have()) {
@@ -304,7 +326,7 @@ impl PeerTable {
             PeerRole::Host if shares_rack && self.near_count < self.near_max => Kind::Mate,
             PeerRole::Host => Kind::Stranger,
         };
-        (peer.contact, peer.have) = (Some(contact), have);
+        (peer.contact, peer.have, peer.hearsay) = (Some(contact), have, hearsay);
         peer.is_interesting = true;
         self.sources += usize::from(peer.is_source());
         self.near_count += usize::from(peer.is_near());
@@ -317,35 +339,48 @@ impl PeerTable {
         }
     }
 
-    /// A neighbour has these chunks. Returns whether one of them is new. Chunks that its build does
-    /// not have are ignored.
-    pub(super) fn note_has(
-        &mut self,
-        node: NodeId,
-        chunks: impl Iterator<Item = ChunkIndex>,
-    ) -> bool {
-        let Some(place) = self.place_of(node) else { return false };
+    /// A neighbour has the chunks of these words now.
+    pub(super) fn note_has(&mut self, node: NodeId, words: impl Iterator<Item = (usize, u64)>) {
+        let Some(place) = self.place_of(node) else { return };
         let peer = &mut self.peers[place];
         let before = peer.holdings();
         let (was_source, is_counted) = (peer.is_source(), peer.is_counted());
         let is_near = peer.is_near() && is_counted;
-        let Some(have) = peer.have.as_mut() else { return false };
-        let (capacity, count_before) = (have.capacity(), have.count());
-        for chunk in chunks.filter(|chunk| chunk.get() < capacity) {
-            if !have.contains(chunk) {
-                if let Some(copies) = self.copies.as_mut().filter(|_| is_counted) {
-                    copies.note_offer(have, chunk);
-                }
-                if let Some(copies) = self.near_copies.as_mut().filter(|_| is_near) {
-                    copies.note_offer(have, chunk);
-                }
-                have.insert(chunk);
+        let Some(have) = peer.have.as_mut() else { return };
+        let mut copies = self.copies.as_mut().filter(|_| is_counted);
+        let mut near_copies = self.near_copies.as_mut().filter(|_| is_near);
+        let was_full = have.is_full();
+        for (i, mask) in words {
+            let new = have.insert_word(i, mask);
+            for copies in copies.iter_mut().chain(&mut near_copies) {
+                copies.note_offer(i, new);
             }
         }
-        let is_new = have.count() > count_before;
+        if have.is_full() && !was_full {
+            for copies in copies.into_iter().chain(near_copies) {
+                copies.note_complete();
+            }
+        }
         self.sources += usize::from(!was_source && peer.is_source());
         self.holdings = more(less(self.holdings, before), peer.holdings());
-        is_new
+    }
+
+    /// The manifest is here: what was hearsay becomes sets of as many chunks as the build has.
+    /// Returns whose claims it proves impossible; these have no set from here on.
+    pub(super) fn check_hearsay(&mut self, chunk_count: u32) -> Vec<NodeId> {
+        let mut liars = Vec::new();
+        for peer in &mut self.peers {
+            let Some(hearsay) = peer.hearsay.take() else { continue };
+            // The number first: nothing of another size is made.
+            let is_possible = hearsay.chunk_count() == chunk_count;
+            peer.have = is_possible.then(|| hearsay.to_set()).flatten();
+            if peer.have.is_none() {
+                liars.push(peer.node);
+            }
+            self.sources += usize::from(peer.is_source());
+            self.holdings = more(self.holdings, peer.holdings());
+        }
+        liars
     }
 
     /// Whether the neighbouring hosts have more than `own` chunks on average, by some margin.
@@ -359,10 +394,7 @@ impl PeerTable {
         let start = prng.index_below(self.peers.len().max(1));
         let lacks = |peer: &&Peer| {
             let mut theirs = peer.have.iter().filter(|_| !peer.is_seeder());
-            theirs.any(|theirs| {
-                let is_same_build = theirs.capacity() == have.capacity();
-                is_same_build && have.iter_without(theirs).next().is_some()
-            })
+            theirs.any(|theirs| have.iter_without(theirs).next().is_some())
         };
         let (before, after) = self.peers.split_at(start);
         after.iter().chain(before).find(lacks).map(|peer| peer.node)
@@ -376,27 +408,19 @@ impl PeerTable {
     /// The chunk may be asked for again: whoever has it is interesting.
     pub(super) fn note_wanted(&mut self, chunk: ChunkIndex) {
         for peer in &mut self.peers {
-            let mut have = peer.have.iter();
-            peer.is_interesting |=
-                have.any(|have| chunk.get() < have.capacity() && have.contains(chunk));
+            peer.is_interesting |= peer.have.as_ref().is_some_and(|have| have.contains(chunk));
         }
     }
 
     /// Counts from here on which of `chunk_count` chunks the neighbouring hosts have.
     pub(super) fn start_counting(&mut self, chunk_count: u32) {
         let mut copies = Availability::new(chunk_count);
-        for have in self.peers.iter().filter_map(Peer::counted_have) {
-            // Sets of another size are lies, about to be found out.
-            if have.capacity() == chunk_count {
-                copies.add_host(have);
-            }
-        }
+        self.peers.iter().filter_map(Peer::counted_have).for_each(|have| copies.add_host(have));
         self.copies = Some(copies);
         self.near_copies = (self.location.rack != 0).then(|| {
             let mut copies = Availability::new(chunk_count);
             let near = self.peers.iter().filter_map(Peer::near_have);
-            near.filter(|have| have.capacity() == chunk_count)
-                .for_each(|have| copies.add_host(have));
+            near.for_each(|have| copies.add_host(have));
             copies
         });
     }
@@ -494,11 +518,9 @@ impl PeerTable {
     /// Whether a neighbour has a chunk that is not in `have`, or knows the manifest while it is not
     /// known here.
     pub(super) fn has_something_beyond(&self, have: &ChunkSet) -> bool {
-        let mut theirs = self.peers.iter().filter_map(|peer| peer.have.as_ref());
-        theirs.any(|theirs| {
-            let is_other = theirs.capacity() != have.capacity();
-            is_other || theirs.iter_without(have).next().is_some()
-        })
+        let goes_beyond = |theirs: &ChunkSet| theirs.iter_without(have).next().is_some();
+        let mut peers = self.peers.iter();
+        peers.any(|peer| peer.hearsay.is_some() || peer.have.as_ref().is_some_and(goes_beyond))
     }
 
     /// Neighbours that have chunks to give.

@@ -7,7 +7,7 @@
 use core::time::Duration;
 
 use crate::action::Action;
-use crate::chunk_set::ChunkSet;
+use crate::chunk_set::{ChunkSet, words_of_run};
 use crate::fault::PeerFault;
 use crate::node_id::NodeId;
 use crate::wire::{Message, RequestId};
@@ -47,14 +47,6 @@ impl Swarm {
         }
     }
 
-    pub(super) fn on_manifest_request(&mut self, peer: NodeId) {
-        if self.layout.is_some() {
-            self.actions.push_back(Action::ServeManifest { peer });
-        } else {
-            self.send(peer, Message::NoManifest);
-        }
-    }
-
     /// When a peer turned away by a full queue should ask again. A host, whose neighbours have
     /// other sources, names the time of half a chunk; a seeder, whom everybody asks, the time that
     /// it takes to empty the queue.
@@ -84,7 +76,8 @@ impl Swarm {
             }
         }
         if is_delivered {
-            self.peers.note_has(peer, core::iter::once(upload.chunk));
+            let run = (upload.chunk.get(), 1);
+            self.peers.note_has(peer, words_of_run(run));
         }
     }
 
@@ -181,11 +174,15 @@ impl Swarm {
         let Some(gone) = self.peers.get(peer).and_then(|entry| entry.have.as_ref()) else { return };
         let others = self.peers.iter().filter(|other| other.node != peer);
         let others: Vec<&ChunkSet> = others.filter_map(|other| other.have.as_ref()).collect();
-        for chunk in gone.iter().filter(|chunk| chunk.get() < self.have.capacity()) {
-            let has = |have: &&ChunkSet| chunk.get() < have.capacity() && have.contains(chunk);
-            if !others.iter().any(has) {
-                ledger.note_failed(chunk);
+        for i in 0..gone.word_count() {
+            let mut only_there = gone.word(i);
+            for other in &others {
+                if only_there == 0 {
+                    break;
+                }
+                only_there &= !other.word(i);
             }
+            ledger.note_gone(i, only_there);
         }
     }
 

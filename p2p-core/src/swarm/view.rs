@@ -43,7 +43,7 @@ impl Swarm {
     /// # Cost
     ///
     /// Constant: each table knows its size.
-    pub fn table_sizes(&self) -> [TableSize; 11] {
+    pub fn table_sizes(&self) -> [TableSize; 12] {
         let config = &self.config;
         let [contacts, dials, waits, bans, mates, mate_dials] = self.members.sizes();
         // A chunk larger than the limit may be under way on its own.
@@ -68,6 +68,7 @@ impl Swarm {
                 limit: config.request_bytes_max.max(alone),
             },
             count("uploads", self.uploads.active_count(), self.uploads_max()),
+            count("manifests under way", self.manifests.len(), self.manifests_max()),
             count("uploads waiting", self.uploads.waiting_count(), config.upload_queue_max),
         ]
     }

@@ -13,6 +13,8 @@ use libp2p::request_response;
 use p2p_core::Contact;
 use p2p_core::wire::{self, Announce, AnnounceAnswer, CONTROL_BYTES_MAX, Exchange};
 
+use super::refusal::Refusal;
+
 /// What one node asks another.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Question {
@@ -40,7 +42,7 @@ pub(crate) enum Answer {
     /// as an empty [`Self::Ask`].
     Status,
     /// The question makes no sense to this node: a host is no tracker.
-    Refused,
+    Refused(Refusal),
 }
 
 const ANNOUNCE: u8 = 1;
@@ -164,7 +166,7 @@ fn encode_answer(answer: &Answer) -> Vec<u8> {
         Answer::Status => vec![STATUS],
         Answer::Reach(contact) => tagged(REACH, wire::encode(&vec![*contact])),
         Answer::Ask(body) => tagged(ASK, body.clone()),
-        Answer::Refused => vec![REFUSED],
+        Answer::Refused(refusal) => vec![REFUSED, refusal.to_byte()],
     }
 }
 
@@ -179,7 +181,7 @@ fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
             _ => Err(malformed("not one contact")),
         },
         ASK => Ok(Answer::Ask(body.to_vec())),
-        REFUSED => Ok(Answer::Refused),
+        REFUSED => Ok(Answer::Refused(Refusal::from_bytes(body))),
         _ => Err(malformed("unknown answer")),
     }
 }
@@ -226,8 +228,28 @@ mod tests {
         });
         let exchanged = Answer::Exchange(vec![]);
         let said = Answer::Ask(b"yes".to_vec());
-        for answer in [Answer::Announce(named), exchanged, reach, said, Answer::Refused] {
+        for answer in [Answer::Announce(named), exchanged, reach, said] {
             assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
+        }
+    }
+
+    /// Goal: nodes of before there were reasons and of after there are more understand a refusal.
+    #[test]
+    fn refusals_of_all_versions_are_understood() {
+        let refusals = [
+            Refusal::Unnamed,
+            Refusal::NotASeeder,
+            Refusal::KeepsNoReports,
+            Refusal::Swamped,
+            Refusal::Unanswered,
+        ];
+        for refusal in refusals {
+            let bytes = encode_answer(&Answer::Refused(refusal));
+            assert_eq!(bytes[0], REFUSED, "older nodes read no further");
+            assert_eq!(decode_answer(&bytes).unwrap(), Answer::Refused(refusal));
+        }
+        for bytes in [&[REFUSED][..], &[REFUSED, 200], &[REFUSED, 0, 7]] {
+            assert_eq!(decode_answer(bytes).unwrap(), Answer::Refused(Refusal::Unnamed));
         }
     }
 

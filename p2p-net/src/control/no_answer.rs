@@ -7,6 +7,8 @@ use p2p_core::NodeId;
 
 use crate::identity::name_of;
 
+use super::refusal::Refusal;
+
 /// Why another node did not answer a question, or not as it should.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -14,9 +16,12 @@ pub enum NoAnswer {
     /// There is nobody to ask: the node's list of seeders is empty.
     #[error("no seeder is configured")]
     NoSeeder,
-    /// It is no seeder, so it cannot answer.
-    #[error("that node is not a seeder")]
-    NotASeeder,
+    /// It was reached, and refused to answer.
+    #[error("{refusal}")]
+    Refused {
+        /// Its reason.
+        refusal: Refusal,
+    },
     /// Its name is no key, so nobody can prove to be it.
     #[error("its key is not valid")]
     InvalidKey,

@@ -277,12 +277,25 @@ impl Member {
         });
     }
 
-    /// Sends the manifest to a peer that asked for it.
-    pub(crate) fn send_manifest(&self, uplink: &Arc<dyn Uplink>) {
-        if let Some(outgoing) = self.outgoing(None) {
-            let sending = uplink.send(outgoing);
-            self.tasks.spawn_on(async move { drop(sending.await) }, uplink.runtime());
-        }
+    /// Starts sending the manifest to a peer that asked for it; `serve` is the swarm's name for
+    /// that. Returns whether there is anything to send from.
+    pub(crate) fn send_manifest(
+        &self,
+        uplink: &Arc<dyn Uplink>,
+        (node, serve): (NodeId, u64),
+        hub: &HubSender,
+    ) -> bool {
+        let Some(outgoing) = self.outgoing(None) else { return false };
+        let (build, hub) = (self.build, hub.clone());
+        let sending = uplink.send(outgoing);
+        let send = async move {
+            if let Err(error) = sending.await {
+                warn!(%build, %error, "cannot read the manifest that another node asked for");
+            }
+            hub.send(Wake::ManifestServed { build, node, serve }).await;
+        };
+        self.tasks.spawn_on(send, uplink.runtime());
+        true
     }
 
     /// Starts sending a chunk. Returns whether there is anything to send from.

@@ -13,7 +13,7 @@ use p2p_core::{BuildId, Contact, Event, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question};
+use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question, Refusal};
 use crate::error::AskError;
 
 use super::wake::{AskOrder, HubSender, Wake};
@@ -147,7 +147,10 @@ impl Questions {
                         answer.contacts.iter_mut().chain(&mut answer.seeder).for_each(seen);
                         (Event::AnnounceAnswered { tracker, answer: Box::new(answer) }, None)
                     }
-                    Ok(_) => (Event::AnnounceFailed { tracker }, Some(NoAnswer::NotASeeder)),
+                    Ok(answer) => {
+                        let reason = NoAnswer::Refused { refusal: refusal_of(&answer) };
+                        (Event::AnnounceFailed { tracker }, Some(reason))
+                    }
                     Err(error) => (Event::AnnounceFailed { tracker }, Some(error)),
                 };
                 Some(Answered::Announce { build, event, error })
@@ -167,7 +170,7 @@ impl Questions {
                         self.ask_in_turn(number + 1, (topic, body), reply);
                         return None;
                     }
-                    Ok(_) => Err(AskError::NobodyAnswers { reason: NoAnswer::NotASeeder }),
+                    Ok(answer) => Err(AskError::Refused { refusal: refusal_of(&answer) }),
                     Err(reason) => Err(AskError::NobodyAnswers { reason }),
                 };
                 // The asker may be gone.
@@ -177,7 +180,7 @@ impl Questions {
             Asked::Seeder { reply } => {
                 let outcome = match outcome {
                     Ok(Answer::Ask(body)) => Ok(body),
-                    Ok(_) => Err(AskError::Refused),
+                    Ok(answer) => Err(AskError::Refused { refusal: refusal_of(&answer) }),
                     Err(reason) => Err(AskError::Unreachable { reason }),
                 };
                 // The asker may be gone.
@@ -202,5 +205,13 @@ impl Questions {
                 hub.send(Wake::Control(ControlEvent::Answered { token, outcome })).await;
             });
         }
+    }
+}
+
+/// What an answer that is not the one to the question means.
+const fn refusal_of(answer: &Answer) -> Refusal {
+    match answer {
+        Answer::Refused(refusal) => *refusal,
+        _ => Refusal::Unnamed,
     }
 }

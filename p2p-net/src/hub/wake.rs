@@ -51,6 +51,13 @@ pub(crate) enum Wake {
         request: RequestId,
         outcome: Result<bool, StoreError>,
     },
+    /// A manifest was sent, or cannot be.
+    ManifestServed {
+        build: BuildId,
+        node: NodeId,
+        /// The swarm's name for it.
+        serve: u64,
+    },
     /// There is memory for a chunk that is to be asked for.
     RoomMade {
         fetch: Fetch,

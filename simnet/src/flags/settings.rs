@@ -100,7 +100,7 @@ fn set_swarm(config: &mut SwarmConfig, field: &str, value: &str) -> Result<(), S
         pick_sample_max, claim_time_min, claim_renewals_max, manifest_missing_wait,
         late_factor, late_min, late_unknown, asked_at_once_max, silence_wait, silences_max,
         fetch_failed_wait, stall_time, starve_time, starve_check,
-        uploads_max, uploads_max_small, upload_queue_max, upload_flood, ready_hints,
+        uploads_max, uploads_max_small, upload_queue_max, upload_flood, manifest_repeats_max, ready_hints,
         offer_interval_max, offer_interval_min,
         busy_min, busy_named_max, busy_wait_max, service_unknown,
         announce_interval_min, announce_interval_max, announce_retry_min, announce_retry_max,

@@ -167,16 +167,16 @@ impl Fleet {
         self.give(to, Event::MessageReceived { peer: id_of(from), message });
     }
 
-    pub(super) fn send_manifest(&mut self, from: NodeIndex, to: NodeIndex) {
+    pub(super) fn send_manifest(&mut self, from: NodeIndex, to: NodeIndex, serve: u64) {
         self.counts.manifests += 1;
         if self.is_cut(from, to) {
-            return self.hold_back(from, to, Parcel::Manifest);
+            return self.hold_back(from, to, Parcel::Manifest { serve });
         }
         let bytes = MANIFEST_BYTES_PER_CHUNK * u64::from(self.layout.chunk_count());
         let (server, asker) = (&self.nodes[from as usize], &self.nodes[to as usize]);
         let slower = self.network.rate_of(server.uplink).min(self.network.rate_of(asker.downlink));
         let at = self.later(self.scenario.latency + slower.occupancy(bytes));
-        self.post_at(at, from, to, Parcel::Manifest);
+        self.post_at(at, from, to, Parcel::Manifest { serve });
     }
 
     pub(super) fn announce(

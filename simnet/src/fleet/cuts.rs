@@ -102,7 +102,7 @@ impl Fleet {
     pub(super) fn hold_back(&mut self, from: NodeIndex, to: NodeIndex, parcel: Parcel) {
         let late = self.later(ANSWER_TIME);
         match parcel {
-            Parcel::Message(_) | Parcel::Manifest => {
+            Parcel::Message(_) | Parcel::Manifest { .. } => {
                 self.fate.cuts.messages.push((to, from, parcel));
             }
             Parcel::Announce(_) => self.post_at(late, to, from, Parcel::NoAnswer),

@@ -67,6 +67,7 @@ impl Fleet {
             // Noted where they come from, with more than the event says, or never simulated.
             Event::Started
             | Event::ServeEnded { .. }
+            | Event::ManifestServeEnded { .. }
             | Event::ChunkHashed { .. }
             | Event::FetchFailed { .. }
             | Event::MalformedReceived { .. }
@@ -82,7 +83,7 @@ impl Fleet {
 fn kind_of(message: &Message) -> (StepKind, Option<u32>) {
     match message {
         Message::Join { .. } => (StepKind::Joined, None),
-        Message::Offer { runs } => (StepKind::Offered, runs.first().map(|(start, _)| *start)),
+        Message::Offer { runs } => (StepKind::Offered, runs.iter().next().map(|(start, _)| start)),
         Message::Request { chunk, .. } => (StepKind::Requested, Some(*chunk)),
         Message::Cancel { .. } => (StepKind::Cancelled, None),
         Message::Busy { .. } => (StepKind::Busy, None),

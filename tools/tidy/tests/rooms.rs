@@ -30,8 +30,9 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "manifest_search",
             "answers locality neighbourhood timers",
-            "asking offers own_disk serving",
+            "asking manifest_serving offers own_disk serving",
             "ledger membership params peers requests trackers uploads view",
+            "hearsay",
         ],
     ),
     (
@@ -89,6 +90,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "real",
             "notify probe",
             "hook launch unit_program",
+            "start",
             "mark runs_from sockets unit user watch_files",
         ],
     ),

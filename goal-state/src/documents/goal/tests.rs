@@ -254,25 +254,25 @@ fn outcome(good: u32, failed: u32, hosts: u32) -> ChangeOrder {
 
 #[test]
 fn rollback_goes_to_the_last_build_that_was_good() {
-    let a = Goal::first(1, app(), build('A'), &all(), &order()).unwrap();
+    let first = Goal::first(1, app(), build('A'), &all(), &order()).unwrap();
     // B was good, C failed on every host, D halted, E is there.
-    let b = a.next(2, build('B'), &all(), &outcome(7, 0, 7)).unwrap();
-    let c = b.next(3, build('C'), &all(), &outcome(7, 0, 7)).unwrap();
-    let d = c.next(4, build('D'), &all(), &outcome(0, 7, 7)).unwrap();
-    let halted = d.halted(5, &Halted::new(5, "ann", "smells"), &order()).unwrap();
-    let e = halted.next(6, build('E'), &all(), &outcome(1, 0, 7)).unwrap();
-    let target = e.rollback_target(LAST_GOOD).unwrap();
+    let second = first.next(2, build('B'), &all(), &outcome(7, 0, 7)).unwrap();
+    let third = second.next(3, build('C'), &all(), &outcome(7, 0, 7)).unwrap();
+    let fourth = third.next(4, build('D'), &all(), &outcome(0, 7, 7)).unwrap();
+    let halted = fourth.halted(5, &Halted::new(5, "ann", "smells"), &order()).unwrap();
+    let goal = halted.next(6, build('E'), &all(), &outcome(1, 0, 7)).unwrap();
+    let target = goal.rollback_target(LAST_GOOD).unwrap();
     assert_eq!((target.build, target.outcome.unwrap().good), (build('B'), 7));
-    let back = e.rolled_back(7, LAST_GOOD, &all(), &order()).unwrap();
+    let back = goal.rolled_back(7, LAST_GOOD, &all(), &order()).unwrap();
     assert_eq!((back.build, back.rollout.deployed_of(back.generation)), (build('B'), 2));
     assert!(back.history[1].halted.as_ref().unwrap().reason.contains("smells"), "{back:?}");
     // Failures that the app tolerates do not rule a build out.
     let tolerant = RolloutChange { max_failures: Some("3".parse().unwrap()), ..all() };
-    let y = a.next(2, build('Y'), &tolerant, &order()).unwrap();
-    let z = y.next(3, build('Z'), &all(), &outcome(5, 2, 7)).unwrap();
-    assert_eq!(z.rollback_target(LAST_GOOD).unwrap().build, build('Y'));
-    let z = y.next(3, build('Z'), &all(), &outcome(4, 3, 7)).unwrap();
-    assert_eq!(z.rollback_target(LAST_GOOD).unwrap().build, build('A'));
+    let tolerated = first.next(2, build('Y'), &tolerant, &order()).unwrap();
+    let last = tolerated.next(3, build('Z'), &all(), &outcome(5, 2, 7)).unwrap();
+    assert_eq!(last.rollback_target(LAST_GOOD).unwrap().build, build('Y'));
+    let last = tolerated.next(3, build('Z'), &all(), &outcome(4, 3, 7)).unwrap();
+    assert_eq!(last.rollback_target(LAST_GOOD).unwrap().build, build('A'));
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::brain::model::HookView;
-use crate::state::app_dir::FailedBuild;
+use crate::state::app_dir::{AskedBy, FailedBuild};
+
+mod failures;
 
 fn policy() -> Policy {
     Policy {
@@ -28,7 +30,7 @@ fn build(seed: u8) -> BuildId {
 
 #[expect(clippy::unnecessary_wraps, reason = "the tables read as what the brain is given")]
 fn wanted(generation: u64, seed: u8) -> Option<Wanted> {
-    Some(Wanted { generation, since: generation, build: build(seed) })
+    Some(Wanted { generation, asked_by: AskedBy::Deploy(generation), build: build(seed) })
 }
 
 fn builds(seeds: &[u8]) -> BTreeMap<BuildId, u64> {
@@ -42,6 +44,7 @@ fn empty() -> Actual {
         current: None,
         journal: None,
         programs: serving(Program::Stopped),
+        vitals: Vitals::Well,
         agent: None,
         failed: None,
         hooks: HookView::default(),
@@ -94,7 +97,7 @@ fn out_of_tries(generation: u64, from: u8, to: u8) -> Option<Journal> {
 #[expect(clippy::unnecessary_wraps, reason = "as it is in a journal")]
 fn failure(seed: u8, since: u64) -> Option<FailedBuild> {
     let (reason, output) = ("it crashed".into(), String::new());
-    Some(FailedBuild { build: build(seed), since, reason, output, at_ms: 0 })
+    Some(FailedBuild { build: build(seed), since, reason, output, at_ms: 0, pinned: false })
 }
 
 /// At its goal: build 1 under generation 1.
@@ -126,6 +129,17 @@ fn going_back() -> Actual {
 
 fn with(actual: Actual, programs: Programs) -> Actual {
     Actual { programs, ..actual }
+}
+
+fn ailing(actual: Actual) -> Actual {
+    Actual { vitals: Vitals::Ailing, ..actual }
+}
+
+/// A hook of build 2 failed.
+fn hook_failed(actual: Actual) -> Actual {
+    let failed = Some(build(2));
+    let hooks = HookView { failed, ..actual.hooks.clone() };
+    Actual { failed, hooks, ..actual }
 }
 
 #[track_caller]
@@ -216,7 +230,14 @@ fn switches_that_overlap_follow_the_table() {
             ("old one serves", wanted(2, 2), switched(), start),
             ("one is leaving still", wanted(2, 2), leaving, Step::Rest),
             ("new one starts", wanted(2, 2), beside(up(2, Gate::Starting)), Step::Rest),
-            ("new one is ready", wanted(2, 2), beside(up(2, Gate::Ready)), Step::Promote),
+            ("new one is ready", wanted(2, 2), beside(up(2, Gate::Ready)), Step::Rest),
+            ("new one is good", wanted(2, 2), beside(up(2, Gate::Good)), Step::Promote),
+            (
+                "the old one does not answer",
+                wanted(2, 2),
+                ailing(beside(up(2, Gate::Ready))),
+                Step::Promote,
+            ),
             ("new one crashed and has tries left", wanted(2, 2), beside(resting(2)), Step::Rest),
             ("new one is being stopped", wanted(2, 2), beside(Program::Ending), Step::Rest),
             ("it may be tried again", wanted(2, 2), beside(Program::Stopped), start),
@@ -364,7 +385,7 @@ fn failed_build_is_not_tried_again_until_the_goal_changes() {
     let mut actual = staged();
     actual.journal = actual.journal.map(|journal| Journal { failed: failure(2, 2), ..journal });
     let removed = Actual { complete: builds(&[1]), ..actual.clone() };
-    let widened = Some(Wanted { generation: 3, since: 2, build: build(2) });
+    let widened = Some(Wanted { generation: 3, asked_by: AskedBy::Deploy(2), build: build(2) });
     let (again, other) = (Step::Switch { build: build(2) }, Step::Download { build: build(3) });
     check(
         &policy(),
@@ -403,6 +424,19 @@ fn waves_holds_and_tokens_keep_a_switch_from_starting_but_not_from_ending() {
     let first = Step::Switch { build: build(2) };
     check(&later, vec![("a host with nothing to run does not wait", wanted(2, 2), bare(), first)]);
     check(&shut, vec![("but it can be held", wanted(2, 2), bare(), Step::Rest)]);
+    let withheld = Policy { permission: Permission::Withheld, ..policy() };
+    let (worn, failed) =
+        (with(at_rest(), serving(stale(1))), Actual { token: Token::None, ..failed() });
+    check(
+        &withheld,
+        vec![
+            ("halted or staged, nothing runs", wanted(2, 2), bare(), Step::Rest),
+            ("halted or staged, another runs", wanted(2, 2), staged(), Step::Rest),
+            ("begun", wanted(2, 2), switched(), Step::Stop),
+            ("failed", wanted(2, 2), failed, Step::RollBack { build: build(1) }),
+            ("a restart of what runs", wanted(1, 1), worn, Step::Stop),
+        ],
+    );
 }
 
 #[test]
@@ -443,7 +477,8 @@ fn restarts_follow_the_table() {
         &overlap(),
         vec![
             ("started beside", wanted(1, 1), worn(), start),
-            ("is ready", wanted(1, 1), beside(up(1, Gate::Ready)), Step::Promote),
+            ("is ready", wanted(1, 1), beside(up(1, Gate::Ready)), Step::Rest),
+            ("is good", wanted(1, 1), beside(up(1, Gate::Good)), Step::Promote),
             (
                 "one that fails leaves the old one alone",
                 wanted(1, 1),
@@ -467,7 +502,7 @@ fn hooks_follow_the_table() {
         let hooks = HookView { done: [(kind, build(seed))].into(), ..actual.hooks };
         Actual { hooks, ..actual }
     };
-    let failed = |actual: Actual| Actual { failed: Some(build(2)), ..actual };
+    let failed = hook_failed;
     let drained = |drained, actual: Actual| {
         let hooks = HookView { drained, ..actual.hooks.clone() };
         Actual { hooks, ..actual }

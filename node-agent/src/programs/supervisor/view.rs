@@ -8,8 +8,8 @@ use std::time::Duration;
 use p2p_core::BuildId;
 use tokio::time::Instant;
 
-use super::{Crash, OutputCounts, Slot, Supervisor};
-use crate::brain::model::{Program, Programs};
+use super::{Crash, OutputCounts, RestartCounts, Slot, Supervisor};
+use crate::brain::model::{Program, Programs, Vitals};
 use crate::host::Host;
 use crate::host::launch::Launch;
 use crate::programs::health_watch::Check;
@@ -88,9 +88,24 @@ impl<H: Host> Supervisor<H> {
         self.serving.running().map(|instance| instance.up_since.elapsed())
     }
 
-    /// Ends that nobody asked for since the agent started.
-    pub const fn crash_count(&self) -> u32 {
+    /// Starts again since the agent started.
+    pub const fn restart_counts(&self) -> RestartCounts {
         self.crashes.total
+    }
+
+    /// How the serving program is; well if there is none.
+    pub(crate) fn vitals(&self) -> Vitals {
+        match self.is_healthy() {
+            _ if self.ailment().is_some() => Vitals::Ailing,
+            Some(false) => Vitals::Unhealthy,
+            Some(true) | None => Vitals::Well,
+        }
+    }
+
+    /// Why the serving program has to be started again although it runs, for people; `None` while
+    /// it need not be.
+    pub fn ailment(&self) -> Option<String> {
+        self.serving.running()?.health.ailment(Instant::now())
     }
 
     /// What programs printed.

@@ -1,0 +1,151 @@
+//! What goes with every change of a goal: who makes it, the generation that hosts follow already,
+//! and how far the goal that is replaced has come.
+//!
+//! Reads the goal store, writes nothing. Invariant: what cannot be read holds nothing up, because a
+//! rollback must work when a status document does not; it is said.
+
+use std::env;
+
+use anyhow::Context as _;
+use goal_state::{
+    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, outcome,
+};
+
+use crate::output;
+use crate::runtime::read_inventory;
+
+/// Who changes a goal, and on what condition.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OriginArgs {
+    /// Why, for whoever reads: shoal history APP
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// Who, instead of USER@MACHINE
+    #[arg(long, value_name = "NAME", env = "SHOAL_AUTHOR")]
+    author: Option<String>,
+    /// Change nothing unless the goal has this generation now, so that two people who act at once
+    /// do not act twice
+    #[arg(long, value_name = "GENERATION")]
+    pub(crate) from: Option<u64>,
+}
+
+impl OriginArgs {
+    /// The origin of a change; `version` is what people call its build.
+    pub(crate) fn origin(&self, version: Option<&str>) -> Origin {
+        Origin {
+            author: self.author.clone().or_else(author),
+            comment: self.comment.clone(),
+            version: version.map(str::to_owned),
+        }
+    }
+}
+
+/// Such as `ann@desk`; `None` where the system knows no name.
+fn author() -> Option<String> {
+    let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok());
+    let user = user.filter(|user| !user.is_empty());
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    match (user, machine.is_empty()) {
+        (Some(user), false) => Some(format!("{user}@{machine}")),
+        (Some(user), true) => Some(user),
+        (None, false) => Some(machine),
+        (None, true) => None,
+    }
+}
+
+/// The goal of `app`. A store that does not exist yet has none.
+pub(crate) async fn goal_of(store: &GoalStore, app: &AppName) -> anyhow::Result<Goal> {
+    let goal = match store.goal(app).await {
+        Err(GoalStoreError::StoreMissing { .. }) => None,
+        read => read.context("cannot read the goal; check --goal")?,
+    };
+    Ok(goal.ok_or_else(|| GoalStoreError::NoGoal { app: app.clone() })?)
+}
+
+/// The order for a change of the goal of `app`, with the inventory that it was made from.
+pub(crate) async fn order(
+    store: &GoalStore,
+    app: &AppName,
+    args: &OriginArgs,
+    version: Option<&str>,
+) -> (ChangeOrder, Vec<HostStatus>) {
+    let rows = match read_inventory(store).await {
+        Ok(rows) => rows,
+        Err(error) => {
+            let error = command_line::describe(&error);
+            output::note(&format!("{error}; the generation that hosts follow is not known"));
+            vec![]
+        }
+    };
+    // A damaged goal stops the change itself.
+    let goal = store.goal(app).await.ok().flatten();
+    let order = ChangeOrder {
+        origin: args.origin(version),
+        expected: args.from,
+        above: highest(app, &rows),
+        outcome: goal.map(|goal| outcome(&goal, &rows)),
+    };
+    (order, rows)
+}
+
+/// The highest generation that a host follows. A host that claims the last one there is would end
+/// all deploys, so such claims are left out.
+pub(crate) fn highest(app: &AppName, rows: &[HostStatus]) -> u64 {
+    let rows = rows.iter().filter(|row| row.app == *app);
+    let followed = rows.filter_map(|row| row.generation);
+    followed.filter(|generation| *generation <= GENERATION_MAX).max().unwrap_or(0)
+}
+
+/// More than a goal is changed in a thousand years.
+const GENERATION_MAX: u64 = 1 << 40;
+
+/// What to say about an app that nobody seems to know: a misspelt name, or the first deploy of a
+/// new one.
+pub(crate) fn unknown_app(
+    app: &AppName,
+    before: Option<&Goal>,
+    rows: &[HostStatus],
+) -> Option<String> {
+    if before.is_some() || rows.iter().any(|row| row.app == *app) {
+        return None;
+    }
+    let mut known: Vec<&str> = rows.iter().map(|row| row.app.as_str()).collect();
+    known.dedup();
+    known.sort_unstable();
+    known.dedup();
+    if known.is_empty() {
+        return None;
+    }
+    Some(format!("no host reports the app {app}; hosts report {}", known.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use goal_state::HostPhase;
+
+    use super::*;
+    use crate::rollout::tests::{goal, row};
+
+    #[test]
+    fn generations_that_nobody_can_have_are_left_out() {
+        let app = "web".parse().unwrap();
+        let rows = [
+            row("a", 53, 1, HostPhase::Running),
+            row("b", u64::MAX, 1, HostPhase::Running),
+            HostStatus { app: "db".parse().unwrap(), ..row("c", 90, 1, HostPhase::Running) },
+        ];
+        assert_eq!(highest(&app, &rows), 53);
+        assert_eq!(highest(&app, &[]), 0);
+    }
+
+    #[test]
+    fn misspelt_app_is_named_beside_those_that_hosts_report() {
+        let rows = [row("a", 1, 1, HostPhase::Running), row("b", 1, 1, HostPhase::Running)];
+        let wbe: AppName = "wbe".parse().unwrap();
+        let said = unknown_app(&wbe, None, &rows).unwrap();
+        assert_eq!(said, "no host reports the app wbe; hosts report web");
+        assert_eq!(unknown_app(&wbe, None, &[]), None, "a new fleet");
+        assert_eq!(unknown_app(&wbe, Some(&goal("wbe", 1, 1)), &rows), None);
+        assert_eq!(unknown_app(&"web".parse().unwrap(), None, &rows), None);
+    }
+}
