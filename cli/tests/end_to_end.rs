@@ -9,6 +9,7 @@ mod demo;
 mod deploys;
 mod faults;
 mod fetching;
+mod halts;
 mod kills;
 mod metrics;
 mod programs;
