@@ -104,6 +104,12 @@ impl Judge {
         self.cases.contains_key(app)
     }
 
+    /// The apps whose halts the goal store has not taken yet.
+    pub(crate) fn undone(&self) -> impl Iterator<Item = AppName> {
+        let undone = self.cases.iter().filter(|(_, case)| case.decided.is_some());
+        undone.map(|(app, _)| app.clone())
+    }
+
     /// Forgets every app but these.
     pub(crate) fn keep(&mut self, apps: &BTreeSet<AppName>) {
         self.cases.retain(|app, _| apps.contains(app));

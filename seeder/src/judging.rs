@@ -74,6 +74,8 @@ struct SharedRows {
     rows: Vec<HostStatus>,
     read_at: Option<Instant>,
     next_at: Option<Instant>,
+    /// Why the last reading failed, if it did.
+    trouble: Option<String>,
 }
 
 /// What one look found.
@@ -130,6 +132,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
     async fn look(&mut self, asked: &BTreeSet<AppName>) -> Found {
         let mut apps = self.own.apps_with(speaks_of_failure);
         apps.extend(asked.iter().cloned());
+        apps.extend(self.judge.undone());
         let mut trouble = self.read_shared(!apps.is_empty()).await;
         if self.is_shared() {
             let failed = self.shared.rows.iter().filter(|row| speaks_of_failure(row));
@@ -170,8 +173,11 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         let is_first = self.shared.read_at.is_none();
         let is_wanted =
             is_first || self.store.takes_host_status() || self.has_others && is_worth_it;
-        if !is_due || !is_wanted {
+        if !is_wanted {
             return None;
+        }
+        if !is_due {
+            return self.shared.trouble.clone();
         }
         let started = Instant::now();
         let read = self.store.statuses().await;
@@ -179,14 +185,15 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         let pause = if folder { FOLDER_INTERVAL } else { ETCD_INTERVAL };
         let pause = pause.max(started.elapsed() * READING_SHARE);
         self.shared.next_at = Some(Instant::now() + pause);
-        match read {
+        self.shared.trouble = match read {
             Ok(rows) => {
                 self.shared.rows = rows;
                 self.shared.read_at = Some(started);
                 None
             }
             Err(error) => Some(describe(&error.into())),
-        }
+        };
+        self.shared.trouble.clone()
     }
 
     fn rows_of(&mut self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {

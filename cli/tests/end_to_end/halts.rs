@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use goal_state::testing::EtcdServer;
 use goal_state::{Goal, GoalStore, HALTED_BY_SEEDER, HostPhase, WaitReason, now_ms};
@@ -14,8 +15,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::waves::start_seeder;
 use crate::rig::{
-    Daemon, Published, Rig, free_port, note, random_bytes, succeed, version_at, wait_for,
-    wait_for_status, wait_until_running,
+    Daemon, Published, Rig, free_port, note, random_bytes, succeed, version_at, wait_a_while,
+    wait_for, wait_for_status, wait_until_running,
 };
 
 const HOSTS: usize = 8;
@@ -147,7 +148,14 @@ impl Fleet {
     }
 }
 
-/// Asks all services without a break how many of them answer.
+/// A round of questions that took longer says nothing about one moment: meanwhile one host may have
+/// come back and another one gone.
+const ROUND_MAX: Duration = Duration::from_millis(300);
+
+/// Rounds without which a watch has seen nothing.
+const ROUNDS_MIN: usize = 50;
+
+/// Asks all services again and again how many of them answer, in another version than `bad`.
 struct Watch {
     stop: Arc<AtomicBool>,
     fewest: JoinHandle<usize>,
@@ -158,11 +166,18 @@ impl Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let fewest = thread::spawn(move || {
-            let mut fewest = ports.len();
+            let (mut fewest, mut rounds) = (ports.len(), 0);
+            let serves = |port: &&u16| version_at(**port).is_some_and(|version| version != "bad");
             while !told.load(Ordering::Relaxed) {
-                let serving = ports.iter().filter(|port| version_at(**port).is_some()).count();
-                fewest = fewest.min(serving);
+                let started = Instant::now();
+                let serving = ports.iter().filter(serves).count();
+                if started.elapsed() <= ROUND_MAX {
+                    fewest = fewest.min(serving);
+                    rounds += 1;
+                }
+                wait_a_while(Duration::from_millis(20));
             }
+            assert!(rounds >= ROUNDS_MIN, "only {rounds} rounds");
             fewest
         });
         Self { stop, fewest }

@@ -166,7 +166,9 @@ async fn seeder_that_cannot_read_the_store_waits() {
     let store = GoalStore::new(&"etcd://127.0.0.1:1/shoal".parse().unwrap());
     let none = SetRows::default();
     let mut judging = Judging::new(store, &none, false);
-    let [rules, _] = judging.round(&[app()].into()).await;
-    assert_eq!(rules.known, Some(BTreeSet::new()));
-    assert!(rules.trouble.unwrap().contains("cannot reach the goal store"));
+    for _ in 0..2 {
+        let [rules, _] = judging.round(&[app()].into()).await;
+        assert_eq!(rules.known, Some(BTreeSet::new()));
+        assert!(rules.trouble.unwrap().contains("cannot reach the goal store"));
+    }
 }
