@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::tokens::{Handled, TokenLimits, TokenRules, TokenTable, refused};
+use crate::tokens::{Handled, TokenLimits, TokenRules, TokenTable, named, refused};
 
 /// The table's file in the state directory.
 const FILE: &str = "tokens.json";
@@ -157,9 +157,10 @@ impl TokenServer {
                 }
                 let granting = granting.map_or_else(String::new, |seeder| seeder.to_string());
                 refused(format!(
-                    "seeder {own} does not grant tokens of {} in group {}, by its list {granting} \
-                     does; give all hosts and seeders of the region one list of seeders",
-                    request.app, request.group
+                    "seeder {own} does not grant tokens of {} to {}, by its list {granting} does; \
+                     give all hosts and seeders of the region one list of seeders",
+                    request.app,
+                    named(&request.group)
                 ))
             }
         };

@@ -549,7 +549,7 @@ impl TokenRules {
 }
 
 /// A group in a sentence.
-fn named(group: &str) -> String {
+pub(crate) fn named(group: &str) -> String {
     if group.is_empty() { "the hosts without a group".into() } else { format!("group {group}") }
 }
 

@@ -305,10 +305,11 @@ mod tests {
     #[test]
     fn long_messages_are_cut() {
         let board = StatusBoard::default();
-        board.show(HostStatus { message: Some("\u{e4}".repeat(9_999)), ..row("web") });
-        let rows = board.subscribe();
-        let message = rows.borrow().values().next().unwrap().message.clone().unwrap();
-        assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX + 3);
+        let long = Some("\u{e4}".repeat(9_999));
+        board.show(HostStatus { message: long.clone(), failure: long, ..row("web") });
+        let row = board.rows().remove(0);
+        assert_eq!(row.message.unwrap().chars().count(), MESSAGE_CHARS_MAX + 3);
+        assert_eq!(row.failure.unwrap().chars().count(), FAILURE_CHARS_MAX + 3);
     }
 
     #[test]
