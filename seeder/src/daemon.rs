@@ -2,8 +2,8 @@
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
 //! [`crate::catalog`], [`crate::status_relay`], [`crate::tokens`] and [`crate::judge`]; this file
-//! only does what they say. It must never end because of one build, one report or a goal store that is down: those are
-//! logged and tried again, while everything else goes on.
+//! only does what they say. It must never end because of one build, one report or a goal store that
+//! is down: those are logged and tried again, while everything else goes on.
 
 use std::collections::BTreeSet;
 use std::io;

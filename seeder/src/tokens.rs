@@ -282,6 +282,8 @@ impl TokenTable {
         }
         let is_forgotten = is_quiet && request.act == TokenAct::Renew;
         if let Some(answer) = self.rules.stop(request).filter(|_| !is_forgotten) {
+            // It must not hold up hosts that may go on.
+            self.give_back(&key, node, request.wish);
             return unstored(answer);
         }
         let place = match pool.place(now, node, request) {
