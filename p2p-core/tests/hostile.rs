@@ -97,6 +97,33 @@ fn manifests_under_way_have_a_limit() {
     }
 }
 
+/// Goal: hosts that never answer do not keep a node from the manifest for ever.
+/// Method: more of them than can be waited for one after the other, and a seeder.
+#[test]
+fn manifest_is_asked_of_the_seeder_when_hosts_keep_it() {
+    let mut swarm = lone_host(Holdings::Name);
+    for number in 2..=5 {
+        give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(number) });
+        let role = if number == 5 { PeerRole::Seeder } else { PeerRole::Host };
+        give(&mut swarm, Instant::ZERO, join(number, role, &ChunkSet::full(10)));
+    }
+    let mut asked = 1;
+    let mut now = Instant::ZERO;
+    loop {
+        now = now.after(SwarmConfig::host().late_unknown);
+        let actions = give(&mut swarm, now, Event::DeadlineReached);
+        let whom = actions.iter().find_map(|action| match action {
+            Action::FetchManifest { peer } => Some(*peer),
+            _ => None,
+        });
+        asked += u32::from(whom.is_some());
+        if whom == Some(node(5)) {
+            break;
+        }
+        assert!(asked < 4, "the seeder is not asked");
+    }
+}
+
 /// Goal: sets of another size than the build's are found out when the manifest comes, whatever they
 /// are, and the swarm goes on.
 /// Method: sets that are larger and smaller, and packed, and an offer past the build.
@@ -139,8 +166,6 @@ fn swarm_finishes_beside_peers_that_offer_without_end() {
                 says(from, offer(alternating)),
                 says(from, offer(vec![(0, 150)])),
                 says(from, Message::RequestManifest),
-                // Or it would be asked for it, and never answer: another attack than this.
-                says(from, Message::NoManifest),
             ];
             for event in events {
                 fleet.inject(to, node(from), event);

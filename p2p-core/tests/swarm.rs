@@ -561,6 +561,22 @@ fn swarm_says_what_it_waits_for() {
     give(&mut swarm, Instant::ZERO, join(2, PeerRole::Host, &ChunkSet::full(10)));
     assert_eq!(swarm.waiting(), Some(Waiting::Manifest));
 
+    // The seeder has the build, and no place: it says goodbye at once.
+    let mut swarm = lone_host(Holdings::Name);
+    let seeder = Some(contact(0, PeerRole::Seeder));
+    let answer = p2p_core::wire::AnnounceAnswer { contacts: vec![], interval_ms: 1_000, seeder };
+    let answered = Event::AnnounceAnswered { tracker: node(0), answer: Box::new(answer) };
+    give(&mut swarm, Instant::ZERO, answered);
+    assert_eq!(swarm.waiting(), Some(Waiting::Neighbours));
+    give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(0) });
+    give(&mut swarm, Instant::ZERO, says(0, Message::Leave));
+    assert_eq!(swarm.waiting(), Some(Waiting::Room));
+    give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(0) });
+    give(&mut swarm, Instant::ZERO, join(0, PeerRole::Seeder, &ChunkSet::full(10)));
+    assert_eq!(swarm.waiting(), Some(Waiting::Manifest));
+    give(&mut swarm, Instant::ZERO, says(0, Message::Leave));
+    assert_eq!(swarm.waiting(), Some(Waiting::Neighbours), "it had a place, and left");
+
     let mut swarm = host_with_nothing();
     assert_eq!(swarm.waiting(), Some(Waiting::Tracker));
     give(&mut swarm, Instant::ZERO, Event::PeerConnected { peer: node(2) });

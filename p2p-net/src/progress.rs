@@ -88,6 +88,8 @@ pub enum WaitingFor {
     },
     /// For connections to the nodes that have the build.
     Neighbours,
+    /// For a place at the seeder, which turned this node away.
+    Room,
     /// For the manifest, which no neighbour has sent yet.
     Manifest,
     /// For chunks: neighbours are busy, or have nothing that is missing here.
@@ -103,6 +105,11 @@ impl Display for WaitingFor {
         match self {
             Self::SeederAddress => f.write_str("no seeder is configured: name one with --seeder"),
             Self::Answer { asked } => write!(f, "asking the seeder {}", listed(asked)),
+            Self::Seeder { asked, reason: NoAnswer::Refused { refusal } } => write!(
+                f,
+                "no seeder answers ({}): {refusal}; check that these are addresses of seeders",
+                listed(asked)
+            ),
             Self::Seeder { asked, reason } => write!(
                 f,
                 "no seeder answers ({}): {reason}; check that it runs and that its UDP port is \
@@ -116,6 +123,10 @@ impl Display for WaitingFor {
                 listed(asked)
             ),
             Self::Neighbours => f.write_str("connecting to other nodes"),
+            Self::Room => f.write_str(
+                "the seeder turned this node away: it has no room for another neighbour, or no \
+                 longer serves the build; trying again, and looking for other nodes",
+            ),
             Self::Manifest => f.write_str("neighbours have not sent the manifest yet"),
             Self::Chunks => f.write_str("neighbours are busy or have nothing new"),
         }
@@ -203,6 +214,7 @@ mod tests {
     use p2p_core::Digest;
 
     use super::*;
+    use crate::control::Refusal;
     use crate::identity::Identity;
 
     /// Goal: what people read, and what scripts search for, stays as it is.
@@ -232,7 +244,24 @@ mod tests {
                      build to the seeder's store"
                 ),
             ),
+            (
+                WaitingFor::Seeder {
+                    asked: vec![address(1)],
+                    reason: NoAnswer::Refused { refusal: Refusal::NotASeeder },
+                },
+                format!(
+                    "no seeder answers ({}): that node is not a seeder; check that these are \
+                     addresses of seeders",
+                    address(1)
+                ),
+            ),
             (WaitingFor::Neighbours, "connecting to other nodes".into()),
+            (
+                WaitingFor::Room,
+                "the seeder turned this node away: it has no room for another neighbour, or no \
+                 longer serves the build; trying again, and looking for other nodes"
+                    .into(),
+            ),
             (WaitingFor::Manifest, "neighbours have not sent the manifest yet".into()),
             (WaitingFor::Chunks, "neighbours are busy or have nothing new".into()),
         ];

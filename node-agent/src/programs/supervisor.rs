@@ -343,10 +343,10 @@ impl<H: Host> Supervisor<H> {
         // Before the records: an agent that finds a candidate sees whether its output has moved.
         instance.output.become_current(&self.app.output_path(Place::Serving));
         instance.health.on_alone(Instant::now());
-        self.stop(Place::Serving);
         let mut old = std::mem::replace(&mut self.serving, Slot::Idle);
-        // Announced in its new place before it loses the old one. A record that could not be
-        // written is reported, and written as soon as the disk takes it.
+        // Announced in its new place before it loses the old one, and before it is told to stop: an
+        // agent that found it in the old place would take it for the one to keep. A record that
+        // could not be written is reported, and written as soon as the disk takes it.
         if let Slot::Alive { instance, .. } = &mut old {
             instance.output.stop();
             assert!(matches!(self.leaving, Slot::Idle), "two programs are leaving");
@@ -363,6 +363,7 @@ impl<H: Host> Supervisor<H> {
             self.remove_record(Place::Candidate);
         }
         self.serving = new;
+        self.stop(Place::Leaving);
     }
 
     /// Waits for the next thing that [`Self::on_wake`] has to deal with.
@@ -516,7 +517,8 @@ impl<H: Host> Supervisor<H> {
                     output.stop();
                 }
                 let mut instance = Instance::new((process, record), &root, health, output);
-                if place == Place::Candidate && self.settings.health.probe == Some(Probe::Notify) {
+                let is_beside = place == Place::Candidate && self.serving.running().is_some();
+                if is_beside && self.settings.health.probe == Some(Probe::Notify) {
                     // Whether it said that it is ready, only the agent that died knew.
                     instance.stop(grace_of(self.settings.launch.as_ref()));
                 }

@@ -1,8 +1,9 @@
 //! The manifest: whom to ask for it, and what changes once it is here.
 //!
 //! One neighbour after the other is asked, hosts before seeders: the manifest of a large build,
-//! sent to every host of a region, would be more than a copy of the build. Invariant: `layout` is
-//! set once, together with every table that has an entry per chunk.
+//! sent to every host of a region, would be more than a copy of the build. A host that did not
+//! answer comes after the seeders, or two that never do could keep a node from it for ever.
+//! Invariant: `layout` is set once, together with every table that has an entry per chunk.
 
 use std::sync::Arc;
 
@@ -54,14 +55,14 @@ impl ManifestSearch {
             && let Some(peer) = peers.get_mut(late)
         {
             peer.manifest_after = now.after(config.late_unknown);
+            peer.kept_manifest = true;
         }
         let may_ask = |peer: &Peer| peer.knows_manifest() && peer.manifest_after <= now;
+        let rank = |peer: &Peer| (!peer.is_seeder() && peer.kept_manifest, peer.is_seeder());
         let sources = peers.iter().filter(|peer| may_ask(peer));
-        let (seeders, hosts): (Vec<&Peer>, Vec<&Peer>) = sources.partition(|peer| peer.is_seeder());
-        let sources = if hosts.is_empty() { seeders } else { hosts };
-        if sources.is_empty() {
-            return None;
-        }
+        let first = sources.map(rank).min()?;
+        let sources = peers.iter().filter(|peer| may_ask(peer) && rank(peer) == first);
+        let sources: Vec<&Peer> = sources.collect();
         let peer = sources[prng.index_below(sources.len())].node;
         self.asked = Some((peer, now));
         Some(peer)

@@ -37,6 +37,8 @@ pub(super) struct Membership {
     recall_at: Option<Instant>,
     /// The seeder that a tracker last named.
     seeder: Option<Contact>,
+    /// The seeder that turned us away: said goodbye before it had said anything else.
+    refused_by: Option<NodeId>,
 }
 
 /// When a node may be dialled again.
@@ -75,6 +77,7 @@ impl Membership {
             recall_at: (!remembered.is_empty()).then_some(now.after(recall_wait)),
             remembered,
             seeder: None,
+            refused_by: None,
         }
     }
 
@@ -222,6 +225,7 @@ impl Membership {
     pub(super) fn note_joined(&mut self, node: NodeId) {
         self.reached.remove(&node);
         self.waits.remove(&node);
+        self.refused_by = self.refused_by.filter(|refuser| *refuser != node);
     }
 
     pub(super) fn note_dial_failed(&mut self, now: Instant, node: NodeId, config: &SwarmConfig) {
@@ -243,6 +247,10 @@ impl Membership {
     ) {
         let reached = self.reached.remove(&node);
         let has_joined = contact.is_some();
+        let is_seeder = self.seeder.is_some_and(|seeder| seeder.node == node);
+        if !has_joined && parting == Parting::Left && is_seeder {
+            self.refused_by = Some(node);
+        }
         if has_joined && parting == Parting::Lost {
             self.wait(node, Wait { until: now.after(config.redial_wait), failures: 0 }, config);
         } else {
@@ -287,6 +295,11 @@ impl Membership {
         if !self.remembered.is_empty() {
             self.recall_at = Some(now);
         }
+    }
+
+    /// Whether the seeder that has the build turned us away when it was last reached.
+    pub(super) fn is_refused_by_seeder(&self) -> bool {
+        self.seeder.is_some_and(|seeder| self.refused_by == Some(seeder.node))
     }
 
     /// Whether some tracker said that its seeder has the build.

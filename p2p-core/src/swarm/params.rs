@@ -87,6 +87,9 @@ pub enum Waiting {
     Source,
     /// The seeder has the build, but nobody who has anything of it is connected yet.
     Neighbours,
+    /// The seeder that has the build turned us away, and nobody else who has anything of it is
+    /// connected.
+    Room,
     /// Neighbours are connected, but none has sent the manifest yet.
     Manifest,
     /// Neighbours have nothing new for us, or are busy.

@@ -66,6 +66,8 @@ pub(super) struct Peer {
     kind: Kind,
     /// It said that it lacks the manifest, or broke off sending it; not asked again before this.
     pub(super) manifest_after: Instant,
+    /// It was asked for the manifest and did not answer.
+    pub(super) kept_manifest: bool,
     /// When it last offered a chunk that we did not send it; before that, when it connected.
     pub(super) fed_at: Instant,
 }
@@ -90,6 +92,7 @@ impl Peer {
             served_at: 0,
             kind: Kind::Stranger,
             manifest_after: now,
+            kept_manifest: false,
             fed_at: now,
         }
     }

@@ -31,6 +31,8 @@ impl Swarm {
         }
         Some(if self.trackers.are_silent() {
             Waiting::Tracker
+        } else if self.members.is_refused_by_seeder() {
+            Waiting::Room
         } else if self.members.knows_seeder() {
             Waiting::Neighbours
         } else {

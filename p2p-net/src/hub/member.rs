@@ -382,6 +382,7 @@ impl Member {
             },
             Waiting::Source => WaitingFor::Source { build: self.build, asked: asked() },
             Waiting::Neighbours => WaitingFor::Neighbours,
+            Waiting::Room => WaitingFor::Room,
             Waiting::Manifest => WaitingFor::Manifest,
             Waiting::Chunks => WaitingFor::Chunks,
             _ => return None,
