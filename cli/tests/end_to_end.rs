@@ -10,6 +10,7 @@ mod deploys;
 mod faults;
 mod fetching;
 mod halts;
+mod inventory;
 mod kills;
 mod metrics;
 mod programs;

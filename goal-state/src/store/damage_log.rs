@@ -11,13 +11,14 @@ use parking_lot::Mutex;
 /// Clones share what was reported.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DamageLog {
-    reported: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Reasons by place, for each scope that is read.
+    reported: Arc<Mutex<BTreeMap<String, BTreeMap<String, String>>>>,
 }
 
 impl DamageLog {
-    /// Takes in all damage that one reading found, reason by place; logs what is news.
-    pub(crate) fn note(&self, found: BTreeMap<String, String>) {
-        for (place, reason) in self.news(found) {
+    /// Takes in all damage that one reading of `scope` found, reason by place; logs what is news.
+    pub(crate) fn note(&self, scope: &str, found: BTreeMap<String, String>) {
+        for (place, reason) in self.news(scope, found) {
             tracing::warn!(
                 place,
                 reason,
@@ -26,8 +27,9 @@ impl DamageLog {
         }
     }
 
-    fn news(&self, found: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let mut reported = self.reported.lock();
+    fn news(&self, scope: &str, found: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let mut scopes = self.reported.lock();
+        let reported = scopes.entry(scope.to_owned()).or_default();
         let is_news = |(place, reason): &(&String, &String)| reported.get(*place) != Some(*reason);
         let news = found.iter().filter(is_news);
         let news = news.map(|(place, reason)| (place.clone(), reason.clone())).collect();
@@ -44,10 +46,10 @@ mod tests {
     fn damage_is_news_once() {
         let log = DamageLog::default();
         let damage = |reason: &str| BTreeMap::from([("a.json".to_owned(), reason.to_owned())]);
-        assert_eq!(log.news(damage("empty")), damage("empty"));
-        assert!(log.clone().news(damage("empty")).is_empty());
-        assert_eq!(log.news(damage("cut off")), damage("cut off"));
-        assert!(log.news(BTreeMap::new()).is_empty());
-        assert_eq!(log.news(damage("cut off")), damage("cut off"), "it was sound meanwhile");
+        assert_eq!(log.news("", damage("empty")), damage("empty"));
+        assert!(log.clone().news("", damage("empty")).is_empty());
+        assert_eq!(log.news("", damage("cut off")), damage("cut off"));
+        assert!(log.news("", BTreeMap::new()).is_empty());
+        assert_eq!(log.news("", damage("cut off")), damage("cut off"), "it was sound meanwhile");
     }
 }

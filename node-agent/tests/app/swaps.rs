@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
+use goal_state::{HostPhase, HostStatus, Rollout, TroubleKind, WaitReason};
 use node_agent::app::{AppOrder, AppSettings};
-use node_agent::brain::{Situation, Swap};
+use node_agent::brain::Swap;
 use node_agent::host::{Health, Hook, Hooks, OnChange, Probe, WatchedFiles};
 use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
@@ -118,7 +118,9 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     host.set_goal(second);
     host.source.permit(1);
     running.row(|row| row.phase == HostPhase::Checking && row.current == Some(second)).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::Checking);
+    let answer = running.explain().await.answer();
+    assert_eq!((answer.phase, answer.is_at_goal), (HostPhase::Checking, false));
+    assert!(answer.reasons[0].text.contains("is being checked"), "{answer}");
     let row = running.phase(HostPhase::RolledBack).await;
     let message = row.message.clone().unwrap();
     assert!(message.contains("not healthy within 500ms"), "{message}");
@@ -126,8 +128,8 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     assert_eq!((row.current, process(&row)), (Some(first), old.clone()));
     assert_eq!(host.current_version(), "1");
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::Quarantined);
-    assert!(answer.headline.contains("no database"), "{answer:?}");
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Quarantine));
+    assert!(answer.to_string().contains("no database"), "{answer}");
     let lines = notebook.wait_for(3).await;
     assert_eq!(lines, ["started 1", "started 2", "stopped 2"]);
     running.stop().await;
@@ -153,7 +155,7 @@ async fn before_switch_that_fails_keeps_everything_as_it_was() {
     assert_eq!((row.current, row.quarantined, process(&row)), (Some(first), Some(second), old));
     assert_eq!(host.journal().to, first, "nothing was switched");
     assert_eq!(notebook.lines(), ["started 1"]);
-    assert_eq!(running.explain().await.answer().situation, Situation::Quarantined);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Quarantine));
     running.stop().await;
 }
 
@@ -326,12 +328,12 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     host.source.permit(1);
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Hold)).await;
     assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
-    assert_eq!(running.explain().await.answer().situation, Situation::Held);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Hold));
 
     host.settings.app.hold = false;
     settings(&running, &host.settings).await;
     running.good(second).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::AtGoal);
+    assert!(running.explain().await.answer().is_at_goal);
 
     host.settings.app.pin = Some(first);
     settings(&running, &host.settings).await;
@@ -339,7 +341,7 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     assert_eq!(row.target, Some(first));
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Pin)).await;
     assert_eq!((row.phase, row.current), (HostPhase::Waiting, Some(first)));
-    assert_eq!(running.explain().await.answer().situation, Situation::Pinned);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Pin));
     host.settings.app.pin = None;
     settings(&running, &host.settings).await;
     running.good(second).await;
@@ -352,25 +354,25 @@ async fn wave_pause_and_download_are_explained() {
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
     let running = host.start(3);
     running.phase(HostPhase::NoGoal).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::NoGoal);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::NoGoal));
     host.set_goal(first);
     running.phase(HostPhase::Downloading).await;
     let explanation = running.explain().await;
-    assert_eq!(explanation.answer().situation, Situation::Downloading);
+    assert!(explanation.answer().reasons[0].text.contains("downloaded"), "{explanation:?}");
     let facts = serde_json::to_value(&explanation).unwrap();
-    assert_eq!(facts["download"]["done"], 7);
+    assert_eq!(facts["row"]["bytes_done"], 7);
     host.source.permit(2);
     running.good(first).await;
 
     host.rollout = Rollout { percent: 0, ..Rollout::default() };
     host.set_goal(second);
     running.row(|row| row.waiting_for == Some(WaitReason::Wave)).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::WaitingForRollout);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Wave));
     running.order(AppOrder::Pause { reason: Some("new rack".into()) }).await;
     running.row(|row| row.waiting_for == Some(WaitReason::Pause)).await;
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::Paused);
-    assert!(answer.headline.contains("new rack"), "{answer:?}");
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Pause));
+    assert!(answer.to_string().contains("(new rack)"), "{answer}");
     running.stop().await;
 }
 
@@ -458,7 +460,7 @@ async fn token_is_waited_for_and_returned() {
     assert!(row.message.as_ref().unwrap().contains("2 of 2 are out"), "{row:?}");
     assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::WaitingForToken);
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Token));
     assert_eq!(host.current_version(), "1");
     host.tokens.grant();
     let new = process(&running.good(second).await);
