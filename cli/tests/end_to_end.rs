@@ -17,6 +17,7 @@ mod programs;
 mod refusals;
 mod reloads;
 mod reuse;
+mod safety;
 mod self_update;
 mod swaps;
 mod waves;

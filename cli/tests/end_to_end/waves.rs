@@ -217,7 +217,8 @@ fn canary_goes_first_and_the_rest_when_it_is_widened() {
     assert_eq!(report["rollout"]["waiting"], waiting, "{report}");
     let shown = succeed(&["rollout", "web", "--goal", &goal]);
     assert!(
-        shown.contains("1 of 3 hosts in, 1 done") && shown.contains("2 waiting (wave)"),
+        shown.contains("1 of 3 hosts in, 1 of 3 hosts run it")
+            && shown.contains("2 waiting (wave)"),
         "{shown}"
     );
     let shown = succeed(&["status", "--goal", &goal]);
