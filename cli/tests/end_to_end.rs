@@ -9,6 +9,7 @@ mod demo;
 mod deploys;
 mod faults;
 mod fetching;
+mod halts;
 mod inventory;
 mod kills;
 mod metrics;

@@ -103,7 +103,8 @@ pub struct HostStatus {
     /// the report, or claimed where the host wrote the row itself. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The group in which the host's absence counts against `max_unavailable`.
+    /// The group in which the host's absence counts against `max_unavailable`; empty where the
+    /// host has none, `None` if its agent is of a version that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// When the host wrote this, in milliseconds since 1970, by its clock.
