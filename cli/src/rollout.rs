@@ -12,6 +12,7 @@ use goal_state::{Goal, HostPhase, HostStatus, Presence, SILENT_AFTER_MS, WaitRea
 pub(crate) mod args;
 pub(crate) mod commands;
 pub(crate) mod deploy;
+pub(crate) mod end;
 pub(crate) mod history;
 pub(crate) mod order;
 pub(crate) mod report;
@@ -206,6 +207,7 @@ pub(crate) mod tests {
             build: build(number),
             set_at_ms: NOW_MS,
             origin: goal_state::Origin::default(),
+            changed: goal_state::Origin::default(),
             rollout: goal_state::Rollout::default(),
             history: vec![],
         }

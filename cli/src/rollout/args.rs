@@ -64,7 +64,8 @@ impl RolloutArgs {
 
 /// Who switches and when, in words.
 pub(crate) fn describe(goal: &Goal) -> String {
-    let Rollout { percent, canary, stages, restart, switch, auto_revert, .. } = &goal.rollout;
+    let Rollout { percent, canary, stages, restart, switch, auto_revert, halted, .. } =
+        &goal.rollout;
     let mut parts = vec![];
     if *percent < 100 {
         parts.push(format!("{percent} percent of the hosts"));
@@ -94,6 +95,9 @@ pub(crate) fn describe(goal: &Goal) -> String {
         SwitchTime::Now => {}
         SwitchTime::OnOrder => parts.push("staged until: shoal switch".to_owned()),
         SwitchTime::At(at_ms) => parts.push(format!("switches at {}", moment(*at_ms))),
+    }
+    if halted.is_some() {
+        parts.push("halted".to_owned());
     }
     if *restart == goal.generation {
         parts.push("restarts the program".to_owned());

@@ -14,8 +14,9 @@ use crate::output::{self, Outcome, human};
 use crate::rollout::commands::{
     DeployArgs, FollowArgs, Presence, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
 };
+use crate::rollout::end::{End, Ended};
 use crate::rollout::order::{self, OriginArgs, Prepared, goal_of};
-use crate::rollout::wait::{End, Ended, Waiter};
+use crate::rollout::wait::Waiter;
 use crate::rollout::{history, report, survey, view};
 use crate::runtime::{block_on, read_inventory};
 

@@ -49,6 +49,9 @@ struct Entry<'a> {
     set_at_ms: u64,
     build: BuildId,
     origin: &'a Origin,
+    /// Who last widened, restarted, halted or resumed it, and why; of the goal only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<&'a Origin>,
     outcome: Option<Reached>,
     is_partial: bool,
     is_rolled_back: bool,
@@ -93,6 +96,7 @@ fn entries(goal: &Goal, reached: Reached) -> Vec<Entry<'_>> {
         set_at_ms: goal.set_at_ms,
         build: goal.build,
         origin: &goal.origin,
+        changed: (goal.changed != Origin::default()).then_some(&goal.changed),
         outcome: Some(reached),
         is_partial: false,
         is_rolled_back: false,
@@ -103,6 +107,7 @@ fn entries(goal: &Goal, reached: Reached) -> Vec<Entry<'_>> {
         set_at_ms: past.set_at_ms,
         build: past.build,
         origin: &past.origin,
+        changed: None,
         outcome: past.outcome,
         is_partial: past.partial,
         is_rolled_back: past.rolled_back,

@@ -42,7 +42,11 @@ impl OriginArgs {
 /// Such as `ann@desk`; `None` where the system knows no name.
 fn author() -> Option<String> {
     let user = ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok());
-    let user = user.filter(|user| !user.is_empty());
+    let user = user.filter(|user| !user.is_empty()).or_else(|| {
+        // Of services and containers.
+        let user = rustix::process::getuid();
+        Some(if user.is_root() { "root".to_owned() } else { format!("uid {}", user.as_raw()) })
+    });
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     match (user, machine.is_empty()) {
         (Some(user), false) => Some(format!("{user}@{machine}")),

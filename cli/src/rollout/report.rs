@@ -12,7 +12,7 @@ use p2p_core::BuildId;
 use serde::Serialize;
 
 use crate::output::human;
-use crate::rollout::wait::{End, Ended};
+use crate::rollout::end::{End, Ended};
 use crate::rollout::{AbsentHost, FailedHost, Survey, args};
 
 /// Hosts that are named in one line; `shoal status` has them all.
@@ -117,7 +117,10 @@ pub(crate) fn announcement(goal: &Goal) -> String {
     let before = goal.history.first();
     let before = before.map_or_else(
         || "the first goal of this app".to_owned(),
-        |past| format!("before it: build {}", past.build.short()),
+        |past| {
+            let before = if goal.is_rollback() { "a rollback from" } else { "before it:" };
+            format!("{before} build {}", past.build.short())
+        },
     );
     let who = args::describe(goal);
     let Goal { app, generation, .. } = goal;

@@ -86,6 +86,11 @@ pub(crate) fn text(now_ms: u64, goal: &Goal, hosts: &Survey, causes: &[Cause]) -
         ),
     ];
     lines.extend(report::halt(goal));
+    if let Some(who) = &goal.changed.author {
+        let why = goal.changed.comment.as_deref().map(human::printable);
+        let why = why.map_or_else(String::new, |why| format!(": {why}"));
+        lines.push(format!("last changed by {}{why}", human::printable(who)));
+    }
     if goal.rollout.switch != SwitchTime::Now {
         lines.push(format!("staged: {}", report::readiness(hosts)));
     }

@@ -13,10 +13,10 @@ use goal_state::{
     ChangeOrder, Goal, GoalChange, GoalStore, Halted, HostStatus, WaitReason, halt_due, now_ms,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::output;
+use crate::rollout::end::{End, Ended};
 use crate::rollout::report::counts;
 use crate::rollout::{Survey, survey};
 use crate::runtime::{catch_signals, read_inventory};
@@ -40,46 +40,6 @@ const NO_SOURCE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long the goal store must be behind the hosts: reports may be of a moment ago.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Why waiting ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum End {
-    /// Every host that may switch runs the build.
-    Complete,
-    /// Every host that reports does; others are absent, and that matters to who waits.
-    Absent,
-    /// The build failed on hosts, and the others run it or may not switch.
-    Failed,
-    /// The rollout has halted.
-    Halted,
-    /// Somebody set another goal.
-    Superseded,
-    /// The goal store was lost or restored: it has a lower generation than hosts follow.
-    StoreBehind,
-    /// No node that hosts can reach has the build.
-    NoSource,
-    /// The rollout names labels that no host has.
-    NobodyIn,
-    /// The time is up.
-    TimedOut,
-    /// A signal ended the command.
-    Interrupted,
-}
-
-/// How waiting ended, with what was seen last.
-#[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) end: End,
-    pub(crate) took: Duration,
-    pub(crate) survey: Survey,
-    /// The goal that was followed last: that of the order, or a wider or halted one of its rollout.
-    pub(crate) goal: Goal,
-    /// The goal that took its place; `None` if none did.
-    pub(crate) other: Option<Goal>,
-    /// The rows that were seen last.
-    pub(crate) rows: Vec<HostStatus>,
-}
 
 /// Follows one goal.
 pub(crate) struct Waiter<'a> {

@@ -31,6 +31,9 @@ pub struct Goal {
     /// Who set it and why.
     #[serde(default, skip_serializing_if = "Origin::is_empty")]
     pub origin: Origin,
+    /// Who last changed it without a new build, and why: widened, restarted, halted or resumed it.
+    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    pub changed: Origin,
     /// Who switches to it and when.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: Rollout,
@@ -157,7 +160,9 @@ impl Goal {
         let generation = above(0, order)?;
         let rollout = Rollout::default().changed(rollout);
         let origin = order.origin.cleaned();
-        Ok(Self { app, generation, build, set_at_ms: now_ms, origin, rollout, history: vec![] })
+        let changed = Origin::default();
+        let history = vec![];
+        Ok(Self { app, generation, build, set_at_ms: now_ms, origin, changed, rollout, history })
     }
 
     /// The goal that makes `build` follow this one; `build` may be the same again. Its rollout goes
@@ -185,6 +190,7 @@ impl Goal {
             build,
             set_at_ms: now_ms,
             origin: order.origin.cleaned(),
+            changed: Origin::default(),
             rollout: kept.changed(rollout),
             history,
         })
@@ -218,7 +224,7 @@ impl Goal {
         order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
         if target == RollbackTarget::LastGood && self.is_rollback() && order.expected.is_none() {
-            let (generation, author) = (self.generation, self.origin.author.clone());
+            let (generation, author) = (self.generation, self.last_author());
             return Err(GoalChangeError::AlreadyRolledBack { generation, author });
         }
         let place = self.rollback_place(target)?;
@@ -388,12 +394,14 @@ impl Goal {
         let rollout = Rollout { since, ..self.rollout.clone() };
         let generation = above(self.generation, order)?;
         let changed = order.origin.cleaned();
-        let origin = Origin {
-            author: changed.author.or_else(|| self.origin.author.clone()),
-            comment: changed.comment.or_else(|| self.origin.comment.clone()),
-            version: self.origin.version.clone(),
-        };
-        Ok(Self { generation, set_at_ms: now_ms, origin, rollout, ..self.clone() })
+        Ok(Self { generation, set_at_ms: now_ms, changed, rollout, ..self.clone() })
+    }
+
+    /// Who made this generation, as far as that is known.
+    fn last_author(&self) -> Option<String> {
+        let by_change = self.rollout.since != 0 && self.rollout.since != self.generation;
+        let origin = if by_change { &self.changed } else { &self.origin };
+        origin.author.clone()
     }
 
     /// Checks that this is the goal that whoever changes it has seen.
@@ -402,7 +410,7 @@ impl Goal {
             Some(expected) if expected != self.generation => Err(GoalChangeError::Moved {
                 expected,
                 actual: self.generation,
-                author: self.origin.author.clone(),
+                author: self.last_author(),
             }),
             _ => Ok(()),
         }

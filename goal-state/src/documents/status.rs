@@ -180,9 +180,9 @@ impl HostStatus {
         self.message.as_ref().map_or_else(Vec::new, |message| troubles_in(message, &self.troubles))
     }
 
-    /// Whether the goal's build runs, is good, and the goal store is not known to have another goal.
-    /// A store that cannot be read is a trouble of its own: an alarm of every host at once, because
-    /// etcd restarts, would hide what it is.
+    /// Whether the goal's build runs, is good, and the goal store is not known to have another
+    /// goal. A store that cannot be read is a trouble of its own: an alarm of every host at once,
+    /// because etcd restarts, would hide what it is.
     pub fn is_at_goal(&self) -> bool {
         let is_other = |kind: &TroubleKind| kind.hides_goal() && *kind != TroubleKind::GoalUnread;
         self.phase == HostPhase::Running && !self.troubles.iter().any(is_other)
@@ -532,7 +532,7 @@ mod tests {
         for (kind, is_at_goal) in [
             (TroubleKind::GoalUnstored, false),
             (TroubleKind::GoalRefused, false),
-            (TroubleKind::GoalUnread, false),
+            (TroubleKind::GoalUnread, true),
             (TroubleKind::GoalGone, false),
             (TroubleKind::Flood, true),
         ] {

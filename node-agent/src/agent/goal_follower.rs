@@ -138,6 +138,7 @@ mod tests {
                 build: BuildId::of_manifest(&[seed]),
                 set_at_ms: 0,
                 origin: goal_state::Origin::default(),
+                changed: goal_state::Origin::default(),
                 rollout: goal_state::Rollout::default(),
                 history: vec![],
             })

@@ -339,6 +339,7 @@ impl World {
             build: self.host.machine.samples()[build].id,
             set_at_ms: 0,
             origin: goal_state::Origin::default(),
+            changed: goal_state::Origin::default(),
             rollout: self.host.rollout.clone(),
             history: vec![],
         };

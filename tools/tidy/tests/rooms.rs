@@ -120,6 +120,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "cli/src",
         &["app", "demo", "explain forget status", "bench fetch publish rollout", "output runtime"],
     ),
+    ("cli/src/rollout", &["deploy", "history view wait", "report", "commands end", "args order"]),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
     ("demo-service/src", &["http", "service", "behaviour"]),
     ("disk/src", &["replace", "calls", "file", "simulated watch", "record", "operation"]),

@@ -338,6 +338,26 @@ fn generations_go_above_what_hosts_follow() {
 }
 
 #[test]
+fn whoever_deployed_stays_the_author_whatever_is_changed_later() {
+    let by = |who: &str| ChangeOrder {
+        origin: Origin { author: Some(who.into()), ..Origin::default() },
+        ..order()
+    };
+    let goal = Goal::first(1, app(), build('A'), &all(), &by("ann")).unwrap();
+    let goal = goal.widened(2, &at(50), &by("ben")).unwrap();
+    assert_eq!(goal.origin.author.as_deref(), Some("ann"));
+    assert_eq!(goal.changed.author.as_deref(), Some("ben"));
+    let wrong = ChangeOrder { expected: Some(1), ..order() };
+    let moved = GoalChangeError::Moved { expected: 1, actual: 2, author: Some("ben".into()) };
+    assert_eq!(goal.check_expected(&wrong), Err(moved));
+    let next = goal.next(3, build('B'), &all(), &by("cid")).unwrap();
+    assert_eq!(
+        (next.changed.author, next.history[0].origin.author.as_deref()),
+        (None, Some("ann"))
+    );
+}
+
+#[test]
 fn origins_are_kept_bounded_and_printable() {
     let origin = Origin {
         author: Some("ann\u{1b}[1m".into()),
