@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::app::preflight::Looked;
 use crate::app::trouble::{Stall, Trouble};
 use crate::brain::model::{
     Actual, Drained, HookKind, Permission, Policy, Step, Swap, Token, Transfer, Wanted,
@@ -44,6 +45,7 @@ use crate::state::goals::AcceptedGoal;
 mod downloading;
 mod facts;
 mod itself;
+mod preflight;
 mod recover;
 mod row;
 pub(crate) mod settings;
@@ -112,6 +114,9 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     download: Option<ActiveDownload<S::Download>>,
     download_trouble: Trouble<BuildId>,
     disk_trouble: Trouble<()>,
+    /// What this host lacks to start a build.
+    host_trouble: Trouble<BuildId>,
+    looked: Option<Looked>,
     removal: Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
     /// What was found wrong with a build that is being fetched again, for people.
     damage: Option<(BuildId, String)>,
@@ -188,6 +193,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             token: None,
             download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
             disk_trouble: Trouble::new(timings.retry_first, timings.retry_max),
+            host_trouble: Trouble::new(timings.retry_first, timings.retry_max),
+            looked: None,
             download: None,
             removal: None,
             damage,
@@ -288,6 +295,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         loop {
             self.supervisor.set_restart(self.restart_order());
             let (wanted, policy) = (self.wanted(), self.policy());
+            self.look_at_due_build(wanted.as_ref());
             let step = reconcile::next_step(wanted.as_ref(), &self.actual(), &policy);
             if step == Step::Rest {
                 return;
@@ -338,7 +346,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Some(TokenState::Held) => Token::Held,
         };
         let size = |stored: &StoredBuild| stored.manifest().build_size();
-        let failed = self.supervisor.failed().map(|(build, _)| build);
+        let failed = self.supervisor.failed().or(self.unstartable()).map(|(build, _)| build);
         Actual {
             complete: self.builds.iter().map(|(build, stored)| (*build, size(stored))).collect(),
             staged: self.staged.clone(),
@@ -351,6 +359,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             hooks: self.hooks.view(),
             token,
             download,
+            unready: self.host_trouble.last().copied(),
             removing: self.removal.as_ref().map(|(build, _)| *build),
             is_disk_resting: self.disk_trouble.resting().is_some(),
         }
@@ -520,6 +529,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             (build, damage) = audit_end(&mut self.audit) => Wake::Audited(build, damage),
             () = self.disk_trouble.next_try() => Wake::Retry,
             () = self.download_trouble.next_try() => Wake::Retry,
+            () = self.host_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
             () = own_agent_change(self.own_agent.as_ref(), &self.settings) => Wake::OwnAgent,
             () = moment_in(opens_in) => Wake::Opened,
@@ -541,6 +551,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Wake::Retry => {
                 self.disk_trouble.on_due();
                 self.download_trouble.on_due();
+                self.host_trouble.on_due();
             }
             Wake::Refresh => self.on_refresh(),
             Wake::Token | Wake::OwnAgent | Wake::Opened | Wake::Stop => {}
@@ -581,6 +592,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                     self.files = FileWatch::start(&settings.app.watch.files);
                 }
                 self.supervisor.set_settings(settings.program());
+                self.forget_look();
                 self.settings = *settings;
             }
             AppOrder::Pause { reason } => {

@@ -32,13 +32,15 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         reason: failed.reason.clone(),
         output: failed.output.clone(),
     });
-    let errors = [app.disk_trouble.message(), app.download_trouble.message()];
+    let errors =
+        [app.disk_trouble.message(), app.download_trouble.message(), app.host_trouble.message()];
     let last_error = errors.into_iter().flatten().next().map(String::from);
-    let next_try = [app.disk_trouble.next_try_in(), app.download_trouble.next_try_in()]
-        .into_iter()
-        .flatten()
-        .chain(app.supervisor.next_start_in())
-        .min();
+    let waits = [
+        app.disk_trouble.next_try_in(),
+        app.download_trouble.next_try_in(),
+        app.host_trouble.next_try_in(),
+    ];
+    let next_try = waits.into_iter().flatten().chain(app.supervisor.next_start_in()).min();
     Explanation {
         at_ms: row.updated_at_ms,
         phase: row.phase,

@@ -146,7 +146,10 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
             _ => HostPhase::Downloading,
         };
     }
-    if app.disk_trouble.last().is_some() || app.download_trouble.last().is_some() {
+    if app.disk_trouble.last().is_some()
+        || app.download_trouble.last().is_some()
+        || app.host_trouble.last().is_some()
+    {
         return HostPhase::Failed;
     }
     let Some(journal) = &app.journal else { return phase_before_switch(app) };
@@ -223,6 +226,7 @@ fn message<S: BuildSource, H: Host, T: TokenDesk>(
     parts.extend(app.damage.as_ref().map(|(_, message)| message.clone()));
     parts.extend(app.disk_trouble.message().map(String::from));
     parts.extend(app.download_trouble.message().map(String::from));
+    parts.extend(app.host_trouble.message().map(String::from));
     parts.extend(quarantined(app).map(|failed| {
         let last = failed.output.lines().next_back();
         let output = last.map_or_else(String::new, |line| format!("; its last output: {line}"));

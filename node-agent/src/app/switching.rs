@@ -57,9 +57,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     /// What is known of the failure of `build`.
     fn failure(&self, build: BuildId) -> FailedBuild {
-        let reason = match (self.hooks.failed(), self.supervisor.failed()) {
-            (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
-            (None, None) => self.supervisor.last_crash().map_or_else(
+        let failed = self.hooks.failed().or(self.supervisor.failed()).or(self.unstartable());
+        let reason = match failed {
+            Some((_, reason)) => reason.to_owned(),
+            None => self.supervisor.last_crash().map_or_else(
                 || "the agent or the machine stopped whenever it was started".into(),
                 ToOwned::to_owned,
             ),

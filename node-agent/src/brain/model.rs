@@ -38,8 +38,11 @@ pub(crate) struct Actual {
     pub vitals: Vitals,
     /// What is known of this agent if the app is the agent itself, `None` for any other app.
     pub agent: Option<AgentView>,
-    /// The build whose hook failed, that was not healthy in time, or that printed too much while it
-    /// was judged; `None` if there is none.
+    /// The build that this host could not start now, for a reason that is not the build's; `None`
+    /// if there is none.
+    pub unready: Option<BuildId>,
+    /// The build that lacks something to start, whose hook failed, that was not healthy in time, or
+    /// that printed too much while it was judged; `None` if there is none.
     pub failed: Option<BuildId>,
     /// What is known of hooks.
     pub hooks: HookView,
