@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::output::{self, Outcome, PROGRAM};
 use crate::publish::{self, plan, verify};
 use crate::rollout::{commands, deploy, history};
-use crate::{bench, demo, fetch, status};
+use crate::{bench, demo, explain, fetch, forget, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
 const AGENT: &str = "shoal-agent";
@@ -61,6 +61,10 @@ enum Command {
     Restart(commands::RestartArgs),
     /// Show which build every host runs
     Status(status::Args),
+    /// Say why a host is not on the build of its goal, and what to do
+    Explain(explain::Args),
+    /// Take a host that is gone out of the inventory
+    Forget(forget::Args),
     /// Download a build into a directory
     Fetch(fetch::Args),
     /// Show what hosts that have one build would fetch to get another
@@ -136,6 +140,8 @@ impl Command {
             Self::History(args) => history::run(&args),
             Self::Restart(args) => deploy::restart(&args),
             Self::Status(args) => status::run(&args),
+            Self::Explain(args) => explain::run(&args),
+            Self::Forget(args) => forget::run(&args),
             Self::Fetch(args) => fetch::run(&args),
             Self::Plan(args) => plan::run(&args),
             Self::Verify(args) => verify::run(&args),
@@ -157,6 +163,8 @@ impl Command {
             Self::History(args) => args.json,
             Self::Restart(args) => args.follow.json,
             Self::Status(args) => args.json,
+            Self::Explain(args) => args.json,
+            Self::Forget(args) => args.json,
             Self::Fetch(args) => args.json,
             Self::Plan(args) => args.json,
             Self::Verify(args) => args.json,

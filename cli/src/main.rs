@@ -8,7 +8,9 @@
 mod app;
 mod bench;
 mod demo;
+mod explain;
 mod fetch;
+mod forget;
 mod output;
 mod publish;
 mod rollout;

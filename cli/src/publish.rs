@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use goal_state::{AppName, now_ms};
-use node_agent::host::Executable;
+use node_agent::host::{Executable, Obstacle};
 use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
@@ -134,7 +134,10 @@ fn check_exec(path: &Path, program: &Path) -> anyhow::Result<()> {
     // A build of one file has that under its own name.
     let is_alone = path.is_file() && program.file_name() == path.file_name();
     let file = if is_alone { path.to_owned() } else { path.join(program) };
-    Executable::inspect(&file).map(drop).with_context(|| {
+    let looked = Executable::inspect(&file);
+    let looked = looked
+        .and_then(|file| if file.is_bare_text() { Err(Obstacle::UnknownFormat) } else { Ok(()) });
+    looked.with_context(|| {
         format!("{} cannot be executed, so nothing was published", program.display())
     })
 }

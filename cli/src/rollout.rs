@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostPhase, HostStatus, WaitReason, has_failed};
+use goal_state::{Goal, HostPhase, HostStatus, Presence, SILENT_AFTER_MS, WaitReason, has_failed};
 
 pub(crate) mod args;
 pub(crate) mod commands;
@@ -17,10 +17,6 @@ pub(crate) mod order;
 pub(crate) mod report;
 pub(crate) mod view;
 pub(crate) mod wait;
-
-/// Age at which a report no longer says what the host does now. Hosts report every few seconds;
-/// half would flicker with a busy goal store.
-pub(crate) const STALE_AFTER_MS: u64 = 30_000;
 
 /// Where one host stands with respect to a goal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,12 +104,12 @@ pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
 
 /// Whether nobody knows what the host does: its agent was stopped, or it is silent.
 pub(crate) fn is_absent(now_ms: u64, row: &HostStatus) -> bool {
-    row.phase == HostPhase::Stopped || is_silent(now_ms, row)
+    Presence::of(now_ms, row) != Presence::Present
 }
 
 /// Whether the report is too old at `now_ms` to say what the host does.
 pub(crate) const fn is_silent(now_ms: u64, row: &HostStatus) -> bool {
-    now_ms.saturating_sub(row.heard_at_ms()) > STALE_AFTER_MS
+    now_ms.saturating_sub(row.heard_at_ms()) > SILENT_AFTER_MS
 }
 
 /// Sorts the hosts of the goal's app by where they stand; rows of other apps are left out.
@@ -255,7 +251,7 @@ pub(crate) mod tests {
         };
         let unaware = HostStatus { generation: None, ..row("a", 2, 2, HostPhase::NoGoal) };
         let silent = HostStatus {
-            updated_at_ms: NOW_MS - STALE_AFTER_MS - 1,
+            updated_at_ms: NOW_MS - SILENT_AFTER_MS - 1,
             ..row("a", 2, 2, HostPhase::Running)
         };
         let cases = [
@@ -295,20 +291,20 @@ pub(crate) mod tests {
             ..row("a", 2, 2, HostPhase::Running)
         };
         assert!(!is_silent(NOW_MS, &row(NOW_MS - hour_ms, NOW_MS - 1_000)));
-        assert!(is_silent(NOW_MS, &row(NOW_MS + hour_ms, NOW_MS - STALE_AFTER_MS - 1)));
-        assert!(is_silent(NOW_MS, &row(NOW_MS - STALE_AFTER_MS - 1, 0)), "written by itself");
+        assert!(is_silent(NOW_MS, &row(NOW_MS + hour_ms, NOW_MS - SILENT_AFTER_MS - 1)));
+        assert!(is_silent(NOW_MS, &row(NOW_MS - SILENT_AFTER_MS - 1, 0)), "written by itself");
     }
 
     #[test]
     fn every_host_of_the_app_is_counted_once() {
         let goal = goal("web", 2, 2);
         let mut dead = row("dead", 1, 1, HostPhase::Running);
-        dead.updated_at_ms = NOW_MS - STALE_AFTER_MS - 1;
+        dead.updated_at_ms = NOW_MS - SILENT_AFTER_MS - 1;
         let other = HostStatus { app: "db".parse().unwrap(), ..row("a", 2, 2, HostPhase::Running) };
         let mut rows = vec![row("a", 2, 2, HostPhase::Running), dead, other];
         let survey = survey_now(&goal, &rows);
         assert_eq!((survey.all(), survey.expected(), survey.on_goal.len()), (2, 1, 1));
-        let since_ms = NOW_MS - STALE_AFTER_MS - 1;
+        let since_ms = NOW_MS - SILENT_AFTER_MS - 1;
         let absent = AbsentHost { host: "dead".into(), since_ms, is_stopped: false };
         assert_eq!(survey.absent, [absent]);
         assert!(survey.is_complete(), "whether absent hosts matter is for the caller to say");

@@ -136,6 +136,8 @@ fn publish_refuses_a_program_that_cannot_be_executed_before_it_writes_anything()
     fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(&run, "#!/bin/sh\r\n").unwrap();
     refused("run", &["carriage return (CRLF)", "dos2unix"]);
+    fs::write(&run, "echo\n").unwrap();
+    refused("run", &["whose first line names its interpreter"]);
     fs::write(&run, "#!/bin/sh\n").unwrap();
     let published = shoal(&publish("./run").each_ref().map(String::as_str));
     assert_eq!(published.status.code(), Some(0), "{}", text(&published.stderr));

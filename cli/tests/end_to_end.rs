@@ -9,6 +9,7 @@ mod demo;
 mod deploys;
 mod faults;
 mod fetching;
+mod inventory;
 mod kills;
 mod metrics;
 mod programs;

@@ -15,9 +15,12 @@ mod store;
 pub mod testing;
 
 pub use documents::app_name::{AppName, AppNameError};
+pub use documents::explain::{Answer, Reason, progress_text};
 pub use documents::goal::Goal;
 pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
+pub use documents::inventory::{Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS};
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
+pub use documents::notes::{HostNotes, NOTES_TOPIC};
 pub use documents::rollout::{
     Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
 };
@@ -28,11 +31,12 @@ pub use documents::status::{
 pub use documents::tally::{
     Cause, HALTED_BY_SEEDER, causes, halt_due, has_failed, is_good, outcome,
 };
-pub use documents::text::moment;
+pub use documents::text::{bytes_text, moment, span};
 pub use documents::token::{
     LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError, TokenRequest,
     granting_seeder,
 };
+pub use documents::trouble::{TROUBLES_MAX, Trouble, TroubleKind};
 pub use store::GoalStore;
 pub use store::board::GoalUpdate;
 pub use store::change::{DamagedGoal, GoalChange, GoalList};

@@ -13,12 +13,14 @@ use p2p_core::BuildId;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::{ChangeOrder, RollbackTarget};
+use crate::documents::inventory::{Forgotten, WrittenRows, unite};
 use crate::documents::rollout::RolloutChange;
 use crate::documents::status::{HostStatus, STATUS_ROWS_MAX, check_writer_name};
 use crate::store::change::{GoalChange, GoalList};
 use crate::store::error::GoalStoreError;
 use crate::store::etcd::EtcdStore;
 use crate::store::files::FileStore;
+use crate::store::pacing::now_ms;
 use crate::store::url::GoalUrl;
 use crate::store::watch::GoalWatch;
 
@@ -157,7 +159,7 @@ impl GoalStore {
         matches!(self.backend, Backend::File(_))
     }
 
-    /// Replaces the status document `writer`. A host that writes for itself uses its own name, a
+    /// Replaces the status document `writer`. A host that writes for itself uses `HOST/NODE`, a
     /// seeder uses `PEER_ID/SHARD` with at most [`STATUS_ROWS_MAX`] rows each. Two processes must
     /// not use one name. Status is soft state: it is not synced to disk.
     ///
@@ -184,16 +186,97 @@ impl GoalStore {
         }
     }
 
-    /// The newest row of every host and app, over all writers, sorted by app, then host. Damaged
-    /// documents are skipped and logged as warnings.
+    /// The inventory: a row for every app, host and node that ever reported to anybody, sorted by
+    /// app, then host, without the hosts that were forgotten. Damaged documents are skipped and
+    /// logged as warnings.
+    ///
+    /// A host has one row per app. It has several only while several nodes report under its name.
     ///
     /// # Errors
     ///
     /// The store cannot be read.
     pub async fn statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
+        // In this order: a host that is forgotten in between is shown once more, and not a row
+        // that was written in between left out for good.
+        let documents = self.status_documents(None).await?;
+        Ok(unite(documents, &self.forgotten().await?))
+    }
+
+    /// The rows that `writer` wrote under `WRITER/SHARD`, as they are. Of two documents with one
+    /// host both rows are returned.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn statuses_of(&self, writer: &str) -> Result<Vec<HostStatus>, GoalStoreError> {
+        check_writer_name(writer)?;
+        let documents = self.status_documents(Some(writer)).await?;
+        Ok(documents.into_iter().flat_map(|document| document.rows).collect())
+    }
+
+    async fn status_documents(
+        &self,
+        writer: Option<&str>,
+    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
         match &self.backend {
-            Backend::File(store) => store.statuses().await,
-            Backend::Etcd(store) => store.statuses().await,
+            Backend::File(store) => store.status_documents(writer).await,
+            Backend::Etcd(store) => store.status_documents(writer).await,
         }
+    }
+
+    /// Leaves `host` out of [`Self::statuses`] with all that was heard of it until
+    /// `heard_until_ms`, by the clock of whoever received it ([`HostStatus::heard_at_ms`]). A host
+    /// that reports again is back.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be written.
+    pub async fn forget(&self, host: &str, heard_until_ms: u64) -> Result<(), GoalStoreError> {
+        let forgotten = Forgotten { host: host.to_owned(), heard_until_ms, set_at_ms: now_ms() };
+        match &self.backend {
+            Backend::File(store) => store.forget(&forgotten).await,
+            Backend::Etcd(store) => store.forget(&forgotten).await,
+        }
+    }
+
+    /// The hosts that were forgotten lately.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub async fn forgotten(&self) -> Result<Vec<Forgotten>, GoalStoreError> {
+        match &self.backend {
+            Backend::File(store) => store.forgotten().await,
+            Backend::Etcd(store) => store.forgotten().await,
+        }
+    }
+
+    /// Removes the documents of hosts that were forgotten long before `now_ms`, and before that
+    /// their rows from every document that still has them: those of seeders that are gone. Returns
+    /// how many hosts that were. Any seeder may do this at any time.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read or written; what was not done is done by the next call.
+    pub async fn sweep_forgotten(&self, now_ms: u64) -> Result<usize, GoalStoreError> {
+        let mut expired = self.forgotten().await?;
+        expired.retain(|forgotten| forgotten.has_expired(now_ms));
+        if expired.is_empty() {
+            return Ok(0);
+        }
+        for mut document in self.status_documents(None).await? {
+            let count = document.rows.len();
+            document.rows.retain(|row| !expired.iter().any(|forgotten| forgotten.covers(row)));
+            if document.rows.len() < count {
+                self.put_status(&document.writer, &document.rows).await?;
+            }
+        }
+        for forgotten in &expired {
+            match &self.backend {
+                Backend::File(store) => store.remember(&forgotten.host).await,
+                Backend::Etcd(store) => store.remember(&forgotten.host).await,
+            }?;
+        }
+        Ok(expired.len())
     }
 }

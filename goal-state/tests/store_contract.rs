@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use goal_state::testing::EtcdServer;
-use goal_state::{GoalStore, GoalStoreError, GoalUrl, STATUS_ROWS_MAX};
+use goal_state::{GoalStore, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX};
 
 use crate::rig::{app, build, next, next_goal, row, to_all};
 
@@ -47,6 +47,8 @@ for_each_kind!(
     concurrent_deploys_get_distinct_generations,
     goals_of_all_apps_are_listed_in_order,
     status_of_all_writers_is_merged,
+    nodes_under_one_name_have_a_row_each,
+    forgotten_hosts_are_left_out,
     wrong_status_documents_are_refused,
     many_full_status_documents_are_read,
     watch_yields_the_goal_and_then_each_change,
@@ -116,6 +118,15 @@ async fn goals_of_all_apps_are_listed_in_order(fixture: Fixture) {
     assert_eq!(listed, names);
 }
 
+/// The inventory without the time at which a file store received what hosts wrote themselves.
+async fn unstamped(store: &GoalStore) -> Vec<HostStatus> {
+    let mut rows = store.statuses().await.unwrap();
+    for row in &mut rows {
+        row.received_at_ms = 0;
+    }
+    rows
+}
+
 async fn status_of_all_writers_is_merged(fixture: Fixture) {
     let store = fixture.store();
     assert_eq!(store.statuses().await.unwrap(), []);
@@ -124,12 +135,12 @@ async fn status_of_all_writers_is_merged(fixture: Fixture) {
     store.put_status("12D3KooW/1", &[row("h3", "web", 1)]).await.unwrap();
     let expected =
         [row("h1", "api", 5), row("h1", "web", 5), row("h2", "web", 7), row("h3", "web", 1)];
-    assert_eq!(store.statuses().await.unwrap(), expected);
+    assert_eq!(unstamped(&store).await, expected);
 
     // A writer's document is replaced as a whole.
     store.put_status("h1", &[row("h1", "web", 9)]).await.unwrap();
     store.put_status("12D3KooW/1", &[]).await.unwrap();
-    assert_eq!(store.statuses().await.unwrap(), [row("h1", "web", 9), row("h2", "web", 7)]);
+    assert_eq!(unstamped(&store).await, [row("h1", "web", 9), row("h2", "web", 7)]);
     assert_eq!(store.goals().await.unwrap().goals, []);
 }
 
@@ -142,7 +153,7 @@ async fn wrong_status_documents_are_refused(fixture: Fixture) {
     let rows: Vec<_> = (0..=STATUS_ROWS_MAX).map(|host| row(&host.to_string(), "web", 1)).collect();
     store.put_status("seeder/0", &rows[1..]).await.unwrap();
     let error = store.put_status("seeder/0", &rows).await.unwrap_err().to_string();
-    assert!(error.contains("seeder/0 has 601 rows, the limit is 600"), "{error}");
+    assert!(error.contains("seeder/0 has 561 rows, the limit is 560"), "{error}");
     assert_eq!(store.statuses().await.unwrap().len(), STATUS_ROWS_MAX);
 }
 
@@ -217,4 +228,54 @@ async fn clones_and_new_stores_see_the_same(fixture: Fixture) {
     assert_eq!(fixture.store().goals().await.unwrap().goals, [goal]);
     let is_directory = matches!(fixture, Fixture::File(_));
     assert_eq!(store.takes_host_status(), is_directory);
+}
+
+/// A row of `node` as a seeder writes it.
+fn heard(host: &str, node: &str, received_at_ms: u64) -> HostStatus {
+    HostStatus { node: Some(node.into()), received_at_ms, ..row(host, "web", 5) }
+}
+
+async fn nodes_under_one_name_have_a_row_each(fixture: Fixture) {
+    let store = fixture.store();
+    let (first, second) = (heard("h", "a", 100), heard("h", "b", 200_000));
+    let both = [first, second.clone()];
+    store.put_status("12D3KooW/0", &both).await.unwrap();
+    assert_eq!(store.statuses().await.unwrap(), both);
+    // Another seeder saw the second later; one that is gone has a third node and another host.
+    let newer = heard("h", "b", 200_001);
+    store.put_status("12D3KooX/0", std::slice::from_ref(&newer)).await.unwrap();
+    let gone = [heard("h", "c", 50), heard("g", "d", 1)];
+    store.put_status("12D3KooY/0", &gone).await.unwrap();
+    let [_, other] = gone;
+    // Within one app by host; the name went over from `c` to others, who report.
+    assert_eq!(store.statuses().await.unwrap(), [other, newer]);
+    assert_eq!(store.statuses_of("12D3KooW").await.unwrap(), both);
+    assert_eq!(store.statuses_of("12D3Koo").await.unwrap(), []);
+}
+
+/// Goal: a host that is forgotten is gone from every document, comes back when it reports, and
+/// costs nothing once that is long ago.
+async fn forgotten_hosts_are_left_out(fixture: Fixture) {
+    const LATER_MS: u64 = 8 * 24 * 60 * 60 * 1_000;
+    let store = fixture.store();
+    assert_eq!(store.forgotten().await.unwrap(), []);
+    // Names that neither a file nor a key may have.
+    let [odd, other] = [heard("../we\u{e4}/h", "a", 7), heard("h2", "b", 7)];
+    store.put_status("12D3KooW/0", &[odd.clone(), other.clone()]).await.unwrap();
+    store.put_status("12D3KooX/0", std::slice::from_ref(&odd)).await.unwrap();
+    store.forget(&odd.host, 7).await.unwrap();
+    assert_eq!(store.statuses().await.unwrap(), std::slice::from_ref(&other));
+    let [forgotten] = &fixture.store().forgotten().await.unwrap()[..] else { panic!("one") };
+    assert!(forgotten.covers(&odd) && !forgotten.covers(&other));
+
+    let back = HostStatus { received_at_ms: 8, ..odd.clone() };
+    store.put_status("12D3KooW/0", &[back.clone(), other.clone()]).await.unwrap();
+    assert_eq!(store.statuses().await.unwrap(), [back.clone(), other]);
+
+    let set_at_ms = forgotten.set_at_ms;
+    assert_eq!(store.sweep_forgotten(set_at_ms + 1).await.unwrap(), 0);
+    assert_eq!(store.sweep_forgotten(set_at_ms + LATER_MS).await.unwrap(), 1);
+    assert_eq!(store.forgotten().await.unwrap(), []);
+    assert_eq!(store.statuses_of("12D3KooX").await.unwrap(), [], "the row would come back");
+    assert_eq!(store.statuses().await.unwrap()[0], back);
 }

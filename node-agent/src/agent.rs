@@ -32,7 +32,7 @@ use crate::host::mark::MarkKey;
 use crate::host::probe::ProbeCaller;
 use crate::host::real::RealHost;
 use crate::report::service::Heartbeat;
-use crate::report::status::{Reporter, StatusBoard, StatusSink};
+use crate::report::status::{Reporter, ReporterName, StatusBoard, StatusSink};
 use crate::self_update::own_agent::OwnAgent;
 use crate::state::StateDir;
 use crate::state::goals::AcceptedGoals;
@@ -129,7 +129,12 @@ impl Agent {
         } else {
             StatusSink::Seeders(node.clone())
         };
-        let reporter = Reporter::new(config.host.clone(), &board, sink);
+        let name = ReporterName {
+            host: config.host.clone(),
+            group: config.group.clone(),
+            node: node.id().to_string(),
+        };
+        let reporter = Reporter::new(name, &board, sink);
         Ok(Self {
             node,
             running: config,
@@ -255,7 +260,10 @@ async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartEr
         ..NodeConfig::host(identity, config.listen)
     })
     .await?;
-    info!(host = config.host, address = %node.address(), goal = %config.goal, "the node is up");
+    info!(
+        host = config.host, node = %node.id(), address = %node.address(), goal = %config.goal,
+        "the node is up"
+    );
     Ok(node)
 }
 

@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use command_line::causes;
-use goal_state::{
-    AppName, Applicant, HostLimit, HostPhase, HostStatus, NotYet, SwitchTime, WaitReason,
-};
+use goal_state::{AppName, Applicant, HostLimit, HostPhase, HostStatus, NotYet, SwitchTime};
 use p2p_core::BuildId;
 use p2p_net::{BuildStore, Progress, StoreError, StoredBuild};
 use tokio::sync::{mpsc, watch};
@@ -22,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::preflight::Looked;
-use crate::app::trouble::{Stall, Trouble};
+use crate::app::setback::Setback;
+use crate::app::told::ToldTroubles;
 use crate::brain::model::{
     Actual, Drained, HookKind, Permission, Policy, Step, Swap, Token, Transfer, Wanted,
 };
@@ -40,18 +39,19 @@ use crate::report::status::StatusBoard;
 use crate::self_update::own_agent::OwnAgent;
 use crate::state::app_dir::{AppDir, AskedBy, Journal, JournalPhase, Paused, Place};
 use crate::state::durable::ReadError;
-use crate::state::goals::AcceptedGoal;
 
 mod downloading;
 mod facts;
 mod itself;
 mod preflight;
+mod rate;
 mod recover;
 mod row;
+pub(crate) mod setback;
 pub(crate) mod settings;
 mod step_error;
 mod switching;
-pub(crate) mod trouble;
+mod told;
 mod upkeep;
 
 use downloading::{ActiveDownload, next_progress};
@@ -112,10 +112,10 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     journal: Option<Journal>,
     paused: Option<Paused>,
     download: Option<ActiveDownload<S::Download>>,
-    download_trouble: Trouble<BuildId>,
-    disk_trouble: Trouble<()>,
+    download_trouble: Setback<BuildId>,
+    disk_trouble: Setback<()>,
     /// What this host lacks to start a build.
-    host_trouble: Trouble<BuildId>,
+    host_trouble: Setback<BuildId>,
     looked: Option<Looked>,
     removal: Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
     /// What was found wrong with a build that is being fetched again, for people.
@@ -126,7 +126,8 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     progress_since: Instant,
     refresh_at: Instant,
     audit_at: Instant,
-    stall: Stall,
+    /// The troubles that the log has told.
+    told: ToldTroubles,
     /// Restarts that are in the metrics.
     restarts_counted: RestartCounts,
 }
@@ -191,9 +192,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             files: FileWatch::start(&settings.app.watch.files),
             hooks: HookRunner::default(),
             token: None,
-            download_trouble: Trouble::new(timings.retry_first, timings.retry_max),
-            disk_trouble: Trouble::new(timings.retry_first, timings.retry_max),
-            host_trouble: Trouble::new(timings.retry_first, timings.retry_max),
+            download_trouble: Setback::new(timings.retry_first, timings.retry_max),
+            disk_trouble: Setback::new(timings.retry_first, timings.retry_max),
+            host_trouble: Setback::new(timings.retry_first, timings.retry_max),
             looked: None,
             download: None,
             removal: None,
@@ -203,7 +204,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             progress_since: Instant::now(),
             refresh_at: Instant::now() + timings.refresh,
             audit_at: Instant::now() + timings.audit,
-            stall: Stall::default(),
+            told: ToldTroubles::default(),
             restarts_counted: RestartCounts::default(),
             settings,
             directory,
@@ -251,6 +252,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             self.take_steps();
             self.count_restarts();
             let row = row::row(&self);
+            self.told.tell(Instant::now(), &row.troubles());
             self.board.show(row);
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
@@ -287,8 +289,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     fn show_stopped(&self) {
-        let row = HostStatus { phase: HostPhase::Stopped, message: None, ..row::row(self) };
-        self.board.show(row);
+        let row = HostStatus { phase: HostPhase::Stopped, ..row::row(self) };
+        self.board.show(row.with_troubles(&[]));
     }
 
     fn take_steps(&mut self) {
@@ -346,7 +348,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Some(TokenState::Held) => Token::Held,
         };
         let size = |stored: &StoredBuild| stored.manifest().build_size();
-        let failed = self.supervisor.failed().or(self.unstartable()).map(|(build, _)| build);
+        let failed = self.supervisor.failed().map(|(build, _)| build);
         Actual {
             complete: self.builds.iter().map(|(build, stored)| (*build, size(stored))).collect(),
             staged: self.staged.clone(),
@@ -360,6 +362,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             token,
             download,
             unready: self.host_trouble.last().copied(),
+            unstartable: self.unstartable().map(|(build, _)| build),
             removing: self.removal.as_ref().map(|(build, _)| *build),
             is_disk_resting: self.disk_trouble.resting().is_some(),
         }
@@ -373,38 +376,31 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             keep_builds: app.keep_builds.get(),
             keep_bytes: app.keep_bytes,
             hooks: app.hooks.kinds(),
-            permission: self.permission().0,
+            permission: self.permission(),
             needs_token: self.token_wish().is_some(),
         }
     }
 
-    /// Whether a switch may start, and if not, why.
-    fn permission(&self) -> (Permission, Option<(WaitReason, String)>) {
-        if let Some(paused) = &self.paused {
-            let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(" ({why})"));
-            let name = &self.settings.name;
-            let text = format!("paused{why}; go on with: shoal-agent resume {name}");
-            return (Permission::Refused, Some((WaitReason::Pause, text)));
+    /// Whether a switch may start.
+    fn permission(&self) -> Permission {
+        if self.paused.is_some() || self.settings.app.hold {
+            return Permission::Refused;
         }
-        if self.settings.app.hold {
-            let text = "held by `hold = true` in the configuration of this host";
-            return (Permission::Refused, Some((WaitReason::Hold, text.into())));
-        }
-        let goal = self.goal.borrow();
-        match &goal.followed {
-            Some(goal) if self.settings.app.pin.is_none() => match self.admission(goal) {
-                Ok(()) => (Permission::Granted, None),
-                Err(not_yet) => refusal(&not_yet),
-            },
-            _ => (Permission::Granted, None),
+        match self.not_yet() {
+            Some(not_yet) if not_yet.is_for_all() => Permission::Withheld,
+            Some(_) => Permission::Later,
+            None => Permission::Granted,
         }
     }
 
-    fn admission(&self, goal: &AcceptedGoal) -> Result<(), NotYet> {
+    /// Why the rollout of the goal leaves this host out for now. A pinned app has none.
+    fn not_yet(&self) -> Option<NotYet> {
+        let goal = self.goal.borrow();
+        let goal = goal.followed.as_ref().filter(|_| self.settings.app.pin.is_none())?;
         let AppSettings { host, name, labels, .. } = &self.settings;
         let now_ms = self.supervisor.host().now_ms();
         let applicant = Applicant { host, app: name, labels, now_ms };
-        goal.rollout.admits(goal.generation, &applicant)
+        goal.rollout.admits(goal.generation, &applicant).err()
     }
 
     /// Time until the moment that the rollout set for the switch, by this host's clock; `None` if
@@ -638,6 +634,10 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         if self.download_trouble.last().is_some_and(|last| Some(*last) != wanted) {
             self.download_trouble.clear();
         }
+        if self.download.is_none() && self.progress.0 != wanted {
+            // Should that build be wanted again, it is one that was kept.
+            self.progress = (None, Progress::default());
+        }
     }
 
     fn on_removed(&mut self, result: Result<(), StepError>) {
@@ -669,17 +669,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let asked_by = AskedBy::Deploy(followed.rollout.deployed_of(generation));
         Some(Wanted { generation, asked_by, build: followed.build })
     }
-}
-
-/// What keeps a host from switching, as the brain has to take it, and as it is told.
-fn refusal(not_yet: &NotYet) -> (Permission, Option<(WaitReason, String)>) {
-    let why = match not_yet {
-        NotYet::Halted { .. } => WaitReason::Halt,
-        NotYet::Staged | NotYet::TooEarly { .. } => WaitReason::Stage,
-        _ => WaitReason::Wave,
-    };
-    let permission = if not_yet.is_for_all() { Permission::Withheld } else { Permission::Later };
-    (permission, Some((why, not_yet.to_string())))
 }
 
 /// Waits for so long, or for ever. Cancel safe.

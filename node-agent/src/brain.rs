@@ -2,7 +2,9 @@
 //!
 //! - `reconcile` gives the one step that brings an app closer to its goal, in the terms of
 //!   `model`.
-//! - `explain` turns what the agent knows into reasons and next steps for people.
+//! - `troubles` is the one list of what is wrong or waited for, which row, log, metrics and
+//!   `explain` tell.
+//! - `explain` turns that list into an answer for people.
 //!
 //! Nothing here waits, reads a clock, a file or the network, or remembers anything: after a crash
 //! the loop of the app asks again with what it finds on disk.
@@ -10,6 +12,7 @@
 pub(crate) mod explain;
 pub(crate) mod model;
 pub(crate) mod reconcile;
+pub(crate) mod troubles;
 
-pub use explain::{Answer, Explanation, Situation};
+pub use explain::Explanation;
 pub use model::{Gate, Program, Programs, Swap};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{HostPhase, HostStatus};
+use goal_state::{HostPhase, HostStatus, Trouble, TroubleKind};
 use node_agent::app::{AppOrder, GoalView};
 use node_agent::config::AppConfig;
 use node_agent::state::{Journal, JournalPhase};
@@ -83,7 +83,7 @@ async fn goals_are_downloaded_switched_and_run_one_after_the_other() {
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
     let running = host.start(3);
     let row = running.row(|row| row.phase == HostPhase::NoGoal).await;
-    assert!(row.message.unwrap().contains("shoal deploy web BUILD"));
+    assert_eq!(row.troubles, [TroubleKind::NoGoal]);
 
     host.set_goal(first);
     let row = running.row(|row| row.phase == HostPhase::Downloading).await;
@@ -172,6 +172,50 @@ async fn failed_download_is_reported_and_tried_again_while_the_old_build_runs_on
     host.source.permit(2);
     let row = running.running(second).await;
     assert_eq!(row.message, None);
+    running.stop().await;
+}
+
+/// Goal: a host that cannot follow the goal of the store is not said to be at its goal.
+#[tokio::test]
+async fn goal_that_could_not_be_stored_is_told_by_row_and_explanation() {
+    let mut host = Host::with_program();
+    let first = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(first);
+    host.source.permit(1);
+    let row = running.good(first).await;
+    assert!(row.is_at_goal() && running.explain().await.answer().is_at_goal);
+    let text = "cannot store the new goal: No space left on device";
+    host.goal.send_modify(|view| {
+        view.trouble = Some(Trouble::new(TroubleKind::GoalUnstored, text));
+    });
+    let row = running.row(|row| !row.is_at_goal()).await;
+    assert_eq!((row.phase, row.message.as_deref()), (HostPhase::Running, Some(text)));
+    assert_eq!(row.troubles, [TroubleKind::GoalUnstored]);
+    let answer = running.explain().await.answer();
+    assert!(!answer.is_at_goal && answer.headline.contains("last goal that it knows"), "{answer}");
+    assert_eq!((answer.reasons.len(), answer.reasons[0].text.as_str()), (1, text), "{answer}");
+    host.goal.send_modify(|view| view.trouble = None);
+    running.row(HostStatus::is_at_goal).await;
+    running.stop().await;
+}
+
+/// Goal: a host that goes back to a build it kept shows no figures of a download: neither that of
+/// the build it comes from nor an old one of its own.
+#[tokio::test]
+async fn kept_build_shows_no_figures_of_a_download() {
+    let mut host = Host::with_program();
+    let (first, second) = (host.patient_build("1"), host.patient_build("2"));
+    let running = host.start(3);
+    host.source.permit(2);
+    for build in [first, second] {
+        host.set_goal(build);
+        assert_eq!(running.good(build).await.bytes_done, 7, "of its download");
+    }
+    for build in [first, second] {
+        host.set_goal(build);
+        assert_eq!(running.good(build).await.bytes_done, 0, "nothing was downloaded");
+    }
     running.stop().await;
 }
 

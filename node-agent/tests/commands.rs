@@ -90,7 +90,7 @@ fn running_agent_is_asked_through_its_socket() {
         let json: serde_json::Value =
             serde_json::from_slice(&run(&["explain", "web", "--json"]).stdout).unwrap();
         assert_eq!(
-            (&json["answer"]["situation"], &json["facts"]["host"]),
+            (&json["answer"]["reasons"][0]["kind"], &json["facts"]["row"]["host"]),
             (&"no-goal".into(), &"h1".into())
         );
         check(&run(&["explain", "A b"]), 2, &["\"A b\" is not an app name"]);

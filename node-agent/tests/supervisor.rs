@@ -110,12 +110,12 @@ async fn program_that_ends_is_started_again_and_its_last_words_are_shown() {
     let rig = Rig::new();
     rig.script("run", "echo starting; echo port 80 is taken >&2; exit 3");
     let mut supervisor = supervisor(&rig, &["./run"]);
-    for times in ["; next start in 10ms", ", 2 times in a row; next start in 20ms"] {
+    for times in [", next start in 10ms", ", 2 times in a row, next start in 20ms"] {
         supervisor.start(Serving, build(1), &rig.root);
         drive(&mut supervisor, is_resting).await;
         assert_eq!(
             supervisor.message().unwrap(),
-            format!("the program ended with exit code 3{times}; its last output: port 80 is taken")
+            format!("the program ended with exit code 3{times}, its last output: port 80 is taken")
         );
         drive(&mut supervisor, is_stopped).await;
     }
@@ -151,7 +151,7 @@ async fn program_that_was_well_for_long_starts_with_a_clean_record() {
         drive(&mut supervisor, is_good).await;
         ear.process().await.signal_group(Signal::KILL).unwrap();
         drive(&mut supervisor, is_resting).await;
-        assert!(supervisor.message().unwrap().contains("signal 9; next start in 10ms"));
+        assert!(supervisor.message().unwrap().contains("signal 9, next start in 10ms"));
         drive(&mut supervisor, is_stopped).await;
     }
 }
@@ -167,7 +167,7 @@ async fn program_that_runs_again_is_shown_as_such() {
     drive(&mut supervisor, is_settled).await;
     assert_eq!(
         supervisor.message().unwrap(),
-        "runs again after: the program ended with exit code 3; its last output: oops"
+        "runs again after: the program ended with exit code 3, its last output: oops"
     );
     stop(supervisor).await;
 }
@@ -191,7 +191,7 @@ async fn program_that_cannot_be_started_is_reported_and_tried_again() {
     fs::write(rig.root.join("plain"), "not executable").unwrap();
     for (exec, expected) in [
         ("./missing", "there is no file"),
-        ("./plain", "it is not executable; chmod +x before publish"),
+        ("./plain", "it is not executable, chmod +x before publish"),
         ("nowhere-in-path", "it is not in PATH ("),
     ] {
         let mut supervisor = supervisor(&rig, &[exec]);

@@ -2,8 +2,8 @@
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
 //! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they
-//! say. It must never end because of one build, one report or a goal store that is down: those are
-//! logged and tried again, while everything else goes on.
+//! say, with reports by way of [`crate::relay`]. It must never end because of one build, one report
+//! or a goal store that is down: those are logged and tried again, while everything else goes on.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,20 +11,20 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use command_line::{StateLock, StateLockError, describe};
-use goal_state::{GoalStore, GoalUrl, TOKEN_TOPIC, now_ms};
+use goal_state::{GoalStore, GoalUrl, NOTES_TOPIC, TOKEN_TOPIC};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     Ask, BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
     STATUS_TOPIC, SeederAddress, SharedLimits, StartError, StoreError, StoredBuild, TrafficClass,
     Transport,
 };
-use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
-use crate::status_relay::StatusTable;
+use crate::inventory_disk::InventoryDisk;
+use crate::relay::Relay;
 use crate::token_server::TokenServer;
 
 /// How often the store is asked whether something changed: one `stat` of one directory. A fraction
@@ -35,24 +35,13 @@ const STORE_POLL: Duration = Duration::from_millis(500);
 /// are coarse, and some network file systems show a new entry before a new time.
 const POLLS_PER_RESCAN: u32 = 20;
 
-/// Most rows of hosts kept for the goal store: a region of the largest fleet we know, and about as
-/// many bytes as a download's buffers.
-const HOSTS_MAX: usize = 200_000;
-
 /// Requests for tokens that may wait. More come from a region that asks faster than the table is
 /// stored; they are refused and come again.
 const TOKEN_REQUESTS_MAX: usize = 1_024;
 
-/// Least time between two rounds of writing to the goal store.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(2);
-
 /// How long the node may take to say goodbye to its peers: shorter than service managers wait
 /// before they kill.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Most documents of one round, so that a large region costs the goal store a bounded rate of
-/// bytes instead of all of its rows at once.
-const DOCUMENTS_PER_FLUSH_MAX: usize = 64;
 
 /// Where a seeder works and whom it serves.
 #[derive(Clone, Debug)]
@@ -131,7 +120,7 @@ pub struct Seeder {
     writer: String,
     /// Taken when the seeder runs.
     tokens: Option<TokenServer>,
-    _lock: StateLock,
+    lock: StateLock,
 }
 
 impl Seeder {
@@ -172,7 +161,7 @@ impl Seeder {
         let goal = config.goal.as_ref().map(GoalStore::new);
         let catalog = Catalog::default();
         let tokens = Some(tokens);
-        let mut seeder = Self { node, store, catalog, goal, writer, tokens, _lock: lock };
+        let mut seeder = Self { node, store, catalog, goal, writer, tokens, lock };
         match seeder.rescan().await {
             Ok(()) => Ok(seeder),
             Err(source) => {
@@ -199,14 +188,16 @@ impl Seeder {
 
     /// Follows the store and relays reports until `stop` is cancelled, then shuts the node down.
     pub async fn run(mut self, stop: CancellationToken) {
-        let relay = self.goal.clone().map(|goal| Relay {
-            goal,
-            writer: self.writer.clone(),
-            table: Mutex::new(StatusTable::new(HOSTS_MAX)),
-        });
+        let relay = match self.goal.clone() {
+            Some(goal) => {
+                let disk = InventoryDisk::in_state(self.lock.directory());
+                Some(Relay::open(goal, self.writer.clone(), disk).await)
+            }
+            None => None,
+        };
         let relaying = async {
             match &relay {
-                Some(relay) => relay.flush_forever().await,
+                Some(relay) => Box::pin(relay.run()).await,
                 None => std::future::pending().await,
             }
         };
@@ -310,76 +301,17 @@ async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<As
                     relay.take(&ask);
                 }
             }
+            // Refused as it is dropped by a seeder that refuses reports, too.
+            NOTES_TOPIC => {
+                if let Some(relay) = relay {
+                    relay.answer(ask);
+                }
+            }
             // Refused as it is dropped if there is no room.
             TOKEN_TOPIC => drop(requests.try_send(ask)),
             // Of a newer version, perhaps: refused as it is dropped.
             _ => {}
         }
-    }
-}
-
-/// Carries reports from the node to the goal store.
-struct Relay {
-    goal: GoalStore,
-    writer: String,
-    table: Mutex<StatusTable>,
-}
-
-impl Relay {
-    fn take(&self, report: &Ask) {
-        let taken = self.with_table(|table| table.on_report(now_ms(), report.node, &report.body));
-        if let Some(fault) = taken.refused {
-            // Debug level: a host repeats its report, and a stranger must not fill the log.
-            tracing::debug!(node = %report.node, %fault, "row of a report left out");
-        }
-    }
-
-    async fn flush_forever(&self) {
-        let mut ticks = tokio::time::interval(FLUSH_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut is_failing = false;
-        loop {
-            ticks.tick().await;
-            let failed = self.flush(DOCUMENTS_PER_FLUSH_MAX).await;
-            match &failed {
-                Some(reason) if !is_failing => {
-                    tracing::warn!(reason, "cannot write host status, trying again every 2 s");
-                }
-                None if is_failing => tracing::info!("host status is written again"),
-                _ => {}
-            }
-            is_failing = failed.is_some();
-        }
-    }
-
-    /// The last reports before the seeder stops are worth one try, not a slow stop.
-    async fn flush_last(&self) {
-        if tokio::time::timeout(FLUSH_INTERVAL, self.flush(usize::MAX)).await.is_err() {
-            tracing::debug!("the goal store did not take the last host status in time");
-        }
-    }
-
-    /// Writes the documents that are due; the reason if one could not be written.
-    async fn flush(&self, documents_max: usize) -> Option<String> {
-        let due = self.with_table(|table| table.take_due(now_ms(), documents_max));
-        let mut failed = None;
-        for shard in due {
-            // A store that just failed is not asked once more per document.
-            if failed.is_none() {
-                let rows = self.with_table(|table| table.document(shard));
-                let name = format!("{}/{shard}", self.writer);
-                let written = self.goal.put_status(&name, &rows).await;
-                failed = written.err().map(|error| describe(&error.into()));
-            }
-            if failed.is_some() {
-                self.with_table(|table| table.on_write_failed(now_ms(), shard));
-            }
-        }
-        failed
-    }
-
-    fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
-        act(&mut self.table.lock())
     }
 }
 

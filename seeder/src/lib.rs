@@ -6,12 +6,14 @@
 //!
 //! Inside: `catalog` has which builds are served, `tokens` which hosts may be down, `status_relay`
 //! what hosts reported, cut into documents for the goal store. These decide and do no IO;
-//! `daemon` and `token_server` carry out.
+//! `daemon`, `relay` with `inventory_disk`, and `token_server` carry out.
 
 mod catalog;
 pub mod cli;
 mod daemon;
+mod inventory_disk;
 mod limits_file;
+mod relay;
 mod status_relay;
 mod token_server;
 mod tokens;

@@ -1,15 +1,24 @@
-//! Hosts' reports on their way to the goal store: a table of rows, cut into documents.
+//! Hosts' reports on their way to the goal store: the inventory of those that report here, cut into
+//! documents.
 //!
-//! Owns which rows are kept, which document each belongs to and which documents have to be written
-//! again. Invariant: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes,
-//! the table never holds more than `hosts_max` rows, and a row belongs to the node that reported it
-//! until that node falls silent. Does no IO and reads no clock: [`crate::daemon`] carries documents
-//! to the store. What is in here is soft state; hosts report again after a restart.
+//! Owns which rows are kept, which document each belongs to, which documents have to be written
+//! again, and what hosts are told about their reports. Rows are of an app, a name and a node.
+//! Invariants: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes; the
+//! table never holds more than `rows_max` rows; a row goes only if another node takes its name over
+//! ([`names`]), its host reports and leaves the app out, or somebody forgets the host. Does no IO
+//! and reads no clock: [`crate::relay`] carries documents to the goal store and to disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use goal_state::{AppName, HostStatus, STATUS_ROWS_MAX};
+use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
 use p2p_core::{Digest, NodeId};
+
+use crate::status_relay::due::DueList;
+use crate::status_relay::names::{Heard, Names, NodeTag};
+
+mod due;
+mod names;
 
 /// Most rows of one document. Together with [`ROW_BYTES_MAX`] it keeps a document below 1 MiB,
 /// where etcd stops taking values; half would double the number of documents of a large region.
@@ -31,35 +40,38 @@ const HOST_BYTES_MAX: usize = 253;
 /// Longest message, in characters, that is passed on: a little more than agents send.
 const MESSAGE_CHARS_MAX: usize = 512;
 
-/// How long a name stays with the node that reported it last. Longer than a restart of an agent
-/// takes, shorter than a person waits after giving a new machine an old name.
-const OWNERSHIP_MS: u64 = 60_000;
+/// How long a host must have reported without a break before an app that it no longer mentions is
+/// taken for one that was removed from its configuration. Longer than an agent takes to open one.
+const APP_GONE_MS: u64 = 10 * 60 * 1_000;
 
-/// After this long without a report a row is forgotten when room is needed.
-const ROW_AGE_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
-
-/// Least time between two walks over a full table.
-const SWEEP_INTERVAL_MS: u64 = 10_000;
-
-/// How long a change that is only a newer time may wait before it is written. A third of the age
-/// at which `shoal status` calls a row stale.
+/// How long a change that is only a newer time may wait before it is written to the goal store. A
+/// third of the age at which `shoal status` calls a row stale.
 const HEARTBEAT_MS: u64 = 10_000;
+
+/// The same for the seeder's own disk, which is read after a restart only: hosts that live report
+/// again then, and of those that do not the time may be off by this much.
+const HEARTBEAT_SAVE_MS: u64 = 60_000;
+
+/// How long a document that does not change stays unwritten: a goal store that was wiped has every
+/// row again after that.
+const REWRITE_MS: u64 = 60_000;
 
 const _: () = assert!(ROWS_PER_SHARD_MAX <= STATUS_ROWS_MAX);
 const _: () = assert!(ROWS_PER_SHARD_MAX * ROW_BYTES_MAX < 1 << 20);
 
-/// The newest row of every host and app that reported to this seeder.
+/// The newest row of every app, host and node that reported to this seeder.
 #[derive(Debug)]
 pub(crate) struct StatusTable {
-    hosts_max: usize,
-    rows: BTreeMap<Key, Row>,
-    rows_of_node: BTreeMap<NodeId, usize>,
-    /// Keys by shard. The length is a power of two and only grows.
-    shards: Vec<BTreeSet<Key>>,
-    /// Shards to write, with the time from which on to do so.
-    dirty: BTreeMap<usize, u64>,
-    /// When old rows were last looked for.
-    swept_at_ms: u64,
+    rows_max: usize,
+    row_count: usize,
+    names: Names,
+    /// Rows by shard. The length is a power of two and only grows. What the key says, the row does
+    /// not say again: its `host` and `node` are empty.
+    shards: Vec<BTreeMap<Key, HostStatus>>,
+    /// Shards to write to the goal store.
+    unwritten: DueList,
+    /// Shards to write to the seeder's disk.
+    unsaved: DueList,
 }
 
 /// What was made of a report.
@@ -69,6 +81,8 @@ pub(crate) struct Taken {
     pub(crate) rows: usize,
     /// The first row refused, and why.
     pub(crate) refused: Option<ReportFault>,
+    /// What a person who looks after the seeder should know, each said once.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// What is wrong with a report or a row of it. A value, not an error: the report is a stranger's
@@ -95,17 +109,22 @@ pub(crate) enum ReportFault {
         /// Bytes of the row as JSON.
         bytes: usize,
     },
-    /// Another node reports under the same name, and still does.
-    #[error("two nodes report as host {host}; give each host its own name")]
+    /// Too many nodes report under the name.
+    #[error("{nodes} other nodes report as host {host}; give each host its own name")]
     NameTaken {
         /// The host's name.
         host: String,
+        /// How many there are.
+        nodes: usize,
     },
     /// The node reports more apps than a host may have.
     #[error("the node reports more than {ROWS_PER_NODE_MAX} rows")]
     TooManyRows,
     /// No room is left for new hosts.
-    #[error("the table is full with {rows} rows; split the region over more seeders")]
+    #[error(
+        "the table is full with {rows} rows; forget hosts that are gone (shoal forget HOST), or \
+         split the region over more seeders"
+    )]
     TableFull {
         /// Rows in the table.
         rows: usize,
@@ -114,27 +133,50 @@ pub(crate) enum ReportFault {
 
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 struct Key {
-    host: String,
+    host: Arc<str>,
     app: AppName,
-}
-
-#[derive(Clone, Debug)]
-struct Row {
-    status: HostStatus,
-    node: NodeId,
-    received_at_ms: u64,
+    node: NodeTag,
 }
 
 impl StatusTable {
-    /// An empty table for at most `hosts_max` rows.
-    pub(crate) fn new(hosts_max: usize) -> Self {
+    /// An empty table for at most `rows_max` rows.
+    pub(crate) fn new(rows_max: usize) -> Self {
         Self {
-            hosts_max,
-            rows: BTreeMap::new(),
-            rows_of_node: BTreeMap::new(),
-            shards: vec![BTreeSet::new()],
-            dirty: BTreeMap::new(),
-            swept_at_ms: 0,
+            rows_max,
+            row_count: 0,
+            names: Names::default(),
+            shards: vec![BTreeMap::new()],
+            unwritten: DueList::default(),
+            unsaved: DueList::default(),
+        }
+    }
+
+    /// Takes in rows that this seeder had before it started anew, or that it wrote to the goal
+    /// store; newer rows stay. To be called at any time.
+    pub(crate) fn restore(&mut self, now_ms: u64, rows: Vec<HostStatus>) {
+        for mut status in rows {
+            let is_printable = !status.host.chars().any(char::is_control);
+            if status.host.is_empty() || status.host.len() > HOST_BYTES_MAX || !is_printable {
+                continue;
+            }
+            // A seeder of before did not say when it heard the host.
+            status.received_at_ms = status.heard_at_ms().min(now_ms);
+            let node = status.node.as_deref().map_or(NodeTag::UNKNOWN, NodeTag::parse);
+            let key = self.key_of(&status, node);
+            let shard = self.shard_of(&key);
+            let known = self.shards[shard].get(&key);
+            if known.is_some_and(|known| known.heard_at_ms() >= status.heard_at_ms()) {
+                continue;
+            }
+            let (host, heard) = (Arc::clone(&key.host), Heard::of(&status));
+            // What does not fit into a table of this size was written by one with more room.
+            if self.put(now_ms, key, status).is_ok() {
+                self.names.on_restored(&host, node, heard);
+            }
+        }
+        self.names.settle_restored();
+        for shard in 0..self.shards.len() {
+            self.mark(shard, now_ms);
         }
     }
 
@@ -142,136 +184,207 @@ impl StatusTable {
     ///
     /// Rows that break a rule are left out; the first fault is returned with the rest taken.
     pub(crate) fn on_report(&mut self, now_ms: u64, node: NodeId, report: &[u8]) -> Taken {
+        let node = NodeTag::of(node);
         let mut taken = Taken::default();
         let rows: Vec<HostStatus> = match serde_json::from_slice(report) {
             Ok(rows) => rows,
             Err(error) => {
-                taken.refused = Some(ReportFault::Malformed { reason: error.to_string() });
+                let fault = ReportFault::Malformed { reason: error.to_string() };
+                self.names.on_refused(now_ms, node, fault.to_string());
+                taken.refused = Some(fault);
                 return taken;
             }
         };
+        let mut hosts: Vec<Arc<str>> = Vec::new();
         for status in rows {
-            match check_row(now_ms, status).and_then(|status| self.put(now_ms, node, status)) {
-                Ok(()) => taken.rows += 1,
+            let host = match check_row(now_ms, node, status) {
+                Ok(status) => {
+                    let key = self.key_of(&status, node);
+                    let host = Arc::clone(&key.host);
+                    self.take_row(now_ms, key, status, hosts.contains(&host)).map(|()| host)
+                }
+                Err(fault) => Err(fault),
+            };
+            match host {
+                Ok(host) => {
+                    taken.rows += 1;
+                    if !hosts.contains(&host) {
+                        hosts.push(host);
+                    }
+                }
                 Err(fault) => {
                     taken.refused.get_or_insert(fault);
                 }
             }
         }
+        if let Some(fault) = &taken.refused {
+            self.names.on_refused(now_ms, node, fault.to_string());
+        }
+        for host in hosts {
+            taken.warnings.extend(self.names.meetings(now_ms, &host, node));
+            if taken.refused.is_none() {
+                self.drop_removed_apps(now_ms, &host, node);
+            }
+        }
         taken
     }
 
-    /// The documents due at `now_ms`, longest due first and at most `documents_max`; they count as
-    /// written. Give one back with [`Self::on_write_failed`] if it was not.
-    pub(crate) fn take_due(&mut self, now_ms: u64, documents_max: usize) -> Vec<usize> {
-        let mut due: Vec<(u64, usize)> = self
-            .dirty
-            .iter()
-            .filter(|&(_, &at_ms)| at_ms <= now_ms)
-            .map(|(&shard, &at_ms)| (at_ms, shard))
-            .collect();
-        due.sort_unstable();
-        due.truncate(documents_max);
-        for (_, shard) in &due {
-            self.dirty.remove(shard);
-        }
-        due.into_iter().map(|(_, shard)| shard).collect()
+    /// What is to be told to `node` about its reports, the most important first.
+    pub(crate) fn notes(&self, now_ms: u64, node: NodeId) -> Vec<String> {
+        self.names.notes(now_ms, NodeTag::of(node))
     }
 
-    /// The rows of one document, by host and app.
+    /// Drops the rows of a host that somebody forgot.
+    pub(crate) fn forget(&mut self, now_ms: u64, forgotten: &Forgotten) {
+        for key in self.keys_of(&forgotten.host, None) {
+            let shard = self.shard_of(&key);
+            let row = self.shards[shard].get(&key);
+            if row.is_some_and(|row| row.heard_at_ms() <= forgotten.heard_until_ms) {
+                self.remove(&key, now_ms);
+            }
+        }
+    }
+
+    /// The documents to write at `now_ms`, longest due first and at most `documents_max`; they
+    /// count as written. Give one back with [`Self::on_write_failed`] if it was not.
+    pub(crate) fn take_due(&mut self, now_ms: u64, documents_max: usize) -> Vec<usize> {
+        let due = self.unwritten.take(now_ms, documents_max);
+        for shard in &due {
+            self.unwritten.mark(*shard, now_ms.saturating_add(REWRITE_MS));
+        }
+        due
+    }
+
+    /// As [`Self::take_due`], for the seeder's own disk, and [`Self::on_save_failed`].
+    pub(crate) fn take_unsaved(&mut self, now_ms: u64, documents_max: usize) -> Vec<usize> {
+        self.unsaved.take(now_ms, documents_max)
+    }
+
+    /// How many documents there are.
+    pub(crate) const fn document_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    /// The rows of one document, by host, app and node.
     ///
     /// # Panics
     ///
-    /// If `shard` did not come out of [`Self::take_due`].
+    /// If `shard` did not come out of [`Self::take_due`] or [`Self::take_unsaved`].
     pub(crate) fn document(&self, shard: usize) -> Vec<HostStatus> {
-        self.shards[shard].iter().map(|key| self.rows[key].status.clone()).collect()
+        let whole = |(key, row): (&Key, &HostStatus)| HostStatus {
+            host: key.host.to_string(),
+            node: key.node.text(),
+            ..row.clone()
+        };
+        self.shards[shard].iter().map(whole).collect()
     }
 
     /// Marks a document as to be written, because the last attempt failed.
     pub(crate) fn on_write_failed(&mut self, now_ms: u64, shard: usize) {
-        self.mark(shard, now_ms);
+        self.unwritten.mark(shard, now_ms);
     }
 
-    fn put(&mut self, now_ms: u64, node: NodeId, status: HostStatus) -> Result<(), ReportFault> {
-        let key = Key { host: status.host.clone(), app: status.app.clone() };
-        match self.rows.get_mut(&key) {
-            Some(row) if row.node == node => {
-                let is_heartbeat = differs_only_in_time(&row.status, &status);
-                row.status = status;
-                row.received_at_ms = now_ms;
-                let wait_ms = if is_heartbeat { HEARTBEAT_MS } else { 0 };
-                self.mark(self.shard_of(&key), now_ms.saturating_add(wait_ms));
-                Ok(())
+    /// Marks a document as to be saved, because the last attempt failed.
+    pub(crate) fn on_save_failed(&mut self, now_ms: u64, shard: usize) {
+        self.unsaved.mark(shard, now_ms);
+    }
+
+    fn key_of(&self, status: &HostStatus, node: NodeTag) -> Key {
+        Key { host: self.names.shared(&status.host), app: status.app.clone(), node }
+    }
+
+    /// Takes a row of a report. `is_known_host`: not the first row of its host in this report.
+    fn take_row(
+        &mut self,
+        now_ms: u64,
+        key: Key,
+        status: HostStatus,
+        is_known_host: bool,
+    ) -> Result<(), ReportFault> {
+        if !is_known_host {
+            for (host, node) in self.names.taken_over(now_ms, &key.host, key.node) {
+                for key in self.keys_of(&host, Some(node)) {
+                    self.remove(&key, now_ms);
+                }
             }
-            Some(row) if now_ms.saturating_sub(row.received_at_ms) < OWNERSHIP_MS => {
-                Err(ReportFault::NameTaken { host: key.host })
-            }
-            Some(_) => {
-                self.remove(&key, now_ms);
-                self.insert(now_ms, key, Row { status, node, received_at_ms: now_ms })
-            }
-            None => self.insert(now_ms, key, Row { status, node, received_at_ms: now_ms }),
         }
+        let heard = Heard::of(&status);
+        let (host, node) = (Arc::clone(&key.host), key.node);
+        self.put(now_ms, key, status)?;
+        self.names.on_heard(&host, node, heard, is_known_host);
+        Ok(())
     }
 
-    fn insert(&mut self, now_ms: u64, key: Key, row: Row) -> Result<(), ReportFault> {
-        if self.rows_of_node.get(&row.node).is_some_and(|&rows| rows >= ROWS_PER_NODE_MAX) {
+    fn put(&mut self, now_ms: u64, key: Key, status: HostStatus) -> Result<(), ReportFault> {
+        let status = HostStatus { host: String::new(), node: None, ..status };
+        let shard = self.shard_of(&key);
+        if let Some(row) = self.shards[shard].get_mut(&key) {
+            let is_heartbeat = differs_only_in_time(row, &status);
+            *row = status;
+            let wait = |heartbeat_ms| if is_heartbeat { heartbeat_ms } else { 0 };
+            self.unwritten.mark(shard, now_ms.saturating_add(wait(HEARTBEAT_MS)));
+            self.unsaved.mark(shard, now_ms.saturating_add(wait(HEARTBEAT_SAVE_MS)));
+            return Ok(());
+        }
+        // Of rows of nodes that are not known there may be any number.
+        if key.node != NodeTag::UNKNOWN && self.names.row_count(key.node) >= ROWS_PER_NODE_MAX {
             return Err(ReportFault::TooManyRows);
         }
-        if self.rows.len() >= self.hosts_max {
-            self.sweep(now_ms);
+        if let Some(nodes) = self.names.others_if_full(&key.host, key.node) {
+            return Err(ReportFault::NameTaken { host: key.host.to_string(), nodes });
         }
-        let is_full = self.rows.len() >= self.hosts_max;
-        if is_full || self.shards[self.shard_of(&key)].len() >= ROWS_PER_SHARD_MAX {
-            return Err(ReportFault::TableFull { rows: self.rows.len() });
+        let is_full = self.row_count >= self.rows_max;
+        if is_full || self.shards[shard].len() >= ROWS_PER_SHARD_MAX {
+            return Err(ReportFault::TableFull { rows: self.row_count });
         }
-        *self.rows_of_node.entry(row.node).or_default() += 1;
-        self.rows.insert(key.clone(), row);
-        let shard = self.shard_of(&key);
-        self.shards[shard].insert(key);
+        self.names.on_row(&key.host, key.node, &key.app);
+        self.row_count += 1;
+        self.shards[shard].insert(key, status);
         self.mark(shard, now_ms);
-        if self.rows.len() > self.shards.len() * ROWS_PER_SHARD_MEAN {
+        if self.row_count > self.shards.len() * ROWS_PER_SHARD_MEAN {
             self.double_shards(now_ms);
         }
         Ok(())
     }
 
-    fn remove(&mut self, key: &Key, now_ms: u64) {
-        let Some(row) = self.rows.remove(key) else { return };
-        if let Some(rows) = self.rows_of_node.get_mut(&row.node) {
-            *rows -= 1;
-            if *rows == 0 {
-                self.rows_of_node.remove(&row.node);
-            }
-        }
-        let shard = self.shard_of(key);
-        self.shards[shard].remove(key);
-        self.mark(shard, now_ms);
+    /// The keys of all rows under one name, or of those of one node.
+    fn keys_of(&self, host: &str, node: Option<NodeTag>) -> Vec<Key> {
+        let rows = self.names.rows_of(host);
+        let rows = rows.filter(|(_, of, _)| node.is_none_or(|node| node == *of));
+        rows.map(|(host, node, app)| Key { host, app, node }).collect()
     }
 
-    /// Forgets rows that nobody renewed for a day. A full table is walked once per interval, not
-    /// once per host that asks for room.
-    fn sweep(&mut self, now_ms: u64) {
-        if now_ms.saturating_sub(self.swept_at_ms) < SWEEP_INTERVAL_MS {
+    fn remove(&mut self, key: &Key, now_ms: u64) {
+        let shard = self.shard_of(key);
+        if self.shards[shard].remove(key).is_some() {
+            self.row_count -= 1;
+            self.names.on_row_removed(&key.host, key.node, &key.app);
+            self.mark(shard, now_ms);
+        }
+    }
+
+    /// Drops the rows of apps that a host has not mentioned for long although it reports: they were
+    /// taken out of its configuration.
+    fn drop_removed_apps(&mut self, now_ms: u64, host: &str, node: NodeTag) {
+        let since_ms = self.names.reports_since_ms(host, node);
+        if since_ms.is_none_or(|since_ms| now_ms.saturating_sub(since_ms) < APP_GONE_MS) {
             return;
         }
-        self.swept_at_ms = now_ms;
-        let is_old = |row: &Row| now_ms.saturating_sub(row.received_at_ms) > ROW_AGE_MAX_MS;
-        let old: Vec<Key> =
-            self.rows.iter().filter(|(_, row)| is_old(row)).map(|(key, _)| key.clone()).collect();
-        for key in old {
-            self.remove(&key, now_ms);
+        for key in self.keys_of(host, Some(node)) {
+            let row = self.shards[self.shard_of(&key)].get(&key);
+            if row.is_some_and(|row| now_ms.saturating_sub(row.received_at_ms) > APP_GONE_MS) {
+                self.remove(&key, now_ms);
+            }
         }
     }
 
     /// Twice as many documents. Every document changes, so every one is written again; a reader
     /// that meets a row in two of them meanwhile takes the newer.
     fn double_shards(&mut self, now_ms: u64) {
-        self.shards = vec![BTreeSet::new(); self.shards.len() * 2];
-        let keys: Vec<Key> = self.rows.keys().cloned().collect();
-        for key in keys {
+        let doubled = vec![BTreeMap::new(); self.shards.len() * 2];
+        for (key, row) in std::mem::replace(&mut self.shards, doubled).into_iter().flatten() {
             let shard = self.shard_of(&key);
-            self.shards[shard].insert(key);
+            self.shards[shard].insert(key, row);
         }
         for shard in 0..self.shards.len() {
             self.mark(shard, now_ms);
@@ -289,25 +402,31 @@ impl StatusTable {
     }
 
     fn mark(&mut self, shard: usize, at_ms: u64) {
-        let due = self.dirty.entry(shard).or_insert(at_ms);
-        *due = (*due).min(at_ms);
+        self.unwritten.mark(shard, at_ms);
+        self.unsaved.mark(shard, at_ms);
     }
 }
 
-/// The row as it may enter the table: known size, printable, not from the future.
-fn check_row(now_ms: u64, mut status: HostStatus) -> Result<HostStatus, ReportFault> {
+/// The row as it may enter the table: known size, printable, with the node and the time at which it
+/// was received.
+fn check_row(
+    now_ms: u64,
+    node: NodeTag,
+    mut status: HostStatus,
+) -> Result<HostStatus, ReportFault> {
     let bytes = status.host.len();
     let is_printable = status.host.chars().all(|symbol| !symbol.is_control());
     if bytes == 0 || bytes > HOST_BYTES_MAX || !is_printable {
         return Err(ReportFault::BadHost { bytes });
     }
-    // A clock that is ahead would make every later report of a host look old.
-    status.updated_at_ms = status.updated_at_ms.min(now_ms);
+    status.received_at_ms = now_ms;
+    status.node = node.text();
     status.message = status.message.map(|message| {
         let printable =
             message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
         printable.take(MESSAGE_CHARS_MAX).collect()
     });
+    status.troubles.truncate(TROUBLES_MAX);
     status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
     let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
     if bytes > ROW_BYTES_MAX {
@@ -319,6 +438,7 @@ fn check_row(now_ms: u64, mut status: HostStatus) -> Result<HostStatus, ReportFa
 fn differs_only_in_time(old: &HostStatus, new: &HostStatus) -> bool {
     let mut aged = old.clone();
     aged.updated_at_ms = new.updated_at_ms;
+    aged.received_at_ms = new.received_at_ms;
     aged == *new
 }
 

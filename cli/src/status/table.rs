@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use goal_state::{AppName, Goal, GoalList, Halted, HostPhase, HostStatus, SwitchTime};
+use goal_state::{
+    AppName, Goal, GoalList, Halted, HostPhase, HostStatus, SwitchTime, progress_text,
+};
 use p2p_core::BuildId;
 use serde::Serialize;
 
@@ -210,8 +212,16 @@ fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
         human::mebibytes(row.bytes_from_peers),
         row.elapsed_ms.map_or_else(dash, |ms| format!("{}.{}", ms / 1_000, ms % 1_000 / 100)),
         format!("{} ago{stale}{clock}", human::age(age)),
-        row.message.as_deref().map_or_else(String::new, human::printable),
+        message_cell(row),
     ]
+}
+
+/// What the host says, and before it how far its download is.
+fn message_cell(row: &HostStatus) -> String {
+    let progress = progress_text(row)
+        .filter(|_| row.phase == HostPhase::Downloading && row.download_rate.is_some());
+    let parts = [progress, row.message.as_deref().map(human::printable)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// What is wrong with the host's clock, if it is far off that of whoever received the report.
@@ -245,6 +255,9 @@ fn phase_cell(row: &HostStatus) -> String {
     let mut text = phase_word(row.phase).to_owned();
     if let (HostPhase::Waiting, Some(reason)) = (row.phase, row.waiting_for) {
         text = format!("{text} ({reason})");
+    }
+    if let Some(rate) = row.download_rate.filter(|_| row.phase == HostPhase::Downloading) {
+        text = format!("{text}, {}/s", human::bytes(rate));
     }
     if row.healthy == Some(false) {
         text.push_str(", unhealthy");
@@ -428,6 +441,23 @@ mod tests {
             assert!(text.contains(word), "{word} is missing in\n{text}");
         }
         assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    #[test]
+    fn download_shows_rate_time_left_and_limit() {
+        let row = HostStatus {
+            bytes_done: 32 << 20,
+            download_rate: Some(296_960),
+            download_limit: Some(300_000),
+            ..row("host-2", 2, 2, HostPhase::Downloading)
+        };
+        let goals = goals(vec![goal("web", 2, 2)]);
+        let text = render(NOW_MS, &goals, std::slice::from_ref(&row), Layout::Plain);
+        assert!(text.contains("downloading, 290.0 KiB/s  "), "{text}");
+        assert!(text.contains("1m 53s left, limited by download_limit 300 KB/s"), "{text}");
+        let done = HostStatus { phase: HostPhase::Running, ..row };
+        let text = render(NOW_MS, &goals, &[done], Layout::Plain);
+        assert!(!text.contains("KiB/s"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use goal_state::TroubleKind;
 use rustix::process::{Pid, Signal};
 
 use crate::rig::service_host::{HOST, ServiceHost};
@@ -152,6 +153,8 @@ fn read_only_disk_is_reported_and_survived() {
         row.row.message.as_ref().is_some_and(|text| text.contains("Read-only file system"))
     });
     assert!(row.row.message.unwrap().contains(&state), "the place is not named");
+    assert_eq!(row.row.troubles, [TroubleKind::GoalUnstored]);
+    check_goal_not_reached(&host);
     assert_eq!(version_at(host.port).as_deref(), Some("good"));
     host.agent().kill();
     host.start_agent_within(&nsenter);
@@ -163,6 +166,20 @@ fn read_only_disk_is_reported_and_survived() {
     succeed_in(&nsenter, &["umount", &state]);
     host.start_agent_within(&nsenter);
     host.wait_until_answering(&next, "next");
+}
+
+/// What the host runs is good, and is not the goal of the store: nobody may call it "at its goal".
+fn check_goal_not_reached(host: &ServiceHost) {
+    let desk = ["explain", "web", HOST, "--goal", &host.rig.goal()];
+    let control = host.rig.text("host/control.sock");
+    let on_host = ["agent", "explain", "web", "--control", &control];
+    for explain in [&desk[..], &on_host] {
+        let said = succeed(explain);
+        assert!(!said.contains("is at its goal"), "{said}");
+        for part in ["cannot store the new goal", "Read-only file system", "free space"] {
+            assert!(said.contains(part), "{part:?} is missing in\n{said}");
+        }
+    }
 }
 
 /// Goal: a program that was started while the disk rejected writes is not lost when the agent is

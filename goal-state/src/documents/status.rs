@@ -1,10 +1,9 @@
 //! What hosts report: one row per host and app, in documents of many rows.
 //!
-//! Owns the rows, the names of those who write them and how the documents of all writers become one
-//! list. Readers are tolerant (unknown fields and phases, missing counters), because hosts are
-//! upgraded one after the other. Soft state: nothing may be decided by a status.
+//! Owns the rows and the names of those who write them. Readers are tolerant (unknown fields and
+//! phases, missing counters), because hosts are upgraded one after the other. How the documents of
+//! all writers become one list is in [`super::inventory`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -12,9 +11,12 @@ use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::trouble::{
+    TROUBLES_MAX, Trouble, TroubleKind, message_after, message_of, troubles_in,
+};
 
 /// Most rows of one status document: below etcd's limit for a value. A test adds up the bytes.
-pub const STATUS_ROWS_MAX: usize = 600;
+pub const STATUS_ROWS_MAX: usize = 560;
 
 /// Most bytes of [`HostStatus::last_output`]: the last few lines, which say why a program ended.
 /// Twice as much would be a third of a row.
@@ -63,6 +65,9 @@ pub struct HostStatus {
     /// As above, for what is received.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub download_limit: Option<u64>,
+    /// Bytes per second that come in over the last seconds; `None` while nothing is downloaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download_rate: Option<u64>,
     /// Connections for chunks of the target by transport: QUIC...
     #[serde(default)]
     pub links_quic: u32,
@@ -71,8 +76,11 @@ pub struct HostStatus {
     pub links_tcp: u32,
     /// Milliseconds from learning the goal to running it; `None` until then.
     pub elapsed_ms: Option<u64>,
-    /// What went wrong or is waited for, in words for a person, with the next step.
+    /// What went wrong or is waited for, in words for a person; see [`HostStatus::troubles`].
     pub message: Option<String>,
+    /// The kinds of what [`Self::message`] tells, in its order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubles: Vec<TroubleKind>,
     /// What the switch waits for in [`HostPhase::Waiting`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_for: Option<WaitReason>,
@@ -91,8 +99,8 @@ pub struct HostStatus {
     /// What the health probe said last; `None` without a probe, or before its first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
-    /// The host's key, as the seeder that took the report knows it; `None` where the host wrote the
-    /// row itself.
+    /// The host's key, as [`NodeId`](p2p_core::NodeId) prints it: proven to the seeder that took
+    /// the report, or claimed where the host wrote the row itself. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
     /// The group in which the host's absence counts against `max_unavailable`.
@@ -127,10 +135,12 @@ impl HostStatus {
             bytes_served: 0,
             upload_limit: None,
             download_limit: None,
+            download_rate: None,
             links_quic: 0,
             links_tcp: 0,
             elapsed_ms: None,
             message: None,
+            troubles: vec![],
             waiting_for: None,
             quarantined: None,
             failure: None,
@@ -148,6 +158,30 @@ impl HostStatus {
     /// clock is wrong is not gone.
     pub const fn heard_at_ms(&self) -> u64 {
         if self.received_at_ms == 0 { self.updated_at_ms } else { self.received_at_ms }
+    }
+
+    /// The row with `troubles`: their texts as its message, their kinds beside it.
+    #[must_use]
+    pub fn with_troubles(self, troubles: &[Trouble]) -> Self {
+        let kinds = troubles.iter().take(TROUBLES_MAX).map(|trouble| trouble.kind).collect();
+        Self { message: message_of(troubles), troubles: kinds, ..self }
+    }
+
+    /// Puts a trouble before those that the row has.
+    pub fn add_trouble(&mut self, trouble: Trouble) {
+        self.message = Some(message_after(trouble.text, self.message.take()));
+        self.troubles.insert(0, trouble.kind);
+        self.troubles.truncate(TROUBLES_MAX);
+    }
+
+    /// The troubles that the row tells of.
+    pub fn troubles(&self) -> Vec<Trouble> {
+        self.message.as_ref().map_or_else(Vec::new, |message| troubles_in(message, &self.troubles))
+    }
+
+    /// Whether the goal's build runs, is good, and is known to be that of the goal store.
+    pub fn is_at_goal(&self) -> bool {
+        self.phase == HostPhase::Running && !self.troubles.iter().any(|kind| kind.hides_goal())
     }
 
     /// How far the host's clock was off when it reported, in milliseconds; negative: behind. `None`
@@ -289,6 +323,21 @@ impl WaitReason {
             Self::Unknown => "unknown",
         }
     }
+
+    /// The trouble that such a wait is.
+    pub const fn kind(self) -> TroubleKind {
+        match self {
+            Self::Wave => TroubleKind::Wave,
+            Self::Token => TroubleKind::Token,
+            Self::Hold => TroubleKind::Hold,
+            Self::Pause => TroubleKind::Pause,
+            Self::Pin => TroubleKind::Pin,
+            Self::Quarantine => TroubleKind::Quarantine,
+            Self::Halt => TroubleKind::Halt,
+            Self::Stage => TroubleKind::Stage,
+            Self::Unknown => TroubleKind::Unknown,
+        }
+    }
 }
 
 impl fmt::Display for WaitReason {
@@ -319,19 +368,6 @@ pub(crate) fn status_to_pretty_json(rows: &[HostStatus]) -> Vec<u8> {
 /// The rows of one writer's document.
 pub(crate) fn status_from_json(bytes: &[u8]) -> Result<Vec<HostStatus>, serde_json::Error> {
     serde_json::from_slice::<StatusDocument<Vec<HostStatus>>>(bytes).map(|document| document.rows)
-}
-
-/// The newest row of every host and app, sorted by app, then host. Of two rows with the same time
-/// the one that comes later in `rows` counts.
-pub(crate) fn newest_rows(rows: impl IntoIterator<Item = HostStatus>) -> Vec<HostStatus> {
-    let mut newest: BTreeMap<(AppName, String), HostStatus> = BTreeMap::new();
-    for row in rows {
-        let key = (row.app.clone(), row.host.clone());
-        if newest.get(&key).is_none_or(|known| known.updated_at_ms <= row.updated_at_ms) {
-            newest.insert(key, row);
-        }
-    }
-    newest.into_values().collect()
 }
 
 /// A file's name has 255 bytes on every file system in use; this leaves room for suffixes.
@@ -437,14 +473,6 @@ mod tests {
     }
 
     #[test]
-    fn newest_row_of_each_host_and_app_counts() {
-        let rows =
-            [row("h2", "web", 5), row("h1", "web", 9), row("h1", "web", 3), row("h2", "api", 1)];
-        let expected = [row("h2", "api", 1), row("h1", "web", 9), row("h2", "web", 5)];
-        assert_eq!(newest_rows(rows), expected);
-    }
-
-    #[test]
     fn rows_of_full_documents_stay_below_the_limit_of_a_value() {
         let build = BuildId::of_manifest(b"x");
         let row = HostStatus {
@@ -461,10 +489,12 @@ mod tests {
             bytes_served: u64::MAX,
             upload_limit: Some(u64::MAX),
             download_limit: Some(u64::MAX),
+            download_rate: Some(u64::MAX),
             links_quic: u32::MAX,
             links_tcp: u32::MAX,
             elapsed_ms: Some(u64::MAX),
             message: Some("m".repeat(512)),
+            troubles: vec![TroubleKind::DownloadStuck; TROUBLES_MAX],
             waiting_for: Some(WaitReason::Quarantine),
             quarantined: Some(build),
             failure: Some("f".repeat(256)),
@@ -481,6 +511,33 @@ mod tests {
     }
 
     #[test]
+    fn row_carries_the_troubles_of_its_host() {
+        let troubles = vec![Trouble::new(TroubleKind::Hook, "it failed; again"); TROUBLES_MAX + 1];
+        let mut full = row("h", "web", 1).with_troubles(&troubles);
+        assert_eq!(full.troubles()[..TROUBLES_MAX], troubles[..TROUBLES_MAX]);
+        full.add_trouble(Trouble::new(TroubleKind::Agent, "restart"));
+        assert_eq!(
+            (full.troubles.len(), full.troubles()[0].kind),
+            (TROUBLES_MAX, TroubleKind::Agent)
+        );
+        let newer = r#"{"rows":[{"host":"h","app":"web","phase":"running","troubles":["meteor"],
+            "message":"it is near","updated_at_ms":5}]}"#;
+        let read = status_from_json(newer.as_bytes()).unwrap();
+        assert_eq!(read[0].troubles(), [Trouble::new(TroubleKind::Unknown, "it is near")]);
+        assert!(read[0].is_at_goal());
+        for (kind, is_at_goal) in [
+            (TroubleKind::GoalUnstored, false),
+            (TroubleKind::GoalRefused, false),
+            (TroubleKind::GoalUnread, false),
+            (TroubleKind::GoalGone, false),
+            (TroubleKind::Flood, true),
+        ] {
+            let row = read[0].clone().with_troubles(&[Trouble::new(kind, "x")]);
+            assert_eq!(row.is_at_goal(), is_at_goal, "{kind}");
+        }
+    }
+
+    #[test]
     fn last_output_is_the_end_and_bounded() {
         assert_eq!(last_output(" \n\u{1b}\n"), None);
         assert_eq!(last_output("a\u{1b}[1mb\r\nc\n").as_deref(), Some("a [1mb \nc"));
@@ -494,7 +551,7 @@ mod tests {
     #[test]
     fn fields_that_say_nothing_are_not_written() {
         let text = serde_json::to_string(&row("h", "web", 1)).unwrap();
-        for field in ["waiting_for", "quarantined", "last_output", "restarts", "healthy"] {
+        for field in ["waiting_for", "quarantined", "troubles", "restarts", "rate", "healthy"] {
             assert!(!text.contains(field), "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! Texts by people, as documents carry them: one line, printable, bounded; and moments for people.
+//! Texts by people, as documents carry them: one line, printable, bounded; and moments,
+//! spans and sizes for people.
 //!
 //! Pure. Nothing here knows what a text is about.
 
@@ -22,9 +23,34 @@ pub fn moment(at_ms: u64) -> String {
     humantime::format_rfc3339_seconds(at).to_string()
 }
 
+/// A span of time in its two largest units, such as `2m 5s`.
+pub fn span(time: Duration) -> String {
+    let text = humantime::format_duration(Duration::from_secs(time.as_secs())).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+/// A size, such as `3.0 MiB`. Rounds down.
+pub fn bytes_text(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let Some((unit, shift)) = units.into_iter().find(|(_, shift)| bytes >> shift > 0) else {
+        return format!("{bytes} B");
+    };
+    let tenths = (u128::from(bytes) * 10) >> shift;
+    format!("{}.{} {unit}", tenths / 10, tenths % 10)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn amounts_are_short() {
+        assert_eq!(span(Duration::from_millis(3_725_999)), "1h 2m");
+        assert_eq!(span(Duration::from_secs(5)), "5s");
+        for (bytes, expected) in [(5, "5 B"), (1_536, "1.5 KiB"), (3 << 20, "3.0 MiB")] {
+            assert_eq!(bytes_text(bytes), expected);
+        }
+    }
 
     #[test]
     fn lines_are_printable_and_bounded() {

@@ -1,4 +1,5 @@
-//! A goal store in etcd: keys `PREFIX/goals/APP` and `PREFIX/status/WRITER`.
+//! A goal store in etcd: keys `PREFIX/goals/APP`, `PREFIX/status/WRITER` and
+//! `PREFIX/forgotten/DIGEST`.
 //!
 //! Invariants: a goal is written only over the revision it was computed from; every wait has an
 //! end; no leases, nothing per host. One member is used at a time and the next one after a failure,
@@ -17,7 +18,8 @@ use tokio::sync::Mutex;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
-use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_json};
+use crate::documents::inventory::{Forgotten, WrittenRows};
+use crate::documents::status::{HostStatus, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::error::{GoalReadError, GoalStoreError, one_line};
@@ -28,6 +30,8 @@ pub(crate) const VALUE_BYTES_MAX: usize = (1 << 20) + (1 << 19) - (1 << 12);
 
 /// Values asked for at once: as many of the largest ones as fit into [`ANSWER_BYTES_MAX`].
 const PAGE_VALUES: i64 = 8;
+/// Small values asked for at once.
+const PAGE_SMALL_VALUES: i64 = 1_000;
 /// Most bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -149,7 +153,7 @@ impl EtcdStore {
     pub(crate) async fn goals(&self) -> Result<GoalList, GoalStoreError> {
         let prefix = self.goals_prefix();
         let mut list = GoalList::default();
-        for found in self.list(&prefix).await? {
+        for found in self.list(&prefix, PAGE_VALUES).await? {
             let key = String::from_utf8_lossy(found.key());
             match key.strip_prefix(&prefix).unwrap_or(&key).parse::<AppName>() {
                 Ok(app) => {
@@ -167,13 +171,13 @@ impl EtcdStore {
 
     /// All keys that start with `prefix`, which ends in a slash. Read page by page; what changes in
     /// between may be seen in its old or new state.
-    async fn list(&self, prefix: &str) -> Result<Vec<KeyValue>, GoalStoreError> {
+    async fn list(&self, prefix: &str, page: i64) -> Result<Vec<KeyValue>, GoalStoreError> {
         // '0' follows '/' in ASCII.
         let end = format!("{}0", prefix.trim_end_matches('/'));
         let mut from = prefix.as_bytes().to_vec();
         let mut found = Vec::new();
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE_VALUES);
+            let options = GetOptions::new().with_range(end.clone()).with_limit(page);
             let mut page =
                 self.request(|client| get(client, from.clone(), options.clone())).await?;
             let is_last = !page.more();
@@ -288,11 +292,21 @@ impl EtcdStore {
         Ok(())
     }
 
-    pub(crate) async fn statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
-        let mut rows = Vec::new();
-        for found in self.list(&format!("{}status/", self.shared.prefix)).await? {
+    /// The status documents of everybody, or those of one who writes several.
+    pub(crate) async fn status_documents(
+        &self,
+        writer: Option<&str>,
+    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+        let all = format!("{}status/", self.shared.prefix);
+        let prefix = writer.map_or_else(|| all.clone(), |writer| format!("{all}{writer}/"));
+        let mut documents = Vec::new();
+        for found in self.list(&prefix, PAGE_VALUES).await? {
             match status_from_json(found.value()) {
-                Ok(more) => rows.extend(more),
+                Ok(rows) => {
+                    let key = String::from_utf8_lossy(found.key());
+                    let writer = key.strip_prefix(&all).unwrap_or(&key).to_owned();
+                    documents.push(WrittenRows { writer, rows });
+                }
                 // One damaged document must not hide all other hosts.
                 Err(error) => tracing::warn!(
                     key = %String::from_utf8_lossy(found.key()), %error,
@@ -300,7 +314,46 @@ impl EtcdStore {
                 ),
             }
         }
-        Ok(newest_rows(rows))
+        Ok(documents)
+    }
+
+    fn forgotten_key(&self, host: &str) -> String {
+        format!("{}forgotten/{}", self.shared.prefix, Forgotten::document_name(host))
+    }
+
+    pub(crate) async fn forget(&self, forgotten: &Forgotten) -> Result<(), GoalStoreError> {
+        let (key, value) = (self.forgotten_key(&forgotten.host), forgotten.to_json());
+        self.request(|mut client| {
+            let (key, value) = (key.clone(), value.clone());
+            async move { client.put(key, value, None).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(crate) async fn forgotten(&self) -> Result<Vec<Forgotten>, GoalStoreError> {
+        let prefix = format!("{}forgotten/", self.shared.prefix);
+        let mut list = Vec::new();
+        for found in self.list(&prefix, PAGE_SMALL_VALUES).await? {
+            match Forgotten::from_json(found.value()) {
+                Ok(forgotten) => list.push(forgotten),
+                Err(error) => tracing::warn!(
+                    key = %String::from_utf8_lossy(found.key()), %error,
+                    "skipped a damaged document of a host that was forgotten; remove the key"
+                ),
+            }
+        }
+        Ok(list)
+    }
+
+    pub(crate) async fn remember(&self, host: &str) -> Result<(), GoalStoreError> {
+        let key = self.forgotten_key(host);
+        self.request(|mut client| {
+            let key = key.clone();
+            async move { client.delete(key, None).await }
+        })
+        .await?;
+        Ok(())
     }
 
     /// Sends a request to the member in use, and to the next ones if it fails. A single member is
@@ -475,7 +528,7 @@ mod tests {
         let endpoint = listener.local_addr().unwrap().to_string();
         drop(listener);
         let store = EtcdStore::new(vec![endpoint], "");
-        let error = store.statuses().await.unwrap_err();
+        let error = store.status_documents(None).await.unwrap_err();
         assert!(matches!(error, GoalStoreError::Unreachable { .. }), "{error:?}");
         let expected =
             ": tcp connect error: Connection refused (os error 111); check that etcd runs";
@@ -498,7 +551,7 @@ mod tests {
         let frame = status_to_json(std::slice::from_ref(&row)).len();
         row.message = Some("m".repeat(VALUE_BYTES_MAX - frame));
         store.put_status("seeder/0", &[row.clone()]).await.unwrap();
-        assert_eq!(store.statuses().await.unwrap(), [row.clone()]);
+        assert_eq!(store.status_documents(None).await.unwrap()[0].rows, [row.clone()]);
         row.message = Some("m".repeat(VALUE_BYTES_MAX - frame + 1));
         let error = store.put_status("seeder/0", &[row]).await.unwrap_err();
         assert!(matches!(error, GoalStoreError::TooLarge { .. }), "{error:?}");

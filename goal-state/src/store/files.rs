@@ -1,4 +1,5 @@
-//! A goal store in a directory: `goals/APP.json`, `status/WRITER.json`, `.lock`.
+//! A goal store in a directory: `goals/APP.json`, `status/WRITER.json`, `forgotten/DIGEST.json`,
+//! `.lock`.
 //!
 //! Invariants: goals are read, changed and written under the lock, so that two deploys never get
 //! one generation; a damaged goal is never overwritten. Only a deploy creates the directory: a
@@ -17,7 +18,8 @@ use tokio::time::Instant;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
-use crate::documents::status::{HostStatus, newest_rows, status_from_json, status_to_pretty_json};
+use crate::documents::inventory::{Forgotten, WrittenRows};
+use crate::documents::status::{HostStatus, status_from_json, status_to_pretty_json};
 use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
@@ -31,6 +33,8 @@ pub(crate) mod watch;
 pub(crate) const GOAL_BYTES_MAX: u64 = 64 << 10;
 /// Most bytes of a status document. Full ones with long messages stay far below.
 const STATUS_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of a document that a host was forgotten: a few numbers around a name.
+const FORGOTTEN_BYTES_MAX: u64 = 64 << 10;
 
 /// How long a deploy waits for others. Each holds the lock for a few syncs, so whoever waits longer
 /// is behind a hundred deploys, or behind one that hangs.
@@ -186,22 +190,35 @@ impl FileStore {
         .await
     }
 
-    pub(crate) async fn statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
-        let store = self.clone();
-        blocking(move || store.read_statuses()).await
+    /// The status documents of everybody, or those of one who writes several.
+    pub(crate) async fn status_documents(
+        &self,
+        writer: Option<&str>,
+    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+        let (store, writer) = (self.clone(), writer.map(str::to_owned));
+        blocking(move || store.read_status_documents(writer.as_deref())).await
     }
 
-    fn read_statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
+    fn read_status_documents(
+        &self,
+        writer: Option<&str>,
+    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
         self.check_directory()?;
         let directory = self.directory.join("status");
-        let mut files = json_files(&directory)?;
-        for writer in directories(&directory)? {
-            files.extend(json_files(&writer)?);
-        }
-        let mut rows = Vec::new();
+        let files = if let Some(writer) = writer {
+            json_files(&directory.join(writer))?
+        } else {
+            let mut files = json_files(&directory)?;
+            for writer in directories(&directory)? {
+                files.extend(json_files(&writer)?);
+            }
+            files
+        };
+        let mut documents = Vec::new();
         for path in files {
-            match read_status(&path) {
-                Ok(more) => rows.extend(more),
+            let writer = path.strip_prefix(&directory).unwrap_or(&path).with_extension("");
+            match read_status(&path, writer.display().to_string()) {
+                Ok(document) => documents.extend(document),
                 // One damaged document must not hide all other hosts.
                 Err(reason) => tracing::warn!(
                     path = %path.display(), reason,
@@ -209,15 +226,67 @@ impl FileStore {
                 ),
             }
         }
-        Ok(newest_rows(rows))
+        Ok(documents)
+    }
+
+    fn forgotten_path(&self, host: &str) -> PathBuf {
+        let name = Forgotten::document_name(host);
+        self.directory.join("forgotten").join(format!("{name}.json"))
+    }
+
+    pub(crate) async fn forget(&self, forgotten: &Forgotten) -> Result<(), GoalStoreError> {
+        let (path, bytes) = (self.forgotten_path(&forgotten.host), forgotten.to_json());
+        let store = self.clone();
+        blocking(move || {
+            store.check_directory()?;
+            document::create_directories(path.parent().expect("it was joined"))?;
+            document::replace(&path, &bytes, Durability::Synced)
+        })
+        .await
+    }
+
+    pub(crate) async fn forgotten(&self) -> Result<Vec<Forgotten>, GoalStoreError> {
+        let store = self.clone();
+        blocking(move || {
+            store.check_directory()?;
+            let mut list = Vec::new();
+            for path in json_files(&store.directory.join("forgotten"))? {
+                let Some(bytes) = document::read(&path, FORGOTTEN_BYTES_MAX)? else { continue };
+                match Forgotten::from_json(&bytes) {
+                    Ok(forgotten) => list.push(forgotten),
+                    Err(error) => tracing::warn!(
+                        path = %path.display(), reason = one_line(&error),
+                        "skipped a damaged document of a host that was forgotten; remove it"
+                    ),
+                }
+            }
+            Ok(list)
+        })
+        .await
+    }
+
+    pub(crate) async fn remember(&self, host: &str) -> Result<(), GoalStoreError> {
+        let path = self.forgotten_path(host);
+        blocking(move || match disk::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(GoalStoreError::file(FileAction::Write, &path, error))
+            }
+            _ => Ok(()),
+        })
+        .await
     }
 }
 
-fn read_status(path: &Path) -> Result<Vec<HostStatus>, String> {
+fn read_status(path: &Path, writer: String) -> Result<Option<WrittenRows>, String> {
     let bytes = document::read(path, STATUS_BYTES_MAX).map_err(|error| error.one_line())?;
     // Removed between listing and reading.
-    let Some(bytes) = bytes else { return Ok(Vec::new()) };
-    status_from_json(&bytes).map_err(|error| one_line(&error))
+    let Some(bytes) = bytes else { return Ok(None) };
+    let rows = status_from_json(&bytes).map_err(|error| one_line(&error))?;
+    let mut document = WrittenRows { writer, rows };
+    let written_at = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let age = written_at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    document.stamp(age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+    Ok(Some(document))
 }
 
 /// The lock, or `None` while somebody else has it.

@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use goal_state::{AppName, Goal, GoalUpdate, GoalWatch, now_ms};
+use goal_state::{AppName, Goal, GoalUpdate, GoalWatch, Trouble, TroubleKind, now_ms};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::app::settings::GoalView;
 use crate::state::goals::{AcceptError, AcceptedGoals};
@@ -54,17 +54,21 @@ impl GoalFollower {
         let GoalUpdate { app, goal } = update;
         self.unstored.remove(&app);
         self.note_answer(&app, goal.is_ok());
-        let note = match goal {
+        let trouble = match goal {
             Ok(Some(goal)) => return self.offer(goal),
             Ok(None) => self.accepted.of(&app).map(|followed| {
-                format!(
+                let text = format!(
                     "the goal store has no goal for {app} any more; still following generation {}",
                     followed.generation
-                )
+                );
+                Trouble::new(TroubleKind::GoalGone, text)
             }),
-            Err(error) => Some(format!("cannot read the goal: {error}")),
+            Err(error) => {
+                let text = format!("cannot read the goal: {error}");
+                Some(Trouble::new(TroubleKind::GoalUnread, text))
+            }
         };
-        self.publish(&app, note);
+        self.publish(&app, trouble);
     }
 
     fn on_retry(&mut self) {
@@ -75,20 +79,23 @@ impl GoalFollower {
 
     fn offer(&mut self, goal: Goal) {
         let app = goal.app.clone();
-        let note = match self.accepted.accept(&goal, now_ms()) {
+        let trouble = match self.accepted.accept(&goal, now_ms()) {
             Ok(followed) => {
                 info!(%app, generation = followed.generation, build = followed.build.short(), "goal");
                 None
             }
             Err(error) => {
-                let is_worth_a_retry = matches!(error, AcceptError::Write(_));
-                if is_worth_a_retry {
-                    self.unstored.insert(app.clone(), goal);
-                }
-                Some(format!("{:#}", anyhow::Error::new(error)))
+                let kind = match error {
+                    AcceptError::Write(_) => {
+                        self.unstored.insert(app.clone(), goal);
+                        TroubleKind::GoalUnstored
+                    }
+                    AcceptError::Refused(_) => TroubleKind::GoalRefused,
+                };
+                Some(Trouble::new(kind, format!("{:#}", anyhow::Error::new(error))))
             }
         };
-        self.publish(&app, note);
+        self.publish(&app, trouble);
     }
 
     fn note_answer(&self, app: &AppName, is_answer: bool) {
@@ -98,15 +105,13 @@ impl GoalFollower {
         });
     }
 
-    fn publish(&self, app: &AppName, note: Option<String>) {
+    /// The app's loop tells the log of a trouble.
+    fn publish(&self, app: &AppName, trouble: Option<Trouble>) {
         let Some(sender) = self.apps.get(app) else { return };
         sender.send_if_modified(|shown| {
-            let view = GoalView { followed: self.accepted.of(app), note, ..shown.clone() };
+            let view = GoalView { followed: self.accepted.of(app), trouble, ..shown.clone() };
             if *shown == view {
                 return false;
-            }
-            if let Some(note) = &view.note {
-                warn!(%app, "{note}");
             }
             *shown = view;
             true
@@ -153,7 +158,7 @@ mod tests {
         assert_eq!(*goal.borrow(), GoalView::default());
         follower.on_update(update(Ok(Some((3, 1)))));
         let view = goal.borrow().clone();
-        assert_eq!((view.followed.clone().unwrap().generation, view.note), (3, None));
+        assert_eq!((view.followed.clone().unwrap().generation, view.trouble), (3, None));
         let stored = AcceptedGoals::load(&folder.path().join("goal.json")).unwrap();
         assert_eq!(stored.of(&app()), view.followed);
     }
@@ -170,18 +175,21 @@ mod tests {
         assert_eq!(*goal.borrow(), answered, "no goal yet is no trouble");
         follower.on_update(update(Ok(Some((3, 1)))));
         let followed = goal.borrow().followed.clone();
-        for (trouble, expected) in [
-            (Err("connection refused".into()), "connection refused"),
-            (Ok(None), "no goal for web any more"),
-            (Ok(Some((2, 1))), "generation 2"),
+        for (trouble, kind, expected) in [
+            (Err("connection refused".into()), TroubleKind::GoalUnread, "connection refused"),
+            (Ok(None), TroubleKind::GoalGone, "no goal for web any more"),
+            (Ok(Some((2, 1))), TroubleKind::GoalRefused, "generation 2"),
+            (Ok(Some((3, 2))), TroubleKind::GoalRefused, "generation 3 is build"),
         ] {
             follower.on_update(update(trouble));
             let view = goal.borrow().clone();
             assert_eq!(view.followed, followed);
-            assert!(view.note.as_ref().unwrap().contains(expected), "{view:?}");
+            let trouble = view.trouble.clone().unwrap();
+            assert_eq!(trouble.kind, kind, "{view:?}");
+            assert!(trouble.text.contains(expected), "{view:?}");
         }
         follower.on_update(update(Ok(Some((3, 1)))));
-        assert_eq!(goal.borrow().note, None);
+        assert_eq!(goal.borrow().trouble, None);
     }
 
     #[test]
@@ -191,7 +199,9 @@ mod tests {
         let mut follower = follower(&state);
         let goal = follower.subscribe(&app());
         follower.on_update(update(Ok(Some((1, 1)))));
-        assert!(goal.borrow().note.as_ref().unwrap().contains("goal.json"));
+        let trouble = goal.borrow().trouble.clone().unwrap();
+        assert_eq!(trouble.kind, TroubleKind::GoalUnstored);
+        assert!(trouble.text.contains("goal.json"), "{trouble:?}");
         assert_eq!(goal.borrow().followed, None);
         std::fs::create_dir(&state).unwrap();
         follower.on_retry();

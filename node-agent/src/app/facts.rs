@@ -1,16 +1,48 @@
 //! What the loop knows, written down for a person who asks why the host is where it is.
 //!
-//! Reads the loop's state and changes nothing; conclusions are drawn in `explain`.
+//! Reads the loop's state and changes nothing; what of it is a trouble is decided in
+//! `brain::troubles`, and `brain::explain` answers with it.
+
+use goal_state::Trouble;
 
 use super::{App, row};
-use crate::brain::explain::{
-    CheckFacts, DownloadFacts, Explanation, GoalFacts, ProgramFacts, Quarantine, milliseconds,
-};
-use crate::brain::model::Permission;
+use crate::brain::explain::{CheckFacts, Explanation, ProgramFacts, milliseconds};
+use crate::brain::troubles::{self, FailedHere, TroubleFacts};
 use crate::fleet::source::BuildSource;
-use crate::fleet::tokens::{TokenDesk, TokenHold, TokenState};
+use crate::fleet::tokens::TokenDesk;
 use crate::host::Host;
 use crate::state::app_dir::JournalPhase;
+
+/// The troubles of the app now.
+pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Vec<Trouble> {
+    let progress = &app.progress.1;
+    troubles::troubles(TroubleFacts {
+        has_target: app.wanted().is_some(),
+        goal: app.goal.borrow().trouble.clone(),
+        damage: app.damage.as_ref().map(|(_, message)| message.clone()),
+        disk: app.disk_trouble.message().map(String::from),
+        download: app.download_trouble.message().map(String::from),
+        unready: app.host_trouble.message().map(String::from),
+        // A download that runs may find room by now.
+        disk_short_bytes: app
+            .download_trouble
+            .disk_short_bytes()
+            .filter(|_| app.download.is_none()),
+        stuck: app.stuck(),
+        quarantine: row::quarantined(app).map(|failed| FailedHere {
+            build: failed.build,
+            current: app.current,
+            reason: failed.reason.clone(),
+            output: failed.output.clone(),
+        }),
+        pin: row::pinned(app),
+        program: app.supervisor.trouble(),
+        flood: app.supervisor.flood(),
+        hook: app.hooks.note().map(String::from),
+        banned: progress.faults.last().map(|last| (progress.faults.len(), last.to_string())),
+        waits: row::waits(app),
+    })
+}
 
 /// Everything that is known of the app now.
 pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
@@ -18,70 +50,37 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
 ) -> Explanation {
     let row = row::row(app);
     let settings = &app.settings;
-    let goal = app.goal.borrow().followed.clone();
-    let (permission, why_not) = app.permission();
-    let token = match app.token.as_ref().map(TokenHold::state) {
-        Some(TokenState::Waiting { reason }) => Some(reason),
-        Some(TokenState::Held) | None => None,
-    };
-    let is_checking = row::quarantined(app).is_none()
-        && app.journal.as_ref().is_some_and(|journal| journal.phase != JournalPhase::Good);
-    let quarantine = row::quarantined(app).map(|failed| Quarantine {
-        build: failed.build,
-        since_ms: failed.at_ms,
-        reason: failed.reason.clone(),
-        output: failed.output.clone(),
-    });
-    let errors =
-        [app.disk_trouble.message(), app.download_trouble.message(), app.host_trouble.message()];
-    let last_error = errors.into_iter().flatten().next().map(String::from);
-    let waits = [
-        app.disk_trouble.next_try_in(),
-        app.download_trouble.next_try_in(),
-        app.host_trouble.next_try_in(),
-    ];
-    let next_try = waits.into_iter().flatten().chain(app.supervisor.next_start_in()).min();
+    // The row has the end of it only.
+    let output = row::quarantined(app).map(|failed| failed.output.trim());
+    let output = output.filter(|output| !output.is_empty()).map(String::from);
+    let mut troubles = troubles(app);
+    if let Some(note) = app.board.note() {
+        troubles.insert(0, Trouble::new(goal_state::TroubleKind::Agent, note));
+    }
+    let checking = app
+        .journal
+        .as_ref()
+        .filter(|journal| journal.phase != JournalPhase::Good && row::quarantined(app).is_none());
     Explanation {
-        at_ms: row.updated_at_ms,
-        phase: row.phase,
-        goal: goal.map(|goal| GoalFacts {
-            generation: goal.generation,
-            build: goal.build,
-            since_ms: goal.accepted_at_ms,
-        }),
-        current: app.current,
-        not_yet: why_not.filter(|_| permission != Permission::Refused).map(|(_, text)| text),
+        troubles,
         is_held: settings.app.hold,
         paused: app.paused.clone(),
-        pin: settings.app.pin,
-        token,
-        quarantine,
-        download: app.download.as_ref().map(|_| DownloadFacts {
-            done: row.bytes_done,
-            total: row.bytes_total,
-            unchanged_for_ms: milliseconds(app.progress_since.elapsed()),
-            waiting_for: app.progress.1.waiting_for.as_ref().map(ToString::to_string),
-        }),
-        checking: is_checking.then(|| app.supervisor.check_facts()).flatten().map(|check| {
-            CheckFacts {
+        checking: checking.and_then(|journal| {
+            let check = app.supervisor.check_facts()?;
+            Some(CheckFacts {
+                build: journal.to,
+                is_way_back: journal.phase == JournalPhase::RollingBack,
                 healthy_for_ms: milliseconds(check.healthy_for),
                 min_healthy_ms: milliseconds(settings.app.health.min_healthy_time),
                 deadline_in_ms: milliseconds(check.deadline_in),
                 last_failure: check.last_failure,
-            }
+            })
         }),
-        last_error: last_error.or_else(|| app.supervisor.message()),
-        // A download that runs may find room by now.
-        disk_short_bytes: (app.download.is_none())
-            .then(|| app.download_trouble.disk_short_bytes())
-            .flatten(),
-        next_try_in_ms: next_try.map(milliseconds),
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
             restarts: app.supervisor.restart_counts().all(),
         }),
-        warning: app.supervisor.flood(),
-        ..Explanation::new(settings.host.clone(), settings.name.clone(), row.updated_at_ms)
+        row: goal_state::HostStatus { last_output: output, ..row },
     }
 }

@@ -22,7 +22,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let Some(agent) = &mut self.own_agent else { return };
         let knows_goal = {
             let goal = self.goal.borrow();
-            goal.has_answered && goal.note.is_none()
+            goal.has_answered && goal.trouble.is_none()
         };
         let health = &self.settings.app.health;
         agent.observe(knows_goal, health);

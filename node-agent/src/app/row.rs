@@ -8,8 +8,9 @@ use goal_state::{HostPhase, HostStatus, WaitReason, last_output};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{Phase, Progress};
 
-use super::{App, GoalView};
-use crate::brain::model::{Gate, Permission, Program, Programs};
+use super::{App, facts};
+use crate::brain::model::{Gate, Program, Programs};
+use crate::brain::troubles::Waits;
 use crate::fleet::source::BuildSource;
 use crate::fleet::tokens::{TokenDesk, TokenHold as _, TokenState};
 use crate::host::Host;
@@ -17,7 +18,7 @@ use crate::state::app_dir::{FailedBuild, Journal, JournalPhase};
 
 /// The app's row now.
 pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostStatus {
-    let GoalView { followed, note, .. } = app.goal.borrow().clone();
+    let followed = app.goal.borrow().followed.clone();
     let target = app.wanted().map(|wanted| wanted.build);
     let is_good = |journal: &&Journal| {
         journal.phase == JournalPhase::Good
@@ -27,16 +28,16 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
     };
     let served = target.filter(|_| app.download.is_none());
     let served = served.and_then(|build| app.source.progress(build));
-    let progress = served.as_ref().unwrap_or(&app.progress.1);
+    let progress = &progress_of(app, target, served);
     let limits = app.source.limits();
     let failed = quarantined(app);
     let (phase, waiting_for) = match phase(app, target, progress) {
         HostPhase::Running if pinned(app).is_some() => (HostPhase::Waiting, Some(WaitReason::Pin)),
-        HostPhase::Running if is_restart_due(app) => match restart_waits(app) {
-            Some((reason, _)) => (HostPhase::Waiting, Some(reason)),
+        HostPhase::Running if is_restart_due(app) => match waits(app).reason() {
+            Some(reason) => (HostPhase::Waiting, Some(reason)),
             None => (HostPhase::Switching, None),
         },
-        phase => (phase, waiting(app).map(|(reason, _)| reason)),
+        phase => (phase, switch_waits_for(app)),
     };
     HostStatus {
         generation: followed.as_ref().map(|goal| goal.generation),
@@ -53,10 +54,10 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         bytes_served: progress.bytes_served,
         upload_limit: limits.upload.map(ByteRate::get),
         download_limit: limits.download.map(ByteRate::get),
+        download_rate: app.download_rate(),
         links_quic: progress.links.quic,
         links_tcp: progress.links.tcp,
         elapsed_ms: app.journal.as_ref().filter(is_good).and_then(|good| good.elapsed_ms),
-        message: message(app, target, note, progress),
         waiting_for,
         quarantined: failed.map(|failed| failed.build),
         failure: failed.map(|failed| failed.reason.clone()),
@@ -65,6 +66,31 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         healthy: app.supervisor.is_healthy(),
         updated_at_ms: app.supervisor.host().now_ms(),
         ..HostStatus::new(app.settings.host.clone(), app.settings.name.clone())
+    }
+    .with_troubles(&facts::troubles(app))
+}
+
+/// The figures of `target`: of its download, if that is the last one of this app, with what was
+/// served since. A build that was kept from before says nothing of downloads: they were for another
+/// goal, or of another build.
+fn progress_of<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+    target: Option<BuildId>,
+    served: Option<Progress>,
+) -> Progress {
+    let (build, downloaded) = &app.progress;
+    let is_of_target = target.is_some() && *build == target;
+    match served {
+        Some(served) if is_of_target => served,
+        Some(mut kept) => {
+            kept.bytes_resumed = 0;
+            kept.bytes_reused = 0;
+            kept.bytes_from_seeders = 0;
+            kept.bytes_from_peers = 0;
+            kept
+        }
+        None if is_of_target => downloaded.clone(),
+        None => Progress::default(),
     }
 }
 
@@ -82,23 +108,32 @@ fn is_begun<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>, build: Bu
     journal.is_some_and(|journal| journal.to == build && journal.failure_of(build).is_none())
 }
 
-/// Why the switch to a build that is here has not begun, for programs and for people.
-pub(super) fn waiting<S: BuildSource, H: Host, T: TokenDesk>(
-    app: &App<S, H, T>,
-) -> Option<(WaitReason, String)> {
-    let wanted = app.wanted()?;
-    if is_begun(app, wanted.build) || quarantined(app).is_some() {
-        return None;
+/// What keeps a switch or a restart that is due from its beginning.
+pub(super) fn waits<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Waits {
+    let is_switch = is_switch_due(app);
+    let what = match (is_switch, is_restart_due(app)) {
+        (true, _) => "switch",
+        (false, true) => "restart",
+        (false, false) => return Waits::default(),
+    };
+    let token = match app.token.as_ref().map(T::Hold::state) {
+        Some(TokenState::Waiting { reason }) => Some(reason),
+        Some(TokenState::Held) | None => None,
+    };
+    Waits {
+        what: Some(what),
+        paused: app.paused.as_ref().map(|paused| paused.reason.clone().unwrap_or_default()),
+        is_held: app.settings.app.hold,
+        // Waves are for builds only; restarts do not wait for them.
+        not_yet: is_switch.then(|| app.not_yet()).flatten(),
+        token,
     }
-    if let (_, Some((why, text))) = app.permission() {
-        return Some((why, format!("the switch waits: {text}")));
-    }
-    match app.token.as_ref()?.state() {
-        TokenState::Waiting { reason } => {
-            Some((WaitReason::Token, format!("the switch waits for a token: {reason}")))
-        }
-        TokenState::Held => None,
-    }
+}
+
+/// Whether the app is to switch to another build and has not begun to.
+fn is_switch_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> bool {
+    let Some(wanted) = app.wanted() else { return false };
+    !is_begun(app, wanted.build) && quarantined(app).is_none()
 }
 
 /// Whether the program that serves was started before the last order to restart, or with settings
@@ -107,27 +142,8 @@ fn is_restart_due<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
     matches!(app.supervisor.programs().serving, Program::Running { is_fresh: false, .. })
 }
 
-/// Why a restart that is due has not begun. Waves are for builds only; restarts do not wait for
-/// them.
-fn restart_waits<S: BuildSource, H: Host, T: TokenDesk>(
-    app: &App<S, H, T>,
-) -> Option<(WaitReason, String)> {
-    if !is_restart_due(app) {
-        return None;
-    }
-    if let (Permission::Refused, Some((why, text))) = app.permission() {
-        return Some((why, format!("the restart waits: {text}")));
-    }
-    match app.token.as_ref()?.state() {
-        TokenState::Waiting { reason } => {
-            Some((WaitReason::Token, format!("the restart waits for a token: {reason}")))
-        }
-        TokenState::Held => None,
-    }
-}
-
 /// The build that the configuration pins the app to, if the goal is another.
-fn pinned<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<BuildId> {
+pub(super) fn pinned<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Option<BuildId> {
     let pin = app.settings.app.pin?;
     let goal = app.goal.borrow();
     goal.followed.as_ref().is_some_and(|goal| goal.build != pin).then_some(pin)
@@ -168,7 +184,13 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
 }
 
 fn phase_before_switch<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> HostPhase {
-    if waiting(app).is_some() { HostPhase::Waiting } else { HostPhase::Switching }
+    if switch_waits_for(app).is_some() { HostPhase::Waiting } else { HostPhase::Switching }
+}
+
+fn switch_waits_for<S: BuildSource, H: Host, T: TokenDesk>(
+    app: &App<S, H, T>,
+) -> Option<WaitReason> {
+    is_switch_due(app).then(|| waits(app).reason()).flatten()
 }
 
 /// The phase of an app whose `current` is, or is about to be, the goal's build.
@@ -207,56 +229,4 @@ fn is_on_trial(journal: &Journal) -> bool {
     journal.phase == JournalPhase::Switching
         && journal.tries_left > 0
         && journal.good.iter().any(|build| *build != journal.to)
-}
-
-fn message<S: BuildSource, H: Host, T: TokenDesk>(
-    app: &App<S, H, T>,
-    target: Option<BuildId>,
-    note: Option<String>,
-    progress: &Progress,
-) -> Option<String> {
-    let mut parts: Vec<String> = vec![];
-    if target.is_none() && note.is_none() {
-        let name = &app.settings.name;
-        parts.push(format!(
-            "no goal is set for {name}; set one with: shoal deploy {name} BUILD --goal URL"
-        ));
-    }
-    parts.extend(note);
-    parts.extend(app.damage.as_ref().map(|(_, message)| message.clone()));
-    parts.extend(app.disk_trouble.message().map(String::from));
-    parts.extend(app.download_trouble.message().map(String::from));
-    parts.extend(app.host_trouble.message().map(String::from));
-    parts.extend(quarantined(app).map(|failed| {
-        let last = failed.output.lines().next_back();
-        let output = last.map_or_else(String::new, |line| format!("; its last output: {line}"));
-        let build = failed.build.short();
-        let what = if app.current == Some(failed.build) {
-            "failed here; its program is started again and again, because no build ran well here"
-        } else {
-            "failed here and is not tried again until another deploy"
-        };
-        format!("build {build} {what}: {}{output}", failed.reason)
-    }));
-    parts.extend(
-        pinned(app).map(|pin| {
-            format!("pinned to build {} by the configuration of this host", pin.short())
-        }),
-    );
-    parts.extend(app.supervisor.message());
-    parts.extend(app.supervisor.flood());
-    parts.extend(app.hooks.note().map(String::from));
-    if app.download.is_some() {
-        parts.extend(progress.waiting_for.as_ref().map(ToString::to_string));
-    } else {
-        let waits = waiting(app).or_else(|| restart_waits(app));
-        parts.extend(waits.map(|(_, text)| text));
-    }
-    parts.extend(
-        progress
-            .faults
-            .last()
-            .map(|fault| format!("{} peers banned, the last one: {fault}", progress.faults.len())),
-    );
-    (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use goal_state::{AppName, Label};
+use goal_state::{AppName, Label, Trouble};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::brain::explain::Explanation;
@@ -117,6 +117,6 @@ pub struct GoalView {
     pub followed: Option<AcceptedGoal>,
     /// Whether the goal store has answered since the agent started.
     pub has_answered: bool,
-    /// What is wrong with the goal store or with what it offers, for people.
-    pub note: Option<String>,
+    /// What is wrong with the goal store or with what it offers.
+    pub trouble: Option<Trouble>,
 }

@@ -1,5 +1,5 @@
 //! What the loop of an app looks after without being prompted from outside: `current`, the files of
-//! the builds, downloads that hang.
+//! the builds.
 //!
 //! Invariant: what somebody changed by hand is repaired, or treated as missing and reported; the
 //! running program is not stopped for it.
@@ -22,7 +22,6 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let now = Instant::now();
         self.refresh_at = now + self.settings.timings.refresh;
         self.keep_current();
-        self.log_stall();
         if self.audit_at <= now && self.audit.is_none() {
             self.audit_at = now + self.settings.timings.audit;
             self.start_audit();
@@ -89,25 +88,14 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     /// Treats a build as missing because somebody changed its files; it is fetched again if the
     /// goal asks for it. Its program runs on, and is replaced once the files are right.
     pub(super) fn set_aside(&mut self, build: BuildId, damage: &str) {
-        let message = format!("build {} is damaged on this host: {damage}", build.short());
-        warn!("{message}; it is not used until it is fetched again");
+        let message = format!(
+            "build {} is damaged on this host and not used until it is fetched again: {damage}",
+            build.short()
+        );
         self.damage = Some((build, message));
         self.staged.insert(build);
         let store = self.store.clone();
         self.start_leaving(build, move || store.distrust(build));
-    }
-
-    /// Logs a download that hangs once, not with every look.
-    pub(super) fn log_stall(&mut self) {
-        let progress = &self.progress.1;
-        let look = self.download.as_ref().and_then(|active| {
-            Some((active.build, progress.bytes_done, progress.waiting_for.as_ref()?.to_string()))
-        });
-        if self.stall.is_new(look)
-            && let Some((build, bytes_done, reason)) = self.stall.seen()
-        {
-            warn!(build = build.short(), bytes_done, "the download waits: {reason}");
-        }
     }
 }
 

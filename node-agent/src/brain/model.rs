@@ -41,8 +41,11 @@ pub(crate) struct Actual {
     /// The build that this host could not start now, for a reason that is not the build's; `None`
     /// if there is none.
     pub unready: Option<BuildId>,
-    /// The build that lacks something to start, whose hook failed, that was not healthy in time, or
-    /// that printed too much while it was judged; `None` if there is none.
+    /// The build that was looked at before the switch to it and lacks something to start; `None` if
+    /// there is none.
+    pub unstartable: Option<BuildId>,
+    /// The build whose hook failed, that was not healthy in time, or that printed too much while it
+    /// was judged; `None` if there is none.
     pub failed: Option<BuildId>,
     /// What is known of hooks.
     pub hooks: HookView,

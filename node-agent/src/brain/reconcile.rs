@@ -114,7 +114,7 @@ impl Brain<'_> {
 
     /// The switch that the goal asks for and that this host may begin, but for the token.
     fn allowed(&self) -> Option<BuildId> {
-        let is_out = [self.actual.unready, self.actual.failed];
+        let is_out = [self.actual.unready, self.actual.unstartable];
         self.permitted().filter(|build| !is_out.contains(&Some(*build)))
     }
 
@@ -172,9 +172,11 @@ impl Brain<'_> {
                 return Some(step);
             }
         }
-        // A hook failed before anything was switched.
-        let failed = self.actual.hooks.failed?;
-        (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+        // A hook failed, or the build was found wanting, before anything was switched.
+        let failed = [self.actual.hooks.failed, self.actual.unstartable];
+        self.due()
+            .filter(|due| failed.contains(&Some(*due)))
+            .map(|failed| Step::Quarantine { failed })
     }
 
     /// What becomes of a build that failed where no other ever ran well. Its program goes on being

@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use command_line::{complain, describe};
-use goal_state::AppName;
+use goal_state::{AppName, HostPhase, span};
 use p2p_core::BuildId;
 
-use crate::brain::explain::span;
 use crate::control::{AgentStatus, AppState, AskError, ControlClient, Request, Response};
 
 /// Exit code of `status` for an agent that does not run (LSB).
@@ -142,7 +141,13 @@ fn app_lines(app: &AppState) -> Vec<String> {
         let why = paused.reason.as_ref().map_or_else(String::new, |why| format!(": {why}"));
         lines.push(format!("  paused{why}; shoal-agent resume {}", row.app));
     }
-    lines.extend(row.message.as_ref().map(|message| format!("  {message}")));
+    if row.phase == HostPhase::Downloading {
+        lines.extend(goal_state::progress_text(row).map(|progress| {
+            let percent = row.bytes_total.map_or(0, |total| row.bytes_done * 100 / total.max(1));
+            format!("  {percent} %: {progress}")
+        }));
+    }
+    lines.extend(row.troubles().iter().map(|trouble| format!("  {}", trouble.text)));
     lines
 }
 

@@ -98,7 +98,7 @@ fn every_request_is_answered() {
     assert_eq!(rig.ask(&Request::Pause { app: None, reason: long }).unwrap(), done);
     assert_eq!(rig.ask(&Request::Resume { app: Some(web()) }).unwrap(), done);
     let explained = rig.ask(&Request::Explain { app: web() }).unwrap();
-    assert!(matches!(explained, Response::Explanation(e) if e.at_ms == 3));
+    assert!(matches!(explained, Response::Explanation(e) if e.row.updated_at_ms == 3));
     let other: AppName = "other".parse().unwrap();
     for request in [Request::Resume { app: Some(other.clone()) }, Request::Explain { app: other }] {
         let error = rig.ask(&request).unwrap_err().to_string();

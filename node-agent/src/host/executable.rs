@@ -3,8 +3,8 @@
 //! The kernel says "No such file or directory" of a script whose interpreter is missing, and of a
 //! program whose loader is. [`Executable::inspect`] looks at the file alone,
 //! [`Executable::runs_here`] at this machine. Invariant: what cannot be judged (no permission to
-//! read, a format that somebody registered with the kernel) counts as fine; only the kernel's own
-//! answer is final.
+//! read, a format that somebody registered with the kernel, text that a shell may make sense of)
+//! counts as fine; only the kernel's own answer is final.
 
 use std::env::consts::ARCH;
 use std::ffi::OsStr;
@@ -43,8 +43,43 @@ enum Format {
         interpreter: PathBuf,
         argument: String,
     },
+    /// Text without a first line that names its interpreter: the kernel does not execute it, and
+    /// the C library gives it to a shell.
+    BareText,
     /// It cannot be looked into, or the kernel was told what to do with it.
     Unknown,
+}
+
+/// Where a file would be executed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings<'a> {
+    /// The folder in which it would start.
+    pub directory: &'a Path,
+    /// The `PATH` that it would have; `None`: it has none.
+    pub search: Option<&'a OsStr>,
+    /// A link that will lead elsewhere by then: its path, and where it will lead.
+    pub link: Option<(&'a Path, &'a Path)>,
+}
+
+impl Surroundings<'_> {
+    /// Where `path` will lead, or leads.
+    fn locate(&self, path: &Path) -> PathBuf {
+        let path = self.directory.join(path);
+        let link = self.link.and_then(|(link, to)| Some(to.join(path.strip_prefix(link).ok()?)));
+        link.unwrap_or(path)
+    }
+
+    /// Looks at the file at `path`.
+    pub(crate) fn inspect(&self, path: &Path) -> Result<Executable, Obstacle> {
+        match Executable::inspect(&self.locate(path)) {
+            Err(Obstacle::DeadLink { target })
+                if self.link.is_some_and(|(link, _)| target.starts_with(link)) =>
+            {
+                Executable::inspect(&self.locate(&target))
+            }
+            looked => looked,
+        }
+    }
 }
 
 /// Why a file cannot be executed. `Display` goes on from "it cannot start: ".
@@ -135,38 +170,37 @@ impl Executable {
         Ok(Self { path: path.into(), format })
     }
 
-    /// Whether this machine can execute it. `directory` is where it would start, and `search` the
-    /// `PATH` that it would have; `None`: it has none.
+    /// Whether it is text that only a shell could make sense of, as its first line names no
+    /// interpreter.
+    pub fn is_bare_text(&self) -> bool {
+        matches!(self.format, Format::BareText)
+    }
+
+    /// Whether this machine can execute it there.
     ///
     /// # Errors
     ///
     /// What is in the way.
-    pub fn runs_here(&self, directory: &Path, search: Option<&OsStr>) -> Result<(), Obstacle> {
-        self.runs_as_interpreter(directory, search, INTERPRETERS_MAX)
+    pub(crate) fn runs_here(&self, around: Surroundings<'_>) -> Result<(), Obstacle> {
+        self.runs_as_interpreter(around, INTERPRETERS_MAX)
     }
 
-    fn runs_as_interpreter(
-        &self,
-        directory: &Path,
-        search: Option<&OsStr>,
-        depth: usize,
-    ) -> Result<(), Obstacle> {
+    fn runs_as_interpreter(&self, around: Surroundings<'_>, depth: usize) -> Result<(), Obstacle> {
         match &self.format {
-            Format::Unknown => Ok(()),
+            Format::Unknown | Format::BareText => Ok(()),
             // Registered are also the machines that this one can emulate.
             Format::Elf(_) if registered::handles(&self.path) => Ok(()),
-            Format::Elf(elf) => elf.runs_here(),
+            Format::Elf(elf) => elf.runs_here(around),
             Format::Script { interpreter, argument } => {
                 let fault = |why: String| Obstacle::Interpreter { name: interpreter.clone(), why };
-                let path = directory.join(interpreter);
-                let file = Self::inspect(&path).map_err(|obstacle| fault(why(&obstacle)))?;
+                let file = around.inspect(interpreter).map_err(|obstacle| fault(why(&obstacle)))?;
                 let Some(depth) = depth.checked_sub(1) else {
                     return Err(fault("is a script of a script of a script".into()));
                 };
-                file.runs_as_interpreter(directory, search, depth)
+                file.runs_as_interpreter(around, depth)
                     .map_err(|obstacle| fault(why(&obstacle)))?;
                 match name_for_env(interpreter, argument) {
-                    Some(name) => find(name, directory, search).map(drop),
+                    Some(name) => find(name, around).map(drop),
                     None => Ok(()),
                 }
             }
@@ -191,6 +225,10 @@ impl Executable {
         if registered::handles(path) {
             return Ok(Format::Unknown);
         }
+        // As shells tell it apart.
+        if !first.is_empty() && !first.contains(&0) {
+            return Ok(Format::BareText);
+        }
         Err(Obstacle::UnknownFormat)
     }
 }
@@ -200,21 +238,16 @@ impl Executable {
 /// # Errors
 ///
 /// If there is none that may be executed.
-pub(crate) fn find(
-    name: &Path,
-    directory: &Path,
-    search: Option<&OsStr>,
-) -> Result<PathBuf, Obstacle> {
+pub(crate) fn find(name: &Path, around: Surroundings<'_>) -> Result<PathBuf, Obstacle> {
     if name.as_os_str().as_bytes().contains(&b'/') {
-        let path = directory.join(name);
-        return match Executable::inspect(&path) {
-            Ok(_) => Ok(path),
+        return match around.inspect(name) {
+            Ok(file) => Ok(file.path),
             Err(obstacle) => Err(Obstacle::Interpreter { name: name.into(), why: why(&obstacle) }),
         };
     }
-    let search = search.unwrap_or_else(|| OsStr::new(PATH_DEFAULT));
+    let search = around.search.unwrap_or_else(|| OsStr::new(PATH_DEFAULT));
     let folders = std::env::split_paths(search);
-    let found = folders.map(|folder| directory.join(folder).join(name)).find(|path| {
+    let found = folders.map(|folder| around.locate(&folder.join(name))).find(|path| {
         let metadata = fs::metadata(path);
         metadata.is_ok_and(|metadata| check_kind(path, &metadata).is_ok())
     });
@@ -251,19 +284,21 @@ fn check_kind(path: &Path, metadata: &Metadata) -> Result<(), Obstacle> {
 /// Takes the first line apart as the kernel does: the interpreter, and all the rest as one word.
 fn script(line: &[u8]) -> Result<Format, Obstacle> {
     let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    if line.ends_with(b"\r") {
-        return Err(Obstacle::CarriageReturn);
-    }
+    let is_of_windows = line.ends_with(b"\r");
     let line = line.trim_ascii();
     let end = line.iter().position(|byte| matches!(byte, b' ' | b'\t')).unwrap_or(line.len());
     let (interpreter, argument) = line.split_at(end);
     if interpreter.is_empty() {
         return Err(Obstacle::NoInterpreter);
     }
-    Ok(Format::Script {
-        interpreter: Path::new(OsStr::from_bytes(interpreter)).into(),
-        argument: String::from_utf8_lossy(argument.trim_ascii()).into_owned(),
-    })
+    let interpreter = Path::new(OsStr::from_bytes(interpreter));
+    let argument = String::from_utf8_lossy(argument.trim_ascii()).into_owned();
+    let is_env = interpreter.file_name().is_some_and(|name| name == "env");
+    // At the end of arguments some bear with it, such as perl, and env when it splits the line.
+    if is_of_windows && (argument.is_empty() || (is_env && !argument.starts_with('-'))) {
+        return Err(Obstacle::CarriageReturn);
+    }
+    Ok(Format::Script { interpreter: interpreter.into(), argument })
 }
 
 /// The program that `env` would look up; `None` for another interpreter, or if that is not plain.
@@ -275,7 +310,11 @@ fn name_for_env<'a>(interpreter: &Path, argument: &'a str) -> Option<&'a Path> {
     let words = argument.strip_prefix("-S").unwrap_or(argument);
     // Without -S all of the rest is one word, spaces and all.
     let name = if is_split { words.split_ascii_whitespace().next()? } else { words };
-    (!name.is_empty() && !name.starts_with('-') && !name.contains('=')).then(|| Path::new(name))
+    // Options, variables, and what env unquotes or fills in.
+    let is_plain = !name.is_empty()
+        && !name.starts_with('-')
+        && !name.contains(['=', '\'', '"', '\\', '$', '#']);
+    is_plain.then(|| Path::new(name))
 }
 
 /// What is wrong with an interpreter, as the end of "..., which ".

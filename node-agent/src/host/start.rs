@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use crate::host::executable::{self, Executable, Obstacle};
+use crate::host::executable::{self, Executable, Obstacle, Surroundings};
 use crate::host::sockets::{HeldSockets, LISTEN_FDS_START, SocketsError};
 use crate::host::user::User;
 use crate::process::ProcessIdentity;
@@ -262,11 +262,11 @@ impl Recipe {
     fn advised(&self, error: io::Error) -> io::Error {
         let search = self.environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
         let is_path = self.program.as_os_str().as_encoded_bytes().contains(&b'/');
+        let around = Surroundings { directory: &self.directory, search, link: None };
         let looked = if is_path {
-            Executable::inspect(&self.program)
-                .and_then(|file| file.runs_here(&self.directory, search))
+            Executable::inspect(&self.program).and_then(|file| file.runs_here(around))
         } else {
-            executable::find(&self.program, &self.directory, search).map(drop)
+            executable::find(&self.program, around).map(drop)
         };
         match (looked, &self.user, error.kind()) {
             (Err(Obstacle::Interpreter { why, .. }), ..) if !is_path => {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use p2p_core::ByteRate;
 use tokio::time::Instant;
 
-use crate::brain::explain::bytes_text;
+use goal_state::bytes_text;
 
 /// Time over which a rate is averaged. Programs that dump their settings or fill a cache when they
 /// start print in bursts of a second or two; half of this would take such a burst for a flood,

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use goal_state::{AppName, HostPhase, HostStatus};
+use goal_state::{AppName, HostStatus, TroubleKind};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::CONTENT_TYPE;
@@ -135,7 +135,7 @@ fn health(heartbeat: &Heartbeat) -> (StatusCode, String) {
 }
 
 fn render(source: &MetricsSource) -> String {
-    let rows: Vec<HostStatus> = source.board.subscribe().borrow().values().cloned().collect();
+    let rows = source.board.rows_with_note();
     let mut counts = source.board.counts().read();
     // A counter that appears with its first event has no rise that an alert could see.
     for row in &rows {
@@ -163,10 +163,21 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
         let labels = [("app", row.app.as_str()), ("phase", row.phase.as_str())];
         page.value("shoal_app_phase", &labels, 1);
     }
-    page.family("shoal_app_at_goal", "gauge", "1 if the build of the goal runs and is good.");
+    page.family(
+        "shoal_app_at_goal",
+        "gauge",
+        "1 if the build of the goal runs, is good, and is known to be that of the store.",
+    );
     for row in rows {
-        let is_there = row.phase == HostPhase::Running;
-        page.value("shoal_app_at_goal", &[("app", row.app.as_str())], u64::from(is_there));
+        page.value("shoal_app_at_goal", &[("app", row.app.as_str())], u64::from(row.is_at_goal()));
+    }
+    let help = "1 for each kind of trouble that the app has, 0 for all others.";
+    page.family("shoal_app_trouble", "gauge", help);
+    for row in rows {
+        for kind in TroubleKind::ALL {
+            let labels = [("app", row.app.as_str()), ("kind", kind.as_str())];
+            page.value("shoal_app_trouble", &labels, u64::from(row.troubles.contains(&kind)));
+        }
     }
     let help = "1 if the goal's build failed here and is not tried again.";
     page.family("shoal_app_quarantined", "gauge", help);
@@ -190,7 +201,10 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
             page.value("shoal_app_build_bytes", &[("app", row.app.as_str())], bytes);
         }
     }
-    let bytes: [Family<HostStatus>; 5] = [
+    let bytes: [Family<HostStatus>; 6] = [
+        ("shoal_app_download_bytes_per_second", "Bytes that come in per second.", |row| {
+            row.download_rate.unwrap_or(0)
+        }),
         ("shoal_app_done_bytes", "Bytes of the goal's build that are here.", |row| row.bytes_done),
         ("shoal_app_reused_bytes", "Of those, copied from other builds.", |row| row.bytes_reused),
         ("shoal_app_from_seeders_bytes", "Chunk bytes received from seeders.", |row| {
@@ -282,6 +296,7 @@ fn resident_bytes() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use goal_state::{HostPhase, Trouble};
     use p2p_core::BuildId;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -308,6 +323,13 @@ mod tests {
                 .counts()
                 .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
         }
+        let models = HostStatus {
+            phase: HostPhase::Running,
+            generation: Some(7),
+            ..HostStatus::new("h1", "models".parse().unwrap())
+        };
+        let full = Trouble::new(TroubleKind::GoalUnstored, "cannot store the new goal");
+        board.show(models.with_troubles(&[full]));
         let (heartbeat, started_at) = (Heartbeat::default(), Instant::now());
         MetricsSource { host: "h\"1\\".into(), board, heartbeat, started_at }
     }
@@ -357,6 +379,11 @@ mod tests {
         for (name, expected) in [
             ("shoal_app_phase{app=\"web\",phase=\"running\"}", 1.0),
             ("shoal_app_at_goal{app=\"web\"}", 1.0),
+            // It runs what it knows, and the store has another goal.
+            ("shoal_app_at_goal{app=\"models\"}", 0.0),
+            ("shoal_app_trouble{app=\"models\",kind=\"goal-unstored\"}", 1.0),
+            ("shoal_app_trouble{app=\"models\",kind=\"disk\"}", 0.0),
+            ("shoal_app_trouble{app=\"web\",kind=\"goal-unstored\"}", 0.0),
             ("shoal_app_goal_generation{app=\"models\"}", 7.0),
             ("shoal_app_build_bytes{app=\"web\"}", 10.0),
             ("shoal_app_from_peers_bytes{app=\"web\"}", 9.0),

@@ -2,17 +2,20 @@
 //!
 //! Invariant: reporting never holds up an app. Apps write their row and go on; the reporter sends
 //! the newest rows when it can, soon after a change and regularly without one, and what could not
-//! be sent is not queued, because the next report replaces it.
+//! be sent is not queued, because the next report replaces it. What seeders have to say about
+//! reports ([`NOTES_TOPIC`]) goes into the same rows.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use goal_state::{AppName, GoalStore, HostStatus, now_ms};
+use goal_state::{
+    AppName, GoalStore, HostNotes, HostStatus, NOTES_TOPIC, Trouble, TroubleKind, now_ms,
+};
 use p2p_net::{AskError, Node, STATUS_TOPIC};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::report::counts::CountBoard;
@@ -34,6 +37,16 @@ const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait after reports that failed.
 const REPORT_RETRY_MAX: Duration = Duration::from_mins(1);
 
+/// Least time between two questions what a seeder has to say about the reports. A region asks a
+/// third as often as it reports.
+const NOTES_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Time after which such a question is given up.
+const NOTES_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After so many questions without an answer, what was heard before is no longer said.
+const NOTES_MISSED_MAX: u32 = 5;
+
 /// Most bytes of one report to a seeder. Below what seeders take, with room for the brackets.
 const REPORT_BYTES_MAX: usize = 60 * 1024;
 
@@ -46,14 +59,30 @@ type Rows = BTreeMap<AppName, HostStatus>;
 #[derive(Clone, Debug)]
 pub struct StatusBoard {
     rows: watch::Sender<Rows>,
-    note: watch::Sender<Option<String>>,
+    notes: watch::Sender<Notes>,
     counts: CountBoard,
+}
+
+/// What is said of the agent as a whole.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+struct Notes {
+    /// By itself.
+    own: Option<String>,
+    /// By the seeder that takes its reports.
+    heard: Vec<String>,
+}
+
+impl Notes {
+    fn text(&self) -> Option<String> {
+        let parts: Vec<_> = self.own.iter().chain(&self.heard).map(String::as_str).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
 }
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        let (rows, note) = (watch::Sender::new(Rows::new()), watch::Sender::new(None));
-        Self { rows, note, counts: CountBoard::default() }
+        let (rows, notes) = (watch::Sender::new(Rows::new()), watch::Sender::default());
+        Self { rows, notes, counts: CountBoard::default() }
     }
 }
 
@@ -79,9 +108,18 @@ impl StatusBoard {
     /// Says something of the agent as a whole, in every row that is reported from now on; `None`
     /// takes it back.
     pub fn set_note(&self, note: Option<String>) {
-        self.note.send_if_modified(|shown| {
-            let is_news = *shown != note;
-            *shown = note;
+        self.notes.send_if_modified(|shown| {
+            let is_news = shown.own != note;
+            shown.own = note;
+            is_news
+        });
+    }
+
+    /// As [`Self::set_note`], beside it, for what a seeder said.
+    fn set_heard(&self, notes: Vec<String>) {
+        self.notes.send_if_modified(|shown| {
+            let is_news = shown.heard != notes;
+            shown.heard = notes;
             is_news
         });
     }
@@ -91,9 +129,19 @@ impl StatusBoard {
         self.rows.borrow().values().cloned().collect()
     }
 
+    /// The rows as they are reported: with what was said of the agent as a whole.
+    pub(crate) fn rows_with_note(&self) -> Vec<HostStatus> {
+        let note = self.note();
+        let mut rows = self.rows();
+        for row in &mut rows {
+            add_note(row, note.as_deref());
+        }
+        rows
+    }
+
     /// What was said of the agent as a whole.
     pub fn note(&self) -> Option<String> {
-        self.note.borrow().clone()
+        self.notes.borrow().text()
     }
 
     /// The rows, now and after each change.
@@ -111,9 +159,9 @@ fn shorten(message: String) -> String {
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
 fn add_note(row: &mut HostStatus, note: Option<&str>) {
-    let parts = [note, row.message.as_deref()];
-    let joined = parts.into_iter().flatten().collect::<Vec<_>>().join("; ");
-    row.message = (!joined.is_empty()).then(|| shorten(joined));
+    let Some(note) = note else { return };
+    row.add_trouble(Trouble::new(TroubleKind::Agent, note));
+    row.message = row.message.take().map(shorten);
 }
 
 /// Where reports go.
@@ -126,9 +174,9 @@ pub(crate) enum StatusSink {
 }
 
 impl StatusSink {
-    async fn send(&self, host: &str, rows: &[HostStatus]) -> anyhow::Result<()> {
+    async fn send(&self, reporter: &ReporterName, rows: &[HostStatus]) -> anyhow::Result<()> {
         match self {
-            Self::Store(store) => store.put_status(host, rows).await?,
+            Self::Store(store) => store.put_status(&reporter.writer(), rows).await?,
             Self::Seeders(node) => {
                 for report in encode_reports(rows)? {
                     node.ask_any(STATUS_TOPIC, report).await.map_err(not_taken)?;
@@ -172,23 +220,48 @@ fn encode_reports(rows: &[HostStatus]) -> serde_json::Result<Vec<Vec<u8>>> {
     Ok(reports)
 }
 
+/// Who reports.
+#[derive(Clone, Debug)]
+pub(crate) struct ReporterName {
+    /// The host's configured name.
+    pub(crate) host: String,
+    /// Its group.
+    pub(crate) group: String,
+    /// Its key, as seeders name it.
+    pub(crate) node: String,
+}
+
+impl ReporterName {
+    /// The name of its document in a goal store: two nodes under one name write beside each other.
+    fn writer(&self) -> String {
+        format!("{}/{}", self.host, self.node)
+    }
+}
+
 /// Sends the rows of a board until it is stopped, and once more then.
 #[derive(Debug)]
 pub(crate) struct Reporter {
-    host: String,
+    name: ReporterName,
+    board: StatusBoard,
     rows: watch::Receiver<Rows>,
-    note: watch::Receiver<Option<String>>,
+    notes: watch::Receiver<Notes>,
     sink: StatusSink,
     is_failing: bool,
     backoff: Backoff,
+    /// When a seeder was last asked for notes.
+    asked_at: Option<Instant>,
+    /// How often in a row it did not answer.
+    missed: u32,
 }
 
 impl Reporter {
-    /// A reporter of `board` that writes as `host`.
-    pub(crate) fn new(host: String, board: &StatusBoard, sink: StatusSink) -> Self {
+    /// A reporter of `board` that writes as `name`.
+    pub(crate) fn new(name: ReporterName, board: &StatusBoard, sink: StatusSink) -> Self {
         let backoff = Backoff::new(REPORT_INTERVAL_MIN * 2, REPORT_RETRY_MAX);
-        let (rows, note) = (board.subscribe(), board.note.subscribe());
-        Self { host, rows, note, sink, is_failing: false, backoff }
+        let (rows, notes) = (board.subscribe(), board.notes.subscribe());
+        let board = board.clone();
+        let is_failing = false;
+        Self { name, board, rows, notes, sink, is_failing, backoff, asked_at: None, missed: 0 }
     }
 
     /// Reports until `stop`, then makes a last report.
@@ -198,8 +271,14 @@ impl Reporter {
                 result = self.report(REPORT_TIMEOUT) => self.on_reported(result),
                 () = stop.cancelled() => break,
             };
+            let waiting = async {
+                if !self.is_failing {
+                    self.ask_for_notes().await;
+                }
+                self.next_reason(wait).await;
+            };
             tokio::select! {
-                () = self.next_reason(wait) => {}
+                () = waiting => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -214,7 +293,7 @@ impl Reporter {
         let changed = async {
             tokio::select! {
                 changed = self.rows.changed() => changed,
-                changed = self.note.changed() => changed,
+                changed = self.notes.changed() => changed,
             }
         };
         drop(timeout(rest, changed).await);
@@ -226,12 +305,58 @@ impl Reporter {
             return Ok(());
         }
         let now_ms = now_ms();
-        let note = self.note.borrow_and_update().clone();
+        let note = self.notes.borrow_and_update().text();
         for row in &mut rows {
             row.updated_at_ms = now_ms;
+            row.group = Some(self.name.group.clone());
+            row.node = Some(self.name.node.clone());
             add_note(row, note.as_deref());
         }
-        timeout(limit, self.sink.send(&self.host, &rows)).await?
+        timeout(limit, self.sink.send(&self.name, &rows)).await?
+    }
+
+    /// Asks the seeder that took the report what it has to say about it, now and then. One of
+    /// before refuses the question, and that is all.
+    async fn ask_for_notes(&mut self) {
+        let StatusSink::Seeders(node) = &self.sink else { return };
+        if self.asked_at.is_some_and(|at| at.elapsed() < NOTES_INTERVAL) {
+            return;
+        }
+        self.asked_at = Some(Instant::now());
+        let asked = timeout(NOTES_TIMEOUT, node.ask_any(NOTES_TOPIC, vec![])).await;
+        let heard = match asked {
+            Ok(Ok(answer)) => HostNotes::from_json(&answer).map_err(anyhow::Error::from),
+            Ok(Err(error)) => Err(error.into()),
+            Err(elapsed) => Err(elapsed.into()),
+        };
+        match heard {
+            Ok(heard) => {
+                self.missed = 0;
+                self.on_notes(heard.notes);
+            }
+            Err(error) => {
+                debug!("no seeder says anything about reports: {error:#}");
+                self.missed = self.missed.saturating_add(1);
+                if self.missed > NOTES_MISSED_MAX {
+                    self.board.set_heard(vec![]);
+                }
+            }
+        }
+    }
+
+    /// Shows what the seeder says, and logs what it had not said before.
+    fn on_notes(&self, notes: Vec<String>) {
+        // By how many minutes a clock is off may change with each report.
+        let words = |note: &String| note.replace(|symbol: char| symbol.is_ascii_digit(), "");
+        let before = self.notes.borrow().heard.clone();
+        let before: Vec<_> = before.iter().map(words).collect();
+        for note in notes.iter().filter(|note| !before.contains(&words(note))) {
+            warn!("{note}");
+        }
+        if notes.is_empty() && !before.is_empty() {
+            info!("the seeder finds nothing wrong with the reports any more");
+        }
+        self.board.set_heard(notes);
     }
 
     /// Logs the first failure and the first success after it; returns how long to wait.
@@ -301,6 +426,26 @@ mod tests {
         assert_eq!(said(Some("disk full"), None).as_deref(), Some("disk full"));
         assert_eq!(said(None, Some("restart")).as_deref(), Some("restart"));
         assert_eq!(said(Some("disk full"), Some("restart")).as_deref(), Some("restart; disk full"));
+    }
+
+    /// Goal: what seeders say and what the agent says of itself do not replace each other.
+    #[test]
+    fn notes_of_seeder_and_agent_stand_side_by_side() {
+        let board = StatusBoard::default();
+        let (host, group, node) = ("h1".into(), "z1".into(), "5".into());
+        let url = "file:///nowhere".parse().unwrap();
+        let sink = StatusSink::Store(GoalStore::new(&url));
+        let reporter = Reporter::new(ReporterName { host, group, node }, &board, sink);
+        assert_eq!(board.note(), None);
+        reporter.on_notes(vec!["name taken".into(), "clock off".into()]);
+        board.set_note(Some("restart".into()));
+        assert_eq!(board.note().as_deref(), Some("restart; name taken; clock off"));
+        reporter.on_notes(vec!["clock off".into()]);
+        assert_eq!(board.note().as_deref(), Some("restart; clock off"));
+        board.set_note(None);
+        assert_eq!(board.note().as_deref(), Some("clock off"));
+        reporter.on_notes(vec![]);
+        assert_eq!(board.note(), None);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 use std::fs;
 use std::time::Duration;
 
-use goal_state::{HostLimit, HostPhase, HostStatus, SwitchTime, WaitReason, now_ms};
-use node_agent::brain::{Situation, Swap};
+use goal_state::{HostLimit, HostPhase, HostStatus, SwitchTime, TroubleKind, WaitReason, now_ms};
+use node_agent::brain::Swap;
 use node_agent::host::{AfterGood, Health, Hook, Hooks, Probe};
 use node_agent::state::{Journal, JournalPhase};
 use p2p_core::BuildId;
@@ -55,7 +55,7 @@ async fn first_build_whose_hook_fails_is_not_started() {
         }
         assert_eq!((row.current, row.elapsed_ms), (None, None), "{name}");
         assert!(row.failure.unwrap().contains("exit code 3"));
-        assert_eq!(running.explain().await.answer().situation, Situation::Quarantined);
+        assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Quarantine));
         running.kill().await;
 
         // The next agent does not try it either.
@@ -103,7 +103,7 @@ async fn first_build_that_crashes_is_failed_and_tried_on() {
     let message = row.message.unwrap();
     assert!(message.contains("started again and again"), "{message}");
     assert_eq!(row.last_output.as_deref(), Some("no database"));
-    assert_eq!(running.explain().await.answer().situation, Situation::Quarantined);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Quarantine));
     fs::write(flag(&host, "database"), "").unwrap();
     let row = running.good(build).await;
     assert_eq!((row.quarantined, host.journal().failed), (None, None));
@@ -288,7 +288,8 @@ async fn build_that_is_withheld_is_downloaded_and_not_started() {
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Halt)).await;
     assert_eq!(row.current, None);
     assert!(row.message.unwrap().contains("3 hosts failed"));
-    assert!(running.explain().await.answer().headline.contains("3 hosts failed"));
+    let answer = running.explain().await.answer();
+    assert!(answer.to_string().contains("3 hosts failed"), "{answer}");
     host.rollout.halted = None;
     host.set_goal(first);
     running.good(first).await;

@@ -177,7 +177,7 @@ impl Host {
         self.goal.send_replace(GoalView {
             followed: Some(followed),
             has_answered: true,
-            note: None,
+            trouble: None,
         });
     }
 

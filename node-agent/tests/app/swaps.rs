@@ -6,9 +6,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use goal_state::{HostPhase, HostStatus, Rollout, WaitReason};
+use goal_state::{HostPhase, HostStatus, Rollout, TroubleKind, WaitReason};
 use node_agent::app::{AppOrder, AppSettings};
-use node_agent::brain::{Situation, Swap};
+use node_agent::brain::Swap;
 use node_agent::host::{Health, Hook, Hooks, OnChange, Probe, WatchedFiles};
 use node_agent::process::ProcessIdentity;
 use p2p_core::BuildId;
@@ -119,7 +119,9 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     host.set_goal(second);
     host.source.permit(1);
     running.row(|row| row.phase == HostPhase::Checking && row.current == Some(second)).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::Checking);
+    let answer = running.explain().await.answer();
+    assert_eq!((answer.phase, answer.is_at_goal), (HostPhase::Checking, false));
+    assert!(answer.reasons[0].text.contains("is being checked"), "{answer}");
     let row = running.phase(HostPhase::RolledBack).await;
     let message = row.message.clone().unwrap();
     assert!(message.contains("not healthy within 500ms"), "{message}");
@@ -127,15 +129,15 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     assert_eq!((row.current, process(&row)), (Some(first), old.clone()));
     assert_eq!(host.current_version(), "1");
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::Quarantined);
-    assert!(answer.headline.contains("no database"), "{answer:?}");
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Quarantine));
+    assert!(answer.to_string().contains("no database"), "{answer}");
     let lines = notebook.wait_for(3).await;
     assert_eq!(lines, ["started 1", "started 2", "stopped 2"]);
     running.stop().await;
 }
 
-/// Goal: a build that cannot start costs no outage: nothing of the old one is touched, no hook runs.
-/// Method: each build lacks something else, after one that is good.
+/// Goal: a build that cannot start costs no outage: nothing of the old one is touched.
+/// Method: each build lacks something else, after one that is good. No hook runs if none can help.
 #[tokio::test]
 async fn build_that_cannot_start_is_given_up_before_anything_is_touched() {
     let mut host = Host::with_program();
@@ -146,11 +148,11 @@ async fn build_that_cannot_start_is_given_up_before_anything_is_touched() {
     let before = notebook.lines();
     let note = format!("#!/bin/sh\n{}\n", notebook.note("a hook ran"));
     let cases = [
-        ("missing", vec![("hook", note.as_str())], "run cannot start: the build has no such file"),
+        ("missing", vec![("hook", "#!/bin/sh\n")], "run cannot start: the build has no such file"),
         ("windows", vec![("run", "#!/bin/sh\r\necho\r\n"), ("hook", &note)], "carriage return"),
         (
             "env",
-            vec![("hook", &note), ("run", "#!/usr/bin/env nosuch\n")],
+            vec![("hook", "#!/bin/sh\n"), ("run", "#!/usr/bin/env nosuch\n")],
             "run cannot start: its first line asks for the interpreter `nosuch`, which is not in \
              PATH (",
         ),
@@ -167,7 +169,7 @@ async fn build_that_cannot_start_is_given_up_before_anything_is_touched() {
         let row = running.row(|row| row.quarantined == Some(build)).await;
         let message = row.message.clone().unwrap();
         assert!(message.contains(expected), "{name}: {message}");
-        assert!(message.contains("; the old program was not touched"), "{message}");
+        assert!(message.contains(", the old program was not touched"), "{message}");
         assert_eq!((row.current, process(&row)), (Some(first), old.clone()), "{name}");
         assert_eq!(host.journal().to, first, "nothing was switched");
     }
@@ -198,6 +200,63 @@ async fn switch_waits_for_what_the_host_lacks() {
     running.stop().await;
 }
 
+/// Goal: a switch does not wait for what its own hook brings.
+#[tokio::test]
+async fn hook_brings_the_program_that_its_switch_needs() {
+    let mut host = Host::with_program();
+    let program = host.folder.path().join("tool");
+    let program = program.to_str().unwrap();
+    host.settings.app.exec = Some(vec![program.into()]);
+    host.settings.app.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
+    let bring = format!(
+        "printf '#!/bin/sh\\nexec sleep 60\\n' > {program}.new; chmod +x {program}.new; \
+         mv {program}.new {program}"
+    );
+    let build = host.build_of("1", &[("hook", &bring)]);
+    let (running, _) = start_with(&mut host, build).await;
+    running.stop().await;
+}
+
+/// Goal: a build whose files somebody changed before the switch is fetched again, not blamed.
+#[tokio::test]
+async fn build_that_was_damaged_before_its_switch_is_not_given_up() {
+    let mut host = Host::with_program();
+    host.settings.app.hold = true;
+    let build = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(build);
+    host.source.permit(1);
+    running.phase(HostPhase::Waiting).await;
+    let root = host.directory().path().join("builds").join(build.to_string());
+    fs::remove_file(root.join("run")).unwrap();
+    host.source.permit(1);
+    host.settings.app.hold = false;
+    settings(&running, &host.settings).await;
+    running.good(build).await;
+    running.stop().await;
+}
+
+/// Goal: a build that cannot start is blamed for what it lacks, whatever failed before it.
+/// Method: the first build never gets healthy, and there is none to go back to.
+#[tokio::test]
+async fn build_that_cannot_start_is_not_blamed_for_another() {
+    let mut host = Host::with_program();
+    host.settings.app.health.probe = Some(Probe::Command { exec: vec!["false".into()] });
+    host.settings.app.health.deadline = Duration::from_millis(300);
+    let first = host.patient_build("1");
+    let second = host.build_as_they_are("2", &[("run", "#!/bin/sh\r\n")]);
+    let running = host.start(3);
+    for (build, expected) in [(first, "healthy"), (second, "carriage return"), (first, "healthy")] {
+        host.set_goal(build);
+        host.source.permit(1);
+        let row = running.row(|row| row.quarantined == Some(build)).await;
+        let failure = row.failure.unwrap();
+        assert!(failure.contains(expected), "{failure}");
+        assert_eq!(row.last_output, None);
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn before_switch_that_fails_keeps_everything_as_it_was() {
     let mut host = Host::with_program();
@@ -218,7 +277,7 @@ async fn before_switch_that_fails_keeps_everything_as_it_was() {
     assert_eq!((row.current, row.quarantined, process(&row)), (Some(first), Some(second), old));
     assert_eq!(host.journal().to, first, "nothing was switched");
     assert_eq!(notebook.lines(), ["started 1"]);
-    assert_eq!(running.explain().await.answer().situation, Situation::Quarantined);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Quarantine));
     running.stop().await;
 }
 
@@ -391,12 +450,12 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     host.source.permit(1);
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Hold)).await;
     assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
-    assert_eq!(running.explain().await.answer().situation, Situation::Held);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Hold));
 
     host.settings.app.hold = false;
     settings(&running, &host.settings).await;
     running.good(second).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::AtGoal);
+    assert!(running.explain().await.answer().is_at_goal);
 
     host.settings.app.pin = Some(first);
     settings(&running, &host.settings).await;
@@ -404,7 +463,7 @@ async fn hold_and_pin_hold_at_once_and_are_explained() {
     assert_eq!(row.target, Some(first));
     let row = running.row(|row| row.waiting_for == Some(WaitReason::Pin)).await;
     assert_eq!((row.phase, row.current), (HostPhase::Waiting, Some(first)));
-    assert_eq!(running.explain().await.answer().situation, Situation::Pinned);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Pin));
     host.settings.app.pin = None;
     settings(&running, &host.settings).await;
     running.good(second).await;
@@ -417,25 +476,25 @@ async fn wave_pause_and_download_are_explained() {
     let (first, second) = (host.patient_build("1"), host.patient_build("2"));
     let running = host.start(3);
     running.phase(HostPhase::NoGoal).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::NoGoal);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::NoGoal));
     host.set_goal(first);
     running.phase(HostPhase::Downloading).await;
     let explanation = running.explain().await;
-    assert_eq!(explanation.answer().situation, Situation::Downloading);
+    assert!(explanation.answer().reasons[0].text.contains("downloaded"), "{explanation:?}");
     let facts = serde_json::to_value(&explanation).unwrap();
-    assert_eq!(facts["download"]["done"], 7);
+    assert_eq!(facts["row"]["bytes_done"], 7);
     host.source.permit(2);
     running.good(first).await;
 
     host.rollout = Rollout { percent: 0, ..Rollout::default() };
     host.set_goal(second);
     running.row(|row| row.waiting_for == Some(WaitReason::Wave)).await;
-    assert_eq!(running.explain().await.answer().situation, Situation::WaitingForRollout);
+    assert_eq!(running.explain().await.answer().first_trouble(), Some(TroubleKind::Wave));
     running.order(AppOrder::Pause { reason: Some("new rack".into()) }).await;
     running.row(|row| row.waiting_for == Some(WaitReason::Pause)).await;
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::Paused);
-    assert!(answer.headline.contains("new rack"), "{answer:?}");
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Pause));
+    assert!(answer.to_string().contains("(new rack)"), "{answer}");
     running.stop().await;
 }
 
@@ -523,7 +582,7 @@ async fn token_is_waited_for_and_returned() {
     assert!(row.message.as_ref().unwrap().contains("2 of 2 are out"), "{row:?}");
     assert_eq!((row.phase, process(&row)), (HostPhase::Waiting, old));
     let answer = running.explain().await.answer();
-    assert_eq!(answer.situation, Situation::WaitingForToken);
+    assert_eq!(answer.first_trouble(), Some(TroubleKind::Token));
     assert_eq!(host.current_version(), "1");
     host.tokens.grant();
     let new = process(&running.good(second).await);

@@ -128,7 +128,7 @@ async fn job_that_fails_is_reported_and_rolled_back() {
     let row = running.row(is_back).await;
     let message = row.message.unwrap();
     let expected = "the program was not started: cannot restart web.service: systemd says failed: \
-                    exit-code; see journalctl -u web.service";
+                    exit-code, see journalctl -u web.service";
     assert!(message.contains(expected), "{message}");
     assert!(row.restarts >= 3, "{}", row.restarts);
     // Nothing runs as long as systemd fails, and it is tried again until it does not.

@@ -122,7 +122,7 @@ fn what_keeps_a_program_from_starting_comes_back_to_the_agent() {
         ),
         (file("data", "#!/bin/sh\n", 0o644), io::ErrorKind::PermissionDenied, "not executable"),
         // No shell tries to make sense of it.
-        (file("plain", "echo\n", 0o755), io::Error::from_raw_os_error(8).kind(), "is neither"),
+        (file("plain", "\0echo\n", 0o755), io::Error::from_raw_os_error(8).kind(), "is neither"),
     ];
     for (program, kind, expected) in cases {
         let error = start(recipe(&rig::launch(&[&program])));

@@ -132,8 +132,10 @@ impl Script for Troubles {
         {
             return Turn::Done;
         }
-        // Nothing that ever ran well is there to go back to: the build that fails is all there is.
-        let only_bad = journal.good.is_empty() && !host.machine.sample(goal).behaviour.is_good();
+        // Nothing that ever ran well is there to go back to: the build that fails is all there is,
+        // or one whose hook failed, which waits for another deploy.
+        let only_bad = journal.good.is_empty()
+            && (!host.machine.sample(goal).behaviour.is_good() || host.has_quarantined(goal));
         if only_bad && view.waited > Duration::from_mins(10) { Turn::Done } else { Turn::Wait }
     }
 }

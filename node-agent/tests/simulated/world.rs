@@ -347,7 +347,7 @@ impl World {
             goal.send_replace(GoalView {
                 followed: Some(accepted),
                 has_answered: true,
-                note: None,
+                trouble: None,
             });
         }
     }

@@ -1,8 +1,12 @@
 //! Tests of the relay's table: rules for rows, ownership of names, and how documents are cut.
 
-use goal_state::HostPhase;
+use std::collections::BTreeSet;
+
+use goal_state::{HostPhase, NAME_KEPT_MS};
 
 use super::*;
+
+mod inventory;
 
 const NOW_MS: u64 = 1_700_000_000_000;
 
@@ -25,12 +29,17 @@ fn row(host: &str, app: &str) -> HostStatus {
     }
 }
 
+/// The row as the table hands it on, taken from `node` at `now_ms`.
+fn kept(row: &HostStatus, node: NodeId, now_ms: u64) -> HostStatus {
+    HostStatus { node: Some(node.to_string()), received_at_ms: now_ms, ..row.clone() }
+}
+
 fn report(rows: &[HostStatus]) -> Vec<u8> {
     serde_json::to_vec(rows).unwrap()
 }
 
 fn taken(rows: usize) -> Taken {
-    Taken { rows, refused: None }
+    Taken { rows, ..Taken::default() }
 }
 
 /// A table of `count` hosts, each reported by a node of its own.
@@ -46,12 +55,12 @@ fn table_of(count: usize) -> StatusTable {
 #[test]
 fn reported_rows_come_out_as_one_document() {
     let mut table = StatusTable::new(10);
-    assert!(table.rows.is_empty());
+    assert_eq!(table.row_count, 0);
     let rows = [row("a", "db"), row("a", "web")];
     assert_eq!(table.on_report(NOW_MS, node(1), &report(&rows)), taken(2));
 
     assert_eq!(table.take_due(NOW_MS, 10), [0]);
-    assert_eq!(table.document(0), rows);
+    assert_eq!(table.document(0), rows.map(|row| kept(&row, node(1), NOW_MS)));
     assert_eq!(table.take_due(NOW_MS, 10), [0; 0], "a document is written once per change");
 }
 
@@ -99,15 +108,18 @@ fn bad_rows_are_left_out_and_named() {
             wide.clone(),
             ReportFault::RowTooLarge {
                 host: quotes.clone(),
-                bytes: serde_json::to_vec(&wide).unwrap().len(),
+                bytes: serde_json::to_vec(&kept(&wide, node(1), NOW_MS)).unwrap().len(),
             },
         ),
     ];
     for (bad, fault) in cases {
         let mut table = StatusTable::new(10);
         let outcome = table.on_report(NOW_MS, node(1), &report(&[bad, row("good", "web")]));
-        assert_eq!(outcome, Taken { rows: 1, refused: Some(fault) });
-        assert_eq!(table.rows.len(), 1);
+        assert_eq!(outcome, Taken { refused: Some(fault.clone()), ..taken(1) });
+        assert_eq!(table.row_count, 1);
+        let told = format!("the seeder leaves out rows that this host reports: {fault}");
+        assert_eq!(table.notes(NOW_MS, node(1)), [told]);
+        assert_eq!(table.notes(NOW_MS + NAME_KEPT_MS, node(1)), [""; 0], "for as long as it lasts");
     }
 }
 
@@ -116,16 +128,15 @@ fn report_that_is_not_json_changes_nothing() {
     let mut table = StatusTable::new(10);
     let outcome = table.on_report(NOW_MS, node(1), b"{");
     assert!(matches!(outcome.refused, Some(ReportFault::Malformed { .. })));
-    assert!(table.rows.is_empty() && table.take_due(u64::MAX, 10).is_empty());
+    assert!(table.row_count == 0 && table.take_due(u64::MAX, 10).is_empty());
 }
 
 #[test]
-fn message_is_cut_and_clock_that_is_ahead_is_set_back() {
+fn message_is_cut() {
     let mut table = StatusTable::new(10);
     let status = HostStatus {
         message: Some(format!("line\n{}", "y".repeat(MESSAGE_CHARS_MAX))),
         last_output: Some("z\u{1b}\n".repeat(goal_state::LAST_OUTPUT_BYTES_MAX)),
-        updated_at_ms: NOW_MS + 1_000,
         ..row("a", "web")
     };
     assert_eq!(table.on_report(NOW_MS, node(1), &report(&[status])), taken(1));
@@ -133,24 +144,9 @@ fn message_is_cut_and_clock_that_is_ahead_is_set_back() {
     let output = kept.last_output.unwrap();
     assert!(output.len() <= goal_state::LAST_OUTPUT_BYTES_MAX, "{output}");
     assert!(!output.contains('\u{1b}'), "{output}");
-    assert_eq!(kept.updated_at_ms, NOW_MS);
     let message = kept.message.unwrap();
     assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX);
     assert!(message.starts_with("line y"), "{message}");
-}
-
-#[test]
-fn name_belongs_to_its_node_until_it_falls_silent() {
-    let mut table = StatusTable::new(10);
-    let first = report(&[row("a", "web")]);
-    table.on_report(NOW_MS, node(1), &first);
-
-    let refused = table.on_report(NOW_MS + OWNERSHIP_MS - 1, node(2), &first);
-    assert_eq!(refused.refused, Some(ReportFault::NameTaken { host: "a".into() }));
-    assert_eq!(table.on_report(NOW_MS + OWNERSHIP_MS, node(2), &first), taken(1));
-    let refused = table.on_report(NOW_MS + OWNERSHIP_MS, node(1), &first);
-    assert_eq!(refused.refused, Some(ReportFault::NameTaken { host: "a".into() }));
-    assert_eq!(table.rows.len(), 1);
 }
 
 #[test]
@@ -158,11 +154,14 @@ fn node_has_a_limit_of_rows() {
     let mut table = StatusTable::new(1_000);
     let apps: Vec<_> = (0..=ROWS_PER_NODE_MAX).map(|app| row("a", &format!("app-{app}"))).collect();
     let outcome = table.on_report(NOW_MS, node(1), &report(&apps));
-    assert_eq!(outcome, Taken { rows: ROWS_PER_NODE_MAX, refused: Some(ReportFault::TooManyRows) });
+    assert_eq!(
+        outcome,
+        Taken { refused: Some(ReportFault::TooManyRows), ..taken(ROWS_PER_NODE_MAX) }
+    );
 }
 
 #[test]
-fn full_table_keeps_its_hosts_and_forgets_old_ones() {
+fn full_table_keeps_its_hosts_for_ever_and_says_so_to_others() {
     let mut table = table_of(3);
     let newcomer = report(&[row("new", "web")]);
     let outcome = table.on_report(NOW_MS, node(9), &newcomer);
@@ -171,9 +170,15 @@ fn full_table_keeps_its_hosts_and_forgets_old_ones() {
     let known = report(&[row("host-0", "web")]);
     assert_eq!(table.on_report(NOW_MS, numbered_node(0), &known), taken(1));
 
-    let tomorrow_ms = NOW_MS + ROW_AGE_MAX_MS + 1;
-    assert_eq!(table.on_report(tomorrow_ms, node(9), &newcomer), taken(1));
-    assert_eq!(table.rows.len(), 1);
+    let in_a_year_ms = NOW_MS + 365 * 24 * 60 * 60 * 1_000;
+    let outcome = table.on_report(in_a_year_ms, node(9), &newcomer);
+    assert_eq!(outcome.refused, Some(ReportFault::TableFull { rows: 3 }));
+    let notes = table.notes(in_a_year_ms, node(9));
+    assert!(notes[0].contains("the table is full with 3 rows; forget hosts that are gone"));
+    let forgotten =
+        Forgotten { host: "host-1".into(), heard_until_ms: NOW_MS, set_at_ms: in_a_year_ms };
+    table.forget(in_a_year_ms, &forgotten);
+    assert_eq!(table.on_report(in_a_year_ms, node(9), &newcomer), taken(1));
 }
 
 /// Goal: documents stay below the store's limits at any number of hosts, and few hosts need few.
@@ -204,4 +209,32 @@ fn documents_due_longest_come_first_and_the_rest_stay_due() {
     table.on_write_failed(NOW_MS + 1, all[1]);
     assert_eq!(table.take_due(NOW_MS + 2, 1), [all[1]]);
     assert_eq!(table.take_due(NOW_MS + 2, 1), [all[0]]);
+}
+
+/// Goal: a host in every trouble at once is not turned away for the size of its row, and one that
+/// names more kinds than there can be is cut.
+#[test]
+fn row_of_a_host_full_of_troubles_is_taken() {
+    let build = Some(p2p_core::BuildId::of_manifest(b"x"));
+    let text = "x".repeat(500);
+    let troubles = vec![goal_state::TroubleKind::DownloadStuck; TROUBLES_MAX + 12];
+    let full = HostStatus {
+        target: build,
+        current: build,
+        quarantined: build,
+        message: Some(text),
+        failure: Some("f".repeat(256)),
+        last_output: Some("o".repeat(goal_state::LAST_OUTPUT_BYTES_MAX)),
+        download_rate: Some(10 << 30),
+        download_limit: Some(10 << 30),
+        bytes_total: Some(1 << 40),
+        bytes_done: 1 << 40,
+        bytes_from_peers: 1 << 40,
+        group: Some("g".repeat(64)),
+        troubles,
+        ..row(&"h".repeat(64), &"a".repeat(64))
+    };
+    let mut table = StatusTable::new(10);
+    assert_eq!(table.on_report(NOW_MS, node(1), &report(&[full])), taken(1));
+    assert_eq!(table.document(0)[0].troubles.len(), TROUBLES_MAX);
 }

@@ -64,7 +64,15 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("goal-state/src", &["store", "documents"]),
     (
         "goal-state/src/documents",
-        &["tally", "goal", "history", "rollout status token", "limit text app_name"],
+        &[
+            "explain tally",
+            "goal",
+            "history",
+            "inventory",
+            "rollout status token",
+            "trouble",
+            "limit notes text app_name",
+        ],
     ),
     ("goal-state/src/store", &["etcd files watch", "board change", "error", "pacing url"]),
     (
@@ -96,8 +104,19 @@ const FLOORS: &[(&str, &[&str])] = &[
         "node-agent/src/programs",
         &["supervisor", "instance", "health_watch output_watch", "flood hook_runner output"],
     ),
-    ("seeder/src", &["cli", "daemon", "token_server", "catalog limits_file status_relay tokens"]),
-    ("cli/src", &["app", "demo", "status", "bench fetch publish rollout", "output runtime"]),
+    (
+        "seeder/src",
+        &[
+            "cli",
+            "daemon",
+            "relay token_server",
+            "catalog inventory_disk limits_file status_relay tokens",
+        ],
+    ),
+    (
+        "cli/src",
+        &["app", "demo", "explain forget status", "bench fetch publish rollout", "output runtime"],
+    ),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
     ("demo-service/src", &["http", "service", "behaviour"]),
     ("disk/src", &["replace", "calls", "file", "simulated watch", "record", "operation"]),

@@ -48,6 +48,7 @@ fn empty() -> Actual {
         agent: None,
         failed: None,
         unready: None,
+        unstartable: None,
         hooks: HookView::default(),
         token: Token::None,
         download: Transfer::Idle,
@@ -445,7 +446,7 @@ fn build_that_cannot_start_here_takes_nothing_away() {
     let policy = Policy { needs_token: true, hooks: [HookKind::BeforeSwitch].into(), ..policy() };
     let unready = |actual| Actual { unready: Some(build(2)), ..actual };
     let other = |actual| Actual { unready: Some(build(3)), ..actual };
-    let failed = |actual| Actual { failed: Some(build(2)), ..actual };
+    let wanting = |actual| Actual { unstartable: Some(build(2)), ..actual };
     let full = |actual| Actual { is_disk_resting: true, ..actual };
     let bare = || Actual { complete: builds(&[2]), ..empty() };
     let given_up = Step::Quarantine { failed: build(2) };
@@ -454,9 +455,9 @@ fn build_that_cannot_start_here_takes_nothing_away() {
         vec![
             ("the host lacks something", wanted(2, 2), unready(staged()), Step::Rest),
             ("another build than that", wanted(2, 2), other(staged()), Step::AskToken),
-            ("the build lacks something", wanted(2, 2), failed(staged()), given_up),
-            ("also where nothing runs", wanted(2, 2), failed(bare()), given_up),
-            ("and on a full disk no hook runs", wanted(2, 2), full(failed(staged())), Step::Rest),
+            ("the build lacks something", wanted(2, 2), wanting(staged()), given_up),
+            ("also where nothing runs", wanted(2, 2), wanting(bare()), given_up),
+            ("and on a full disk no hook runs", wanted(2, 2), full(wanting(staged())), Step::Rest),
             ("nor where nothing runs", wanted(2, 2), unready(bare()), Step::Rest),
         ],
     );

@@ -10,7 +10,7 @@ use rustix::fs::{OFlags, StatVfsMountFlags};
 use rustix::process::Resource;
 
 use super::Finding;
-use crate::brain::explain::bytes_text;
+use goal_state::bytes_text;
 
 /// 2025-01-01: this code is younger, so an earlier time is wrong.
 const CLOCK_MIN_MS: u64 = 1_735_689_600_000;

@@ -8,9 +8,9 @@ use p2p_net::{PeerOutcome, SeederAddress, SocketBuffers};
 use tokio::time::timeout;
 
 use super::Finding;
-use crate::brain::explain::bytes_text;
 use crate::config::{AppConfig, socket_text};
 use crate::host::sockets::SocketAddress;
+use goal_state::bytes_text;
 
 /// Enough to see that bytes arrive.
 const SAMPLE_BYTES: u64 = 64 * 1024;

@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
-use super::Obstacle;
+use super::{Obstacle, Surroundings};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
@@ -60,7 +60,7 @@ impl Elf {
         Ok(Self { machine, loader })
     }
 
-    pub(super) fn runs_here(&self) -> Result<(), Obstacle> {
+    pub(super) fn runs_here(&self, around: Surroundings<'_>) -> Result<(), Obstacle> {
         let known = MACHINES.iter().find(|(number, ..)| *number == self.machine);
         // A machine that this table does not have cannot be told from this one by its number.
         let is_judged = MACHINES.iter().any(|(_, name, _)| *name == ARCH);
@@ -71,7 +71,9 @@ impl Elf {
             return Err(Obstacle::OtherMachine { built_for });
         }
         match &self.loader {
-            Some(loader) if !loader.exists() => Err(Obstacle::NoLoader { loader: loader.clone() }),
+            Some(loader) if !around.locate(loader).exists() => {
+                Err(Obstacle::NoLoader { loader: loader.clone() })
+            }
             _ => Ok(()),
         }
     }

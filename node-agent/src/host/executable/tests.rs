@@ -20,7 +20,8 @@ impl Folder {
     fn judge(&self, content: &[u8]) -> String {
         let path = self.file("file", content);
         let search = Some(OsStr::new("/usr/bin:/bin"));
-        match Executable::inspect(&path).and_then(|file| file.runs_here(self.0.path(), search)) {
+        let around = Surroundings { directory: self.0.path(), search, link: None };
+        match Executable::inspect(&path).and_then(|file| file.runs_here(around)) {
             Ok(()) => "fine".into(),
             Err(obstacle) => obstacle.to_string(),
         }
@@ -42,6 +43,21 @@ fn scripts_are_judged_by_their_first_line() {
         ("#!/usr/bin/env sh\n", "fine"),
         ("#!/usr/bin/env -S sh -e\n", "fine"),
         ("#!/usr/bin/env -i\n", "fine"),
+        ("#!\t/bin/sh\t-e\n", "fine"),
+        ("#!/usr/bin/env -Ssh -e\n", "fine"),
+        ("#!/usr/bin/env -S A=b nosuch\n", "fine"),
+        ("#!/usr/bin/env -S \"nosuch\" -e\n", "fine"),
+        ("#!/usr/bin/env -S ${TOOL}\n", "fine"),
+        // perl bears with it after an argument, and env when it splits the line.
+        ("#!/bin/sh -e\r\n", "fine"),
+        ("#!/usr/bin/env -S sh -e\r\n", "fine"),
+        // The C library gives it to a shell.
+        ("echo hello\n", "fine"),
+        (
+            "#!/usr/bin/env -S nosuch -u\n",
+            "its first line asks for the interpreter `nosuch`, which is not in PATH \
+             (/usr/bin:/bin)",
+        ),
         (
             "#!/usr/bin/nosuch\n",
             "its first line asks for the interpreter `/usr/bin/nosuch`, which is not on this host",
@@ -68,7 +84,7 @@ fn scripts_are_judged_by_their_first_line() {
     for content in ["#!/bin/sh\r\necho\r\n", "#!/usr/bin/env sh\r\n"] {
         assert!(folder.judge(content.as_bytes()).contains("carriage return (CRLF)"), "{content:?}");
     }
-    for content in ["", "echo hello\n", "\u{feff}#!/bin/sh\n"] {
+    for content in ["", "PK\u{3}\u{4}\0\0"] {
         assert!(folder.judge(content.as_bytes()).starts_with("it is neither a program"));
     }
 }
@@ -88,11 +104,47 @@ fn programs_are_judged_by_machine_and_loader() {
     for length in [5, 63, 64, 100] {
         assert_eq!(folder.judge(&program[..length]), "it is an ELF file, but not a program");
     }
-    let mut musl = program;
+    let mut musl = program.clone();
     let at = musl.windows(5).position(|bytes| bytes == b"/ld-l").expect("it is linked");
     musl[at..at + 5].copy_from_slice(b"/LD-M");
     let said = folder.judge(&musl);
     assert!(said.starts_with("it needs the loader /lib") && said.contains("/LD-M"), "{said}");
+    // A loader of the build, by a path from where the program starts.
+    let path = musl[..at].iter().rposition(|byte| *byte == 0).unwrap() + 1;
+    musl[path..path + 5].copy_from_slice(b"file\0");
+    assert_eq!(folder.judge(&musl), "fine");
+    musl[path..path + 5].copy_from_slice(b"fil/\0");
+    assert!(folder.judge(&musl).starts_with("it needs the loader fil/"));
+}
+
+/// A program without a loader and one of 32 bits, as far as they are looked into.
+#[test]
+fn programs_need_no_loader_and_may_be_of_32_bits() {
+    let folder = Folder::new();
+    let mut fixed = own_program();
+    let table = usize::try_from(u64::from_le_bytes(fixed[32..40].try_into().unwrap())).unwrap();
+    let (size, count) = (usize::from(fixed[54]), usize::from(fixed[56]));
+    for entry in (0..count).map(|index| table + index * size) {
+        if fixed[entry] == 3 {
+            fixed[entry] = 4;
+        }
+    }
+    assert_eq!(folder.judge(&fixed), "fine");
+    // The header of a program of 32 bits without segments.
+    let small = |machine: u8| {
+        let mut small = [0; 64];
+        small[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+        (small[16], small[18]) = (2, machine);
+        small
+    };
+    let smaller = match ARCH {
+        "x86_64" => 3,
+        "aarch64" => 40,
+        _ => return,
+    };
+    assert_eq!(folder.judge(&small(smaller)), "fine");
+    let said = folder.judge(&small(8));
+    assert_eq!(said, format!("it is built for machine 8 of ELF, and this host is {ARCH}"));
 }
 
 #[test]
@@ -117,9 +169,10 @@ fn names_are_looked_up_where_the_program_would() {
     let folder = Folder::new();
     let path = folder.file("tool", b"#!/bin/sh\n");
     let search = folder.0.path().as_os_str();
-    let root = Path::new("/");
-    assert_eq!(find(Path::new("tool"), root, Some(search)), Ok(path));
-    let said = find(Path::new("tool"), root, None).unwrap_err().to_string();
+    let around = Surroundings { directory: Path::new("/"), search: Some(search), link: None };
+    assert_eq!(find(Path::new("tool"), around), Ok(path));
+    let around = Surroundings { search: None, ..around };
+    let said = find(Path::new("tool"), around).unwrap_err().to_string();
     assert!(said.ends_with("which is not in PATH (/bin:/usr/bin)"), "{said}");
 }
 

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
-use crate::host::executable::{Executable, Obstacle};
+use crate::host::executable::{Executable, Obstacle, Surroundings};
 use crate::host::user::UserIds;
 
 /// The name under which Shoal's executables are a starter.
@@ -95,7 +95,7 @@ fn become_program(channel: &mut UnixStream, plan: Plan) -> Refusal {
     if plan.has_sockets {
         command.env("LISTEN_PID", std::process::id().to_string());
     }
-    if is_for_a_shell(command.get_program().as_ref()) {
+    if is_lost_on_a_shell(command.get_program().as_ref()) {
         return Refusal::Program { errno: Errno::NOEXEC.raw_os_error() };
     }
     if let Err(error) = channel.write_all(STARTING) {
@@ -104,11 +104,12 @@ fn become_program(channel: &mut UnixStream, plan: Plan) -> Refusal {
     Refusal::Program { errno: errno(command.exec()) }
 }
 
-/// Whether the C library would give the file to a shell, because the kernel knows no way to execute
-/// it. A program for another machine would end in a syntax error.
-fn is_for_a_shell(program: &Path) -> bool {
+/// Whether the C library would give the file to a shell although no shell can make sense of it: a
+/// program for another machine would end in a syntax error.
+fn is_lost_on_a_shell(program: &Path) -> bool {
     let is_path = program.as_os_str().as_encoded_bytes().contains(&b'/');
-    let looked = Executable::inspect(program).and_then(|file| file.runs_here(Path::new("."), None));
+    let here = Surroundings { directory: Path::new("."), search: None, link: None };
+    let looked = Executable::inspect(program).and_then(|file| file.runs_here(here));
     is_path
         && matches!(
             looked,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use goal_state::{Trouble, TroubleKind};
 use p2p_core::BuildId;
 use tokio::time::Instant;
 
@@ -139,26 +140,36 @@ impl<H: Host> Supervisor<H> {
         young.find_map(|instance| instance.health.check(Instant::now()))
     }
 
-    /// How the program ended last and what follows, or why it is not healthy, for people; `None`
-    /// while all is well.
+    /// The same as [`Self::trouble`], in words only.
     pub fn message(&self) -> Option<String> {
+        self.trouble().map(|trouble| trouble.text)
+    }
+
+    /// How the program ended last and what follows, or why it is not healthy; `None` while all is
+    /// well.
+    pub fn trouble(&self) -> Option<Trouble> {
         if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
             let settle_after = self.settings.timings.settle_after;
             let wait = humantime::format_duration(*wait);
-            return Some(match self.serving.running() {
-                Some(old) if Some(old.record.build) != self.crashes.build => format!(
-                    "the new build does not come up, the one before it serves: {how}; next start \
-                     in {wait}; {output}"
+            let (kind, text) = match self.serving.running() {
+                Some(old) if Some(old.record.build) != self.crashes.build => (
+                    TroubleKind::Crash,
+                    format!(
+                        "the new build does not come up, the one before it serves: {how}; next \
+                         start in {wait}; {output}"
+                    ),
                 ),
                 Some(up) if up.up_since.elapsed() >= settle_after => {
-                    format!("runs again after: {how}; {output}")
+                    (TroubleKind::RunsAgain, format!("runs again after: {how}; {output}"))
                 }
-                _ => format!("{how}; next start in {wait}; {output}"),
-            });
+                _ => (TroubleKind::Crash, format!("{how}; next start in {wait}; {output}")),
+            };
+            return Some(Trouble::new(kind, text));
         }
         let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
         let mut failures = instances.filter_map(|instance| {
-            Some(format!("the program is not healthy: {}", instance.health.last_failure()?))
+            let text = format!("the program is not healthy: {}", instance.health.last_failure()?);
+            Some(Trouble::new(TroubleKind::Unhealthy, text))
         });
         failures.next()
     }

@@ -1,0 +1,177 @@
+//! Tests of the relay with a goal store in files: what survives a restart, a lost disk and a wiped
+//! store.
+
+use std::fs;
+use std::path::Path;
+
+use goal_state::{GoalUrl, HostStatus};
+use p2p_core::NodeId;
+use tempfile::TempDir;
+
+use super::*;
+
+const NODE: NodeId = NodeId::from_bytes([7; 32]);
+
+/// Long enough that every document is due to be written again.
+const LATER_MS: u64 = 61_000;
+
+/// A goal store, and a state directory of a seeder.
+struct Place {
+    folder: TempDir,
+    goal: GoalStore,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["goal", "state"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        let goal = GoalStore::new(&GoalUrl::File { directory: folder.path().join("goal") });
+        Self { folder, goal }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A seeder that starts.
+    async fn relay(&self) -> Relay {
+        let disk = InventoryDisk::in_state(&self.path("state"));
+        Relay::open(self.goal.clone(), "12D3KooW".into(), disk).await
+    }
+
+    async fn hosts(&self) -> Vec<String> {
+        let rows = self.goal.statuses().await.unwrap();
+        rows.into_iter().map(|row| row.host).collect()
+    }
+}
+
+fn report(relay: &Relay, hosts: &[&str]) {
+    for (number, host) in (1..).zip(hosts) {
+        let row = HostStatus::new(*host, "web".parse().unwrap());
+        let report = serde_json::to_vec(&[row]).unwrap();
+        let node = NodeId::from_bytes([number; 32]);
+        let taken = relay.with_table(|table| table.on_report(now_ms(), node, &report));
+        assert_eq!((taken.rows, taken.refused), (1, None));
+    }
+}
+
+fn remove(path: &Path) {
+    fs::remove_dir_all(path).unwrap();
+    fs::create_dir(path).unwrap();
+}
+
+/// Goal: hosts that are down while the seeder restarts stay in the inventory, with the time at
+/// which they were last heard, whatever the seeder lost meanwhile.
+#[tokio::test]
+async fn hosts_that_are_down_survive_a_restart() {
+    for lost in ["nothing", "state", "goal"] {
+        let place = Place::new();
+        let before = place.relay().await;
+        report(&before, &["h1", "h2", "h3"]);
+        assert_eq!(before.flush(now_ms(), 64).await, None);
+        before.flush_last().await;
+        let heard: Vec<_> = place.goal.statuses().await.unwrap();
+        drop(before);
+        if lost != "nothing" {
+            remove(&place.path(lost));
+        }
+
+        let after = place.relay().await;
+        report(&after, &["h1"]);
+        assert_eq!(after.flush(now_ms(), 64).await, None, "without the {lost}");
+        let rows = place.goal.statuses().await.unwrap();
+        assert_eq!(place.hosts().await, ["h1", "h2", "h3"], "without the {lost}");
+        assert_eq!(rows[1..], heard[1..], "their times are the old ones");
+    }
+}
+
+#[tokio::test]
+async fn damaged_file_is_made_good_from_the_goal_store() {
+    let place = Place::new();
+    let before = place.relay().await;
+    report(&before, &["h1", "h2"]);
+    assert_eq!(before.flush(now_ms(), 64).await, None);
+    fs::write(place.path("state/inventory/0.json"), "{").unwrap();
+    let after = place.relay().await;
+    report(&after, &["h1"]);
+    assert_eq!(after.flush(now_ms(), 64).await, None);
+    assert_eq!(place.hosts().await, ["h1", "h2"]);
+    assert!(place.path("state/inventory/0.json.damaged").exists());
+}
+
+/// Goal: a seeder that knows nothing writes nothing over what it wrote before.
+/// Method: the disk is lost, and the goal store cannot be read when the seeder starts.
+#[tokio::test]
+async fn nothing_is_written_before_it_is_known_what_was() {
+    let place = Place::new();
+    let before = place.relay().await;
+    report(&before, &["h1", "h2"]);
+    assert_eq!(before.flush(now_ms(), 64).await, None);
+    remove(&place.path("state"));
+    let documents = place.path("goal/status/12D3KooW");
+    let aside = place.path("aside");
+    fs::rename(&documents, &aside).unwrap();
+    // A listing of it fails.
+    fs::write(&documents, "").unwrap();
+
+    let after = place.relay().await;
+    report(&after, &["h1"]);
+    let reason = after.flush(now_ms(), 64).await.unwrap();
+    assert!(reason.contains("12D3KooW"), "{reason}");
+    assert!(!place.path("state/inventory").exists(), "the next start must look again");
+    fs::remove_file(&documents).unwrap();
+    fs::rename(&aside, &documents).unwrap();
+    assert_eq!(after.flush(now_ms(), 64).await, None);
+    assert_eq!(place.hosts().await, ["h1", "h2"]);
+}
+
+/// Goal: a goal store that is wiped under a running seeder has all hosts again, those too that do
+/// not report any more.
+#[tokio::test]
+async fn wiped_goal_store_is_filled_again() {
+    let place = Place::new();
+    let relay = place.relay().await;
+    report(&relay, &["h1", "h2"]);
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    remove(&place.path("goal"));
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    assert_eq!(place.hosts().await, [""; 0]);
+    assert_eq!(relay.flush(now_ms() + LATER_MS, 64).await, None);
+    assert_eq!(place.hosts().await, ["h1", "h2"]);
+}
+
+#[tokio::test]
+async fn forgotten_host_is_gone_from_goal_store_and_disk() {
+    let place = Place::new();
+    let relay = place.relay().await;
+    report(&relay, &["h1", "h2"]);
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    place.goal.forget("h2", now_ms()).await.unwrap();
+    relay.forget(true).await.unwrap();
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap().len(), 1);
+    let saved = fs::read_to_string(place.path("state/inventory/0.json")).unwrap();
+    assert!(saved.contains("h1") && !saved.contains("h2"), "{saved}");
+    let notes = relay.with_table(|table| table.notes(now_ms(), NODE));
+    assert_eq!(notes, [""; 0]);
+}
+
+/// Goal: a disk that takes nothing costs no report.
+#[tokio::test]
+async fn full_disk_keeps_no_report_from_the_goal_store() {
+    let place = Place::new();
+    let relay = place.relay().await;
+    fs::remove_dir_all(place.path("state")).unwrap();
+    fs::write(place.path("state"), "no folder").unwrap();
+    report(&relay, &["h1"]);
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    assert_eq!(place.hosts().await, ["h1"]);
+    assert!(relay.is_disk_failing.load(Ordering::Relaxed));
+    fs::remove_file(place.path("state")).unwrap();
+    fs::create_dir(place.path("state")).unwrap();
+    assert_eq!(relay.flush(now_ms(), 64).await, None);
+    assert!(place.path("state/inventory/0.json").exists());
+    assert!(!relay.is_disk_failing.load(Ordering::Relaxed));
+}
