@@ -98,7 +98,11 @@ impl Snapshot {
         let mut rows = read_inventory(store).await?;
         let mut goals = match store.goals().await {
             // The first deploy makes it.
-            Err(GoalStoreError::StoreMissing { .. }) => GoalList::default(),
+            Err(GoalStoreError::StoreMissing { directory }) => {
+                let place = directory.display();
+                output::note(&format!("{place} does not exist yet; the first deploy makes it"));
+                GoalList::default()
+            }
             read => read.context("cannot read the goals; check --goal")?,
         };
         if let Some(app) = &args.app {

@@ -29,7 +29,7 @@ pub use documents::status::{
     last_output,
 };
 pub use documents::tally::{
-    Cause, HALTED_BY_SEEDER, causes, halt_due, has_failed, is_good, outcome,
+    Cause, HALTED_BY_SEEDER, causes, halt_due, has_failed, is_good, is_stuck, outcome,
 };
 pub use documents::text::{bytes_text, moment, span};
 pub use documents::token::{

@@ -26,6 +26,7 @@ use crate::store::watch::GoalWatch;
 
 pub(crate) mod board;
 pub(crate) mod change;
+pub(crate) mod damage_log;
 pub(crate) mod error;
 pub(crate) mod etcd;
 pub(crate) mod files;

@@ -4,8 +4,9 @@
 //! it ends. Panics instead of returning errors: a test has no use for them.
 
 use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -80,6 +81,32 @@ impl EtcdServer {
             drop(process.kill());
             drop(process.wait());
         }
+    }
+
+    /// Stops the server and copies its data to `to`, as a backup of files would.
+    ///
+    /// # Panics
+    ///
+    /// The disk refuses, or etcd does not start again.
+    pub async fn back_up(&mut self, to: &Path) {
+        self.stop();
+        copy_tree(&self.data_path(), to).expect("the data can be copied");
+        self.restart().await;
+    }
+
+    /// Loses all data, or puts those of a backup in their place; the server answers again when this
+    /// returns.
+    ///
+    /// # Panics
+    ///
+    /// The disk refuses, or etcd does not start.
+    pub async fn lose_data(&mut self, backup: Option<&Path>) {
+        self.stop();
+        std::fs::remove_dir_all(self.data_path()).expect("the data can be removed");
+        if let Some(backup) = backup {
+            copy_tree(backup, &self.data_path()).expect("the data can be copied");
+        }
+        self.restart().await;
     }
 
     /// Makes the server hang: connections stay open and nobody answers.
@@ -162,6 +189,10 @@ impl EtcdServer {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    fn data_path(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
     fn log_path(&self) -> PathBuf {
         self.directory.path().join("log")
     }
@@ -194,7 +225,7 @@ impl EtcdServer {
             .args(["--listen-client-urls", &for_clients, "--advertise-client-urls", &for_clients])
             .args(["--listen-peer-urls", &for_peers, "--initial-advertise-peer-urls", &for_peers])
             .arg("--data-dir")
-            .arg(self.directory.path().join("data"))
+            .arg(self.data_path())
             .args(["--logger", "zap", "--log-outputs", "stderr"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -234,6 +265,20 @@ impl Drop for EtcdServer {
             print_end(&self.log());
         }
     }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "shown with the failure of a test")]

@@ -254,6 +254,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             let row = row::row(&self);
             self.told.tell(Instant::now(), &row.troubles());
             self.board.show(row);
+            self.board.set_halted(&self.settings.name, self.is_rollout_halted());
             match self.next_wake(&stop).await {
                 Wake::Stop => break,
                 Wake::Order(AppOrder::LetGo) => return self.let_go().await,
@@ -429,6 +430,11 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn ask_token(&mut self) {
         self.count(|counts| counts.token_waits += 1);
         self.token = self.token_wish().map(|wish| self.tokens.ask(wish));
+    }
+
+    fn is_rollout_halted(&self) -> bool {
+        let goal = self.goal.borrow();
+        goal.followed.as_ref().is_some_and(|followed| followed.rollout.halted.is_some())
     }
 
     fn restart_order(&self) -> u64 {

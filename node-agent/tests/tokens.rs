@@ -151,6 +151,8 @@ async fn without_the_seeder_a_token_ends_and_none_begins() {
     waiting(&mut hold, "no token of group z1 without the seeder").await;
 
     let alone = Node::start(NodeConfig::host(Identity::generate(), loopback())).await.unwrap();
+    let groupless = SeederTokens::new(alone.clone(), "host-4".into(), String::new(), &[address]);
+    waiting(&mut groupless.ask(wish()), "no token without the seeder").await;
     let hold = SeederTokens::new(alone, "host-3".into(), "z1".into(), &[]).ask(wish());
     let TokenState::Waiting { reason } = hold.state() else { panic!("granted by nobody") };
     assert!(reason.contains("no seeder is configured"), "{reason}");

@@ -1,31 +1,35 @@
 //! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`], [`crate::status_relay`] and [`crate::tokens`]; this file only does what they
-//! say, with reports by way of [`crate::relay`]. It must never end because of one build, one report
-//! or a goal store that is down: those are logged and tried again, while everything else goes on.
+//! [`crate::catalog`], [`crate::status_relay`], [`crate::tokens`] and [`crate::judge`]; this file
+//! only does what they say, with reports by way of [`crate::relay`]. It must never end because of
+//! one build, one report or a goal store that is down: those are logged and tried again, while
+//! everything else goes on.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use command_line::{StateLock, StateLockError, describe};
-use goal_state::{GoalStore, GoalUrl, NOTES_TOPIC, TOKEN_TOPIC};
+use goal_state::{AppName, GoalStore, GoalUrl, HostStatus, NOTES_TOPIC, TOKEN_TOPIC};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{
     Ask, BufferBudget, BuildStore, DiskPriority, Identity, IdentityError, Node, NodeConfig,
     STATUS_TOPIC, SeederAddress, SharedLimits, StartError, StoreError, StoredBuild, TrafficClass,
     Transport,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
 use crate::inventory_disk::InventoryDisk;
+use crate::judging::{Judging, OwnRows};
 use crate::relay::Relay;
-use crate::token_server::TokenServer;
+use crate::token_server::{Desk, TokenServer};
+use crate::tokens::TokenRules;
 
 /// How often the store is asked whether something changed: one `stat` of one directory. A fraction
 /// of what a person would notice, and nothing next to the poll of the goal.
@@ -120,6 +124,8 @@ pub struct Seeder {
     writer: String,
     /// Taken when the seeder runs.
     tokens: Option<TokenServer>,
+    /// Whether the region has other seeders, which take reports, too.
+    has_others: bool,
     lock: StateLock,
 }
 
@@ -143,6 +149,7 @@ impl Seeder {
         // One list for all seeders of a region names this one, too.
         let others = config.seeders.into_iter().filter(|seeder| seeder.node != identity.node());
         let others: Vec<_> = others.collect();
+        let has_others = !others.is_empty();
         tokens.set_seeders(others.iter().map(|other| other.node).chain([identity.node()]));
         let node_config = NodeConfig {
             seeders: others,
@@ -161,7 +168,7 @@ impl Seeder {
         let goal = config.goal.as_ref().map(GoalStore::new);
         let catalog = Catalog::default();
         let tokens = Some(tokens);
-        let mut seeder = Self { node, store, catalog, goal, writer, tokens, lock };
+        let mut seeder = Self { node, store, catalog, goal, writer, tokens, has_others, lock };
         match seeder.rescan().await {
             Ok(()) => Ok(seeder),
             Err(source) => {
@@ -203,10 +210,22 @@ impl Seeder {
         };
         let node = self.node.clone();
         let (requests, requested) = mpsc::channel(TOKEN_REQUESTS_MAX);
+        let (asked, asked_for) = watch::channel(BTreeSet::new());
+        let known = relay.is_some().then(BTreeSet::new);
+        let (rules_shown, rules) = watch::channel(TokenRules { known, ..TokenRules::default() });
         let tokens = self.tokens.take();
         let granting = async {
             match tokens {
-                Some(tokens) => tokens.run(node.id(), requested).await,
+                Some(tokens) => tokens.run(node.id(), requested, Desk { asked, rules }).await,
+                None => std::future::pending().await,
+            }
+        };
+        let (goal, has_others) = (self.goal.clone(), self.has_others);
+        let judging = async {
+            match relay.as_ref().zip(goal) {
+                Some((relay, goal)) => {
+                    Judging::new(goal, relay, has_others).run(asked_for, rules_shown).await;
+                }
                 None => std::future::pending().await,
             }
         };
@@ -217,6 +236,7 @@ impl Seeder {
             }
             () = granting => tracing::warn!("the node ended; the seeder stops"),
             () = relaying => {}
+            () = judging => {}
             () = self.follow_store() => {}
         }
         if let Some(relay) = &relay {
@@ -312,6 +332,16 @@ async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<As
             // Of a newer version, perhaps: refused as it is dropped.
             _ => {}
         }
+    }
+}
+
+impl OwnRows for Relay {
+    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+        self.with_table(|table| table.apps_with(is_wanted))
+    }
+
+    fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        self.with_table(|table| table.rows_of(apps))
     }
 }
 

@@ -5,13 +5,16 @@
 //! - [`cli`]: the same as a process, behind `shoal-seeder`.
 //!
 //! Inside: `catalog` has which builds are served, `tokens` which hosts may be down, `status_relay`
-//! what hosts reported, cut into documents for the goal store. These decide and do no IO;
-//! `daemon`, `relay` with `inventory_disk`, and `token_server` carry out.
+//! what hosts reported, cut into documents for the goal store, `judge` whether rollouts go on.
+//! These decide and do no IO; `daemon`, `relay` with `inventory_disk`, `token_server` and `judging`
+//! carry out.
 
 mod catalog;
 pub mod cli;
 mod daemon;
 mod inventory_disk;
+mod judge;
+mod judging;
 mod limits_file;
 mod relay;
 mod status_relay;

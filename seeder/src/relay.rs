@@ -237,7 +237,8 @@ impl Relay {
         }
     }
 
-    fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
+    /// Looks at the table, or changes it; nobody else does meanwhile.
+    pub(crate) fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
         act(&mut self.table.lock())
     }
 }

@@ -8,7 +8,7 @@
 //! ([`names`]), its host reports and leaves the app out, or somebody forgets the host. Does no IO
 //! and reads no clock: [`crate::relay`] carries documents to the goal store and to disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
@@ -271,12 +271,19 @@ impl StatusTable {
     ///
     /// If `shard` did not come out of [`Self::take_due`] or [`Self::take_unsaved`].
     pub(crate) fn document(&self, shard: usize) -> Vec<HostStatus> {
-        let whole = |(key, row): (&Key, &HostStatus)| HostStatus {
-            host: key.host.to_string(),
-            node: key.node.text(),
-            ..row.clone()
-        };
         self.shards[shard].iter().map(whole).collect()
+    }
+
+    /// The apps of which a row is as `is_wanted` says.
+    pub(crate) fn apps_with(&self, is_wanted: impl Fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+        let rows = self.shards.iter().flat_map(BTreeMap::values);
+        rows.filter(|row| is_wanted(row)).map(|row| row.app.clone()).collect()
+    }
+
+    /// The rows of these apps.
+    pub(crate) fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        let all = self.shards.iter().flatten();
+        all.filter(|(key, _)| apps.contains(&key.app)).map(whole).collect()
     }
 
     /// Marks a document as to be written, because the last attempt failed.
@@ -440,6 +447,11 @@ fn differs_only_in_time(old: &HostStatus, new: &HostStatus) -> bool {
     aged.updated_at_ms = new.updated_at_ms;
     aged.received_at_ms = new.received_at_ms;
     aged == *new
+}
+
+/// A row with what is kept in its key.
+fn whole((key, row): (&Key, &HostStatus)) -> HostStatus {
+    HostStatus { host: key.host.to_string(), node: key.node.text(), ..row.clone() }
 }
 
 #[cfg(test)]

@@ -2,22 +2,24 @@
 //!
 //! Invariant: a host learns of its token only after the stored table has it. If the disk fails,
 //! nothing new is granted; hosts that finish, roll back or give back need nothing from here. What
-//! is decided is in [`crate::tokens`].
+//! is decided is in [`crate::tokens`]; what is known of groups and halted rollouts comes from
+//! [`crate::judging`] over a [`Desk`].
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use disk::Durability;
-use goal_state::{TokenAnswer, TokenRequest, granting_seeder};
+use goal_state::{AppName, LEASE_MAX, TokenAnswer, TokenRequest, granting_seeder};
 use p2p_core::NodeId;
 use p2p_net::Ask;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::tokens::{Handled, TokenLimits, TokenTable, refused};
+use crate::tokens::{Handled, TokenLimits, TokenRules, TokenTable, named, refused};
 
 /// The table's file in the state directory.
 const FILE: &str = "tokens.json";
@@ -28,6 +30,19 @@ const BATCH_MAX: usize = 256;
 /// When a host comes again whose token could not be stored.
 const RETRY_UNSTORED_MS: u64 = 5_000;
 
+/// Most apps whose goals are looked at because hosts ask for tokens. Hosts name them, so there is a
+/// bound; tokens of apps beyond it wait.
+const ASKED_APPS_MAX: usize = 10_000;
+
+/// What the table of tokens and whoever looks at goals and reports tell each other.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// Apps that tokens were asked for lately.
+    pub(crate) asked: watch::Sender<BTreeSet<AppName>>,
+    /// What is known of the region.
+    pub(crate) rules: watch::Receiver<TokenRules>,
+}
+
 /// The table and its file.
 #[derive(Debug)]
 pub(crate) struct TokenServer {
@@ -36,6 +51,8 @@ pub(crate) struct TokenServer {
     started: Instant,
     /// This seeder and the others of the region.
     seeders: Vec<NodeId>,
+    /// When tokens of each app were asked for last.
+    asked_at: BTreeMap<AppName, Duration>,
     is_failing: bool,
 }
 
@@ -68,7 +85,8 @@ impl TokenServer {
             );
             TokenTable::lost(Duration::ZERO, limits)
         });
-        Ok(Self { path, table, started: Instant::now(), seeders: vec![], is_failing: false })
+        let (started, asked_at) = (Instant::now(), BTreeMap::new());
+        Ok(Self { path, table, started, seeders: vec![], asked_at, is_failing: false })
     }
 
     /// Names the seeders of the region, this one included: each grants the tokens of some groups.
@@ -77,7 +95,9 @@ impl TokenServer {
     }
 
     /// Answers requests for tokens that node `own` received, until no more can come.
-    pub(crate) async fn run(mut self, own: NodeId, mut asks: mpsc::Receiver<Ask>) {
+    pub(crate) async fn run(mut self, own: NodeId, mut asks: mpsc::Receiver<Ask>, desk: Desk) {
+        let Desk { asked, mut rules } = desk;
+        self.table.set_rules(rules.borrow_and_update().clone());
         while let Some(first) = asks.recv().await {
             let mut batch = vec![first];
             while batch.len() < BATCH_MAX
@@ -85,8 +105,24 @@ impl TokenServer {
             {
                 batch.push(ask);
             }
+            if rules.has_changed().unwrap_or(false) {
+                self.table.set_rules(rules.borrow_and_update().clone());
+            }
             self.answer(own, batch).await;
+            let apps = self.apps_asked();
+            asked.send_if_modified(|shown| {
+                let is_news = *shown != apps;
+                *shown = apps;
+                is_news
+            });
         }
+    }
+
+    /// The apps that hosts still ask for, or hold tokens of.
+    fn apps_asked(&mut self) -> BTreeSet<AppName> {
+        let now = self.started.elapsed();
+        self.asked_at.retain(|_, at| now.saturating_sub(*at) <= LEASE_MAX);
+        self.asked_at.keys().cloned().collect()
     }
 
     async fn answer(&mut self, own: NodeId, batch: Vec<Ask>) {
@@ -113,13 +149,18 @@ impl TokenServer {
                 let seeders = self.seeders.iter().copied();
                 let granting = granting_seeder(&request.app, &request.group, seeders);
                 if granting == Some(own) {
+                    let has_room = self.asked_at.len() < ASKED_APPS_MAX;
+                    if has_room || self.asked_at.contains_key(&request.app) {
+                        self.asked_at.insert(request.app.clone(), now);
+                    }
                     return self.table.handle(now, ask.node, &request);
                 }
                 let granting = granting.map_or_else(String::new, |seeder| seeder.to_string());
                 refused(format!(
-                    "seeder {own} does not grant tokens of {} in group {}, by its list {granting} \
-                     does; give all hosts and seeders of the region one list of seeders",
-                    request.app, request.group
+                    "seeder {own} does not grant tokens of {} to {}, by its list {granting} does; \
+                     give all hosts and seeders of the region one list of seeders",
+                    request.app,
+                    named(&request.group)
                 ))
             }
         };

@@ -3,13 +3,13 @@
 //! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest
 //! goal seen, save for those that were out before it was lowered; a token counts as out until its
 //! host returns it or its time is up, whatever happens to this seeder; no table grows without
-//! bound. Does no IO and reads no clock: [`crate::token_server`] makes grants durable before hosts
-//! learn of them.
+//! bound; nothing new is granted for a rollout that has halted ([`TokenRules`]). Does no IO and
+//! reads no clock: [`crate::token_server`] makes grants durable before hosts learn of them.
 //!
 //! Times are spans since any fixed moment of a clock that never jumps. None is stored: after a
 //! restart every token counts for its whole time again, which is longer than its host believes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use goal_state::{AppName, HostCount, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
@@ -32,6 +32,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// When a host that was refused asks again: time for a person to fix something.
 const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// When a host asks again whose rollout has halted: time for a person to decide.
+const RETRY_HALTED: Duration = Duration::from_secs(5);
 
 /// Hosts that are named as holders in a reason.
 const NAMED_MAX: usize = 3;
@@ -57,10 +60,39 @@ impl TokenLimits {
         Self { pools_max: 10_000, entries_max: 100_000, entries_per_node_max: 64 };
 }
 
+/// What is known of the region beyond requests: how large groups are, and which rollouts have
+/// halted. The default is that of a seeder without a goal store: nothing is known, and every app
+/// is granted tokens.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct TokenRules {
+    /// Hosts of each group that report the app.
+    pub(crate) sizes: BTreeMap<PoolKey, usize>,
+    /// Rollouts of which nobody else may begin to switch.
+    pub(crate) stops: BTreeMap<AppName, Stop>,
+    /// Apps whose goals were looked at. Others wait until they are: the rollout may have halted.
+    /// `None`: there are no goals to look at.
+    pub(crate) known: Option<BTreeSet<AppName>>,
+    /// Why goals cannot be looked at just now, if they cannot.
+    pub(crate) trouble: Option<String>,
+}
+
+/// A halt, as seen from a host that asks. Hosts that know of the halt have a later generation;
+/// they ask for restarts only, which go on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Stop {
+    /// The generation that made the build the goal.
+    pub(crate) since: u64,
+    /// The last generation of which hosts did not know that it halts.
+    pub(crate) last: u64,
+    /// Why it halted.
+    pub(crate) reason: String,
+}
+
 /// The tokens that are out, and who waits.
 #[derive(Debug)]
 pub(crate) struct TokenTable {
     limits: TokenLimits,
+    rules: TokenRules,
     pools: BTreeMap<PoolKey, Pool>,
     entries: usize,
     entries_of_node: BTreeMap<NodeId, usize>,
@@ -100,10 +132,12 @@ pub(crate) enum TokenFileError {
     },
 }
 
+/// Whose tokens.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-struct PoolKey {
-    app: AppName,
-    group: String,
+pub(crate) struct PoolKey {
+    pub(crate) app: AppName,
+    /// Empty for hosts without a group.
+    pub(crate) group: String,
 }
 
 /// The tokens of one app and group.
@@ -159,9 +193,10 @@ struct StoredHolder {
 
 impl TokenTable {
     /// The table of a seeder that never granted anything.
-    pub(crate) const fn new(limits: TokenLimits) -> Self {
+    pub(crate) fn new(limits: TokenLimits) -> Self {
         Self {
             limits,
+            rules: TokenRules::default(),
             pools: BTreeMap::new(),
             entries: 0,
             entries_of_node: BTreeMap::new(),
@@ -215,6 +250,11 @@ impl TokenTable {
         Ok(table)
     }
 
+    /// Takes over what is known of the region now. Takes no token back.
+    pub(crate) fn set_rules(&mut self, rules: TokenRules) {
+        self.rules = rules;
+    }
+
     /// Decides on a request of `node`.
     pub(crate) fn handle(
         &mut self,
@@ -232,12 +272,19 @@ impl TokenTable {
             return unstored(refused(reason));
         }
         let is_quiet = self.is_quiet(now);
+        let size = self.rules.sizes.get(&key).copied();
         let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool::new(request));
-        self.is_dirty |= pool.learn(request);
+        self.is_dirty |= pool.learn(request, size);
         if let Some(holder) = pool.holders.get_mut(&node) {
             let handled = holder.renew(now, request, is_quiet);
             self.is_dirty |= handled.needs_disk;
             return handled;
+        }
+        let is_forgotten = is_quiet && request.act == TokenAct::Renew;
+        if let Some(answer) = self.rules.stop(request).filter(|_| !is_forgotten) {
+            // It must not hold up hosts that may go on.
+            self.give_back(&key, node, request.wish);
+            return unstored(answer);
         }
         let place = match pool.place(now, node, request) {
             Ok((place, is_new)) => {
@@ -249,9 +296,9 @@ impl TokenTable {
             }
             Err(stale) => return unstored(stale),
         };
-        let free = pool.free();
+        let free = pool.free(size);
         // A host that renews a token that this seeder forgot was granted it under the same limit.
-        let is_known_to_host = is_quiet && request.act == TokenAct::Renew && free > 0;
+        let is_known_to_host = is_forgotten && free > 0;
         if is_known_to_host || (!is_quiet && place < free) {
             pool.grant(now, place, request);
             self.is_dirty |= !is_quiet;
@@ -259,7 +306,7 @@ impl TokenTable {
             return Handled { answer: TokenAnswer::Granted { lease_ms }, needs_disk: !is_quiet };
         }
         let left = self.quiet_until.and_then(|until| until.checked_sub(now)).filter(|_| is_quiet);
-        unstored(pool.wait(place, left, &request.group))
+        unstored(pool.wait(place, left, &request.group, size))
     }
 
     /// What has to be stored, if anything has changed that must be known after a restart; until
@@ -380,11 +427,12 @@ impl Pool {
         self.holders.contains_key(&node) || self.waiting.iter().any(|waiter| waiter.node == node)
     }
 
-    /// Takes over the limit of a newer goal. Returns whether it did.
-    fn learn(&mut self, request: &TokenRequest) -> bool {
+    /// Takes over the limit of a newer goal. Returns whether it did. Of two limits of one
+    /// generation the lower one holds.
+    fn learn(&mut self, request: &TokenRequest, size: Option<usize>) -> bool {
         let is_newer = request.generation > self.generation;
         let is_lower = request.generation == self.generation
-            && request.max_unavailable.of(0) < self.max_unavailable.of(0);
+            && self.limit(request.max_unavailable, size) < self.max(size);
         if is_newer || is_lower {
             self.generation = request.generation;
             self.max_unavailable = request.max_unavailable;
@@ -392,13 +440,22 @@ impl Pool {
         is_newer || is_lower
     }
 
-    fn max(&self) -> usize {
-        // TODO(seeder): the group's size
-        self.max_unavailable.of(0)
+    /// How many hosts the group has, as far as is known: not fewer than are here.
+    fn size(&self, known: Option<usize>) -> Option<usize> {
+        known.map(|known| known.max(self.holders.len() + self.waiting.len()))
     }
 
-    fn free(&self) -> usize {
-        self.max().saturating_sub(self.holders.len())
+    /// How many tokens `count` means. A share of nobody knows how many is one host.
+    fn limit(&self, count: HostCount, known: Option<usize>) -> usize {
+        count.of(self.size(known).unwrap_or(0))
+    }
+
+    fn max(&self, known: Option<usize>) -> usize {
+        self.limit(self.max_unavailable, known)
+    }
+
+    fn free(&self, known: Option<usize>) -> usize {
+        self.max(known).saturating_sub(self.holders.len())
     }
 
     /// Returns the place of `node` among those who wait, and whether it is new there.
@@ -427,7 +484,13 @@ impl Pool {
             .insert(node, Holder { host, wish, lease, until: now + lease, is_stored: false });
     }
 
-    fn wait(&self, place: usize, quiet: Option<Duration>, group: &str) -> TokenAnswer {
+    fn wait(
+        &self,
+        place: usize,
+        quiet: Option<Duration>,
+        group: &str,
+        known: Option<usize>,
+    ) -> TokenAnswer {
         let reason = if let Some(left) = quiet {
             let left = left.as_secs() + 1;
             format!(
@@ -435,20 +498,61 @@ impl Pool {
                  out have run out"
             )
         } else {
-            let ahead = match place {
-                0 => String::new(),
-                1 => ", 1 host is ahead".to_owned(),
-                _ => format!(", {place} hosts are ahead"),
-            };
-            let (out, max) = (self.holders.len(), self.max_unavailable);
-            let names = self.holders.values().take(NAMED_MAX).map(|holder| holder.host.as_str());
-            let names = names.collect::<Vec<_>>().join(", ");
-            let more = out.saturating_sub(NAMED_MAX);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            format!("{out} of {max} tokens of group {group} are out ({names}{more}){ahead}")
+            self.queue_of(place, &named(group), known)
         };
         TokenAnswer::Waiting { reason, retry_ms: millis(retry_at(place)) }
     }
+
+    /// Such as "2 of 2 tokens of group z1 are out (h1, h2; 25% of 8 hosts), 3 hosts are ahead".
+    fn queue_of(&self, place: usize, group: &str, known: Option<usize>) -> String {
+        let ahead = match place {
+            0 => String::new(),
+            1 => ", 1 host is ahead".to_owned(),
+            _ => format!(", {place} hosts are ahead"),
+        };
+        let (share, unknown) = match (self.max_unavailable, self.size(known)) {
+            (HostCount::Hosts(_), _) => (String::new(), String::new()),
+            (share, Some(size)) => (format!("; {share} of {size} hosts"), String::new()),
+            (HostCount::Percent(_), None) => (
+                String::new(),
+                format!(
+                    "; the seeder does not know the size of {group} yet, so one host at a time"
+                ),
+            ),
+        };
+        let (out, max) = (self.holders.len(), self.max(known));
+        let names = self.holders.values().take(NAMED_MAX).map(|holder| holder.host.as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let more = out.saturating_sub(NAMED_MAX);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{out} of {max} tokens of {group} are out ({names}{more}{share}){ahead}{unknown}")
+    }
+}
+
+impl TokenRules {
+    /// Why nothing new is granted for this request, if it is not.
+    fn stop(&self, request: &TokenRequest) -> Option<TokenAnswer> {
+        let stop = self.stops.get(&request.app);
+        let stop = stop.filter(|stop| (stop.since..=stop.last).contains(&request.generation));
+        if let Some(stop) = stop {
+            let reason = format!("the rollout is halted: {}", stop.reason);
+            return Some(TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_HALTED) });
+        }
+        let is_known = self.known.as_ref().is_none_or(|known| known.contains(&request.app));
+        (!is_known).then(|| {
+            let app = &request.app;
+            let reason = match &self.trouble {
+                Some(trouble) => format!("the seeder cannot read the goal of {app}: {trouble}"),
+                None => format!("the seeder has not read the goal of {app} yet"),
+            };
+            TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_MIN) }
+        })
+    }
+}
+
+/// A group in a sentence.
+pub(crate) fn named(group: &str) -> String {
+    if group.is_empty() { "the hosts without a group".into() } else { format!("group {group}") }
 }
 
 impl Holder {

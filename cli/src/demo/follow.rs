@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
-use goal_state::{Goal, GoalStore, HostPhase, HostStatus, now_ms};
+use goal_state::{Goal, GoalStore, HostPhase, HostStatus};
 use indicatif::{MultiProgress, ProgressBar};
 
 use crate::demo::children::Children;
@@ -104,7 +104,7 @@ pub(super) async fn follow(
         let found: Vec<HostStatus> = hosts
             .iter()
             .filter_map(|host| rows.get(host))
-            .filter(|row| standing(now_ms(), goal, row) == Standing::OnGoal)
+            .filter(|row| is_on_goal(goal, row))
             .cloned()
             .collect();
         if found.len() == hosts.len() {
@@ -170,10 +170,8 @@ impl Watch {
         if now.duration_since(self.changed_at) < STALL_TIMEOUT {
             return Ok(());
         }
-        let is_there = |host: &&String| {
-            rows.iter()
-                .any(|row| row.host == **host && standing(now_ms(), goal, row) == Standing::OnGoal)
-        };
+        let is_there =
+            |host: &&String| rows.iter().any(|row| row.host == **host && is_on_goal(goal, row));
         Err(FollowError::Stalled {
             missing: hosts.iter().filter(|host| !is_there(host)).cloned().collect(),
         })
@@ -249,6 +247,11 @@ fn message(row: &HostStatus) -> String {
             human::mebibytes(row.bytes_from_peers)
         ),
     }
+}
+
+/// Whether the host is there by its last word: the demo's own processes do not go silent unseen.
+fn is_on_goal(goal: &Goal, row: &HostStatus) -> bool {
+    standing(row.heard_at_ms(), goal, row) == Standing::OnGoal
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::output::{self, Outcome, human};
 use crate::rollout::commands::{
     DeployArgs, FollowArgs, Presence, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
 };
-use crate::rollout::order::{self, OriginArgs, goal_of};
+use crate::rollout::order::{self, OriginArgs, Prepared, goal_of};
 use crate::rollout::wait::{End, Ended, Waiter};
 use crate::rollout::{history, report, survey, view};
 use crate::runtime::{block_on, read_inventory};
@@ -172,7 +172,8 @@ impl Ordering<'_> {
         let is_restart = matches!(change, GoalChange::Restart);
         let is_deploy = matches!(change, GoalChange::Deploy { .. });
         for attempt in 0.. {
-            let (mut order, rows) = order::order(store, app, self.origin, self.version).await;
+            let Prepared { mut order, rows, warning } =
+                order::order(store, app, self.origin, self.version).await;
             if attempt > 0 {
                 // What was expected was in the store that was lost.
                 order.expected = None;
@@ -184,6 +185,9 @@ impl Ordering<'_> {
             }
             let changed = store.change(app, change.clone(), order).await;
             let goal = changed.with_context(|| format!("cannot {} {app}", verb(&change)))?;
+            if let Some(warning) = warning {
+                output::note(&warning);
+            }
             if !follow.wait {
                 if follow.json {
                     output::json(&report::report(&goal, None))?;

@@ -11,7 +11,6 @@ use goal_state::{
     AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, outcome,
 };
 
-use crate::output;
 use crate::runtime::read_inventory;
 
 /// Who changes a goal, and on what condition.
@@ -62,19 +61,27 @@ pub(crate) async fn goal_of(store: &GoalStore, app: &AppName) -> anyhow::Result<
     Ok(goal.ok_or_else(|| GoalStoreError::NoGoal { app: app.clone() })?)
 }
 
-/// The order for a change of the goal of `app`, with the inventory that it was made from.
+/// A change of a goal, ready to be made.
+pub(crate) struct Prepared {
+    pub(crate) order: ChangeOrder,
+    /// The inventory that it was made from.
+    pub(crate) rows: Vec<HostStatus>,
+    /// What could not be read, to be said if the change is made all the same.
+    pub(crate) warning: Option<String>,
+}
+
+/// The order for a change of the goal of `app`.
 pub(crate) async fn order(
     store: &GoalStore,
     app: &AppName,
     args: &OriginArgs,
     version: Option<&str>,
-) -> (ChangeOrder, Vec<HostStatus>) {
-    let rows = match read_inventory(store).await {
-        Ok(rows) => rows,
+) -> Prepared {
+    let (rows, warning) = match read_inventory(store).await {
+        Ok(rows) => (rows, None),
         Err(error) => {
             let error = command_line::describe(&error);
-            output::note(&format!("{error}; the generation that hosts follow is not known"));
-            vec![]
+            (vec![], Some(format!("{error}; the generation that hosts follow is not known")))
         }
     };
     // A damaged goal stops the change itself.
@@ -85,7 +92,7 @@ pub(crate) async fn order(
         above: highest(app, &rows),
         outcome: goal.map(|goal| outcome(&goal, &rows)),
     };
-    (order, rows)
+    Prepared { order, rows, warning }
 }
 
 /// The highest generation that a host follows. A host that claims the last one there is would end

@@ -86,7 +86,6 @@ fn metrics_show_what_happened_to_a_host() {
             ("from_peers_bytes", 0),
             ("switches_total", 1),
             ("rollbacks_total", 0),
-            ("token_waits_total", 0),
         ],
     );
     assert!(values["shoal_app_download_seconds_total{app=\"web\"}"] > 0.0, "{values:#?}");

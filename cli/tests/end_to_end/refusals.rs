@@ -193,8 +193,11 @@ fn host_that_is_gone_can_be_left_out() {
 fn goal_store_that_is_missing_is_named() {
     let rig = Rig::new();
     let missing = format!("file://{}", rig.text("nowhere"));
-    fail(&["status", "--goal", &missing], &[&rig.text("nowhere"), "--goal"]);
-    fail(&["rollback", "web", "--goal", &missing], &[&rig.text("nowhere")]);
+    // It is an empty one; whoever mistyped its name is told where it was looked for.
+    let said = run(&["status", "--goal", &missing]);
+    let note = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success() && note.contains(&rig.text("nowhere")), "{said:?}");
+    fail(&["rollback", "web", "--goal", &missing], &["no goal is set for web"]);
     assert!(!rig.path("nowhere").exists());
     let port = free_port();
     let down = format!("etcd://127.0.0.1:{port}/shoal");

@@ -64,7 +64,7 @@ impl Fleet {
              [apps.web.hooks]\nbefore_switch = {{ exec = [{hook:?}, {events:?}] }}\n"
         );
         let listen = format!("127.0.0.1:{}", free_port());
-        let (seeder, address) = start_seeder(&rig, &listen);
+        let (seeder, address) = start_seeder(&rig, &listen, &[]);
         let agents = (1..=count).map(|number| {
             let host = format!("host-{number:02}");
             let config = rig.text(&format!("{host}.toml"));
@@ -99,7 +99,7 @@ impl Fleet {
 
     /// Starts a seeder at the address and with the state of the one that was killed.
     fn restart_seeder(&mut self) {
-        (self.seeder, _) = start_seeder(&self.rig, &self.listen);
+        (self.seeder, _) = start_seeder(&self.rig, &self.listen, &[]);
     }
 
     /// Waits until as many hosts as `is_enough` wants say that they wait because of `reason`.
@@ -112,10 +112,12 @@ impl Fleet {
     }
 }
 
-fn start_seeder(rig: &Rig, listen: &str) -> (Daemon, String) {
+/// Starts a seeder at `listen` with the state that one before it left, and waits for its address.
+pub(super) fn start_seeder(rig: &Rig, listen: &str, more: &[&str]) -> (Daemon, String) {
     let (store, state) = (rig.text("store"), rig.text("seeder"));
     let mut command: Command =
         shoal(&["seeder", "--listen", listen, "--store", &store, "--state", &state]);
+    command.args(more);
     let ready = rig.path("seeder.out");
     command.stdout(File::create(&ready).unwrap());
     let mut seeder = Daemon::start("seeder", command, rig.path("seeder.log"));
@@ -215,7 +217,8 @@ fn canary_goes_first_and_the_rest_when_it_is_widened() {
     assert_eq!(report["rollout"]["waiting"], waiting, "{report}");
     let shown = succeed(&["rollout", "web", "--goal", &goal]);
     assert!(
-        shown.contains("1 of 3 hosts in, 1 done") && shown.contains("2 waiting (wave)"),
+        shown.contains("1 of 3 hosts in, 1 of 3 hosts run it")
+            && shown.contains("2 waiting (wave)"),
         "{shown}"
     );
     let shown = succeed(&["status", "--goal", &goal]);

@@ -217,8 +217,7 @@ impl Goal {
         rollout: &RolloutChange,
         order: &ChangeOrder,
     ) -> Result<Self, GoalChangeError> {
-        let is_rollback = self.history.first().is_some_and(|past| past.rolled_back);
-        if target == RollbackTarget::LastGood && is_rollback && order.expected.is_none() {
+        if target == RollbackTarget::LastGood && self.is_rollback() && order.expected.is_none() {
             let (generation, author) = (self.generation, self.origin.author.clone());
             return Err(GoalChangeError::AlreadyRolledBack { generation, author });
         }
@@ -226,8 +225,11 @@ impl Goal {
         let past = &self.history[place];
         let (build, deployed) = (past.build, past.deployed_of());
         let version = past.origin.version.clone();
+        let failed_before = past.outcome.map_or(0, |outcome| outcome.failed);
         let mut goal = self.next(now_ms, build, rollout, order)?;
         goal.rollout.deployed = deployed;
+        // Hosts on which the build failed then do not try it again, and say so: that is not news.
+        goal.rollout.tolerated = failed_before;
         if goal.origin.version.is_none() {
             goal.origin.version = version;
         }
@@ -264,6 +266,19 @@ impl Goal {
     /// The past goal that a rollback would go back to; `None` if it would be refused.
     pub fn rollback_target(&self, target: RollbackTarget) -> Option<&PastGoal> {
         self.rollback_place(target).ok().map(|place| &self.history[place])
+    }
+
+    /// Whether this goal came from a rollback.
+    pub fn is_rollback(&self) -> bool {
+        self.history.first().is_some_and(|past| past.rolled_back)
+    }
+
+    /// Where a rollout that halts goes back to by itself; `None` if nobody asked for that, if there
+    /// is no good build, or if this is a rollback already: one bad build must not take an app back
+    /// through its whole history.
+    pub fn revert_target(&self) -> Option<&PastGoal> {
+        let goes_back = self.rollout.auto_revert && !self.is_rollback();
+        goes_back.then(|| self.rollback_target(RollbackTarget::LastGood)).flatten()
     }
 
     /// Whether `past` halted or failed on more hosts than the app tolerates.

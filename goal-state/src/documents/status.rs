@@ -103,7 +103,8 @@ pub struct HostStatus {
     /// the report, or claimed where the host wrote the row itself. `None`: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// The group in which the host's absence counts against `max_unavailable`.
+    /// The group in which the host's absence counts against `max_unavailable`; empty where the
+    /// host has none, `None` if its agent is of a version that does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
     /// When the host wrote this, in milliseconds since 1970, by its clock.
@@ -179,9 +180,12 @@ impl HostStatus {
         self.message.as_ref().map_or_else(Vec::new, |message| troubles_in(message, &self.troubles))
     }
 
-    /// Whether the goal's build runs, is good, and is known to be that of the goal store.
+    /// Whether the goal's build runs, is good, and the goal store is not known to have another goal.
+    /// A store that cannot be read is a trouble of its own: an alarm of every host at once, because
+    /// etcd restarts, would hide what it is.
     pub fn is_at_goal(&self) -> bool {
-        self.phase == HostPhase::Running && !self.troubles.iter().any(|kind| kind.hides_goal())
+        let is_other = |kind: &TroubleKind| kind.hides_goal() && *kind != TroubleKind::GoalUnread;
+        self.phase == HostPhase::Running && !self.troubles.iter().any(is_other)
     }
 
     /// How far the host's clock was off when it reported, in milliseconds; negative: behind. `None`
@@ -534,6 +538,18 @@ mod tests {
         ] {
             let row = read[0].clone().with_troubles(&[Trouble::new(kind, "x")]);
             assert_eq!(row.is_at_goal(), is_at_goal, "{kind}");
+        }
+    }
+
+    #[test]
+    fn store_that_cannot_be_read_does_not_put_every_host_off_its_goal() {
+        let at_goal = |kinds: &[TroubleKind]| {
+            let running = HostStatus { phase: HostPhase::Running, ..row("h", "web", 1) };
+            HostStatus { troubles: kinds.to_vec(), ..running }.is_at_goal()
+        };
+        assert!(at_goal(&[]) && at_goal(&[TroubleKind::GoalUnread]));
+        for kind in [TroubleKind::GoalUnstored, TroubleKind::GoalRefused, TroubleKind::GoalGone] {
+            assert!(!at_goal(&[kind, TroubleKind::GoalUnread]), "{kind:?}");
         }
     }
 

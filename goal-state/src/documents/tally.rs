@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::documents::goal::Goal;
 use crate::documents::history::Outcome;
 use crate::documents::rollout::Halted;
-use crate::documents::status::{HostPhase, HostStatus};
+use crate::documents::status::{HostPhase, HostStatus, WaitReason};
 use crate::documents::text;
 
 /// Causes of failure that a halt names; the rest is counted.
@@ -20,6 +20,9 @@ const HOSTS_NAMED_MAX: usize = 3;
 
 /// Most bytes of one cause in a halt.
 const CAUSE_BYTES_MAX: usize = 200;
+
+/// Age of a row from which on its host is not waited for with a halt.
+const ABSENT_AFTER_MS: u64 = 60_000;
 
 /// Who halts a rollout on which too many hosts failed, as [`Halted::by`] says it.
 pub const HALTED_BY_SEEDER: &str = "shoal-seeder";
@@ -39,11 +42,32 @@ pub fn is_good(goal: &Goal, row: &HostStatus) -> bool {
     is_about(goal, row) && row.phase == HostPhase::Running && row.current == Some(goal.build)
 }
 
-/// Whether the goal's build failed on the host of this row: it was given up there, or is all that
-/// the host has and does not run. A host that lacks space or cannot reach anybody has not failed.
+/// Whether the goal's build failed on the host of this row: it was given up there, or its program
+/// does not do its work. A host that lacks space or cannot reach anybody has not failed.
 pub fn has_failed(goal: &Goal, row: &HostStatus) -> bool {
-    let is_stuck = row.phase == HostPhase::Failed && row.current == Some(goal.build);
-    is_about(goal, row) && (row.quarantined == Some(goal.build) || is_stuck)
+    (is_about(goal, row) && row.quarantined == Some(goal.build)) || is_stuck(goal, row)
+}
+
+/// Whether the host of this row switched to the goal's build, was not able to go back, or had no
+/// reason to, and now its program ends again and again or answers badly. The same phase is that of
+/// a host whose disk fails; there the program does its work.
+pub fn is_stuck(goal: &Goal, row: &HostStatus) -> bool {
+    let is_bad = row.restarts > 0 || row.healthy == Some(false);
+    let is_here = row.current == Some(goal.build) && row.quarantined != Some(goal.build);
+    is_about(goal, row) && is_here && is_bad && row.phase == HostPhase::Failed
+}
+
+/// Whether the host may begin to switch to the goal's build by itself. One that was not heard of
+/// for long, or that a person keeps as it is, does not count.
+fn may_begin(now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
+    let is_kept = matches!(
+        row.waiting_for,
+        Some(WaitReason::Hold | WaitReason::Pause | WaitReason::Pin | WaitReason::Quarantine)
+    );
+    let is_here = now_ms.saturating_sub(row.heard_at_ms()) <= ABSENT_AFTER_MS
+        && row.phase != HostPhase::Stopped;
+    let has_it = row.current == Some(goal.build) || row.quarantined == Some(goal.build);
+    row.app == goal.app && is_here && !is_kept && !has_it
 }
 
 /// Whether the host answers to the rollout of this goal: it follows a generation from the one that
@@ -99,22 +123,37 @@ fn without_numbers(reason: &str) -> String {
 
 /// The halt that the reports call for; `None` while too few hosts failed, where the rollout has
 /// halted already, or where nobody wants it to halt.
+///
+/// Once no host is left that may begin to switch, programs that fail are no matter of the rollout
+/// any more; builds that were given up are, because they say that the build is bad.
 pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted> {
     if goal.rollout.halted.is_some() {
         return None;
     }
-    let Outcome { failed, hosts, .. } = outcome(goal, rows);
+    let hosts = outcome(goal, rows).hosts;
     let failures_max = goal.rollout.failures_max(usize::try_from(hosts).unwrap_or(usize::MAX))?;
+    let is_under_way = rows.iter().any(|row| may_begin(now_ms, goal, row));
+    let counts = |row: &&HostStatus| {
+        has_failed(goal, row) && (is_under_way || row.quarantined == Some(goal.build))
+    };
+    let rows: Vec<HostStatus> = rows.iter().filter(counts).cloned().collect();
+    let failed = u32::try_from(rows.len()).unwrap_or(u32::MAX);
     let new = failed.saturating_sub(goal.rollout.tolerated);
     if usize::try_from(new).unwrap_or(usize::MAX) < failures_max {
         return None;
     }
-    let reason = reason_of_halt(&causes(goal, rows), failed, hosts);
+    let reason = reason_of_halt(goal, &causes(goal, &rows), failed, hosts);
     Some(Halted { failed, hosts, ..Halted::new(now_ms, HALTED_BY_SEEDER, &reason) })
 }
 
 /// Such as "the build failed on 2 of 8 hosts: exit code 3 (h1, h2)".
-fn reason_of_halt(causes: &[Cause], failed: u32, hosts: u32) -> String {
+fn reason_of_halt(goal: &Goal, causes: &[Cause], failed: u32, hosts: u32) -> String {
+    // Before the causes: those may be cut.
+    let not_reverted = match (goal.rollout.auto_revert, goal.revert_target()) {
+        (true, None) if goal.is_rollback() => " (not reverted, it is a rollback itself)",
+        (true, None) => " (not reverted, there is no good build to go back to)",
+        _ => "",
+    };
     let named = causes.iter().take(CAUSES_NAMED_MAX).map(|cause| {
         let examples: Vec<&str> =
             cause.hosts.iter().take(HOSTS_NAMED_MAX).map(String::as_str).collect();
@@ -124,7 +163,7 @@ fn reason_of_halt(causes: &[Cause], failed: u32, hosts: u32) -> String {
         format!("{reason} ({}{more})", examples.join(", "))
     });
     let named = named.collect::<Vec<_>>().join("; ");
-    format!("the build failed on {failed} of {hosts} hosts: {named}")
+    format!("the build failed on {failed} of {hosts} hosts{not_reverted}: {named}")
 }
 
 #[cfg(test)]
@@ -153,6 +192,7 @@ mod tests {
             phase,
             quarantined: quarantined.then_some(build('B')),
             failure: quarantined.then(|| format!("port {} is taken", 8_000 + number)),
+            restarts: u32::from(phase == HostPhase::Failed),
             ..HostStatus::new(format!("h{number}"), "web".parse().unwrap())
         }
     }
@@ -218,10 +258,52 @@ mod tests {
         let stuck = |number| row(number, 2, HostPhase::Failed, false);
         let elsewhere = HostStatus { current: Some(build('A')), ..stuck(1) };
         let earlier = row(2, 1, HostPhase::RolledBack, true);
+        let disk_full = HostStatus { restarts: 0, healthy: Some(true), ..stuck(6) };
         let stopped = row(3, 2, HostPhase::Stopped, true);
         let other = HostStatus { app: "db".parse().unwrap(), ..stuck(4) };
-        let rows =
-            [stuck(0), elsewhere, earlier, stopped, other, row(5, 2, HostPhase::Running, false)];
-        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 5 });
+        let good = row(5, 2, HostPhase::Running, false);
+        let rows = [stuck(0), elsewhere, earlier, stopped, other, good, disk_full];
+        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 6 });
+    }
+
+    /// Goal: what happens to a program days later does not halt a rollout that is over, which would
+    /// keep new hosts from starting; and a build that was given up on the last host does.
+    #[test]
+    fn failing_programs_halt_only_while_hosts_may_still_switch() {
+        let goal = goal(&RolloutChange::default());
+        let stuck = HostStatus { healthy: Some(false), ..row(0, 2, HostPhase::Failed, false) };
+        let done = row(1, 2, HostPhase::Running, false);
+        let waiting = |reason| HostStatus {
+            current: Some(build('A')),
+            waiting_for: Some(reason),
+            ..row(2, 2, HostPhase::Waiting, false)
+        };
+        let is_due = |last: HostStatus| {
+            let halt = halt_due(100_000, &goal, &[stuck.clone(), done.clone(), last]);
+            halt.is_some()
+        };
+        let heard = |row| HostStatus { received_at_ms: 99_000, ..row };
+        assert!(
+            is_due(heard(waiting(WaitReason::Wave))) && is_due(heard(waiting(WaitReason::Token)))
+        );
+        assert!(!is_due(heard(waiting(WaitReason::Hold))) && !is_due(heard(done.clone())));
+        assert!(!is_due(waiting(WaitReason::Wave)), "it was not heard of for long");
+        assert!(is_due(row(2, 2, HostPhase::RolledBack, true)), "given up");
+    }
+
+    #[test]
+    fn halt_says_why_nothing_was_reverted() {
+        let reverts = RolloutChange { auto_revert: Some(true), ..RolloutChange::default() };
+        let order = ChangeOrder::default();
+        let reason = |goal: &Goal, rows: &[HostStatus]| halt_due(9, goal, rows).unwrap().reason;
+        let second = goal(&reverts);
+        assert!(second.revert_target().is_some());
+        assert!(!reason(&second, &hosts(1, 8)).contains("revert"));
+        let first = Goal::first(1, "web".parse().unwrap(), build('B'), &reverts, &order).unwrap();
+        let of_first: Vec<_> =
+            hosts(1, 8).into_iter().map(|row| HostStatus { generation: Some(1), ..row }).collect();
+        let expected = "the build failed on 1 of 8 hosts (not reverted, there is no good build to \
+                        go back to): port 8000 is taken (h0)";
+        assert_eq!(reason(&first, &of_first), expected);
     }
 }

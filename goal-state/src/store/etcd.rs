@@ -5,6 +5,7 @@
 //! end; no leases, nothing per host. One member is used at a time and the next one after a failure,
 //! so that a member that is down costs one failed attempt and not every second request.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use crate::documents::inventory::{Forgotten, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::damage_log::DamageLog;
 use crate::store::error::{GoalReadError, GoalStoreError, one_line};
 use crate::store::url::GoalUrl;
 
@@ -76,6 +78,7 @@ struct Shared {
     url: String,
     patience: Patience,
     member: Mutex<Member>,
+    damage: DamageLog,
 }
 
 /// The member of the cluster that is used now.
@@ -120,7 +123,8 @@ impl EtcdStore {
             GoalUrl::Etcd { endpoints: endpoints.clone(), prefix: prefix.clone() }.to_string();
         let prefix = if prefix.is_empty() { prefix } else { prefix + "/" };
         let member = Mutex::new(Member { turn: 0, client: None });
-        Self { shared: Arc::new(Shared { endpoints, prefix, url, patience, member }) }
+        let damage = DamageLog::default();
+        Self { shared: Arc::new(Shared { endpoints, prefix, url, patience, member, damage }) }
     }
 
     fn goal_key(&self, app: &AppName) -> String {
@@ -300,6 +304,8 @@ impl EtcdStore {
         let all = format!("{}status/", self.shared.prefix);
         let prefix = writer.map_or_else(|| all.clone(), |writer| format!("{all}{writer}/"));
         let mut documents = Vec::new();
+        // One damaged document must not hide all other hosts.
+        let mut damage = BTreeMap::new();
         for found in self.list(&prefix, PAGE_VALUES).await? {
             match status_from_json(found.value()) {
                 Ok(rows) => {
@@ -307,13 +313,13 @@ impl EtcdStore {
                     let writer = key.strip_prefix(&all).unwrap_or(&key).to_owned();
                     documents.push(WrittenRows { writer, rows });
                 }
-                // One damaged document must not hide all other hosts.
-                Err(error) => tracing::warn!(
-                    key = %String::from_utf8_lossy(found.key()), %error,
-                    "skipped a damaged status document; its writer replaces it, or remove the key"
-                ),
+                Err(error) => {
+                    let key = String::from_utf8_lossy(found.key()).into_owned();
+                    damage.insert(key, error.to_string());
+                }
             }
         }
+        self.shared.damage.note(writer.unwrap_or_default(), damage);
         Ok(documents)
     }
 

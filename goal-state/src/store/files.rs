@@ -5,6 +5,7 @@
 //! one generation; a damaged goal is never overwritten. Only a deploy creates the directory: a
 //! reader that did would turn a mistyped URL into "no goal".
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::documents::history::ChangeOrder;
 use crate::documents::inventory::{Forgotten, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_pretty_json};
 use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::damage_log::DamageLog;
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
 
@@ -49,6 +51,7 @@ pub(crate) struct FileStore {
     lock_patience: Duration,
     /// Held while a status is written: clones may write one document at the same time.
     status_writing: Arc<Mutex<()>>,
+    damage: DamageLog,
 }
 
 impl FileStore {
@@ -57,6 +60,7 @@ impl FileStore {
             directory: Arc::new(directory.to_owned()),
             lock_patience: LOCK_PATIENCE,
             status_writing: Arc::default(),
+            damage: DamageLog::default(),
         }
     }
 
@@ -215,17 +219,16 @@ impl FileStore {
             files
         };
         let mut documents = Vec::new();
+        // One damaged document must not hide all other hosts.
+        let mut damage = BTreeMap::new();
         for path in files {
             let writer = path.strip_prefix(&directory).unwrap_or(&path).with_extension("");
             match read_status(&path, writer.display().to_string()) {
                 Ok(document) => documents.extend(document),
-                // One damaged document must not hide all other hosts.
-                Err(reason) => tracing::warn!(
-                    path = %path.display(), reason,
-                    "skipped a damaged status document; its writer replaces it, or remove it"
-                ),
+                Err(reason) => drop(damage.insert(path.display().to_string(), reason)),
             }
         }
+        self.damage.note(writer.unwrap_or_default(), damage);
         Ok(documents)
     }
 

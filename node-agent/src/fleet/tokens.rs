@@ -286,8 +286,11 @@ impl Asking {
     fn on_silence(&self, reason: &str) {
         debug!(app = %self.wish.app, seeder = %self.seeder, reason, "no answer about a token");
         if self.held_until().is_none_or(|until| until <= uptime()) {
-            let group = &self.shared.group;
-            self.wait_for(format!("no token of group {group} without the seeder: {reason}"));
+            let group = match self.shared.group.as_str() {
+                "" => String::new(),
+                group => format!(" of group {group}"),
+            };
+            self.wait_for(format!("no token{group} without the seeder: {reason}"));
         }
     }
 

@@ -7,7 +7,7 @@
 //! Invariant: a scrape only reads what is in memory (and one line of /proc), and scrapers are
 //! bounded in number, size and time: monitoring never holds up an app.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::fs;
@@ -153,6 +153,7 @@ fn render(source: &MetricsSource) -> String {
         page.value("process_resident_memory_bytes", &[], bytes);
     }
     render_rows(&mut page, &rows);
+    render_halts(&mut page, &rows, &source.board.halted());
     render_counts(&mut page, &counts);
     page.text
 }
@@ -220,6 +221,15 @@ fn render_rows(page: &mut Page, rows: &[HostStatus]) {
         for row in rows {
             page.value(name, &[("app", row.app.as_str())], read(row));
         }
+    }
+}
+
+fn render_halts(page: &mut Page, rows: &[HostStatus], halted: &BTreeSet<AppName>) {
+    let help = "1 if the rollout of the goal that is followed has halted.";
+    page.family("shoal_app_halted", "gauge", help);
+    for row in rows {
+        let is_halted = halted.contains(&row.app);
+        page.value("shoal_app_halted", &[("app", row.app.as_str())], u64::from(is_halted));
     }
 }
 
@@ -323,6 +333,7 @@ mod tests {
                 .counts()
                 .update(&app, |counts| counts.download_time += Duration::from_millis(1_250));
         }
+        board.set_halted(&"models".parse().unwrap(), true);
         let models = HostStatus {
             phase: HostPhase::Running,
             generation: Some(7),
@@ -393,6 +404,8 @@ mod tests {
             ("shoal_app_output_floods_total{app=\"web\"}", 0.0),
             ("shoal_app_download_seconds_total{app=\"models\"}", 1.25),
             ("shoal_app_quarantined{app=\"web\"}", 0.0),
+            ("shoal_app_halted{app=\"web\"}", 0.0),
+            ("shoal_app_halted{app=\"models\"}", 1.0),
         ] {
             let found = values.get(name).copied().unwrap_or(f64::NAN);
             assert!((found - expected).abs() < 1e-9, "{name} is {found} in {body}");

@@ -5,7 +5,7 @@
 //! be sent is not queued, because the next report replaces it. What seeders have to say about
 //! reports ([`NOTES_TOPIC`]) goes into the same rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use goal_state::{
@@ -50,6 +50,9 @@ const NOTES_MISSED_MAX: u32 = 5;
 /// Most bytes of one report to a seeder. Below what seeders take, with room for the brackets.
 const REPORT_BYTES_MAX: usize = 60 * 1024;
 
+/// Longest reason of a failure in a row, in characters: many hosts are grouped by it.
+const FAILURE_CHARS_MAX: usize = 200;
+
 /// Longest message of a row, in characters: a table has to show it.
 const MESSAGE_CHARS_MAX: usize = 500;
 
@@ -60,6 +63,7 @@ type Rows = BTreeMap<AppName, HostStatus>;
 pub struct StatusBoard {
     rows: watch::Sender<Rows>,
     notes: watch::Sender<Notes>,
+    halted: watch::Sender<BTreeSet<AppName>>,
     counts: CountBoard,
 }
 
@@ -82,7 +86,8 @@ impl Notes {
 impl Default for StatusBoard {
     fn default() -> Self {
         let (rows, notes) = (watch::Sender::new(Rows::new()), watch::Sender::default());
-        Self { rows, notes, counts: CountBoard::default() }
+        let halted = watch::Sender::new(BTreeSet::new());
+        Self { rows, notes, halted, counts: CountBoard::default() }
     }
 }
 
@@ -94,7 +99,8 @@ impl StatusBoard {
 
     /// Replaces the row of its app. A row that says nothing new but the time wakes nobody.
     pub fn show(&self, mut row: HostStatus) {
-        row.message = row.message.map(shorten);
+        row.message = row.message.map(|text| shorten(text, MESSAGE_CHARS_MAX));
+        row.failure = row.failure.map(|text| shorten(text, FAILURE_CHARS_MAX));
         row.last_output = row.last_output.as_deref().and_then(goal_state::last_output);
         self.rows.send_if_modified(|rows| {
             let is_news = rows.get(&row.app).is_none_or(|shown| {
@@ -124,6 +130,18 @@ impl StatusBoard {
         });
     }
 
+    /// Says whether the rollout of the goal that `app` follows has halted.
+    pub(crate) fn set_halted(&self, app: &AppName, is_halted: bool) {
+        self.halted.send_if_modified(|apps| {
+            if is_halted { apps.insert(app.clone()) } else { apps.remove(app) }
+        });
+    }
+
+    /// The apps whose rollouts have halted.
+    pub(crate) fn halted(&self) -> BTreeSet<AppName> {
+        self.halted.borrow().clone()
+    }
+
     /// The rows as they are now.
     pub fn rows(&self) -> Vec<HostStatus> {
         self.rows.borrow().values().cloned().collect()
@@ -150,18 +168,18 @@ impl StatusBoard {
     }
 }
 
-fn shorten(message: String) -> String {
-    if message.chars().count() <= MESSAGE_CHARS_MAX {
-        return message;
+fn shorten(text: String, chars_max: usize) -> String {
+    if text.chars().count() <= chars_max {
+        return text;
     }
-    message.chars().take(MESSAGE_CHARS_MAX).chain("...".chars()).collect()
+    text.chars().take(chars_max).chain("...".chars()).collect()
 }
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
 fn add_note(row: &mut HostStatus, note: Option<&str>) {
     let Some(note) = note else { return };
     row.add_trouble(Trouble::new(TroubleKind::Agent, note));
-    row.message = row.message.take().map(shorten);
+    row.message = row.message.take().map(|text| shorten(text, MESSAGE_CHARS_MAX));
 }
 
 /// Where reports go.
@@ -409,10 +427,11 @@ mod tests {
     #[test]
     fn long_messages_are_cut() {
         let board = StatusBoard::default();
-        board.show(HostStatus { message: Some("\u{e4}".repeat(9_999)), ..row("web") });
-        let rows = board.subscribe();
-        let message = rows.borrow().values().next().unwrap().message.clone().unwrap();
-        assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX + 3);
+        let long = Some("\u{e4}".repeat(9_999));
+        board.show(HostStatus { message: long.clone(), failure: long, ..row("web") });
+        let row = board.rows().remove(0);
+        assert_eq!(row.message.unwrap().chars().count(), MESSAGE_CHARS_MAX + 3);
+        assert_eq!(row.failure.unwrap().chars().count(), FAILURE_CHARS_MAX + 3);
     }
 
     #[test]

@@ -38,6 +38,27 @@ fn ask(host: u8, max: u32) -> TokenRequest {
     request(TokenAct::Ask, host, max)
 }
 
+/// A request under a goal that allows a quarter of the group.
+fn ask_share(host: u8) -> TokenRequest {
+    TokenRequest { max_unavailable: "25%".parse().unwrap(), ..ask(host, 1) }
+}
+
+fn app() -> AppName {
+    "web".parse().unwrap()
+}
+
+/// That so many hosts of group z1 report the app.
+fn group_of(hosts: usize) -> TokenRules {
+    let key = PoolKey { app: app(), group: "z1".into() };
+    TokenRules { sizes: BTreeMap::from([(key, hosts)]), ..TokenRules::default() }
+}
+
+/// That the rollout of the generations has halted.
+fn halt_of(since: u64, last: u64) -> TokenRules {
+    let stop = Stop { since, last, reason: "exit code 3 on 2 hosts".into() };
+    TokenRules { stops: BTreeMap::from([(app(), stop)]), ..TokenRules::default() }
+}
+
 impl TokenTable {
     fn asks(&mut self, now: Duration, host: u8, max: u32) -> bool {
         self.is_granted(now, host, &ask(host, max))
@@ -53,7 +74,11 @@ impl TokenTable {
     }
 
     fn reason(&mut self, now: Duration, host: u8, max: u32) -> String {
-        match self.handle(now, node(host), &ask(host, max)).answer {
+        self.reason_for(now, host, &ask(host, max))
+    }
+
+    fn reason_for(&mut self, now: Duration, host: u8, request: &TokenRequest) -> String {
+        match self.handle(now, node(host), request).answer {
             TokenAnswer::Waiting { reason, .. } | TokenAnswer::Refused { reason, .. } => reason,
             answer => panic!("{answer:?}"),
         }
@@ -148,6 +173,141 @@ fn newest_goal_says_how_many() {
 }
 
 #[test]
+fn share_follows_the_size_of_the_group() {
+    let mut table = table();
+    table.set_rules(group_of(8));
+    let asks = |table: &mut TokenTable, host: u8| table.is_granted(at(0), host, &ask_share(host));
+    assert!(asks(&mut table, 1) && asks(&mut table, 2) && !asks(&mut table, 3));
+    let reason = table.reason_for(at(0), 3, &ask_share(3));
+    let expected = "2 of 2 tokens of group z1 are out (host-1, host-2; 25% of 8 hosts)";
+    assert_eq!(reason, expected);
+    table.set_rules(group_of(12));
+    assert!(asks(&mut table, 3) && !asks(&mut table, 4), "the group grew");
+    table.set_rules(group_of(5));
+    for host in 1..=3 {
+        assert!(asks(&mut table, host), "a group that shrinks takes no token back");
+    }
+    table.returns(at(0), 1);
+    table.returns(at(0), 2);
+    assert!(!asks(&mut table, 4), "one is out, which is all of 5 hosts now");
+    table.returns(at(0), 3);
+    assert!(asks(&mut table, 4));
+    table.check_counts();
+}
+
+#[test]
+fn group_is_not_smaller_than_the_hosts_that_ask() {
+    let mut table = table();
+    table.set_rules(group_of(1));
+    assert!(table.is_granted(at(0), 1, &ask_share(1)));
+    for host in 2..=7 {
+        assert!(!table.is_granted(at(0), host, &ask_share(host)), "host {host}");
+    }
+    assert!(table.reason_for(at(0), 7, &ask_share(7)).contains("25% of 7 hosts"));
+    assert!(!table.is_granted(at(0), 8, &ask_share(8)));
+    assert!(table.is_granted(at(0), 2, &ask_share(2)), "a quarter of 8 is two");
+}
+
+#[test]
+fn one_host_at_a_time_while_the_size_is_not_known() {
+    let mut table = table();
+    assert!(table.is_granted(at(0), 1, &ask_share(1)));
+    for host in 2..=9 {
+        assert!(!table.is_granted(at(0), host, &ask_share(host)), "host {host}");
+    }
+    assert_eq!(
+        table.reason_for(at(0), 3, &ask_share(3)),
+        "1 of 1 tokens of group z1 are out (host-1), 1 host is ahead; the seeder does not know the \
+         size of group z1 yet, so one host at a time"
+    );
+    let nameless = |host| TokenRequest { group: String::new(), ..ask(host, 1) };
+    assert!(table.is_granted(at(0), 1, &nameless(1)));
+    assert_eq!(
+        table.reason_for(at(0), 2, &nameless(2)),
+        "1 of 1 tokens of the hosts without a group are out (host-1)"
+    );
+}
+
+#[test]
+fn lower_of_two_limits_of_one_generation_holds() {
+    for (number, granted) in [(1, 1), (3, 2)] {
+        let mut table = table();
+        table.set_rules(group_of(8));
+        let mut hosts = vec![];
+        for host in 1..=8 {
+            let request = if host % 2 == 0 { ask(host, number) } else { ask_share(host) };
+            // Each asks twice, so that each has said what it knows.
+            if table.is_granted(at(0), host, &request) || table.is_granted(at(0), host, &request) {
+                hosts.push(host);
+            }
+        }
+        // The first was granted its token before the other limit was known.
+        assert!(hosts.len() <= granted.max(1), "{number}: {hosts:?}");
+        assert_eq!(table.pools.values().map(|pool| pool.max(Some(8))).max(), Some(granted));
+    }
+}
+
+#[test]
+fn halted_rollout_gets_no_more_tokens_and_holders_finish() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 2) && table.asks(at(0), 2, 2) && !table.asks(at(0), 3, 2));
+    table.set_rules(halt_of(2, 3));
+    assert!(table.is_granted(at(1), 1, &request(TokenAct::Renew, 1, 2)), "a holder finishes");
+    table.returns(at(1), 2);
+    assert_eq!(table.reason(at(1), 3, 2), "the rollout is halted: exit code 3 on 2 hosts");
+    let earlier = TokenRequest { generation: 2, ..ask(4, 2) };
+    assert!(!table.is_granted(at(1), 4, &earlier), "of the same rollout");
+    let restart = TokenRequest { generation: 4, ..ask(5, 2) };
+    assert!(table.is_granted(at(1), 5, &restart), "a host that knows of the halt restarts");
+    table.set_rules(TokenRules::default());
+    table.returns(at(20), 5);
+    assert!(table.is_granted(at(20), 3, &TokenRequest { generation: 5, ..ask(3, 2) }), "resumed");
+    table.check_counts();
+}
+
+#[test]
+fn halt_outlives_a_lost_table() {
+    let mut table = TokenTable::lost(at(0), TokenLimits::REGION);
+    table.set_rules(halt_of(3, 3));
+    assert!(table.is_granted(at(1), 1, &request(TokenAct::Renew, 1, 2)), "it is believed");
+    assert!(!table.asks(at(200), 2, 2));
+    table.set_rules(TokenRules::default());
+    assert!(table.asks(at(200), 2, 2));
+}
+
+#[test]
+fn tokens_of_an_app_wait_until_its_goal_was_looked_at() {
+    let mut table = table();
+    let mut rules = TokenRules { known: Some(BTreeSet::new()), ..TokenRules::default() };
+    table.set_rules(rules.clone());
+    assert_eq!(table.reason(at(0), 1, 1), "the seeder has not read the goal of web yet");
+    rules.trouble = Some("etcd is down".into());
+    table.set_rules(rules.clone());
+    assert_eq!(table.reason(at(0), 1, 1), "the seeder cannot read the goal of web: etcd is down");
+    rules.known = Some([app()].into());
+    table.set_rules(rules);
+    assert!(table.asks(at(0), 1, 1));
+}
+
+#[test]
+fn documents_of_earlier_seeders_are_read() {
+    let key = "01".repeat(32);
+    let text = format!(
+        r#"{{"version":1,"pools":[{{"app":"web","group":"z1","generation":3,"max_unavailable":2,
+        "holders":[{{"node":"{key}","host":"host-1","wish":1,"lease_ms":60000}}]}}]}}"#
+    );
+    let mut table = TokenTable::restored(at(0), TokenLimits::REGION, text.as_bytes()).unwrap();
+    assert!(table.asks(at(0), 2, 2) && !table.asks(at(0), 3, 2));
+    // A share is stored as a share, and grows with the group after a restart.
+    table.set_rules(group_of(16));
+    let share = |host| TokenRequest { generation: 4, ..ask_share(host) };
+    assert!(table.is_granted(at(0), 3, &share(3)));
+    let mut table = table.restarted(at(1));
+    table.set_rules(group_of(16));
+    assert!(table.asks(at(1), 4, 9) && !table.asks(at(1), 5, 9), "4 of 16 by the stored share");
+}
+
+#[test]
 fn late_messages_of_earlier_wishes_change_nothing() {
     let mut table = table();
     let second = TokenRequest { wish: 2, ..ask(1, 1) };
@@ -230,7 +390,7 @@ fn damaged_documents_are_refused() {
         ("cut off", text[..text.len() / 2].to_owned(), "EOF"),
         ("newer", text.replace("\"version\": 1", "\"version\": 2"), "version is 2, expected 1"),
         ("key", text.replace("0101", "01xx"), "not the key of a node"),
-        ("zero", text.replace("\"max_unavailable\": 1", "\"max_unavailable\": 0"), "nonzero"),
+        ("zero", text.replace("\"max_unavailable\": 1", "\"max_unavailable\": 0"), "no number"),
     ];
     for (name, text, expected) in cases {
         let error = TokenTable::restored(at(0), TokenLimits::REGION, text.as_bytes()).unwrap_err();
@@ -364,7 +524,7 @@ proptest! {
     #[test]
     fn everybody_gets_one_in_the_end(max in 1..4_u32, hosts in 1..12_u8) {
         let mut table = table();
-        let mut had = std::collections::BTreeSet::new();
+        let mut had = BTreeSet::new();
         let mut holding: BTreeMap<u8, u64> = BTreeMap::new();
         for round in 0..u64::from(hosts) * 4 {
             for host in (0..hosts).filter(|host| !had.contains(host)).collect::<Vec<_>>() {

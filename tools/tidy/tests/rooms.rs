@@ -74,7 +74,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "limit notes text app_name",
         ],
     ),
-    ("goal-state/src/store", &["etcd files watch", "board change", "error", "pacing url"]),
+    (
+        "goal-state/src/store",
+        &["etcd files watch", "board change", "error", "damage_log pacing url"],
+    ),
     (
         "node-agent/src",
         &[
@@ -109,7 +112,8 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "cli",
             "daemon",
-            "relay token_server",
+            "judging relay token_server",
+            "judge",
             "catalog inventory_disk limits_file status_relay tokens",
         ],
     ),

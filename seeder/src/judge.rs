@@ -1,0 +1,210 @@
+//! Whether a rollout goes on: judges each app's goal by what hosts reported.
+//!
+//! Owns what is remembered between two looks: goals as they were last read, halts that the goal
+//! store has not taken yet, and since when programs do not do their work. Invariants: only failures
+//! in the rollout of the goal count (`goal_state::halt_due`); an order names the generation that it
+//! was decided for, so that it is carried out once, whoever else decides the same; and a halt holds
+//! for tokens from the moment it is decided. Pure: [`crate::judging`] reads and writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use goal_state::{
+    AppName, Goal, HALTED_BY_SEEDER, Halted, HostPhase, HostStatus, Outcome, halt_due, is_stuck,
+    outcome,
+};
+
+use crate::tokens::{PoolKey, Stop, TokenRules};
+
+/// How long the program of a host that had switched must not do its work before that counts: a
+/// probe that is late once, or a program that is started again, is no bad build. Hosts that gave
+/// the build up count at once.
+const STUCK_MIN_MS: u64 = 20_000;
+
+/// A host that was not heard of for so long is not counted as part of its group. Reports come every
+/// ten seconds and may wait as long again in a seeder before they reach the goal store.
+const HEARD_WITHIN_MS: u64 = 45_000;
+
+/// What has to be written into the goal store.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Order {
+    /// The rollout halts.
+    Halt {
+        /// The generation that was judged.
+        expected: u64,
+        /// Why.
+        halted: Halted,
+    },
+    /// The rollout has halted, and those that switched go back.
+    GoBack {
+        /// The generation of the halted goal.
+        expected: u64,
+        /// Why it halted.
+        reason: String,
+        /// How far it had come.
+        outcome: Outcome,
+    },
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct Judge {
+    cases: BTreeMap<AppName, Case>,
+    /// Since when each host's program does not do its work.
+    stuck_since: BTreeMap<(AppName, String), u64>,
+}
+
+/// What is known of one app.
+#[derive(Clone, Debug)]
+struct Case {
+    goal: Option<Goal>,
+    /// A halt of this goal that was decided.
+    decided: Option<Halted>,
+}
+
+impl Judge {
+    /// Looks at the goal of an app and at the rows of its hosts. What is to be written, if
+    /// anything, is returned at each look until it is.
+    pub(crate) fn look(
+        &mut self,
+        now_ms: u64,
+        app: &AppName,
+        goal: Option<Goal>,
+        rows: &[HostStatus],
+    ) -> Option<Order> {
+        let Some(goal) = goal else {
+            self.cases.insert(app.clone(), Case { goal: None, decided: None });
+            return None;
+        };
+        let earlier = self.cases.get(app);
+        let is_same = |case: &&Case| {
+            case.goal.as_ref().is_some_and(|known| known.generation == goal.generation)
+        };
+        let decided = earlier.filter(is_same).and_then(|case| case.decided.clone());
+        let rows = self.settled(now_ms, &goal, rows);
+        let decided = decided.or_else(|| halt_due(now_ms, &goal, &rows));
+        let order = match (&goal.rollout.halted, &decided) {
+            (Some(halted), _) => order_to_go_back(&goal, halted, &rows),
+            (None, Some(halted)) => {
+                Some(Order::Halt { expected: goal.generation, halted: halted.clone() })
+            }
+            (None, None) => None,
+        };
+        let decided = decided.filter(|_| goal.rollout.halted.is_none());
+        self.cases.insert(app.clone(), Case { goal: Some(goal), decided });
+        order
+    }
+
+    /// The goal of an app as it was when it was read last.
+    pub(crate) fn goal(&self, app: &AppName) -> Option<Goal> {
+        self.cases.get(app)?.goal.clone()
+    }
+
+    /// Whether the app was looked at.
+    pub(crate) fn knows(&self, app: &AppName) -> bool {
+        self.cases.contains_key(app)
+    }
+
+    /// The apps whose halts the goal store has not taken yet.
+    pub(crate) fn undone(&self) -> impl Iterator<Item = AppName> {
+        let undone = self.cases.iter().filter(|(_, case)| case.decided.is_some());
+        undone.map(|(app, _)| app.clone())
+    }
+
+    /// Forgets every app but these.
+    pub(crate) fn keep(&mut self, apps: &BTreeSet<AppName>) {
+        self.cases.retain(|app, _| apps.contains(app));
+        self.stuck_since.retain(|(app, _), _| apps.contains(app));
+    }
+
+    /// What the table of tokens has to know, with the sizes of the groups in `rows`.
+    pub(crate) fn rules(&self, now_ms: u64, rows: &[HostStatus]) -> TokenRules {
+        let stops = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.stop()?)));
+        TokenRules {
+            sizes: group_sizes(now_ms, rows),
+            stops: stops.collect(),
+            known: Some(self.cases.keys().cloned().collect()),
+            trouble: None,
+        }
+    }
+
+    /// The rows as they are judged: a program that has not done its work only for a moment is
+    /// taken for one that does.
+    fn settled(&mut self, now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Vec<HostStatus> {
+        let mut stuck = BTreeMap::new();
+        let mut settled = rows.to_vec();
+        for row in settled.iter_mut().filter(|row| is_stuck(goal, row)) {
+            let key = (row.app.clone(), row.host.clone());
+            let since = self.stuck_since.get(&key).copied().unwrap_or(now_ms);
+            stuck.insert(key, since);
+            if now_ms.saturating_sub(since) < STUCK_MIN_MS {
+                row.phase = HostPhase::Checking;
+            }
+        }
+        self.stuck_since.retain(|(app, _), _| *app != goal.app);
+        self.stuck_since.append(&mut stuck);
+        settled
+    }
+}
+
+impl Case {
+    /// What keeps hosts from beginning that do not know of the halt.
+    fn stop(&self) -> Option<Stop> {
+        let goal = self.goal.as_ref()?;
+        let since = goal.rollout.since_of(goal.generation);
+        let (last, halted) = match (&goal.rollout.halted, &self.decided) {
+            (Some(halted), _) => (goal.generation - 1, halted),
+            (None, Some(decided)) => (goal.generation, decided),
+            (None, None) => return None,
+        };
+        Some(Stop { since, last, reason: halted.reason.clone() })
+    }
+}
+
+/// A rollout that a seeder halted goes back if its goal wants that and there is something to go
+/// back to; what people halted is theirs.
+fn order_to_go_back(goal: &Goal, halted: &Halted, rows: &[HostStatus]) -> Option<Order> {
+    let is_wanted = halted.by == HALTED_BY_SEEDER && goal.revert_target().is_some();
+    is_wanted.then(|| Order::GoBack {
+        expected: goal.generation,
+        reason: halted.reason.clone(),
+        outcome: outcome(goal, rows),
+    })
+}
+
+/// Whether a row may speak of a failure, so that its app's goal is worth reading.
+pub(crate) fn speaks_of_failure(row: &HostStatus) -> bool {
+    row.quarantined.is_some() || row.phase == HostPhase::Failed
+}
+
+/// How many hosts of each app and group were heard of lately. Hosts that do not say their group,
+/// because they are of an earlier version, are not counted: too small a group is only slow.
+fn group_sizes(now_ms: u64, rows: &[HostStatus]) -> BTreeMap<PoolKey, usize> {
+    let mut sizes = BTreeMap::new();
+    for row in rows {
+        let age_ms = now_ms.saturating_sub(row.heard_at_ms());
+        if let Some(group) = &row.group
+            && row.phase != HostPhase::Stopped
+            && age_ms <= HEARD_WITHIN_MS
+        {
+            let key = PoolKey { app: row.app.clone(), group: group.clone() };
+            *sizes.entry(key).or_insert(0) += 1;
+        }
+    }
+    sizes
+}
+
+/// The rows of two sources, each host's newer one. Two nodes under one name are two hosts.
+pub(crate) fn united(rows: impl IntoIterator<Item = HostStatus>) -> Vec<HostStatus> {
+    let mut newest: BTreeMap<(AppName, String, Option<String>), HostStatus> = BTreeMap::new();
+    for row in rows {
+        let key = (row.app.clone(), row.host.clone(), row.node.clone());
+        match newest.get(&key) {
+            Some(known) if known.heard_at_ms() > row.heard_at_ms() => {}
+            _ => drop(newest.insert(key, row)),
+        }
+    }
+    newest.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests;

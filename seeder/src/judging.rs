@@ -1,0 +1,327 @@
+//! Reads goals and reports for the judge, and writes the halts that it decides.
+//!
+//! Which rows: those of this seeder, which are in memory, once a second. The goal store has those
+//! of others, and is read as seldom as that allows. With one seeder and hosts that report to it,
+//! only once, at the start: this seeder may know few of its hosts yet, and a share of few is wrong.
+//! With other seeders, every few seconds, and only while an own row speaks of a failure or a host
+//! asks for a token: of any number of failures one seeder at least has one. A file store, where
+//! hosts write for themselves, always. Goals are read one by one, for the same few apps: a region
+//! has a thousand that nothing happens to.
+//!
+//! Must never end, and must not wait for the goal store before a halt holds for tokens.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use command_line::describe;
+use goal_state::{
+    AppName, ChangeOrder, Goal, GoalChange, GoalStore, GoalStoreError, HALTED_BY_SEEDER,
+    HostStatus, Origin, RollbackTarget, RolloutChange, now_ms,
+};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::judge::{Judge, Order, speaks_of_failure, united};
+use crate::tokens::TokenRules;
+
+/// Between two looks at the rows in memory: a walk over them takes some milliseconds for a large
+/// region, and hosts report twice a second at most.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Least time between two reads of one app's goal.
+const GOAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most goals that are read at one look, so that many failing apps cost the goal store a bounded
+/// rate of requests.
+const GOALS_PER_LOOK_MAX: usize = 32;
+
+/// Least time between two reads of all rows of the goal store: in a folder, and in etcd, where they
+/// are many.
+const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
+const ETCD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Reading all rows takes at most this part of the time, however long one read takes.
+const READING_SHARE: u32 = 20;
+
+/// How long rows count that were read at the start only. By then every host has reported.
+const FIRST_ROWS_MAX: Duration = Duration::from_mins(1);
+
+/// The rows that hosts reported to this seeder.
+pub(crate) trait OwnRows {
+    /// The apps of which a row is as `is_wanted` says.
+    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName>;
+
+    /// The rows of these apps, with the time of their receipt.
+    fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus>;
+}
+
+/// See the head of this file.
+pub(crate) struct Judging<'a, Own> {
+    store: GoalStore,
+    own: &'a Own,
+    /// Whether other seeders of the region take reports, too.
+    has_others: bool,
+    judge: Judge,
+    shared: SharedRows,
+    looked_at: BTreeMap<AppName, Instant>,
+    /// The orders that could not be written, by app: each is reported once.
+    unwritten: BTreeMap<AppName, Order>,
+}
+
+/// The rows of the goal store.
+#[derive(Debug, Default)]
+struct SharedRows {
+    rows: Vec<HostStatus>,
+    read_at: Option<Instant>,
+    next_at: Option<Instant>,
+    /// Why the last reading failed, if it did.
+    trouble: Option<String>,
+}
+
+/// What one look found.
+struct Found {
+    rules: TokenRules,
+    orders: Vec<(AppName, Order)>,
+    rows: Vec<HostStatus>,
+}
+
+impl<'a, Own: OwnRows> Judging<'a, Own> {
+    pub(crate) fn new(store: GoalStore, own: &'a Own, has_others: bool) -> Self {
+        Self {
+            store,
+            own,
+            has_others,
+            judge: Judge::default(),
+            shared: SharedRows::default(),
+            looked_at: BTreeMap::new(),
+            unwritten: BTreeMap::new(),
+        }
+    }
+
+    /// Judges for ever. `asked` are the apps that hosts ask tokens for; `rules` is what those who
+    /// grant them have to know.
+    pub(crate) async fn run(
+        mut self,
+        asked: watch::Receiver<BTreeSet<AppName>>,
+        rules: watch::Sender<TokenRules>,
+    ) {
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let show = |news: TokenRules| {
+            rules.send_if_modified(|shown| {
+                let is_news = *shown != news;
+                *shown = news;
+                is_news
+            });
+        };
+        loop {
+            ticks.tick().await;
+            let asked = asked.borrow().clone();
+            let found = self.look(&asked).await;
+            show(found.rules);
+            if found.orders.is_empty() {
+                continue;
+            }
+            for (app, order) in found.orders {
+                self.carry_out(&app, order, &found.rows).await;
+            }
+            show(self.judge.rules(now_ms(), &found.rows));
+        }
+    }
+
+    async fn look(&mut self, asked: &BTreeSet<AppName>) -> Found {
+        let mut apps = self.own.apps_with(speaks_of_failure);
+        apps.extend(asked.iter().cloned());
+        apps.extend(self.judge.undone());
+        let mut trouble = self.read_shared(!apps.is_empty()).await;
+        if self.is_shared() {
+            let failed = self.shared.rows.iter().filter(|row| speaks_of_failure(row));
+            apps.extend(failed.map(|row| row.app.clone()));
+        }
+        let rows = self.rows_of(&apps);
+        self.judge.keep(&apps);
+        self.looked_at.retain(|app, _| apps.contains(app));
+        self.unwritten.retain(|app, _| apps.contains(app));
+        let mut orders = vec![];
+        // A part of the rows is no ground for a halt.
+        if self.shared.read_at.is_some() {
+            for app in self.due(&apps) {
+                let goal = match self.read_goal(&app, &mut trouble).await {
+                    Some(goal) => goal,
+                    None if self.judge.knows(&app) => self.judge.goal(&app),
+                    None => continue,
+                };
+                self.looked_at.insert(app.clone(), Instant::now());
+                let rows = of_app(&app, &rows);
+                if let Some(order) = self.judge.look(now_ms(), &app, goal, &rows) {
+                    orders.push((app, order));
+                }
+            }
+        }
+        let rules = TokenRules { trouble, ..self.judge.rules(now_ms(), &rows) };
+        Found { rules, orders, rows }
+    }
+
+    /// Whether others write rows into the goal store.
+    const fn is_shared(&self) -> bool {
+        self.has_others || self.store.takes_host_status()
+    }
+
+    /// Reads the rows of the goal store if it is time to. Returns why it could not, if so.
+    async fn read_shared(&mut self, is_worth_it: bool) -> Option<String> {
+        let is_due = self.shared.next_at.is_none_or(|at| at <= Instant::now());
+        let is_first = self.shared.read_at.is_none();
+        let is_wanted =
+            is_first || self.store.takes_host_status() || self.has_others && is_worth_it;
+        if !is_wanted {
+            return None;
+        }
+        if !is_due {
+            return self.shared.trouble.clone();
+        }
+        let started = Instant::now();
+        let read = self.store.statuses().await;
+        let folder = self.store.takes_host_status();
+        let pause = if folder { FOLDER_INTERVAL } else { ETCD_INTERVAL };
+        let pause = pause.max(started.elapsed() * READING_SHARE);
+        self.shared.next_at = Some(Instant::now() + pause);
+        self.shared.trouble = match read {
+            Ok(rows) => {
+                self.shared.rows = rows;
+                self.shared.read_at = Some(started);
+                None
+            }
+            Err(error) => Some(describe(&error.into())),
+        };
+        self.shared.trouble.clone()
+    }
+
+    fn rows_of(&mut self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        let is_old = |at: Instant| at.elapsed() > FIRST_ROWS_MAX;
+        if !self.is_shared() && self.shared.read_at.is_some_and(is_old) {
+            self.shared.rows = vec![];
+        }
+        let shared = self.shared.rows.iter().filter(|row| apps.contains(&row.app)).cloned();
+        united(shared.chain(self.own.rows_of(apps)))
+    }
+
+    /// The apps whose goals are to be read now: those that nobody looked at for longest.
+    fn due(&self, apps: &BTreeSet<AppName>) -> Vec<AppName> {
+        let now = Instant::now();
+        let last = |app: &AppName| self.looked_at.get(app).copied();
+        let is_due = |app: &&AppName| last(app).is_none_or(|at| now - at >= GOAL_INTERVAL);
+        let mut due: Vec<AppName> = apps.iter().filter(is_due).cloned().collect();
+        due.sort_by_key(last);
+        due.truncate(GOALS_PER_LOOK_MAX);
+        due
+    }
+
+    /// The goal of `app`; `None` if it cannot be read. A store that just failed is not asked once
+    /// more for each app.
+    async fn read_goal(&self, app: &AppName, trouble: &mut Option<String>) -> Option<Option<Goal>> {
+        if trouble.is_some() {
+            return None;
+        }
+        match self.store.goal(app).await {
+            Ok(goal) => Some(goal),
+            // One damaged goal is no trouble of the others.
+            Err(error @ GoalStoreError::Malformed { .. }) => {
+                tracing::debug!(%app, %error, "cannot judge the rollout");
+                Some(None)
+            }
+            Err(error) => {
+                *trouble = Some(describe(&error.into()));
+                None
+            }
+        }
+    }
+
+    /// Writes what the judge ordered, and what follows from it.
+    async fn carry_out(&mut self, app: &AppName, order: Order, rows: &[HostStatus]) {
+        let mut next = Some(order);
+        while let Some(order) = next.take() {
+            let goal = match self.store.change(app, change_of(&order), terms_of(&order)).await {
+                Ok(goal) => goal,
+                // Somebody was faster: another seeder, or a person. The next look shows it.
+                Err(GoalStoreError::Moved { .. } | GoalStoreError::NoGoal { .. }) => return,
+                Err(error) => return self.on_unwritten(app, order, error),
+            };
+            self.unwritten.remove(app);
+            report(&goal, &order);
+            next = self.judge.look(now_ms(), app, Some(goal), &of_app(app, rows));
+        }
+    }
+
+    /// The order is given again at the next look.
+    fn on_unwritten(&mut self, app: &AppName, order: Order, error: GoalStoreError) {
+        self.looked_at.remove(app);
+        if self.unwritten.get(app) != Some(&order) {
+            let error = describe(&error.into());
+            let reason = order.reason();
+            tracing::warn!(
+                %app, reason, error,
+                "the rollout is halted, and the goal store does not take that down: hosts without \
+                 a limit on unavailable hosts go on; trying again"
+            );
+            self.unwritten.insert(app.clone(), order);
+        }
+    }
+}
+
+impl Order {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Halt { halted, .. } => &halted.reason,
+            Self::GoBack { reason, .. } => reason,
+        }
+    }
+}
+
+fn of_app(app: &AppName, rows: &[HostStatus]) -> Vec<HostStatus> {
+    rows.iter().filter(|row| row.app == *app).cloned().collect()
+}
+
+fn change_of(order: &Order) -> GoalChange {
+    match order {
+        Order::Halt { halted, .. } => GoalChange::Halt { halted: halted.clone() },
+        Order::GoBack { .. } => GoalChange::Rollback {
+            target: RollbackTarget::LastGood,
+            rollout: RolloutChange::default(),
+        },
+    }
+}
+
+fn terms_of(order: &Order) -> ChangeOrder {
+    match order {
+        // Whoever deployed stays the author; the halt has one of its own.
+        Order::Halt { expected, .. } => {
+            ChangeOrder { expected: Some(*expected), ..ChangeOrder::default() }
+        }
+        Order::GoBack { expected, reason, outcome } => ChangeOrder {
+            origin: Origin {
+                author: Some(HALTED_BY_SEEDER.into()),
+                comment: Some(reason.clone()),
+                version: None,
+            },
+            expected: Some(*expected),
+            outcome: Some(*outcome),
+            ..ChangeOrder::default()
+        },
+    }
+}
+
+fn report(goal: &Goal, order: &Order) {
+    let (app, generation, build) = (&goal.app, goal.generation, goal.build);
+    let reason = order.reason();
+    match order {
+        Order::Halt { .. } => {
+            tracing::warn!(%app, generation, %build, reason, "the rollout is halted");
+        }
+        Order::GoBack { .. } => {
+            tracing::warn!(%app, generation, %build, reason, "the app goes back to this build");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Tests of reading and writing: with a folder and with a real etcd as the goal store.
+
+use goal_state::testing::EtcdServer;
+use goal_state::{GoalUrl, HostPhase};
+use p2p_core::BuildId;
+use parking_lot::Mutex;
+
+use super::*;
+
+/// Rows that a test sets.
+#[derive(Default)]
+struct SetRows(Mutex<Vec<HostStatus>>);
+
+impl OwnRows for SetRows {
+    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+        self.0.lock().iter().filter(|row| is_wanted(row)).map(|row| row.app.clone()).collect()
+    }
+
+    fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+        self.0.lock().iter().filter(|row| apps.contains(&row.app)).cloned().collect()
+    }
+}
+
+impl<Own: OwnRows> Judging<'_, Own> {
+    /// As one round of [`Self::run`]; what the tokens have to know before and after writing.
+    async fn round(&mut self, asked: &BTreeSet<AppName>) -> [TokenRules; 2] {
+        self.looked_at.clear();
+        let found = self.look(asked).await;
+        for (app, order) in found.orders {
+            self.carry_out(&app, order, &found.rows).await;
+        }
+        [found.rules, self.judge.rules(now_ms(), &found.rows)]
+    }
+}
+
+fn app() -> AppName {
+    "web".parse().unwrap()
+}
+
+fn build(name: char) -> BuildId {
+    BuildId::of_manifest(name.to_string().as_bytes())
+}
+
+fn rows(goal: &Goal, failed: u32) -> Vec<HostStatus> {
+    let row = |host| HostStatus {
+        generation: Some(goal.generation),
+        current: Some(build('A')),
+        phase: if host < failed { HostPhase::RolledBack } else { HostPhase::Waiting },
+        quarantined: (host < failed).then_some(goal.build),
+        failure: (host < failed).then(|| "exit code 3".into()),
+        group: Some("z1".into()),
+        updated_at_ms: now_ms(),
+        ..HostStatus::new(format!("h{host}"), app())
+    };
+    (0..8).map(row).collect()
+}
+
+async fn deployed(store: &GoalStore, change: RolloutChange) -> Goal {
+    store.deploy(&app(), build('A'), RolloutChange::default()).await.unwrap();
+    store.deploy(&app(), build('B'), change).await.unwrap()
+}
+
+async fn goal(store: &GoalStore) -> Goal {
+    store.goal(&app()).await.unwrap().unwrap()
+}
+
+/// Goal: hosts that write for themselves are judged, and the halt is written once, however many
+/// seeders decide it at the same time.
+#[tokio::test]
+async fn several_seeders_halt_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = GoalStore::new(&GoalUrl::File { directory: folder.path().join("goal") });
+    let bad = deployed(&store, RolloutChange::default()).await;
+    for row in rows(&bad, 2) {
+        store.put_status(&row.host.clone(), &[row]).await.unwrap();
+    }
+    let none = SetRows::default();
+    let mut seeders = [(); 2].map(|()| Judging::new(store.clone(), &none, true));
+    let asked = BTreeSet::from([app()]);
+    let mut orders = vec![];
+    for seeder in &mut seeders {
+        let found = seeder.look(&asked).await;
+        assert_eq!(found.rules.stops[&app()].last, bad.generation, "before it is written");
+        assert_eq!(found.rules.sizes.values().collect::<Vec<_>>(), [&8]);
+        orders.push(found);
+    }
+    for (seeder, found) in seeders.iter_mut().zip(orders) {
+        for (app, order) in found.orders {
+            seeder.carry_out(&app, order, &found.rows).await;
+        }
+        assert!(seeder.unwritten.is_empty());
+    }
+    for _ in 0..3 {
+        for seeder in &mut seeders {
+            let [_, rules] = seeder.round(&asked).await;
+            assert_eq!(rules.stops[&app()].last, bad.generation);
+        }
+    }
+    let goal = goal(&store).await;
+    assert_eq!((goal.generation, goal.build), (bad.generation + 1, bad.build));
+    let halted = goal.rollout.halted.unwrap();
+    assert_eq!(halted.reason, "the build failed on 2 of 8 hosts: exit code 3 (h0, h1)");
+    assert_eq!(halted.by, HALTED_BY_SEEDER);
+}
+
+/// Goal: `auto_revert` takes the app back once, and the history says why.
+#[tokio::test]
+async fn halted_rollout_goes_back_to_the_last_good_build() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = GoalStore::new(&GoalUrl::File { directory: folder.path().join("goal") });
+    let change = RolloutChange { auto_revert: Some(true), ..RolloutChange::default() };
+    let bad = deployed(&store, change).await;
+    let own = SetRows(Mutex::new(rows(&bad, 1)));
+    let mut judging = Judging::new(store.clone(), &own, false);
+    for _ in 0..3 {
+        judging.round(&BTreeSet::new()).await;
+    }
+    let goal = goal(&store).await;
+    assert_eq!((goal.generation, goal.build), (bad.generation + 2, build('A')));
+    assert_eq!(goal.rollout.halted, None);
+    assert_eq!(goal.origin.author.as_deref(), Some(HALTED_BY_SEEDER));
+    let reason = "the build failed on 1 of 8 hosts: exit code 3 (h0)";
+    assert_eq!(goal.origin.comment.as_deref(), Some(reason));
+    let left = &goal.history[0];
+    assert_eq!((left.build, left.rolled_back), (bad.build, true));
+    assert_eq!(left.halted.as_ref().map(|halted| halted.reason.as_str()), Some(reason));
+    assert_eq!(left.outcome.map(|outcome| (outcome.failed, outcome.hosts)), Some((1, 8)));
+}
+
+/// Goal: a halt holds for tokens while etcd is down, and is written once it is back.
+#[tokio::test]
+async fn halt_holds_while_the_goal_store_is_down() {
+    let mut etcd = EtcdServer::start().await;
+    let store = GoalStore::new(&etcd.url("shoal"));
+    let bad = deployed(&store, RolloutChange::default()).await;
+    let own = SetRows(Mutex::new(rows(&bad, 0)));
+    let mut judging = Judging::new(store.clone(), &own, false);
+    let asked = BTreeSet::from([app()]);
+    let [rules, _] = judging.round(&asked).await;
+    assert_eq!((rules.known, rules.stops.len()), (Some(asked.clone()), 0));
+    assert_eq!(rules.sizes.values().collect::<Vec<_>>(), [&8]);
+
+    etcd.stop();
+    *own.0.lock() = rows(&bad, 1);
+    for _ in 0..2 {
+        for rules in judging.round(&asked).await {
+            assert_eq!(rules.stops[&app()].last, bad.generation);
+        }
+        assert!(judging.unwritten.contains_key(&app()));
+    }
+    etcd.restart().await;
+    judging.round(&asked).await;
+    assert!(goal(&store).await.rollout.halted.is_some());
+    assert!(judging.unwritten.is_empty());
+
+    // Another seeder, started now, looks before it grants, and finds the halt.
+    let none = SetRows::default();
+    let mut other = Judging::new(store.clone(), &none, true);
+    let [rules, _] = other.round(&asked).await;
+    assert_eq!(rules.stops[&app()].last, bad.generation);
+}
+
+/// Goal: nobody is judged by a part of the rows, and nothing is granted before goals were read.
+#[tokio::test]
+async fn seeder_that_cannot_read_the_store_waits() {
+    let store = GoalStore::new(&"etcd://127.0.0.1:1/shoal".parse().unwrap());
+    let none = SetRows::default();
+    let mut judging = Judging::new(store, &none, false);
+    for _ in 0..2 {
+        let [rules, _] = judging.round(&[app()].into()).await;
+        assert_eq!(rules.known, Some(BTreeSet::new()));
+        assert!(rules.trouble.unwrap().contains("cannot reach the goal store"));
+    }
+}
