@@ -4,11 +4,12 @@
 //! against the build before, and two commands that ask about published builds: [`plan`] and
 //! [`verify`]. Invariant: standard output has the build's id or the report, whatever else is said.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Context as _;
 use goal_state::{AppName, now_ms};
+use node_agent::host::{Executable, Obstacle};
 use p2p_core::{BuildId, Manifest};
 use p2p_net::{BuildStore, Comparison, compare};
 use serde::Serialize;
@@ -30,6 +31,12 @@ pub(crate) struct Args {
     /// The store to put it into; created if missing
     #[arg(long, value_name = "DIR", env = "SHOAL_STORE")]
     store: PathBuf,
+    /// Refuse to publish unless this file of the build can be executed: it is there, it has its
+    /// execute bit, and it is a program (ELF) or a script whose first line is whole. May be given
+    /// several times. Whether a host has the interpreter and the right processor, each host finds
+    /// out itself before it switches
+    #[arg(long, value_name = "PATH_IN_BUILD")]
+    check_exec: Vec<PathBuf>,
     /// Write the length of every chunk to a file, one a line, in the order of the build
     #[arg(long, value_name = "FILE", hide = true)]
     chunk_lengths_to: Option<PathBuf>,
@@ -62,6 +69,9 @@ struct Report<'a> {
 /// If the path cannot be read, is not something to publish, or the store cannot take it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let started = Instant::now();
+    for program in &args.check_exec {
+        check_exec(&args.path, program)?;
+    }
     let store = BuildStore::open(&args.store)
         .with_context(|| format!("cannot open the store {}", args.store.display()))?;
     let bar = bars::over_bytes("publishing");
@@ -110,6 +120,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     output::note(&news_line(&args.app, previous, news.as_ref()));
     output::line(&build.to_string())?;
     Ok(Outcome::Done)
+}
+
+/// Fails if `program` of the build that `path` will be cannot be executed anywhere.
+fn check_exec(path: &Path, program: &Path) -> anyhow::Result<()> {
+    let is_inside =
+        program.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+    anyhow::ensure!(
+        is_inside,
+        "--check-exec {}: give a path inside the build, such as bin/server",
+        program.display()
+    );
+    // A build of one file has that under its own name.
+    let is_alone = path.is_file() && program.file_name() == path.file_name();
+    let file = if is_alone { path.to_owned() } else { path.join(program) };
+    let looked = Executable::inspect(&file);
+    let looked = looked
+        .and_then(|file| if file.is_bare_text() { Err(Obstacle::UnknownFormat) } else { Ok(()) });
+    looked.with_context(|| {
+        format!("{} cannot be executed, so nothing was published", program.display())
+    })
 }
 
 /// What is new against the previous build; `None` if that is damaged or no longer in the store.

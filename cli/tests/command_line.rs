@@ -1,5 +1,8 @@
 //! Arguments, exit codes and the shape of errors.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::{Command, Output};
 
 const BUILD: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -108,4 +111,34 @@ fn failure_is_one_line_and_with_json_an_object_too() {
         Some(line.trim_end()),
         json["error"].as_str().map(|error| format!("shoal: error: {error}")).as_deref()
     );
+}
+
+#[test]
+fn publish_refuses_a_program_that_cannot_be_executed_before_it_writes_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (build, store, run) = (path("build"), path("store"), path("build/run"));
+    fs::create_dir(&build).unwrap();
+    fs::write(&run, "#!/bin/sh\n").unwrap();
+    let publish = |program: &'static str| {
+        ["publish", &build, "--app", "a", "--store", &store, "--check-exec", program]
+            .map(String::from)
+    };
+    let refused = |program, parts: &[&str]| {
+        let arguments = publish(program);
+        check_refused(&arguments.each_ref().map(String::as_str), 1, parts);
+        assert!(!Path::new(&store).exists(), "{program}");
+    };
+    refused("run", &["run cannot be executed", "not executable; chmod +x before publish"]);
+    refused("missing", &["missing cannot be executed", "there is no file"]);
+    refused("/bin/sh", &["--check-exec /bin/sh", "a path inside the build"]);
+    refused("../run", &["a path inside the build"]);
+    fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(&run, "#!/bin/sh\r\n").unwrap();
+    refused("run", &["carriage return (CRLF)", "dos2unix"]);
+    fs::write(&run, "echo\n").unwrap();
+    refused("run", &["whose first line names its interpreter"]);
+    fs::write(&run, "#!/bin/sh\n").unwrap();
+    let published = shoal(&publish("./run").each_ref().map(String::as_str));
+    assert_eq!(published.status.code(), Some(0), "{}", text(&published.stderr));
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::app::preflight::Looked;
 use crate::app::setback::Setback;
 use crate::app::told::ToldTroubles;
 use crate::brain::model::{
@@ -42,6 +43,7 @@ use crate::state::durable::ReadError;
 mod downloading;
 mod facts;
 mod itself;
+mod preflight;
 mod rate;
 mod recover;
 mod row;
@@ -112,6 +114,9 @@ pub struct App<S: BuildSource, H: Host, T: TokenDesk> {
     download: Option<ActiveDownload<S::Download>>,
     download_trouble: Setback<BuildId>,
     disk_trouble: Setback<()>,
+    /// What this host lacks to start a build.
+    host_trouble: Setback<BuildId>,
+    looked: Option<Looked>,
     removal: Option<(BuildId, JoinHandle<Result<(), StoreError>>)>,
     /// What was found wrong with a build that is being fetched again, for people.
     damage: Option<(BuildId, String)>,
@@ -189,6 +194,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             token: None,
             download_trouble: Setback::new(timings.retry_first, timings.retry_max),
             disk_trouble: Setback::new(timings.retry_first, timings.retry_max),
+            host_trouble: Setback::new(timings.retry_first, timings.retry_max),
+            looked: None,
             download: None,
             removal: None,
             damage,
@@ -291,6 +298,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         loop {
             self.supervisor.set_restart(self.restart_order());
             let (wanted, policy) = (self.wanted(), self.policy());
+            self.look_at_due_build(wanted.as_ref());
             let step = reconcile::next_step(wanted.as_ref(), &self.actual(), &policy);
             if step == Step::Rest {
                 return;
@@ -354,6 +362,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             hooks: self.hooks.view(),
             token,
             download,
+            unready: self.host_trouble.last().copied(),
+            unstartable: self.unstartable().map(|(build, _)| build),
             removing: self.removal.as_ref().map(|(build, _)| *build),
             is_disk_resting: self.disk_trouble.resting().is_some(),
         }
@@ -521,6 +531,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             (build, damage) = audit_end(&mut self.audit) => Wake::Audited(build, damage),
             () = self.disk_trouble.next_try() => Wake::Retry,
             () = self.download_trouble.next_try() => Wake::Retry,
+            () = self.host_trouble.next_try() => Wake::Retry,
             progress = next_progress(&mut self.download) => Wake::Progress(progress),
             () = own_agent_change(self.own_agent.as_ref(), &self.settings) => Wake::OwnAgent,
             () = moment_in(opens_in) => Wake::Opened,
@@ -542,6 +553,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Wake::Retry => {
                 self.disk_trouble.on_due();
                 self.download_trouble.on_due();
+                self.host_trouble.on_due();
             }
             Wake::Refresh => self.on_refresh(),
             Wake::Token | Wake::OwnAgent | Wake::Opened | Wake::Stop => {}
@@ -582,6 +594,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
                     self.files = FileWatch::start(&settings.app.watch.files);
                 }
                 self.supervisor.set_settings(settings.program());
+                self.forget_look();
                 self.settings = *settings;
             }
             AppOrder::Pause { reason } => {

@@ -17,10 +17,12 @@ use rustix::process::Signal;
 use crate::process::ProcessIdentity;
 use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
+pub(crate) mod executable;
 pub(crate) mod hook;
 pub(crate) mod launch;
 pub(crate) mod mark;
 pub(crate) mod notify;
+pub(crate) mod preflight;
 pub(crate) mod probe;
 pub(crate) mod real;
 pub(crate) mod runs_from;
@@ -31,6 +33,7 @@ pub(crate) mod unit_program;
 pub(crate) mod user;
 pub(crate) mod watch_files;
 
+pub use executable::{Executable, Obstacle};
 pub use hook::{
     HOOK_OUTPUT_BYTES_MAX, Hook, HookFailure, HookFailureCause, HookOrder, HookOutput, Hooks,
     run as run_hook,
@@ -38,6 +41,7 @@ pub use hook::{
 pub use launch::Launch;
 pub use mark::MarkKey;
 pub use notify::{NotifyMessage, NotifySocket};
+pub use preflight::{CannotStart, Preflight};
 pub use probe::{
     AfterGood, Health, Probe, ProbeCaller, ProbeFailure, ProbeFailureCause, check as check_probe,
     check_as,
@@ -85,6 +89,13 @@ pub trait Host: fmt::Debug + Send + 'static {
     ///
     /// If the system does not say.
     fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>>;
+
+    /// Finds out whether a build could start, without starting anything.
+    ///
+    /// # Errors
+    ///
+    /// What keeps it from starting.
+    fn preflight(&self, preflight: &Preflight<'_>) -> Result<(), CannotStart>;
 
     /// Asks a program whether it is healthy.
     ///

@@ -190,9 +190,9 @@ async fn program_that_cannot_be_started_is_reported_and_tried_again() {
     let rig = Rig::new();
     fs::write(rig.root.join("plain"), "not executable").unwrap();
     for (exec, expected) in [
-        ("./missing", "No such file"),
-        ("./plain", "Permission denied"),
-        ("nowhere-in-path", "No such"),
+        ("./missing", "there is no file"),
+        ("./plain", "it is not executable, chmod +x before publish"),
+        ("nowhere-in-path", "it is not in PATH ("),
     ] {
         let mut supervisor = supervisor(&rig, &[exec]);
         supervisor.start(Serving, build(1), &rig.root);

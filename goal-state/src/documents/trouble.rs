@@ -46,6 +46,8 @@ pub enum TroubleKind {
     Download,
     /// A download makes no progress.
     DownloadStuck,
+    /// The host lacks what the build of the goal needs to start, so it does not switch to it.
+    HostUnready,
     /// The build of the goal failed here and is not tried again.
     Quarantine,
     /// The program ended by itself or cannot be started.
@@ -81,7 +83,7 @@ pub enum TroubleKind {
 
 impl TroubleKind {
     /// Every kind, in the order in which they are told.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Agent,
         Self::NoGoal,
         Self::GoalUnread,
@@ -93,6 +95,7 @@ impl TroubleKind {
         Self::DiskShort,
         Self::Download,
         Self::DownloadStuck,
+        Self::HostUnready,
         Self::Quarantine,
         Self::Crash,
         Self::RunsAgain,
@@ -124,6 +127,7 @@ impl TroubleKind {
             Self::DiskShort => "disk-short",
             Self::Download => "download",
             Self::DownloadStuck => "download-stuck",
+            Self::HostUnready => "host-unready",
             Self::Quarantine => "quarantine",
             Self::Crash => "crash",
             Self::RunsAgain => "runs-again",
@@ -202,6 +206,11 @@ impl TroubleKind {
             Self::DownloadStuck => "if no seeder has the build, publish it into the store of a \
                  seeder; else run shoal-agent doctor on the host, which asks each seeder"
                 .into(),
+            Self::HostUnready => {
+                "give the host what it lacks, or mend exec and user of the app in \
+                 its configuration (then SIGHUP); it looks again by itself"
+                    .into()
+            }
             Self::Quarantine => format!(
                 "deploy a build that is mended; to try this one once more: shoal deploy {app} with \
                  its id"
@@ -209,11 +218,9 @@ impl TroubleKind {
             Self::Crash => "look at its output (output.log of the app on the host), and deploy a \
                  build that is mended"
                 .into(),
-            Self::RunsAgain => {
-                "nothing now; output.log of the app on the host has what it printed \
-                 before its end"
-                    .into()
-            }
+            Self::RunsAgain => "nothing now; output.log of the app on the host has what it \
+                 printed before its end"
+                .into(),
             Self::Unhealthy => format!(
                 "ask its probe by hand and look at output.log of the app on the host; \
                  shoal-agent restart {app} there starts it anew"

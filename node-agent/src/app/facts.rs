@@ -22,6 +22,7 @@ pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>
         damage: app.damage.as_ref().map(|(_, message)| message.clone()),
         disk: app.disk_trouble.message().map(String::from),
         download: app.download_trouble.message().map(String::from),
+        unready: app.host_trouble.message().map(String::from),
         // A download that runs may find room by now.
         disk_short_bytes: app
             .download_trouble

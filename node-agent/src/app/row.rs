@@ -162,7 +162,10 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
             _ => HostPhase::Downloading,
         };
     }
-    if app.disk_trouble.last().is_some() || app.download_trouble.last().is_some() {
+    if app.disk_trouble.last().is_some()
+        || app.download_trouble.last().is_some()
+        || app.host_trouble.last().is_some()
+    {
         return HostPhase::Failed;
     }
     let Some(journal) = &app.journal else { return phase_before_switch(app) };

@@ -57,9 +57,12 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
 
     /// What is known of the failure of `build`.
     fn failure(&self, build: BuildId) -> FailedBuild {
-        let reason = match (self.hooks.failed(), self.supervisor.failed()) {
-            (Some((_, reason)), _) | (None, Some((_, reason))) => reason.to_owned(),
-            (None, None) => self.supervisor.last_crash().map_or_else(
+        let unstartable = self.unstartable().filter(|(lacking, _)| *lacking == build);
+        let known = [self.hooks.failed(), unstartable, self.supervisor.failed()];
+        let mut known = known.into_iter().flatten();
+        let reason = match known.find(|(failed, _)| *failed == build) {
+            Some((_, reason)) => reason.to_owned(),
+            None => self.supervisor.last_crash().map_or_else(
                 || "the agent or the machine stopped whenever it was started".into(),
                 ToOwned::to_owned,
             ),
@@ -68,7 +71,9 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             build,
             since: self.newest_generation(),
             reason,
-            output: self.supervisor.output_tail(build),
+            // Nothing was started that could have printed anything.
+            output: unstartable
+                .map_or_else(|| self.supervisor.output_tail(build), |_| String::new()),
             at_ms: self.supervisor.host().now_ms(),
             pinned: self.settings.app.pin == Some(build),
         }

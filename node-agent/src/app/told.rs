@@ -77,8 +77,8 @@ impl ToldTroubles {
 /// another trouble.
 fn is_same(seen: &Trouble, now: &Trouble) -> bool {
     let gist = |trouble: &Trouble| trouble.text.split(", next try in ").next().map(String::from);
-    let is_told_by_cause =
-        now.kind.hides_goal() || matches!(now.kind, TroubleKind::Disk | TroubleKind::Download);
+    let has_causes = [TroubleKind::Disk, TroubleKind::Download, TroubleKind::HostUnready];
+    let is_told_by_cause = now.kind.hides_goal() || has_causes.contains(&now.kind);
     seen.kind == now.kind && (!is_told_by_cause || gist(seen) == gist(now))
 }
 

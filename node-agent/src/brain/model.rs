@@ -38,6 +38,12 @@ pub(crate) struct Actual {
     pub vitals: Vitals,
     /// What is known of this agent if the app is the agent itself, `None` for any other app.
     pub agent: Option<AgentView>,
+    /// The build that this host could not start now, for a reason that is not the build's; `None`
+    /// if there is none.
+    pub unready: Option<BuildId>,
+    /// The build that was looked at before the switch to it and lacks something to start; `None` if
+    /// there is none.
+    pub unstartable: Option<BuildId>,
     /// The build whose hook failed, that was not healthy in time, or that printed too much while it
     /// was judged; `None` if there is none.
     pub failed: Option<BuildId>,

@@ -43,6 +43,15 @@ pub(crate) fn next_step(wanted: Option<&Wanted>, actual: &Actual, policy: &Polic
         .unwrap_or(Step::Rest)
 }
 
+/// The switch that may begin now, but for the token and for what the host lacks.
+pub(crate) fn permitted_switch(
+    wanted: Option<&Wanted>,
+    actual: &Actual,
+    policy: &Policy,
+) -> Option<BuildId> {
+    Brain { wanted, actual, policy }.permitted()
+}
+
 struct Brain<'a> {
     wanted: Option<&'a Wanted>,
     actual: &'a Actual,
@@ -105,6 +114,11 @@ impl Brain<'_> {
 
     /// The switch that the goal asks for and that this host may begin, but for the token.
     fn allowed(&self) -> Option<BuildId> {
+        let is_out = [self.actual.unready, self.actual.unstartable];
+        self.permitted().filter(|build| !is_out.contains(&Some(*build)))
+    }
+
+    fn permitted(&self) -> Option<BuildId> {
         let due = self.due()?;
         match self.policy.permission {
             Permission::Granted => Some(due),
@@ -158,9 +172,11 @@ impl Brain<'_> {
                 return Some(step);
             }
         }
-        // A hook failed before anything was switched.
-        let failed = self.actual.hooks.failed?;
-        (self.due() == Some(failed)).then_some(Step::Quarantine { failed })
+        // A hook failed, or the build was found wanting, before anything was switched.
+        let failed = [self.actual.hooks.failed, self.actual.unstartable];
+        self.due()
+            .filter(|due| failed.contains(&Some(*due)))
+            .map(|failed| Step::Quarantine { failed })
     }
 
     /// What becomes of a build that failed where no other ever ran well. Its program goes on being

@@ -22,6 +22,8 @@ pub(crate) struct TroubleFacts {
     pub download: Option<String>,
     /// Bytes that the disk lacks, if that is why.
     pub disk_short_bytes: Option<u64>,
+    /// What this host lacks to start the build that it is to switch to.
+    pub unready: Option<String>,
     /// What the download that runs waits for, or that it does not move.
     pub stuck: Option<String>,
     /// The goal's build, if it failed here.
@@ -111,6 +113,7 @@ pub(crate) fn troubles(facts: TroubleFacts) -> Vec<Trouble> {
         None => Trouble::new(Kind::Download, text),
     }));
     list.extend(facts.stuck.map(said(Kind::DownloadStuck)));
+    list.extend(facts.unready.map(said(Kind::HostUnready)));
     list.extend(facts.quarantine.map(quarantined));
     list.extend(facts.pin.map(|pin| {
         let text = format!("pinned to build {} by the configuration of this host", pin.short());
@@ -223,6 +226,12 @@ mod tests {
                 Kind::DownloadStuck,
                 "no seeder has build x",
                 "publish it",
+            ),
+            (
+                TroubleFacts { unready: Some(text("python3 is not in PATH")), ..facts() },
+                Kind::HostUnready,
+                "python3 is not in PATH",
+                "looks again by itself",
             ),
             (
                 TroubleFacts { banned: Some((2, "h3".into())), ..facts() },

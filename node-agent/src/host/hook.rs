@@ -68,7 +68,7 @@ const GROUP_CHECK: Duration = Duration::from_millis(50);
 const READ_AFTER_END_MAX: usize = 1024 * 1024;
 
 /// Where hooks find programs: not taken from the agent, which may have been started by hand.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Lines of output in a message, and characters of each.
 const LINES_SHOWN: usize = 5;

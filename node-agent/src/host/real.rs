@@ -22,6 +22,7 @@ use crate::host::hook::{self, HookFailure, HookOrder};
 use crate::host::launch::INSTANCE_VARIABLE;
 use crate::host::mark::{self, MarkKey};
 use crate::host::notify::NotifySocket;
+use crate::host::preflight::{CannotStart, Preflight};
 use crate::host::probe::{self, Probe, ProbeCaller, ProbeFailure};
 use crate::host::sockets::{HeldSockets, SocketAddress, SocketsError};
 use crate::host::start::Started;
@@ -210,6 +211,10 @@ impl Host for RealHost {
 
     fn find_all(&mut self, app: &AppDir) -> io::Result<Vec<Stray>> {
         mark::find(app, self.mark_key)
+    }
+
+    fn preflight(&self, preflight: &Preflight<'_>) -> Result<(), CannotStart> {
+        preflight.check()
     }
 
     fn check(

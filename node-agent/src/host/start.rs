@@ -12,7 +12,7 @@
 pub mod starter;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use command_fds::{CommandFdExt as _, FdMapping};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
+use crate::host::executable::{self, Executable, Obstacle, Surroundings};
 use crate::host::sockets::{HeldSockets, LISTEN_FDS_START, SocketsError};
 use crate::host::user::User;
 use crate::process::ProcessIdentity;
@@ -257,9 +258,22 @@ impl Recipe {
         }
     }
 
+    /// The system's word, or what it is about where that can be found out.
     fn advised(&self, error: io::Error) -> io::Error {
-        match (&self.user, error.kind()) {
-            (Some(user), io::ErrorKind::PermissionDenied) => {
+        let search = self.environment.get(OsStr::new("PATH")).map(OsString::as_os_str);
+        let is_path = self.program.as_os_str().as_encoded_bytes().contains(&b'/');
+        let around = Surroundings { directory: &self.directory, search, link: None };
+        let looked = if is_path {
+            Executable::inspect(&self.program).and_then(|file| file.runs_here(around))
+        } else {
+            executable::find(&self.program, around).map(drop)
+        };
+        match (looked, &self.user, error.kind()) {
+            (Err(Obstacle::Interpreter { why, .. }), ..) if !is_path => {
+                io::Error::new(error.kind(), format!("it {why}"))
+            }
+            (Err(obstacle), ..) => io::Error::new(error.kind(), obstacle),
+            (Ok(()), Some(user), io::ErrorKind::PermissionDenied) => {
                 let name = &user.name;
                 let advice =
                     format!("{error} (may {name} enter the build's folder and execute it?)");

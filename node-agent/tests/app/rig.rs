@@ -146,11 +146,19 @@ impl Host {
 
     /// A build of the shell scripts `scripts`, by name and text.
     pub(crate) fn build_of(&self, version: &str, scripts: &[(&str, &str)]) -> BuildId {
+        let scripts: Vec<_> =
+            scripts.iter().map(|(name, text)| (*name, format!("#!/bin/sh\n{text}\n"))).collect();
+        let scripts: Vec<_> = scripts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+        self.build_as_they_are(version, &scripts)
+    }
+
+    /// A build of executable files, by name and content.
+    pub(crate) fn build_as_they_are(&self, version: &str, scripts: &[(&str, &str)]) -> BuildId {
         let tree = self.folder.path().join(version);
         fs::create_dir(&tree).unwrap();
         fs::write(tree.join("version"), version).unwrap();
         for (name, text) in scripts {
-            fs::write(tree.join(name), format!("#!/bin/sh\n{text}\n")).unwrap();
+            fs::write(tree.join(name), text).unwrap();
             fs::set_permissions(tree.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         let elsewhere = tempfile::tempdir().unwrap();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use goal_state::{HostPhase, HostStatus, Rollout, TroubleKind, WaitReason};
@@ -132,6 +133,127 @@ async fn candidate_that_never_gets_ready_leaves_the_old_program_alone() {
     assert!(answer.to_string().contains("no database"), "{answer}");
     let lines = notebook.wait_for(3).await;
     assert_eq!(lines, ["started 1", "started 2", "stopped 2"]);
+    running.stop().await;
+}
+
+/// Goal: a build that cannot start costs no outage: nothing of the old one is touched.
+/// Method: each build lacks something else, after one that is good. No hook runs if none can help.
+#[tokio::test]
+async fn build_that_cannot_start_is_given_up_before_anything_is_touched() {
+    let mut host = Host::with_program();
+    host.settings.app.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
+    let notebook = host.notebook();
+    let first = talking_build(&host, "1");
+    let (running, old) = start_with(&mut host, first).await;
+    let before = notebook.lines();
+    let note = format!("#!/bin/sh\n{}\n", notebook.note("a hook ran"));
+    let cases = [
+        ("missing", vec![("hook", "#!/bin/sh\n")], "run cannot start: the build has no such file"),
+        ("windows", vec![("run", "#!/bin/sh\r\necho\r\n"), ("hook", &note)], "carriage return"),
+        (
+            "env",
+            vec![("hook", "#!/bin/sh\n"), ("run", "#!/usr/bin/env nosuch\n")],
+            "run cannot start: its first line asks for the interpreter `nosuch`, which is not in \
+             PATH (",
+        ),
+        (
+            "hookless",
+            vec![("run", "#!/bin/sh\nsleep 60\n")],
+            "hook, the command for before_switch, cannot start: the build has no such file",
+        ),
+    ];
+    for (name, scripts, expected) in cases {
+        let build = host.build_as_they_are(name, &scripts);
+        host.set_goal(build);
+        host.source.permit(1);
+        let row = running.row(|row| row.quarantined == Some(build)).await;
+        let message = row.message.clone().unwrap();
+        assert!(message.contains(expected), "{name}: {message}");
+        assert!(message.contains(", the old program was not touched"), "{message}");
+        assert_eq!((row.current, process(&row)), (Some(first), old.clone()), "{name}");
+        assert_eq!(host.journal().to, first, "nothing was switched");
+    }
+    assert_eq!(notebook.lines(), before);
+    running.stop().await;
+}
+
+/// Goal: what only the host lacks postpones the switch until the host has it, without another
+/// deploy.
+/// Method: the program is one of the host, and is put there once the switch waits for it.
+#[tokio::test]
+async fn switch_waits_for_what_the_host_lacks() {
+    let mut host = Host::with_program();
+    let program = host.folder.path().join("tool");
+    host.settings.app.exec = Some(vec![program.to_str().unwrap().into()]);
+    let build = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(build);
+    host.source.permit(1);
+    let row = running.phase(HostPhase::Failed).await;
+    let message = row.message.clone().unwrap();
+    assert!(message.contains("cannot switch to build"), "{message}");
+    assert!(message.contains("there is no file"), "{message}");
+    assert_eq!((row.current, row.quarantined), (None, None));
+    fs::write(&program, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    running.good(build).await;
+    running.stop().await;
+}
+
+/// Goal: a switch does not wait for what its own hook brings.
+#[tokio::test]
+async fn hook_brings_the_program_that_its_switch_needs() {
+    let mut host = Host::with_program();
+    let program = host.folder.path().join("tool");
+    let program = program.to_str().unwrap();
+    host.settings.app.exec = Some(vec![program.into()]);
+    host.settings.app.hooks = Hooks { before_switch: hook(&["./hook"]), ..Hooks::default() };
+    let bring = format!(
+        "printf '#!/bin/sh\\nexec sleep 60\\n' > {program}.new; chmod +x {program}.new; \
+         mv {program}.new {program}"
+    );
+    let build = host.build_of("1", &[("hook", &bring)]);
+    let (running, _) = start_with(&mut host, build).await;
+    running.stop().await;
+}
+
+/// Goal: a build whose files somebody changed before the switch is fetched again, not blamed.
+#[tokio::test]
+async fn build_that_was_damaged_before_its_switch_is_not_given_up() {
+    let mut host = Host::with_program();
+    host.settings.app.hold = true;
+    let build = host.patient_build("1");
+    let running = host.start(3);
+    host.set_goal(build);
+    host.source.permit(1);
+    running.phase(HostPhase::Waiting).await;
+    let root = host.directory().path().join("builds").join(build.to_string());
+    fs::remove_file(root.join("run")).unwrap();
+    host.source.permit(1);
+    host.settings.app.hold = false;
+    settings(&running, &host.settings).await;
+    running.good(build).await;
+    running.stop().await;
+}
+
+/// Goal: a build that cannot start is blamed for what it lacks, whatever failed before it.
+/// Method: the first build never gets healthy, and there is none to go back to.
+#[tokio::test]
+async fn build_that_cannot_start_is_not_blamed_for_another() {
+    let mut host = Host::with_program();
+    host.settings.app.health.probe = Some(Probe::Command { exec: vec!["false".into()] });
+    host.settings.app.health.deadline = Duration::from_millis(300);
+    let first = host.patient_build("1");
+    let second = host.build_as_they_are("2", &[("run", "#!/bin/sh\r\n")]);
+    let running = host.start(3);
+    for (build, expected) in [(first, "healthy"), (second, "carriage return"), (first, "healthy")] {
+        host.set_goal(build);
+        host.source.permit(1);
+        let row = running.row(|row| row.quarantined == Some(build)).await;
+        let failure = row.failure.unwrap();
+        assert!(failure.contains(expected), "{failure}");
+        assert_eq!(row.last_output, None);
+    }
     running.stop().await;
 }
 

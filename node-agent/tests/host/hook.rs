@@ -57,7 +57,7 @@ async fn failure_says_how_it_ended_and_what_it_printed_last() {
     assert_eq!(fail(order(&rig, &["./die"])).await.to_string(), "./die: was killed by signal 11");
 
     let missing = fail(order(&rig, &["./missing"])).await.to_string();
-    assert!(missing.starts_with("./missing: cannot start: No such file"), "{missing}");
+    assert!(missing.starts_with("./missing: cannot start: there is no file"), "{missing}");
     let user = Some("nobody-has-this-name".into());
     let stranger = fail(HookOrder { default_user: user, ..order(&rig, &["./exit"]) }).await;
     assert!(matches!(stranger.cause, HookFailureCause::User(_)), "{stranger}");

@@ -1,13 +1,15 @@
 //! Programs as the configured user, with that user's variables unless the operator set them.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
 use node_agent::host::{Launch, Recipe};
 use node_agent::state::AppDir;
 
-use crate::rig;
+use crate::rig::{self, Rig};
 
 fn output(launch: &Launch) -> String {
     let app = AppDir::new("/nonexistent".into());
@@ -103,10 +105,30 @@ fn what_keeps_a_program_from_starting_comes_back_to_the_agent() {
         |recipe: Recipe| recipe.start([Stdio::null(), Stdio::null()], |_, _| ()).unwrap_err();
     let app = AppDir::new("/nonexistent".into());
     let recipe = |launch: &Launch| launch.recipe(rig::build(1), Path::new("/"), &app).unwrap();
-    let missing = start(recipe(&rig::launch(&["./nonexistent/program"])));
-    assert_eq!(missing.kind(), io::ErrorKind::NotFound, "{missing}");
-    let data = start(recipe(&rig::launch(&["/etc/passwd"])));
-    assert_eq!(data.kind(), io::ErrorKind::PermissionDenied, "{data}");
+    let rig = Rig::new();
+    let file = |name: &str, content: &str, mode| {
+        let path = rig.root.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let cases = [
+        ("/nonexistent/program".into(), io::ErrorKind::NotFound, "there is no file"),
+        ("nosuch".into(), io::ErrorKind::NotFound, "it is not in PATH ("),
+        (
+            file("script", "#!/usr/bin/nosuch\n", 0o755),
+            io::ErrorKind::NotFound,
+            "asks for the interpreter `/usr/bin/nosuch`, which is not on this host",
+        ),
+        (file("data", "#!/bin/sh\n", 0o644), io::ErrorKind::PermissionDenied, "not executable"),
+        // No shell tries to make sense of it.
+        (file("plain", "\0echo\n", 0o755), io::Error::from_raw_os_error(8).kind(), "is neither"),
+    ];
+    for (program, kind, expected) in cases {
+        let error = start(recipe(&rig::launch(&[&program])));
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
     let nowhere =
         Launch { working_directory: Some("nonexistent".into()), ..rig::launch(&["true"]) };
     let nowhere = start(recipe(&nowhere));

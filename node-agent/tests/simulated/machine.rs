@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use node_agent::brain::Swap;
 use node_agent::host::{
-    HookFailure, HookFailureCause, HookOrder, Host, HostProcess, Notice, Probe, ProbeFailure,
-    ProbeFailureCause, StartError, StartOrder, Stray,
+    CannotStart, HookFailure, HookFailureCause, HookOrder, Host, HostProcess, Notice, Preflight,
+    Probe, ProbeFailure, ProbeFailureCause, StartError, StartOrder, Stray,
 };
 use node_agent::process::ProcessIdentity;
 use node_agent::state::{AppDir, Place, RunningRecord};
@@ -423,6 +423,14 @@ impl Host for SimulatedHost {
             Stray { place: process.place, record }
         };
         Ok(self.0.alive().iter().map(stray).collect())
+    }
+
+    fn preflight(&self, preflight: &Preflight<'_>) -> Result<(), CannotStart> {
+        // Its programs are no files that a kernel could execute.
+        if preflight.root.join("run").is_file() {
+            return Ok(());
+        }
+        Err(CannotStart::new(true, "there is no program"))
     }
 
     fn check(

@@ -96,10 +96,11 @@ const FLOORS: &[(&str, &[&str])] = &[
         "node-agent/src/host",
         &[
             "real",
-            "notify probe",
+            "notify preflight",
+            "probe",
             "hook launch unit_program",
             "start",
-            "mark runs_from sockets unit user watch_files",
+            "executable mark runs_from sockets unit user watch_files",
         ],
     ),
     (

@@ -47,6 +47,8 @@ fn empty() -> Actual {
         vitals: Vitals::Well,
         agent: None,
         failed: None,
+        unready: None,
+        unstartable: None,
         hooks: HookView::default(),
         token: Token::None,
         download: Transfer::Idle,
@@ -435,6 +437,28 @@ fn waves_holds_and_tokens_keep_a_switch_from_starting_but_not_from_ending() {
             ("begun", wanted(2, 2), switched(), Step::Stop),
             ("failed", wanted(2, 2), failed, Step::RollBack { build: build(1) }),
             ("a restart of what runs", wanted(1, 1), worn, Step::Stop),
+        ],
+    );
+}
+
+#[test]
+fn build_that_cannot_start_here_takes_nothing_away() {
+    let policy = Policy { needs_token: true, hooks: [HookKind::BeforeSwitch].into(), ..policy() };
+    let unready = |actual| Actual { unready: Some(build(2)), ..actual };
+    let other = |actual| Actual { unready: Some(build(3)), ..actual };
+    let wanting = |actual| Actual { unstartable: Some(build(2)), ..actual };
+    let full = |actual| Actual { is_disk_resting: true, ..actual };
+    let bare = || Actual { complete: builds(&[2]), ..empty() };
+    let given_up = Step::Quarantine { failed: build(2) };
+    check(
+        &policy,
+        vec![
+            ("the host lacks something", wanted(2, 2), unready(staged()), Step::Rest),
+            ("another build than that", wanted(2, 2), other(staged()), Step::AskToken),
+            ("the build lacks something", wanted(2, 2), wanting(staged()), given_up),
+            ("also where nothing runs", wanted(2, 2), wanting(bare()), given_up),
+            ("and on a full disk no hook runs", wanted(2, 2), full(wanting(staged())), Step::Rest),
+            ("nor where nothing runs", wanted(2, 2), unready(bare()), Step::Rest),
         ],
     );
 }

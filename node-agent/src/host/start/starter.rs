@@ -12,12 +12,15 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use command_line::EXIT_USAGE;
+use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+use crate::host::executable::{Executable, Obstacle, Surroundings};
 use crate::host::user::UserIds;
 
 /// The name under which Shoal's executables are a starter.
@@ -92,10 +95,26 @@ fn become_program(channel: &mut UnixStream, plan: Plan) -> Refusal {
     if plan.has_sockets {
         command.env("LISTEN_PID", std::process::id().to_string());
     }
+    if is_lost_on_a_shell(command.get_program().as_ref()) {
+        return Refusal::Program { errno: Errno::NOEXEC.raw_os_error() };
+    }
     if let Err(error) = channel.write_all(STARTING) {
         return Refusal::Program { errno: errno(error) };
     }
     Refusal::Program { errno: errno(command.exec()) }
+}
+
+/// Whether the C library would give the file to a shell although no shell can make sense of it: a
+/// program for another machine would end in a syntax error.
+fn is_lost_on_a_shell(program: &Path) -> bool {
+    let is_path = program.as_os_str().as_encoded_bytes().contains(&b'/');
+    let here = Surroundings { directory: Path::new("."), search: None, link: None };
+    let looked = Executable::inspect(program).and_then(|file| file.runs_here(here));
+    is_path
+        && matches!(
+            looked,
+            Err(Obstacle::UnknownFormat | Obstacle::OtherMachine { .. } | Obstacle::NoProgram)
+        )
 }
 
 /// A session of its own, so that nobody else can join its process group; then the user. This
