@@ -9,8 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use goal_state::{
-    AppName, Goal, HALTED_BY_SEEDER, Halted, HostPhase, HostStatus, Outcome, halt_due, is_stuck,
-    outcome,
+    AppName, Goal, Halted, HostPhase, HostStatus, Outcome, halt_due, is_stuck, outcome,
 };
 
 use crate::tokens::{PoolKey, Stop, TokenRules};
@@ -163,7 +162,7 @@ impl Case {
 /// A rollout that a seeder halted goes back if its goal wants that and there is something to go
 /// back to; what people halted is theirs.
 fn order_to_go_back(goal: &Goal, halted: &Halted, rows: &[HostStatus]) -> Option<Order> {
-    let is_wanted = halted.by == HALTED_BY_SEEDER && goal.revert_target().is_some();
+    let is_wanted = halted.by_rule && goal.revert_target().is_some();
     is_wanted.then(|| Order::GoBack {
         expected: goal.generation,
         reason: halted.reason.clone(),

@@ -80,6 +80,15 @@ pub(crate) fn counted(count: usize, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
+/// Text of others as [`printable`] has it, cut to `chars_max` characters.
+pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+    let text = printable(text);
+    if text.chars().count() <= chars_max {
+        return text;
+    }
+    text.chars().take(chars_max.saturating_sub(3)).chain("...".chars()).collect()
+}
+
 /// Text of others without control characters, which could otherwise rewrite the screen.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect()

@@ -15,7 +15,7 @@ use crate::rollout::commands::{
     DeployArgs, FollowArgs, Presence, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
 };
 use crate::rollout::end::{End, Ended};
-use crate::rollout::order::{self, OriginArgs, Prepared, goal_of};
+use crate::rollout::order::{self, GENERATION_MAX, OriginArgs, Prepared, goal_of};
 use crate::rollout::wait::Waiter;
 use crate::rollout::{history, report, survey, view};
 use crate::runtime::{block_on, read_inventory};
@@ -54,6 +54,9 @@ pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
             None => RollbackTarget::LastGood,
         };
         if let Some(past) = goal.rollback_target(target) {
+            for skipped in history::skipped(&goal, past) {
+                output::note(&skipped);
+            }
             warn_of_failures(&store, &goal, past).await;
         }
         let change = GoalChange::Rollback { target, rollout: args.rollout.for_new_build() };
@@ -135,7 +138,12 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
         let rows = read_inventory(&store).await?;
         let failed = outcome(&goal, &rows).failed;
         if let Some(change) = args.change(&goal, failed) {
-            let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
+            let mut origin = args.origin.clone();
+            // Whoever aborts a halted rollback has seen that it is one.
+            if matches!(change, GoalChange::Rollback { .. }) && goal.rollout.halted.is_some() {
+                origin.from = origin.from.or(Some(goal.generation));
+            }
+            let ordering = Ordering { follow: &args.follow, origin: &origin, version: None };
             return ordering.carry_out(&store, &args.app, change).await;
         }
         let follow = &args.follow;
@@ -201,7 +209,9 @@ impl Ordering<'_> {
                 output::note(&report::announcement(&goal));
             }
             let ended = wait(follow, store, goal).await?;
-            if ended.end == End::StoreBehind && is_deploy && attempt < RAISES_MAX {
+            let can_be_above =
+                ended.survey.highest_ahead().is_none_or(|highest| highest < GENERATION_MAX);
+            if ended.end == End::StoreBehind && is_deploy && can_be_above && attempt < RAISES_MAX {
                 output::note(&report::conclusion(now_ms(), &ended, false));
                 output::note("the goal is set once more, above what hosts follow");
                 continue;

@@ -19,6 +19,9 @@ use crate::runtime::{block_on, read_inventory};
 /// Fewest digits that name a build: fewer would often fit several.
 const PREFIX_DIGITS_MIN: usize = 6;
 
+/// Most characters of a reason in the table; `--json` has all of it.
+const REASON_CHARS_MAX: usize = 60;
+
 const HEADER: [&str; 7] = ["goal", "set", "build", "version", "by", "outcome", "comment"];
 
 /// Arguments of `shoal history`.
@@ -141,7 +144,7 @@ fn state(entry: &Entry<'_>) -> String {
     let mut parts = vec![];
     parts.extend(entry.outcome.map(outcome_text));
     if let Some(halted) = entry.halted {
-        parts.push(format!("halted: {}", human::printable(&halted.reason)));
+        parts.push(format!("halted: {}", human::shortened(&halted.reason, REASON_CHARS_MAX)));
     }
     if entry.is_rolled_back {
         parts.push("left by a rollback".to_owned());
@@ -152,9 +155,28 @@ fn state(entry: &Entry<'_>) -> String {
     if parts.is_empty() { "-".to_owned() } else { parts.join("; ") }
 }
 
+/// The goals between this one and the one that a rollback goes back to, with why it passes them.
+pub(crate) fn skipped(goal: &Goal, target: &PastGoal) -> Vec<String> {
+    let passed = goal.history.iter().take_while(|past| past.generation != target.generation);
+    let others = passed.filter(|past| past.build != goal.build && past.build != target.build);
+    let one = |past: &PastGoal| {
+        let why = if past.rolled_back {
+            "a rollback left it".to_owned()
+        } else if past.partial {
+            "it was for some of the hosts".to_owned()
+        } else if let Some(halted) = &past.halted {
+            format!("its rollout halted: {}", human::printable(&halted.reason))
+        } else {
+            past.outcome.map_or_else(|| "it was passed by".to_owned(), outcome_text)
+        };
+        format!("passes build {} of goal {}: {why}", past.build.short(), past.generation)
+    };
+    others.map(one).collect()
+}
+
 /// Such as "998 of 1000 good, 2 failed".
 pub(crate) fn outcome_text(outcome: Reached) -> String {
-    let Reached { good, failed, hosts } = outcome;
+    let Reached { good, failed, hosts, .. } = outcome;
     let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
     format!("{good} of {hosts} good{failures}")
 }
@@ -238,12 +260,28 @@ mod tests {
     }
 
     #[test]
+    fn rollback_names_the_goals_that_it_passes() {
+        let mut goal = with_history();
+        goal.history[0].halted = Some(Halted::new(0, "x", "exit code 3"));
+        let said = skipped(&goal, &goal.history[1]);
+        let expected = format!(
+            "passes build {} of goal 4: its rollout halted: exit code 3",
+            goal.history[0].build.short()
+        );
+        assert_eq!(said, [expected]);
+        assert!(skipped(&goal, &goal.history[0]).is_empty());
+    }
+
+    #[test]
     fn history_says_who_why_and_what_came_of_it() {
         let mut goal = with_history();
         goal.history[0].halted = Some(Halted::new(0, "x", "exit code 3"));
         goal.history[1].rolled_back = true;
         goal.history[2].partial = true;
-        let text = text(&entries(&goal, Reached { good: 1, failed: 0, hosts: 8 }), Layout::Plain);
+        let text = text(
+            &entries(&goal, Reached { good: 1, hosts: 8, ..Reached::default() }),
+            Layout::Plain,
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[0].starts_with("goal  set"), "{text}");
         assert!(lines[1].contains("1 of 8 good"), "{text}");

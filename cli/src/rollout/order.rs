@@ -14,7 +14,7 @@ use goal_state::{
 use crate::runtime::read_inventory;
 
 /// Who changes a goal, and on what condition.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct OriginArgs {
     /// Why, for whoever reads: shoal history APP
     #[arg(long, value_name = "TEXT")]
@@ -99,16 +99,17 @@ pub(crate) async fn order(
     Prepared { order, rows, warning }
 }
 
-/// The highest generation that a host follows. A host that claims the last one there is would end
-/// all deploys, so such claims are left out.
+/// The highest generation that a host follows. A host that claims one of the last there are would
+/// end all deploys, so such claims are left out.
 pub(crate) fn highest(app: &AppName, rows: &[HostStatus]) -> u64 {
     let rows = rows.iter().filter(|row| row.app == *app);
     let followed = rows.filter_map(|row| row.generation);
     followed.filter(|generation| *generation <= GENERATION_MAX).max().unwrap_or(0)
 }
 
-/// More than a goal is changed in a thousand years.
-const GENERATION_MAX: u64 = 1 << 40;
+/// Beyond this JSON readers lose digits. No fleet gets there by deploying, not even one whose
+/// generations began with a time in milliseconds.
+pub(crate) const GENERATION_MAX: u64 = 1 << 53;
 
 /// What to say about an app that nobody seems to know: a misspelt name, or the first deploy of a
 /// new one.

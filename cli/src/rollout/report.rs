@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::output::human;
 use crate::rollout::end::{End, Ended};
+use crate::rollout::order::GENERATION_MAX;
 use crate::rollout::{AbsentHost, FailedHost, Survey, args};
 
 /// Hosts that are named in one line; `shoal status` has them all.
@@ -303,6 +304,13 @@ fn troubles(hosts: &Survey) -> String {
 
 fn behind(app: &str, goal: &Goal, hosts: &Survey) -> String {
     let names: Vec<String> = hosts.ahead.iter().map(|(host, _)| host.clone()).collect();
+    if let Some(highest) = hosts.highest_ahead().filter(|highest| *highest >= GENERATION_MAX) {
+        return format!(
+            "{app}: a host claims to follow generation {highest}, which no goal has; look at that \
+             host: {}, and forget it: shoal forget HOST",
+            self::names(&names)
+        );
+    }
     let who = match hosts.highest_ahead() {
         Some(highest) => format!(
             "{} follow generation {highest}, the store has {}: {}",

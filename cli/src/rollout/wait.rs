@@ -24,8 +24,9 @@ use crate::runtime::{catch_signals, read_inventory};
 /// How often hosts' reports are read. They arrive every second or two.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How long a seeder has to halt a rollout before this command does: its rounds and a slow store.
-const HALT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a seeder has to halt a rollout before this command does. It waits 20 s itself before a
+/// program that fails counts, and may meet a slow store.
+const HALT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long hosts may be on their way in a halted rollout before they are not waited for.
 const HALTED_PATIENCE: Duration = Duration::from_mins(1);

@@ -124,9 +124,7 @@ pub(crate) enum GoalDocumentError {
         actual: usize,
     },
     /// A generation of the rollout is yet to come.
-    #[error(
-        "its field `rollout` has {field} {actual}, expected at most the generation {generation}"
-    )]
+    #[error("it has {field} {actual}, expected at most the generation {generation}")]
     RolloutOfTheFuture {
         /// The field.
         field: &'static str,
@@ -287,12 +285,14 @@ impl Goal {
         goes_back.then(|| self.rollback_target(RollbackTarget::LastGood)).flatten()
     }
 
-    /// Whether `past` halted or failed on more hosts than the app tolerates.
+    /// Whether `past` halted, or was given up on more hosts than the app tolerates and than whoever
+    /// resumed its rollout accepted. Programs that failed long after they were good do not count.
     pub fn is_bad(&self, past: &PastGoal) -> bool {
         let has_failed = past.outcome.as_ref().is_some_and(|outcome| {
             let hosts = usize::try_from(outcome.hosts).unwrap_or(usize::MAX);
-            let failed = usize::try_from(outcome.failed).unwrap_or(usize::MAX);
-            self.rollout.failures_max(hosts).is_some_and(|max| failed >= max && failed > 0)
+            let given_up = outcome.given_up.saturating_sub(past.tolerated);
+            let given_up = usize::try_from(given_up).unwrap_or(usize::MAX);
+            self.rollout.failures_max(hosts).is_some_and(|max| given_up >= max)
         });
         past.halted.is_some() || has_failed
     }
@@ -307,6 +307,7 @@ impl Goal {
             rolled_back: false,
             partial: !rollout.is_for_everybody(),
             halted: rollout.halted.clone(),
+            tolerated: rollout.tolerated,
             deployed: match rollout.deployed_of(generation) {
                 own if own == generation => 0,
                 deployed => deployed,
@@ -436,6 +437,13 @@ impl Goal {
         for (field, actual) in [("since", since), ("restart", restart), ("deployed", deployed)] {
             if actual > goal.generation {
                 let generation = goal.generation;
+                return Err(GoalDocumentError::RolloutOfTheFuture { field, actual, generation });
+            }
+        }
+        for past in &goal.history {
+            let (actual, generation) = (past.deployed, past.generation);
+            if actual > generation {
+                let field = "history with deployed";
                 return Err(GoalDocumentError::RolloutOfTheFuture { field, actual, generation });
             }
         }

@@ -65,6 +65,10 @@ pub struct Outcome {
     pub failed: u32,
     /// ...of so many that had reported the app.
     pub hosts: u32,
+    /// Of the failed ones those that had given the build up when they tried it. The others ran it,
+    /// perhaps for days, before their programs failed.
+    #[serde(default)]
+    pub given_up: u32,
 }
 
 /// What comes with every change of a goal.
@@ -113,6 +117,9 @@ pub struct PastGoal {
     /// Why its rollout had halted, if it had. No rollback returns to it by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<Halted>,
+    /// Failed hosts that whoever resumed its rollout accepted.
+    #[serde(default, skip_serializing_if = "is_none_tolerated")]
+    pub tolerated: u32,
     /// Generation of the deploy that asked for the build; zero: its own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub deployed: u64,
@@ -129,6 +136,11 @@ impl PastGoal {
     pub const fn deployed_of(&self) -> u64 {
         if self.deployed == 0 { self.generation } else { self.deployed }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_none_tolerated(number: &u32) -> bool {
+    *number == 0
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]

@@ -167,6 +167,10 @@ pub struct Halted {
     pub by: String,
     /// Why, for people.
     pub reason: String,
+    /// Whether reports called for it ([`halt_due`](crate::halt_due)) and not a person: then it is
+    /// reverted where the goal wants that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_rule: bool,
     /// Hosts that had failed...
     #[serde(default)]
     pub failed: u32,
@@ -180,7 +184,7 @@ impl Halted {
     pub fn new(at_ms: u64, by: &str, reason: &str) -> Self {
         let by = text::line(by, HALT_AUTHOR_BYTES_MAX);
         let reason = text::line(reason, HALT_REASON_BYTES_MAX);
-        Self { at_ms, by, reason, failed: 0, hosts: 0 }
+        Self { at_ms, by, reason, by_rule: false, failed: 0, hosts: 0 }
     }
 }
 

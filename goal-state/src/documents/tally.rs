@@ -45,7 +45,12 @@ pub fn is_good(goal: &Goal, row: &HostStatus) -> bool {
 /// Whether the goal's build failed on the host of this row: it was given up there, or its program
 /// does not do its work. A host that lacks space or cannot reach anybody has not failed.
 pub fn has_failed(goal: &Goal, row: &HostStatus) -> bool {
-    (is_about(goal, row) && row.quarantined == Some(goal.build)) || is_stuck(goal, row)
+    has_given_up(goal, row) || is_stuck(goal, row)
+}
+
+/// Whether the host of this row gave the goal's build up: it failed there when it was tried.
+fn has_given_up(goal: &Goal, row: &HostStatus) -> bool {
+    is_about(goal, row) && row.quarantined == Some(goal.build)
 }
 
 /// Whether the host of this row switched to the goal's build, was not able to go back, or had no
@@ -88,6 +93,7 @@ pub fn outcome(goal: &Goal, rows: &[HostStatus]) -> Outcome {
     Outcome {
         good: count(&|row| is_good(goal, row)),
         failed: count(&|row| has_failed(goal, row)),
+        given_up: count(&|row| has_given_up(goal, row)),
         hosts: count(&|_| true),
     }
 }
@@ -143,7 +149,8 @@ pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted>
         return None;
     }
     let reason = reason_of_halt(goal, &causes(goal, &rows), failed, hosts);
-    Some(Halted { failed, hosts, ..Halted::new(now_ms, HALTED_BY_SEEDER, &reason) })
+    let by_rule = true;
+    Some(Halted { by_rule, failed, hosts, ..Halted::new(now_ms, HALTED_BY_SEEDER, &reason) })
 }
 
 /// Such as "the build failed on 2 of 8 hosts: exit code 3 (h1, h2)".
@@ -263,7 +270,7 @@ mod tests {
         let other = HostStatus { app: "db".parse().unwrap(), ..stuck(4) };
         let good = row(5, 2, HostPhase::Running, false);
         let rows = [stuck(0), elsewhere, earlier, stopped, other, good, disk_full];
-        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 6 });
+        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 6, given_up: 0 });
     }
 
     /// Goal: what happens to a program days later does not halt a rollout that is over, which would

@@ -12,6 +12,10 @@ use crate::documents::rollout::{Halted, RolloutChange};
 use crate::store::error::GoalStoreError;
 use crate::store::pacing::now_ms;
 
+/// Most bytes of a goal. One with a full history has a tenth of this; whatever is larger is
+/// something else, or has very long texts.
+pub(crate) const GOAL_BYTES_MAX: u64 = 64 << 10;
+
 /// The goals of a store.
 #[derive(Debug, Default)]
 pub struct GoalList {
@@ -114,7 +118,25 @@ impl GoalChange {
             (Self::Halt { halted }, Some(goal)) => goal.halted(now_ms, halted, order),
             (Self::Resume { failed }, Some(goal)) => goal.resumed(now_ms, *failed, order),
         };
-        changed.map_err(failed)
+        fitting(changed.map_err(failed)?)
+    }
+}
+
+/// The goal as it can be written: as much of the history as fits, and nothing that could not be
+/// read again.
+fn fitting(mut goal: Goal) -> Result<Goal, GoalStoreError> {
+    let bytes_max = usize::try_from(GOAL_BYTES_MAX).unwrap_or(usize::MAX);
+    let mut bytes = goal.to_json();
+    while bytes.len() > bytes_max && goal.history.pop().is_some() {
+        bytes = goal.to_json();
+    }
+    match Goal::from_json(&goal.app, &bytes) {
+        Ok(_) if bytes.len() <= bytes_max => Ok(goal),
+        Ok(_) => {
+            let reason = format!("{} bytes, the limit is {GOAL_BYTES_MAX}", bytes.len());
+            Err(GoalStoreError::Unreadable { app: goal.app, reason })
+        }
+        Err(error) => Err(GoalStoreError::Unreadable { app: goal.app, reason: error.to_string() }),
     }
 }
 
@@ -133,4 +155,32 @@ pub(crate) fn parse_goal(
              wait until it is passed)"
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::history::Origin;
+
+    /// Goal: no change makes a document that the next command cannot read, however long texts are.
+    #[test]
+    fn oldest_history_gives_way_before_a_document_is_too_long() {
+        let app: AppName = "web".parse().unwrap();
+        let text = "\"\\".repeat(999);
+        let origin = Origin { comment: Some(text.clone()), ..Origin::default() };
+        let order = ChangeOrder { origin, ..ChangeOrder::default() };
+        let mut goal = None;
+        for number in 0..25_u8 {
+            let build = BuildId::of_manifest(&[number]);
+            let rollout = RolloutChange::default();
+            let deploy = GoalChange::Deploy { build, rollout };
+            let deployed = deploy.apply(&app, goal.as_ref(), &order).unwrap();
+            let halt = GoalChange::Halt { halted: Halted::new(1, &text, &text) };
+            goal = Some(halt.apply(&app, Some(&deployed), &order).unwrap());
+        }
+        let goal = goal.unwrap();
+        assert!(goal.to_json().len() as u64 <= GOAL_BYTES_MAX);
+        assert!(goal.history.len() > 5, "{}", goal.history.len());
+        assert_eq!(goal.history[0].build, BuildId::of_manifest(&[23]));
+    }
 }

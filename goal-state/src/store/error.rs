@@ -97,6 +97,14 @@ pub enum GoalStoreError {
         /// Who set it.
         author: Author,
     },
+    /// The change would make a document that nobody can read again.
+    #[error("nothing was changed: the goal of {app} would not be valid: {reason}")]
+    Unreadable {
+        /// The app.
+        app: AppName,
+        /// What would be wrong with it.
+        reason: String,
+    },
     /// There is nothing to resume.
     #[error("the rollout of {app} is not halted; see: shoal rollout {app}")]
     NotHalted {

@@ -21,7 +21,7 @@ use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
 use crate::documents::inventory::{Forgotten, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_pretty_json};
-use crate::store::change::{GoalChange, GoalList, parse_goal};
+use crate::store::change::{GOAL_BYTES_MAX, GoalChange, GoalList, parse_goal};
 use crate::store::damage_log::DamageLog;
 use crate::store::error::{FileAction, GoalStoreError, one_line};
 use crate::store::files::document::Durability;
@@ -30,9 +30,6 @@ pub(crate) mod document;
 pub(crate) mod folder_watch;
 pub(crate) mod watch;
 
-/// Most bytes of a goal. One with a full history has a tenth of this; whatever is larger is
-/// something else.
-pub(crate) const GOAL_BYTES_MAX: u64 = 64 << 10;
 /// Most bytes of a status document. Full ones with long messages stay far below.
 const STATUS_BYTES_MAX: u64 = 8 << 20;
 /// Most bytes of a document that a host was forgotten: a few numbers around a name.

@@ -108,28 +108,26 @@ async fn failures_of_an_earlier_deploy_do_not_count() {
 
 #[tokio::test]
 async fn rollout_that_a_seeder_halted_goes_back_where_that_is_wanted() {
-    let halt_by = |by: &str| GoalChange::Halt { halted: Halted::new(1, by, "it failed") };
-    let cases = [
-        (true, HALTED_BY_SEEDER, true),
-        (false, HALTED_BY_SEEDER, false),
-        (true, "ann@desk", false),
-    ];
-    for (auto_revert, by, expected) in cases {
-        let goals = goals(vec![deploy('B', auto_revert), halt_by(by)]).await;
+    let halt = |by_rule| {
+        let halted = Halted { by_rule, ..Halted::new(1, "somebody", "it failed") };
+        GoalChange::Halt { halted }
+    };
+    let cases = [(true, true, true), (false, true, false), (true, false, false)];
+    for (auto_revert, by_rule, expected) in cases {
+        let goals = goals(vec![deploy('B', auto_revert), halt(by_rule)]).await;
         let goal = goals.last().unwrap();
         let order = Judge::default().look(NOW, &app(), Some(goal.clone()), &rows(goal, 2));
-        let outcome = Outcome { good: 0, failed: 2, hosts: 8 };
+        let outcome = Outcome { good: 0, failed: 2, hosts: 8, given_up: 2 };
         let reason = "it failed".to_owned();
         let back = Order::GoBack { expected: goal.generation, reason, outcome };
-        assert_eq!(order, expected.then_some(back), "{by}");
+        assert_eq!(order, expected.then_some(back), "{auto_revert} {by_rule}");
     }
     // One bad build does not take the app back through its history.
     let back = GoalChange::Rollback {
         target: goal_state::RollbackTarget::LastGood,
         rollout: RolloutChange::default(),
     };
-    let changes =
-        vec![deploy('B', true), deploy('C', true), halt_by("x"), back, halt_by(HALTED_BY_SEEDER)];
+    let changes = vec![deploy('B', true), deploy('C', true), halt(false), back, halt(true)];
     let goals = goals(changes).await;
     let goal = goals.last().unwrap();
     assert_eq!(goal.build, build('B'));

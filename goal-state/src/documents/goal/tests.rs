@@ -237,6 +237,11 @@ fn damaged_documents_are_refused_with_the_place() {
         ("since", with_rollout(r#"{"since":4}"#), "since 4, expected at most the generation 3"),
         ("restart", with_rollout(r#"{"restart":4}"#), "restart 4, expected at most"),
         (
+            "deployed in the history",
+            whole.replacen("\"set_at_ms\": 2", "\"deployed\": 9, \"set_at_ms\": 2", 1),
+            "deployed 9, expected at most the generation 2",
+        ),
+        (
             "max",
             with_rollout(r#"{"max_unavailable":0}"#),
             "0 is no number of hosts, expected a number from 1 on at line 6",
@@ -249,7 +254,8 @@ fn damaged_documents_are_refused_with_the_place() {
 }
 
 fn outcome(good: u32, failed: u32, hosts: u32) -> ChangeOrder {
-    ChangeOrder { outcome: Some(Outcome { good, failed, hosts }), ..order() }
+    let outcome = Outcome { good, failed, hosts, given_up: failed };
+    ChangeOrder { outcome: Some(outcome), ..order() }
 }
 
 #[test]
@@ -273,6 +279,30 @@ fn rollback_goes_to_the_last_build_that_was_good() {
     assert_eq!(last.rollback_target(LAST_GOOD).unwrap().build, build('Y'));
     let last = tolerated.next(3, build('Z'), &all(), &outcome(4, 3, 7)).unwrap();
     assert_eq!(last.rollback_target(LAST_GOOD).unwrap().build, build('A'));
+}
+
+/// Goal: a build that ran well everywhere is what a rollback goes to, though the program of one
+/// host failed days later, and though somebody had resumed its rollout past a failure.
+#[test]
+fn build_that_was_good_stays_good() {
+    let first = Goal::first(1, app(), build('A'), &all(), &order()).unwrap();
+    let second = first.next(2, build('B'), &all(), &order()).unwrap();
+    let ill = Outcome { good: 49, failed: 1, hosts: 50, given_up: 0 };
+    let ill = ChangeOrder { outcome: Some(ill), ..order() };
+    let goal = second.next(3, build('C'), &all(), &ill).unwrap();
+    assert_eq!(goal.rollback_target(LAST_GOOD).unwrap().build, build('B'));
+    let resumed = second
+        .halted(3, &Halted::new(3, "x", "y"), &order())
+        .and_then(|goal| goal.resumed(4, 1, &order()))
+        .unwrap();
+    let goal = resumed.next(5, build('C'), &all(), &outcome(49, 1, 50)).unwrap();
+    assert_eq!(goal.rollback_target(LAST_GOOD).unwrap().build, build('B'));
+    let goal = resumed.next(5, build('C'), &all(), &outcome(48, 2, 50)).unwrap();
+    assert_eq!(
+        goal.rollback_target(LAST_GOOD).unwrap().build,
+        build('A'),
+        "one more than accepted"
+    );
 }
 
 #[test]
@@ -384,7 +414,7 @@ fn origins_are_kept_bounded_and_printable() {
         goal = goal.next(u64::MAX, build(name), &all(), &order).unwrap();
     }
     let bytes = goal.to_json();
-    assert!(bytes.len() as u64 <= crate::store::files::GOAL_BYTES_MAX, "{}", bytes.len());
+    assert!(bytes.len() as u64 <= crate::store::change::GOAL_BYTES_MAX, "{}", bytes.len());
     assert_eq!(Goal::from_json(&app(), &bytes).unwrap(), goal);
 }
 
