@@ -144,12 +144,16 @@ fn answer(now_ms: u64, goals: &GoalList, row: &HostStatus, nodes: usize) -> Answ
     if nodes > 1 {
         answer.add_first(namesake(row, nodes));
     }
-    compare(goals, row, &mut answer);
+    let is_gone = row.phase != HostPhase::Stopped && is_silent(now_ms, row);
+    if !is_gone {
+        // Of a host that is gone this would only say that it has not heard of the newest goal.
+        compare(goals, row, &mut answer);
+    }
     if let Some(off) = clock_off(row) {
         answer.add_first(off);
     }
     let silent = Duration::from_millis(now_ms.saturating_sub(row.heard_at_ms()));
-    if row.phase != HostPhase::Stopped && is_silent(now_ms, row) {
+    if is_gone {
         answer.is_at_goal = false;
         answer.headline = format!("{} on {} is absent", row.app, row.host);
         answer.add_first(Reason::new(

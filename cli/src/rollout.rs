@@ -208,6 +208,7 @@ pub(crate) mod tests {
             set_at_ms: NOW_MS,
             origin: goal_state::Origin::default(),
             changed: goal_state::Origin::default(),
+            changed_at_ms: 0,
             rollout: goal_state::Rollout::default(),
             history: vec![],
         }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: nothing is written to the goal store until it was read what this seeder wrote there
 //! before, whatever its disk has: a document with few or old rows would replace one with many. The
-//! disk is not waited for. A goal store or a disk that fails is logged once and tried again. What is kept is decided in
-//! [`crate::status_relay`].
+//! disk is not waited for. A goal store or a disk that fails is logged once and tried again. What
+//! is kept is decided in [`crate::status_relay`].
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -196,7 +196,9 @@ impl Relay {
                 }
                 self.with_table(|table| {
                     table.restore(now_ms, rows);
-                    forgotten.iter().for_each(|host| table.forget(now_ms, host));
+                    for host in &forgotten {
+                        table.forget(now_ms, host);
+                    }
                 });
             }
             // A new folder, or one that was wiped.

@@ -19,13 +19,14 @@ pub(crate) struct RolloutArgs {
     /// Only hosts with this label switch, such as stage=dev; can be repeated
     #[arg(long, value_name = "LABEL")]
     pub(crate) stage: Vec<Label>,
-    /// Most hosts of a group that may be down or switching at once: a number, a share such as 10%,
-    /// or none; 25% unless ever given; stays for later deploys of the app
-    #[arg(long, value_name = "N|P%|none")]
+    /// Most hosts of a group that may be down or switching at once: a number or a share such as
+    /// 10%, which stay for later builds; none, for this build only; or default, which is 25%
+    #[arg(long, value_name = "N|P%|none|default")]
     pub(crate) max_unavailable: Option<HostLimit>,
-    /// Halt the rollout once the build failed on this many hosts: a number, a share such as 5%, or
-    /// none; unless ever given the first of up to 50 hosts, 2% of more; stays for later deploys
-    #[arg(long, value_name = "N|P%|none")]
+    /// Halt the rollout once the build failed on this many hosts: a number or a share such as 5%,
+    /// which stay for later builds; none, for this build only; or default, which is the first of up
+    /// to 50 hosts, 2% of more
+    #[arg(long, value_name = "N|P%|none|default")]
     pub(crate) max_failures: Option<HostLimit>,
     /// Go back to the last good build where the rollout would halt; stays for later deploys
     #[arg(

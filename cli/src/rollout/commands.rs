@@ -24,6 +24,9 @@ pub(crate) struct DeployArgs {
     /// What people call the build, such as 2.14.1
     #[arg(long, value_name = "NAME")]
     pub(crate) version: Option<String>,
+    /// Set a goal although no host reports the app: it is new, and not misspelt
+    #[arg(long)]
+    pub(crate) new_app: bool,
     #[command(flatten)]
     pub(crate) when: WhenArgs,
     #[command(flatten)]

@@ -35,6 +35,21 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
     let version = args.version.as_deref();
     block_on(async {
         let store = GoalStore::new(&args.follow.goal.url);
+        let rows = read_inventory(&store).await.unwrap_or_default();
+        let before = store.goal(&args.app).await.ok().flatten();
+        if let Some(stranger) = order::unknown_app(&args.app, before.as_ref(), &rows)
+            && !args.new_app
+        {
+            anyhow::bail!(
+                "cannot deploy {}: {stranger}; check the name, or if the app is new: --new-app",
+                args.app
+            );
+        }
+        if let Some(before) = &before {
+            for known in history::known_of(before, args.build, &rows) {
+                output::note(&known);
+            }
+        }
         let ordering = Ordering { follow: &args.follow, origin: &args.origin, version };
         ordering.carry_out(&store, &args.app, change).await
     })
@@ -181,34 +196,37 @@ impl Ordering<'_> {
         let is_restart = matches!(change, GoalChange::Restart);
         let is_deploy = matches!(change, GoalChange::Deploy { .. });
         for attempt in 0.. {
-            let Prepared { mut order, rows, warning } =
+            let Prepared { mut order, warning } =
                 order::order(store, app, self.origin, self.version).await;
             if attempt > 0 {
                 // What was expected was in the store that was lost.
                 order.expected = None;
-            } else if is_deploy {
-                let before = store.goal(app).await.ok().flatten();
-                if let Some(warning) = order::unknown_app(app, before.as_ref(), &rows) {
-                    output::note(&warning);
-                }
             }
             let changed = store.change(app, change.clone(), order).await;
             let goal = changed.with_context(|| format!("cannot {} {app}", verb(&change)))?;
             if let Some(warning) = warning {
                 output::note(&warning);
             }
-            if !follow.wait {
+            let said = format!("{}{}", report::done(&change), report::announcement(&goal));
+            // Hosts restart what they run; nothing else of a halted rollout can be waited for.
+            let is_held = goal.rollout.halted.is_some() && is_restart;
+            if !follow.wait || is_held {
                 if follow.json {
                     output::json(&report::report(&goal, None))?;
                 } else {
-                    output::line(&report::announcement(&goal))?;
+                    output::line(&said)?;
+                }
+                if is_held {
+                    output::note(
+                        "the rollout is halted, so this does not wait: every host restarts the build that it runs; see: shoal status",
+                    );
                 }
                 return Ok(Outcome::Done);
             }
             if !follow.json {
-                output::note(&report::announcement(&goal));
+                output::note(&said);
             }
-            let ended = wait(follow, store, goal).await?;
+            let ended = Box::pin(wait(follow, store, goal)).await?;
             let can_be_above =
                 ended.survey.highest_ahead().is_none_or(|highest| highest < GENERATION_MAX);
             if ended.end == End::StoreBehind && is_deploy && can_be_above && attempt < RAISES_MAX {

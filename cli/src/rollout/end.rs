@@ -22,6 +22,8 @@ pub(crate) enum End {
     Failed,
     /// The rollout has halted.
     Halted,
+    /// The build failed, and a seeder took the app back to the last good one.
+    Reverted,
     /// Somebody set another goal.
     Superseded,
     /// The goal store was lost or restored: it has a lower generation than hosts follow.

@@ -3,9 +3,12 @@
 //! Reads the goal store. Owns how a person names an earlier goal ([`find`]); where a rollback goes
 //! by itself is decided in `goal_state`.
 
+use std::collections::BTreeSet;
+
 use anyhow::Context as _;
 use goal_state::{
-    AppName, Goal, GoalStore, Halted, Origin, Outcome as Reached, PastGoal, moment, outcome,
+    AppName, Goal, GoalStore, Halted, HostStatus, Origin, Outcome as Reached, PastGoal, moment,
+    outcome,
 };
 use p2p_core::BuildId;
 use serde::Serialize;
@@ -174,6 +177,37 @@ pub(crate) fn skipped(goal: &Goal, target: &PastGoal) -> Vec<String> {
     others.map(one).collect()
 }
 
+/// What is known of a build that is about to be deployed where `goal` is: that it failed before,
+/// and that the deploy ends a halt that a person ordered.
+pub(crate) fn known_of(goal: &Goal, build: BuildId, rows: &[HostStatus]) -> Vec<String> {
+    let mut known = vec![];
+    let gave_up = |row: &&HostStatus| row.app == goal.app && row.quarantined == Some(build);
+    let hosts: BTreeSet<&str> = rows.iter().filter(gave_up).map(|row| row.host.as_str()).collect();
+    let past = goal.history.iter().find(|past| past.build == build && goal.is_bad(past));
+    if !hosts.is_empty() {
+        let count = human::counted(hosts.len(), "host");
+        known.push(format!(
+            "warning: build {} failed on {count} and is tried there again",
+            build.short()
+        ));
+    } else if let Some(past) = past {
+        known.push(format!(
+            "warning: build {} was bad as goal {}; see: shoal history {}",
+            build.short(),
+            past.generation,
+            goal.app
+        ));
+    }
+    if let Some(halted) = goal.rollout.halted.as_ref().filter(|halted| !halted.by_rule) {
+        known.push(format!(
+            "warning: this ends the halt by {}: {}",
+            human::printable(&halted.by),
+            human::printable(&halted.reason)
+        ));
+    }
+    known
+}
+
 /// Such as "998 of 1000 good, 2 failed".
 pub(crate) fn outcome_text(outcome: Reached) -> String {
     let Reached { good, failed, hosts, .. } = outcome;
@@ -257,6 +291,23 @@ mod tests {
         twice.history[1].origin.version = Some("2.1".into());
         let error = find(&twice, "2.1").unwrap_err().to_string();
         assert!(error.contains("name the generation"), "{error}");
+    }
+
+    #[test]
+    fn deploy_warns_of_what_is_known() {
+        let mut goal = with_history();
+        let (bad, fine) = (goal.history[1].build, goal.history[0].build);
+        goal.history[1].halted = Some(Halted::new(0, "x", "exit code 3"));
+        assert!(known_of(&goal, fine, &[]).is_empty());
+        assert!(known_of(&goal, bad, &[])[0].contains("was bad as goal 3"));
+        let row = crate::rollout::tests::row("h1", 4, 2, goal_state::HostPhase::RolledBack);
+        let row = HostStatus { quarantined: Some(fine), ..row };
+        assert!(known_of(&goal, fine, &[row])[0].contains("failed on 1 host and is tried"));
+        goal.rollout.halted = Some(Halted::new(0, "carol", "db migration"));
+        assert_eq!(
+            known_of(&goal, fine, &[]),
+            ["warning: this ends the halt by carol: db migration"]
+        );
     }
 
     #[test]

@@ -68,8 +68,6 @@ pub(crate) async fn goal_of(store: &GoalStore, app: &AppName) -> anyhow::Result<
 /// A change of a goal, ready to be made.
 pub(crate) struct Prepared {
     pub(crate) order: ChangeOrder,
-    /// The inventory that it was made from.
-    pub(crate) rows: Vec<HostStatus>,
     /// What could not be read, to be said if the change is made all the same.
     pub(crate) warning: Option<String>,
 }
@@ -96,7 +94,7 @@ pub(crate) async fn order(
         above: highest(app, &rows),
         outcome: goal.map(|goal| outcome(&goal, &rows)),
     };
-    Prepared { order, rows, warning }
+    Prepared { order, warning }
 }
 
 /// The highest generation that a host follows. A host that claims one of the last there are would

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use goal_state::{Cause, Goal, Halted, SwitchTime, WaitReason, causes, moment};
+use goal_state::{Cause, Goal, GoalChange, Halted, SwitchTime, WaitReason, causes, moment};
 use p2p_core::BuildId;
 use serde::Serialize;
 
@@ -126,6 +126,15 @@ pub(crate) fn announcement(goal: &Goal) -> String {
     let who = args::describe(goal);
     let Goal { app, generation, .. } = goal;
     format!("{app}: goal {generation} is build {} ({before}); {who}", name(goal))
+}
+
+/// What a change did, before the goal that came of it; nothing where that says it.
+pub(crate) const fn done(change: &GoalChange) -> &'static str {
+    match change {
+        GoalChange::Halt { .. } => "halted; ",
+        GoalChange::Resume { .. } => "resumed; ",
+        _ => "",
+    }
 }
 
 /// The build and what people call it.
@@ -253,6 +262,13 @@ fn no_success(ended: &Ended) -> String {
     let (app, took) = (&goal.app, human::seconds(*took));
     let (counts, all) = (counts(hosts), human::counted(hosts.all(), "host"));
     match end {
+        End::Reverted => {
+            let reason = other.as_ref().and_then(reverted_for).unwrap_or_default();
+            let back = other.as_ref().map_or_else(String::new, |other| {
+                format!("build {} again as goal {}", name(other), other.generation)
+            });
+            format!("{app}: after {took} {}; reverted by itself: {back}", human::printable(&reason))
+        }
         End::Superseded => {
             let other = other.as_ref().map_or_else(String::new, |other| {
                 let by = other.origin.author.as_deref().map(human::printable);
@@ -292,6 +308,12 @@ fn no_success(ended: &Ended) -> String {
             args::describe(goal)
         ),
     }
+}
+
+/// Why the goal is a rollback that a seeder ordered; `None` if it is not.
+pub(crate) fn reverted_for(other: &Goal) -> Option<String> {
+    let left = other.history.first().filter(|_| other.is_rollback())?;
+    left.halted.as_ref().filter(|halted| halted.by_rule).map(|halted| halted.reason.clone())
 }
 
 /// What hosts say that failed for another reason than the build.
@@ -426,6 +448,29 @@ mod tests {
         let text = said(End::StoreBehind, &ahead);
         assert!(text.contains("1 host follow generation 53, the store has 2: h1"), "{text}");
         assert!(text.contains("lost or restored") && !text.contains("another goal"), "{text}");
+    }
+
+    #[test]
+    fn revert_says_what_failed_and_where_it_went() {
+        let halted = serde_json::json!({
+            "at_ms": 0, "by": "shoal-seeder", "by_rule": true,
+            "reason": "the build failed on 2 of 8 hosts: exit code 3 (h1, h8)",
+        });
+        let past: PastGoal = serde_json::from_value(serde_json::json!({
+            "generation": 3, "build": build(2), "set_at_ms": 0, "rolled_back": true,
+            "halted": halted,
+        }))
+        .unwrap();
+        let other = Goal { history: vec![past], ..goal("web", 4, 1) };
+        assert!(reverted_for(&other).is_some() && reverted_for(&goal("web", 4, 1)).is_none());
+        let ended = Ended { other: Some(other), ..ended(End::Reverted, Survey::default()) };
+        let text = conclusion(NOW_MS, &ended, false);
+        let expected = format!(
+            "web: after 1.5 s the build failed on 2 of 8 hosts: exit code 3 (h1, h8); reverted by \
+             itself: build {} again as goal 4",
+            build(1).short()
+        );
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::output;
 use crate::rollout::end::{End, Ended};
-use crate::rollout::report::counts;
+use crate::rollout::report::{counts, reverted_for};
 use crate::rollout::{Survey, survey};
 use crate::runtime::{catch_signals, read_inventory};
 
@@ -123,6 +123,8 @@ impl<'a> Waiter<'a> {
             }),
         };
         let other = seen.goal.filter(|goal| !is_same_rollout(&self.goal, goal));
+        let is_revert = other.as_ref().is_some_and(|other| reverted_for(other).is_some());
+        let end = if end == End::Superseded && is_revert { End::Reverted } else { end };
         let (survey, rows) = (seen.survey, seen.rows);
         Ok(Ended { end, took: started.elapsed(), survey, goal: self.goal, other, rows })
     }
@@ -286,8 +288,8 @@ impl Lines {
 
     fn show(&mut self, goal: &Goal, hosts: &Survey) {
         let halted = goal.rollout.halted.as_ref();
-        let halted =
-            halted.map_or_else(String::new, |halted| format!("; halted: {}", halted.reason));
+        // Why is said once, at the end.
+        let halted = halted.map_or("", |_| "; halted");
         let line = format!("{}: {}{halted}", goal.app, counts(hosts));
         if hosts.all() == 0 || line == self.said {
             return;

@@ -194,9 +194,10 @@ fn waits_that_cannot_end_well_end_early() {
             "{report}"
         );
     }
-    let misspelt = run(&["deploy", "wbe", &build.id, "--goal", &goal]);
-    let text = String::from_utf8_lossy(&misspelt.stderr);
-    assert!(text.contains("no host reports the app wbe; hosts report web"), "{misspelt:?}");
+    let misspelt = ["deploy", "wbe", &build.id, "--goal", &goal];
+    fail(&misspelt, &["no host reports the app wbe; hosts report web", "--new-app"]);
+    assert!(!succeed(&["status", "--goal", &goal]).contains("wbe"));
+    succeed(&[&misspelt[..], &["--new-app"]].concat());
 }
 
 /// Goal: a goal store that does not exist yet is an empty one.

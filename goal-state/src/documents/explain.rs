@@ -106,7 +106,7 @@ fn explained(row: &HostStatus, trouble: &Trouble) -> String {
         None => &trouble.text,
     };
     match progress_text(row).filter(|_| trouble.kind == TroubleKind::DownloadStuck) {
-        Some(progress) => format!("{text} ({progress} are here)"),
+        Some(progress) => format!("{text} ({progress})"),
         None => text.to_owned(),
     }
 }
@@ -161,8 +161,8 @@ fn doing_of(row: &HostStatus, told: &[Reason]) -> Option<Reason> {
     match row.phase {
         HostPhase::Locating => Some(Reason::new("looking for nodes that have the build", wait)),
         HostPhase::Downloading => {
-            let done = progress_text(row)
-                .map_or_else(|| "its manifest is not here yet".into(), |text| text + " are here");
+            let done =
+                progress_text(row).unwrap_or_else(|| "its manifest is not here yet".to_owned());
             Some(Reason::new(
                 format!("the build is being downloaded, {done}"),
                 "wait; nothing is wrong",
@@ -377,7 +377,7 @@ mod tests {
         let stuck = Trouble::new(TroubleKind::DownloadStuck, "no seeder has the build");
         row.download_rate = None;
         let text = answer(&row.with_troubles(&[stuck])).to_string();
-        assert!(text.contains("no seeder has the build (1.7 MiB of 11.4 MiB are here)"), "{text}");
+        assert!(text.contains("no seeder has the build (1.7 MiB of 11.4 MiB)"), "{text}");
         assert!(!text.contains("nothing is wrong"), "{text}");
     }
 

@@ -8,7 +8,7 @@ use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
-use crate::documents::history::{ChangeOrder, Origin, PastGoal, RollbackTarget, positive};
+use crate::documents::history::{ChangeOrder, Origin, PastGoal, RollbackTarget, is_zero, positive};
 use crate::documents::rollout::{Halted, Rollout, RolloutChange};
 
 /// Most past goals in a document. Enough to go back through several days of one app's deploys, and
@@ -34,6 +34,9 @@ pub struct Goal {
     /// Who last changed it without a new build, and why: widened, restarted, halted or resumed it.
     #[serde(default, skip_serializing_if = "Origin::is_empty")]
     pub changed: Origin,
+    /// When that was, in milliseconds since 1970; zero: it never was.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub changed_at_ms: u64,
     /// Who switches to it and when.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rollout: Rollout,
@@ -160,12 +163,23 @@ impl Goal {
         let origin = order.origin.cleaned();
         let changed = Origin::default();
         let history = vec![];
-        Ok(Self { app, generation, build, set_at_ms: now_ms, origin, changed, rollout, history })
+        Ok(Self {
+            app,
+            generation,
+            build,
+            set_at_ms: now_ms,
+            origin,
+            changed,
+            changed_at_ms: 0,
+            rollout,
+            history,
+        })
     }
 
     /// The goal that makes `build` follow this one; `build` may be the same again. Its rollout goes
     /// to everybody unless `rollout` says otherwise; limits on unavailable and failed hosts are of
-    /// the app and not of the build, so they stay until they are changed.
+    /// the app and not of the build, so they stay until they are changed. That there is no limit
+    /// was for one build only: forgotten, it would take the safety of every later one away.
     ///
     /// # Errors
     ///
@@ -180,8 +194,13 @@ impl Goal {
         let mut history = vec![self.as_past(order)];
         history.extend(self.history.iter().take(HISTORY_MAX - 1).cloned());
         let Rollout { max_unavailable, max_failures, auto_revert, restart, .. } = self.rollout;
-        let kept =
-            Rollout { max_unavailable, max_failures, auto_revert, restart, ..Rollout::default() };
+        let kept = Rollout {
+            max_unavailable: max_unavailable.kept(),
+            max_failures: max_failures.kept(),
+            auto_revert,
+            restart,
+            ..Rollout::default()
+        };
         Ok(Self {
             app: self.app.clone(),
             generation: above(self.generation, order)?,
@@ -189,6 +208,7 @@ impl Goal {
             set_at_ms: now_ms,
             origin: order.origin.cleaned(),
             changed: Origin::default(),
+            changed_at_ms: 0,
             rollout: kept.changed(rollout),
             history,
         })
@@ -395,7 +415,7 @@ impl Goal {
         let rollout = Rollout { since, ..self.rollout.clone() };
         let generation = above(self.generation, order)?;
         let changed = order.origin.cleaned();
-        Ok(Self { generation, set_at_ms: now_ms, changed, rollout, ..self.clone() })
+        Ok(Self { generation, changed_at_ms: now_ms, changed, rollout, ..self.clone() })
     }
 
     /// Who made this generation, as far as that is known.

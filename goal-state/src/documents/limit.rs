@@ -22,7 +22,7 @@ pub enum HostCount {
 /// A text that is no number of hosts.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error(
-    "{text:?} is not a number of hosts: expected a number from 1 on, a share such as 25%, or none"
+    "{text:?} is not a number of hosts: expected a number from 1 on, a share such as 25%, none, or default"
 )]
 pub struct HostCountError {
     text: String,
@@ -112,6 +112,14 @@ pub enum HostLimit {
 }
 
 impl HostLimit {
+    /// The limit for the next build: "no limit" is for one build only.
+    pub(crate) const fn kept(self) -> Self {
+        match self {
+            Self::None => Self::Unset,
+            limit => limit,
+        }
+    }
+
     /// Whether nobody said.
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
     pub(crate) const fn is_unset(&self) -> bool {
@@ -123,7 +131,11 @@ impl FromStr for HostLimit {
     type Err = HostCountError;
 
     fn from_str(text: &str) -> Result<Self, HostCountError> {
-        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::AtMost) }
+        match text {
+            "none" => Ok(Self::None),
+            "default" => Ok(Self::Unset),
+            _ => text.parse().map(Self::AtMost),
+        }
     }
 }
 
@@ -191,6 +203,7 @@ mod tests {
 
     #[test]
     fn other_texts_and_numbers_are_refused() {
+        assert_eq!(limit("default"), HostLimit::Unset);
         for text in ["", "0", "-1", "0%", "101%", "25 %", "%", "1.5", "all", "None", "4294967296"] {
             let error = text.parse::<HostLimit>().unwrap_err().to_string();
             assert!(error.contains("expected a number from 1 on, a share"), "{error}");

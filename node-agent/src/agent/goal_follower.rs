@@ -139,6 +139,7 @@ mod tests {
                 set_at_ms: 0,
                 origin: goal_state::Origin::default(),
                 changed: goal_state::Origin::default(),
+                changed_at_ms: 0,
                 rollout: goal_state::Rollout::default(),
                 history: vec![],
             })

@@ -147,6 +147,7 @@ mod tests {
             set_at_ms: 0,
             origin: goal_state::Origin::default(),
             changed: goal_state::Origin::default(),
+            changed_at_ms: 0,
             rollout: Rollout::default(),
             history: vec![],
         }

@@ -340,6 +340,7 @@ impl World {
             set_at_ms: 0,
             origin: goal_state::Origin::default(),
             changed: goal_state::Origin::default(),
+            changed_at_ms: 0,
             rollout: self.host.rollout.clone(),
             history: vec![],
         };

@@ -259,6 +259,23 @@ fn outcome(good: u32, failed: u32, hosts: u32) -> ChangeOrder {
 }
 
 #[test]
+fn limits_stay_for_the_next_build_but_not_that_there_are_none() {
+    let change = |limit: &str| RolloutChange {
+        max_unavailable: Some(limit.parse().unwrap()),
+        max_failures: Some(limit.parse().unwrap()),
+        ..all()
+    };
+    for (limit, kept) in [("3", "3"), ("10%", "10%"), ("none", "default")] {
+        let goal = Goal::first(1, app(), build('A'), &change(limit), &order()).unwrap();
+        let next = goal.next(2, build('B'), &all(), &order()).unwrap();
+        let expected = kept.parse().unwrap();
+        assert_eq!((next.rollout.max_unavailable, next.rollout.max_failures), (expected, expected));
+        let restarted = goal.restarted(2, &order()).unwrap();
+        assert_eq!(restarted.rollout.max_unavailable, limit.parse().unwrap(), "the same build");
+    }
+}
+
+#[test]
 fn rollback_goes_to_the_last_build_that_was_good() {
     let first = Goal::first(1, app(), build('A'), &all(), &order()).unwrap();
     // B was good, C failed on every host, D halted, E is there.
