@@ -2,8 +2,8 @@
 //! read when the seeder starts.
 //!
 //! Invariant: a file that cannot be read costs no other, and is kept beside them for a person. Not
-//! synced: after a power cut the last minute may be lost, or a file; [`Restored::is_whole`] tells,
-//! and the goal store has the rest. Blocking; decides nothing.
+//! synced, and a full disk keeps old files: what is here may be older than what the goal store has,
+//! and says nothing about what is missing. Blocking; decides nothing.
 
 use std::fs;
 use std::io;
@@ -22,25 +22,13 @@ const DAMAGED: &str = ".damaged";
 /// One document.
 #[derive(Debug, Deserialize)]
 struct Saved {
-    /// How many documents there were when this was written.
-    documents: usize,
     rows: Vec<HostStatus>,
 }
 
 /// As [`Saved`], to be written.
 #[derive(Debug, Serialize)]
 struct ToSave<'a> {
-    documents: usize,
     rows: &'a [HostStatus],
-}
-
-/// What was found at the start.
-#[derive(Debug, Default)]
-pub(crate) struct Restored {
-    /// The rows of all documents.
-    pub(crate) rows: Vec<HostStatus>,
-    /// Whether no document is missing. If one is, the goal store may have rows that are not here.
-    pub(crate) is_whole: bool,
 }
 
 /// The folder. Has one writer: the state directory is locked.
@@ -64,22 +52,16 @@ impl InventoryDisk {
         self.folder.join(format!("{document}.json"))
     }
 
-    /// Reads everything that is there. What is damaged is set aside, with a warning.
-    pub(crate) fn read(&self) -> Restored {
-        let mut restored = Restored::default();
-        let (mut found, mut expected) = (0, 1);
+    /// The rows of every document that is there. What is damaged is set aside, with a warning.
+    pub(crate) fn read(&self) -> Vec<HostStatus> {
+        let mut rows = vec![];
         for path in self.files() {
             match read(&path) {
-                Ok(saved) => {
-                    found += 1;
-                    expected = expected.max(saved.documents);
-                    restored.rows.extend(saved.rows);
-                }
+                Ok(saved) => rows.extend(saved.rows),
                 Err(error) => set_aside(&path, &error),
             }
         }
-        restored.is_whole = found >= expected;
-        restored
+        rows
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -105,18 +87,13 @@ impl InventoryDisk {
         paths
     }
 
-    /// Replaces one of `documents` documents.
+    /// Replaces a document.
     ///
     /// # Errors
     ///
     /// The system's reason; the document is as before.
-    pub(crate) fn save(
-        &self,
-        document: usize,
-        documents: usize,
-        rows: &[HostStatus],
-    ) -> io::Result<()> {
-        let bytes = serde_json::to_vec(&ToSave { documents, rows })?;
+    pub(crate) fn save(&self, document: usize, rows: &[HostStatus]) -> io::Result<()> {
+        let bytes = serde_json::to_vec(&ToSave { rows })?;
         let path = self.path(document);
         let replace = || {
             let scratch = disk::scratch_beside(&path, ".new");
@@ -157,19 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn documents_come_back_and_a_missing_one_is_noticed() {
+    fn documents_come_back() {
         let state = tempfile::tempdir().unwrap();
         let disk = InventoryDisk::in_state(state.path());
-        assert!(!disk.read().is_whole, "a new seeder asks the goal store, too");
-        disk.save(0, 1, &[row("a")]).unwrap();
-        let restored = disk.read();
-        assert_eq!((restored.rows, restored.is_whole), (vec![row("a")], true));
-
-        disk.save(0, 2, &[row("a")]).unwrap();
-        assert!(!disk.read().is_whole, "the second is not written yet");
-        disk.save(1, 2, &[row("b")]).unwrap();
-        let restored = disk.read();
-        assert_eq!((restored.rows, restored.is_whole), (vec![row("a"), row("b")], true));
+        assert_eq!(disk.read(), []);
+        disk.save(0, &[row("a")]).unwrap();
+        disk.save(1, &[row("b")]).unwrap();
+        assert_eq!(disk.read(), [row("a"), row("b")]);
+        // As seeders wrote it before.
+        fs::write(disk.path(1), r#"{"documents":2,"rows":[]}"#).unwrap();
+        assert_eq!(disk.read(), [row("a")]);
     }
 
     /// Goal: damage costs the rows of one document, and nothing of it is lost for a person.
@@ -177,12 +151,11 @@ mod tests {
     fn damaged_document_is_set_aside() {
         let state = tempfile::tempdir().unwrap();
         let disk = InventoryDisk::in_state(state.path());
-        for damage in ["", "{", r#"{"rows":[]}"#] {
-            disk.save(0, 2, &[row("a")]).unwrap();
-            disk.save(1, 2, &[row("b")]).unwrap();
+        for damage in ["", "{", r#"{"documents":2}"#] {
+            disk.save(0, &[row("a")]).unwrap();
+            disk.save(1, &[row("b")]).unwrap();
             fs::write(disk.path(1), damage).unwrap();
-            let restored = disk.read();
-            assert_eq!((restored.rows, restored.is_whole), (vec![row("a")], false), "{damage}");
+            assert_eq!(disk.read(), [row("a")], "{damage}");
             let aside = state.path().join("inventory/1.json.damaged");
             assert_eq!(fs::read_to_string(aside).unwrap(), damage);
             assert!(!disk.path(1).exists());
@@ -194,8 +167,8 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         fs::write(state.path().join(FOLDER), "in the way").unwrap();
         let disk = InventoryDisk::in_state(state.path());
-        let error = disk.save(0, 1, &[row("a")]).unwrap_err();
+        let error = disk.save(0, &[row("a")]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotADirectory);
-        assert!(!disk.read().is_whole);
+        assert_eq!(disk.read(), []);
     }
 }

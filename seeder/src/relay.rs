@@ -1,8 +1,8 @@
 //! Carries hosts' reports from the node to the goal store, and keeps them on the seeder's disk.
 //!
-//! Invariant: nothing is written until it is known what this seeder wrote before, be it from its
-//! disk or from the goal store: a document with few rows would replace one with many. A goal store
-//! or a disk that fails is logged once and tried again. What is kept is decided in
+//! Invariant: nothing is written to the goal store until it was read what this seeder wrote there
+//! before, whatever its disk has: a document with few or old rows would replace one with many. The
+//! disk is not waited for. A goal store or a disk that fails is logged once and tried again. What is kept is decided in
 //! [`crate::status_relay`].
 
 use std::io;
@@ -43,7 +43,7 @@ pub(crate) struct Relay {
     writer: String,
     disk: InventoryDisk,
     table: Mutex<StatusTable>,
-    /// Whether what was written before is in the table.
+    /// Whether what was written to the goal store before is in the table.
     is_restored: AtomicBool,
     /// Whether the disk took nothing the last time.
     is_disk_failing: AtomicBool,
@@ -57,16 +57,16 @@ impl Relay {
         let reading = disk.clone();
         let restored = spawn_blocking(move || reading.read()).await.unwrap_or_default();
         let mut table = StatusTable::new(ROWS_MAX);
-        if !restored.rows.is_empty() {
-            tracing::info!(rows = restored.rows.len(), "the inventory of before the start is here");
+        if !restored.is_empty() {
+            tracing::info!(rows = restored.len(), "the inventory of before the start is here");
         }
-        table.restore(now_ms(), restored.rows);
+        table.restore(now_ms(), restored);
         Self {
             goal,
             writer,
             disk,
             table: Mutex::new(table),
-            is_restored: AtomicBool::new(restored.is_whole),
+            is_restored: AtomicBool::new(false),
             is_disk_failing: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
         }
@@ -160,10 +160,11 @@ impl Relay {
 
     /// Writes the documents that are due; the reason if one could not be written.
     async fn flush(&self, now_ms: u64, documents_max: usize) -> Option<String> {
-        if let Err(error) = self.restore(now_ms).await {
+        let restored = self.restore(now_ms).await;
+        self.save(now_ms, documents_max).await;
+        if let Err(error) = restored {
             return Some(describe(&error.into()));
         }
-        self.save(now_ms, documents_max).await;
         let due = self.with_table(|table| table.take_due(now_ms, documents_max));
         let mut failed = None;
         for shard in due {
@@ -181,20 +182,22 @@ impl Relay {
         failed
     }
 
-    /// Takes over from the goal store what the disk does not have.
+    /// Takes over from the goal store, once, what the disk does not have or has older: a disk that
+    /// was full or was restored from a copy does not tell. Rows that were forgotten do not return.
     async fn restore(&self, now_ms: u64) -> Result<(), GoalStoreError> {
         if self.is_restored.load(Ordering::Relaxed) {
             return Ok(());
         }
         match self.goal.statuses_of(&self.writer).await {
             Ok(rows) => {
+                let forgotten = self.goal.forgotten().await?;
                 if !rows.is_empty() {
-                    tracing::info!(
-                        rows = rows.len(),
-                        "the inventory was taken from the goal store"
-                    );
+                    tracing::info!(rows = rows.len(), "the inventory of the goal store is here");
                 }
-                self.with_table(|table| table.restore(now_ms, rows));
+                self.with_table(|table| {
+                    table.restore(now_ms, rows);
+                    forgotten.iter().for_each(|host| table.forget(now_ms, host));
+                });
             }
             // A new folder, or one that was wiped.
             Err(GoalStoreError::StoreMissing { .. }) => {}
@@ -206,9 +209,6 @@ impl Relay {
 
     /// Writes to the seeder's disk what is due there.
     async fn save(&self, now_ms: u64, documents_max: usize) {
-        if !self.is_restored.load(Ordering::Relaxed) {
-            return;
-        }
         let due = self.with_table(|table| table.take_unsaved(now_ms, documents_max));
         if due.is_empty() {
             return;
@@ -216,10 +216,9 @@ impl Relay {
         let mut failed = None;
         for shard in due {
             if failed.is_none() {
-                let (rows, documents) =
-                    self.with_table(|table| (table.document(shard), table.document_count()));
+                let rows = self.with_table(|table| table.document(shard));
                 let disk = self.disk.clone();
-                let saved = spawn_blocking(move || disk.save(shard, documents, &rows)).await;
+                let saved = spawn_blocking(move || disk.save(shard, &rows)).await;
                 failed = saved.map_err(io::Error::other).flatten().err();
             }
             if failed.is_some() {

@@ -260,11 +260,6 @@ impl StatusTable {
         self.unsaved.take(now_ms, documents_max)
     }
 
-    /// How many documents there are.
-    pub(crate) const fn document_count(&self) -> usize {
-        self.shards.len()
-    }
-
     /// The rows of one document, by host, app and node.
     ///
     /// # Panics

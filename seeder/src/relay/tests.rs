@@ -101,15 +101,63 @@ async fn damaged_file_is_made_good_from_the_goal_store() {
     assert!(place.path("state/inventory/0.json.damaged").exists());
 }
 
-/// Goal: a seeder that knows nothing writes nothing over what it wrote before.
-/// Method: the disk is lost, and the goal store cannot be read when the seeder starts.
+/// Goal: hosts that the goal store knows and the disk does not stay, and those that were forgotten
+/// meanwhile stay away; of a row that both have the one heard last counts.
+/// Method: the state directory is one of before, as after a full disk or out of a copy.
 #[tokio::test]
-async fn nothing_is_written_before_it_is_known_what_was() {
+async fn old_state_is_united_with_the_goal_store() {
     let place = Place::new();
     let before = place.relay().await;
     report(&before, &["h1", "h2"]);
     assert_eq!(before.flush(now_ms(), 64).await, None);
-    remove(&place.path("state"));
+    let file = place.path("state/inventory/0.json");
+    let old = fs::read(&file).unwrap();
+    before.with_table(|table| {
+        for (number, host) in [(1, "h1"), (3, "h3")] {
+            let row = HostStatus { bytes_done: 9, ..HostStatus::new(host, "web".parse().unwrap()) };
+            let report = serde_json::to_vec(&[row]).unwrap();
+            table.on_report(now_ms() + 5, NodeId::from_bytes([number; 32]), &report);
+        }
+    });
+    place.goal.forget("h2", now_ms()).await.unwrap();
+    before.forget(false).await.unwrap();
+    assert_eq!(before.flush(now_ms() + LATER_MS, 64).await, None);
+    let heard = place.goal.statuses().await.unwrap();
+    assert_eq!(place.hosts().await, ["h1", "h3"]);
+    drop(before);
+    fs::write(&file, old).unwrap();
+
+    let after = place.relay().await;
+    assert_eq!(after.flush(now_ms() + LATER_MS, 64).await, None);
+    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap(), heard);
+    let saved = fs::read_to_string(&file).unwrap();
+    assert!(saved.contains("h3") && !saved.contains("h2"), "{saved}");
+}
+
+/// Goal: a seeder that knows nothing, or only what was long ago, writes nothing over what it wrote
+/// before; its own disk has the news meanwhile.
+/// Method: the disk is lost or of before, and the goal store cannot be read when the seeder starts.
+#[tokio::test]
+async fn nothing_is_written_before_it_is_known_what_was() {
+    for is_lost in [true, false] {
+        nothing_is_written_before(is_lost).await;
+    }
+}
+
+async fn nothing_is_written_before(is_lost: bool) {
+    let place = Place::new();
+    let before = place.relay().await;
+    report(&before, &["h1"]);
+    assert_eq!(before.flush(now_ms(), 64).await, None);
+    let file = place.path("state/inventory/0.json");
+    let old = fs::read(&file).unwrap();
+    report(&before, &["h1", "h2"]);
+    assert_eq!(before.flush(now_ms(), 64).await, None);
+    if is_lost {
+        remove(&place.path("state"));
+    } else {
+        fs::write(&file, old).unwrap();
+    }
     let documents = place.path("goal/status/12D3KooW");
     let aside = place.path("aside");
     fs::rename(&documents, &aside).unwrap();
@@ -120,7 +168,7 @@ async fn nothing_is_written_before_it_is_known_what_was() {
     report(&after, &["h1"]);
     let reason = after.flush(now_ms(), 64).await.unwrap();
     assert!(reason.contains("12D3KooW"), "{reason}");
-    assert!(!place.path("state/inventory").exists(), "the next start must look again");
+    assert!(fs::read_to_string(&file).unwrap().contains("h1"));
     fs::remove_file(&documents).unwrap();
     fs::rename(&aside, &documents).unwrap();
     assert_eq!(after.flush(now_ms(), 64).await, None);

@@ -24,7 +24,7 @@ fn hear(table: &mut StatusTable, now_ms: u64, number: u8, rows: &[HostStatus]) -
 
 /// The hosts of the table with the number of their node, in order.
 fn holders(table: &StatusTable) -> Vec<(String, u8)> {
-    let rows = (0..table.document_count()).flat_map(|shard| table.document(shard));
+    let rows = (0..table.shards.len()).flat_map(|shard| table.document(shard));
     let mut holders: Vec<_> = rows
         .map(|row| (row.host, u8::from_str_radix(&row.node.unwrap()[..2], 16).unwrap()))
         .collect();
@@ -175,8 +175,7 @@ fn restored_rows_are_as_they_were() {
         before.on_report(NOW_MS, numbered_node(number), &report(&rows));
     }
     hear(&mut before, NOW_MS + 1, 1, &[row("host-0", "web")]);
-    let documents: Vec<_> =
-        (0..before.document_count()).map(|shard| before.document(shard)).collect();
+    let documents: Vec<_> = (0..before.shards.len()).map(|shard| before.document(shard)).collect();
     let mut after = StatusTable::new(1_000);
     let later_ms = NOW_MS + 60 * MINUTE_MS;
     // Twice: from disk and from the goal store, where some rows are older.
@@ -185,7 +184,7 @@ fn restored_rows_are_as_they_were() {
             after.restore(later_ms, document.clone());
         }
     }
-    let all: Vec<_> = (0..after.document_count()).map(|shard| after.document(shard)).collect();
+    let all: Vec<_> = (0..after.shards.len()).map(|shard| after.document(shard)).collect();
     assert_eq!(all, documents, "the times, too");
     assert_eq!(after.take_due(later_ms, 10), [0, 1], "the goal store may have lost them");
 
