@@ -6,7 +6,7 @@
 //! one build, one report or a goal store that is down: those are logged and tried again, while
 //! everything else goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use crate::inventory_disk::InventoryDisk;
 use crate::judging::{Judging, OwnRows};
 use crate::relay::Relay;
 use crate::token_server::{Desk, TokenServer};
-use crate::tokens::TokenRules;
+use crate::tokens::{AskedApps, TokenRules};
 
 /// How often the store is asked whether something changed: one `stat` of one directory. A fraction
 /// of what a person would notice, and nothing next to the poll of the goal.
@@ -210,8 +210,8 @@ impl Seeder {
         };
         let node = self.node.clone();
         let (requests, requested) = mpsc::channel(TOKEN_REQUESTS_MAX);
-        let (asked, asked_for) = watch::channel(BTreeSet::new());
-        let known = relay.is_some().then(BTreeSet::new);
+        let (asked, asked_for) = watch::channel(AskedApps::new());
+        let known = relay.is_some().then(BTreeMap::new);
         let (rules_shown, rules) = watch::channel(TokenRules { known, ..TokenRules::default() });
         let tokens = self.tokens.take();
         let granting = async {

@@ -53,26 +53,33 @@ pub(crate) struct Judge {
 }
 
 /// What is known of one app.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Case {
+    /// As it was when it could be read last.
     goal: Option<Goal>,
+    /// Why it cannot be read now, if it cannot.
+    unread: Option<String>,
     /// A halt of this goal that was decided.
     decided: Option<Halted>,
 }
 
 impl Judge {
     /// Looks at the goal of an app and at the rows of its hosts. What is to be written, if
-    /// anything, is returned at each look until it is.
+    /// anything, is returned at each look until it is. Where there is no goal to go by, `goal` says
+    /// why, and what was known of it stays: a halt does not end because the goal is lost.
     pub(crate) fn look(
         &mut self,
         now_ms: u64,
         app: &AppName,
-        goal: Option<Goal>,
+        goal: Result<Goal, String>,
         rows: &[HostStatus],
     ) -> Option<Order> {
-        let Some(goal) = goal else {
-            self.cases.insert(app.clone(), Case { goal: None, decided: None });
-            return None;
+        let goal = match goal {
+            Ok(goal) => goal,
+            Err(reason) => {
+                self.cases.entry(app.clone()).or_default().unread = Some(reason);
+                return None;
+            }
         };
         let earlier = self.cases.get(app);
         let is_same = |case: &&Case| {
@@ -89,18 +96,20 @@ impl Judge {
             (None, None) => None,
         };
         let decided = decided.filter(|_| goal.rollout.halted.is_none());
-        self.cases.insert(app.clone(), Case { goal: Some(goal), decided });
+        self.cases.insert(app.clone(), Case { goal: Some(goal), unread: None, decided });
         order
     }
 
-    /// The goal of an app as it was when it was read last.
-    pub(crate) fn goal(&self, app: &AppName) -> Option<Goal> {
-        self.cases.get(app)?.goal.clone()
+    /// What came of reading the goal of an app last; `None` if nobody did.
+    pub(crate) fn last_read(&self, app: &AppName) -> Option<Result<Goal, String>> {
+        let case = self.cases.get(app)?;
+        case.unread.clone().map(Err).or_else(|| case.goal.clone().map(Ok))
     }
 
-    /// Whether the app was looked at.
-    pub(crate) fn knows(&self, app: &AppName) -> bool {
-        self.cases.contains_key(app)
+    /// Whether a later goal than the one that was read is followed where this `generation` is.
+    pub(crate) fn is_news(&self, app: &AppName, generation: u64) -> bool {
+        let goal = self.cases.get(app).and_then(|case| case.goal.as_ref());
+        goal.is_none_or(|goal| goal.generation < generation)
     }
 
     /// The apps whose halts the goal store has not taken yet.
@@ -118,10 +127,11 @@ impl Judge {
     /// What the table of tokens has to know, with the sizes of the groups in `rows`.
     pub(crate) fn rules(&self, now_ms: u64, rows: &[HostStatus]) -> TokenRules {
         let stops = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.stop()?)));
+        let known = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.known()?)));
         TokenRules {
             sizes: group_sizes(now_ms, rows),
             stops: stops.collect(),
-            known: Some(self.cases.keys().cloned().collect()),
+            known: Some(known.collect()),
             trouble: None,
         }
     }
@@ -146,6 +156,12 @@ impl Judge {
 }
 
 impl Case {
+    /// The generation that was read, or why there is none.
+    fn known(&self) -> Option<Result<u64, String>> {
+        let read = self.goal.as_ref().map(|goal| Ok(goal.generation));
+        self.unread.clone().map(Err).or(read)
+    }
+
     /// What keeps hosts from beginning that do not know of the halt.
     fn stop(&self) -> Option<Stop> {
         let goal = self.goal.as_ref()?;

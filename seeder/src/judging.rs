@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::judge::{Judge, Order, speaks_of_failure, united};
-use crate::tokens::TokenRules;
+use crate::tokens::{AskedApps, TokenRules};
 
 /// Between two looks at the rows in memory: a walk over them takes some milliseconds for a large
 /// region, and hosts report twice a second at most.
@@ -40,8 +40,12 @@ const GOALS_PER_LOOK_MAX: usize = 32;
 const FOLDER_INTERVAL: Duration = Duration::from_secs(1);
 const ETCD_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Reading all rows takes at most this part of the time, however long one read takes.
+/// Reading all rows takes at most this part of the time, as long as the pause is not longer than
+/// `READING_PAUSE_MAX`.
 const READING_SHARE: u32 = 20;
+
+/// Longest pause between two reads of all rows: of failures elsewhere it is heard no later.
+const READING_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long rows count that were read at the start only. By then every host has reported.
 const FIRST_ROWS_MAX: Duration = Duration::from_mins(1);
@@ -102,7 +106,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
     /// grant them have to know.
     pub(crate) async fn run(
         mut self,
-        asked: watch::Receiver<BTreeSet<AppName>>,
+        asked: watch::Receiver<AskedApps>,
         rules: watch::Sender<TokenRules>,
     ) {
         let mut ticks = interval(LOOK_INTERVAL);
@@ -129,9 +133,9 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         }
     }
 
-    async fn look(&mut self, asked: &BTreeSet<AppName>) -> Found {
+    async fn look(&mut self, asked: &AskedApps) -> Found {
         let mut apps = self.own.apps_with(speaks_of_failure);
-        apps.extend(asked.iter().cloned());
+        apps.extend(asked.keys().cloned());
         apps.extend(self.judge.undone());
         let mut trouble = self.read_shared(!apps.is_empty()).await;
         if self.is_shared() {
@@ -145,12 +149,9 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         let mut orders = vec![];
         // A part of the rows is no ground for a halt.
         if self.shared.read_at.is_some() {
-            for app in self.due(&apps) {
-                let goal = match self.read_goal(&app, &mut trouble).await {
-                    Some(goal) => goal,
-                    None if self.judge.knows(&app) => self.judge.goal(&app),
-                    None => continue,
-                };
+            for app in self.due(&apps, asked) {
+                let read = self.read_goal(&app, &mut trouble).await;
+                let Some(goal) = read.or_else(|| self.judge.last_read(&app)) else { continue };
                 self.looked_at.insert(app.clone(), Instant::now());
                 let rows = of_app(&app, &rows);
                 if let Some(order) = self.judge.look(now_ms(), &app, goal, &rows) {
@@ -158,6 +159,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
                 }
             }
         }
+        let trouble = trouble.or_else(|| self.shared.trouble.clone());
         let rules = TokenRules { trouble, ..self.judge.rules(now_ms(), &rows) };
         Found { rules, orders, rows }
     }
@@ -167,24 +169,22 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         self.has_others || self.store.takes_host_status()
     }
 
-    /// Reads the rows of the goal store if it is time to. Returns why it could not, if so.
+    /// Reads the rows of the goal store if it is time to. Returns why it could not, if it tried
+    /// just now and failed.
     async fn read_shared(&mut self, is_worth_it: bool) -> Option<String> {
         let is_due = self.shared.next_at.is_none_or(|at| at <= Instant::now());
         let is_first = self.shared.read_at.is_none();
         let is_wanted =
             is_first || self.store.takes_host_status() || self.has_others && is_worth_it;
-        if !is_wanted {
+        if !is_wanted || !is_due {
             return None;
-        }
-        if !is_due {
-            return self.shared.trouble.clone();
         }
         let started = Instant::now();
         let read = self.store.statuses().await;
         let folder = self.store.takes_host_status();
-        let pause = if folder { FOLDER_INTERVAL } else { ETCD_INTERVAL };
-        let pause = pause.max(started.elapsed() * READING_SHARE);
-        self.shared.next_at = Some(Instant::now() + pause);
+        let least = if folder { FOLDER_INTERVAL } else { ETCD_INTERVAL };
+        let took = read.is_ok().then(|| started.elapsed());
+        self.shared.next_at = Some(Instant::now() + pause_after(least, took));
         self.shared.trouble = match read {
             Ok(rows) => {
                 self.shared.rows = rows;
@@ -205,35 +205,51 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         united(shared.chain(self.own.rows_of(apps)))
     }
 
-    /// The apps whose goals are to be read now: those that nobody looked at for longest.
-    fn due(&self, apps: &BTreeSet<AppName>) -> Vec<AppName> {
+    /// The apps whose goals are to be read now: those that nobody looked at for longest. Hosts
+    /// that ask for a newer goal than was read wait for it.
+    fn due(&self, apps: &BTreeSet<AppName>, asked: &AskedApps) -> Vec<AppName> {
         let now = Instant::now();
         let last = |app: &AppName| self.looked_at.get(app).copied();
-        let is_due = |app: &&AppName| last(app).is_none_or(|at| now - at >= GOAL_INTERVAL);
+        let is_newer =
+            |app: &AppName| asked.get(app).is_some_and(|asked| self.judge.is_news(app, *asked));
+        let is_due =
+            |app: &&AppName| last(app).is_none_or(|at| now - at >= GOAL_INTERVAL) || is_newer(app);
         let mut due: Vec<AppName> = apps.iter().filter(is_due).cloned().collect();
         due.sort_by_key(last);
         due.truncate(GOALS_PER_LOOK_MAX);
         due
     }
 
-    /// The goal of `app`; `None` if it cannot be read. A store that just failed is not asked once
-    /// more for each app.
-    async fn read_goal(&self, app: &AppName, trouble: &mut Option<String>) -> Option<Option<Goal>> {
+    /// The goal of `app`, or why there is none to go by; `None` if the goal store does not answer.
+    /// A store that failed at this look is not asked once more for each app.
+    async fn read_goal(
+        &self,
+        app: &AppName,
+        trouble: &mut Option<String>,
+    ) -> Option<Result<Goal, String>> {
         if trouble.is_some() {
             return None;
         }
-        match self.store.goal(app).await {
-            Ok(goal) => Some(goal),
+        let reason = match self.store.goal(app).await {
+            Ok(Some(goal)) => return Some(Ok(goal)),
+            Ok(None) => format!("the goal store has no goal for {app} any more"),
             // One damaged goal is no trouble of the others.
             Err(error @ GoalStoreError::Malformed { .. }) => {
-                tracing::debug!(%app, %error, "cannot judge the rollout");
-                Some(None)
+                format!("the goal of {app} cannot be read: {}", describe(&error.into()))
             }
             Err(error) => {
                 *trouble = Some(describe(&error.into()));
-                None
+                return None;
             }
+        };
+        let is_said = matches!(self.judge.last_read(app), Some(Err(said)) if said == reason);
+        if !is_said {
+            tracing::warn!(
+                %app, reason,
+                "no token is granted until the goal store has a goal again; restore it, or deploy"
+            );
         }
+        Some(Err(reason))
     }
 
     /// Writes what the judge ordered, and what follows from it.
@@ -248,7 +264,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             };
             self.unwritten.remove(app);
             report(&goal, &order);
-            next = self.judge.look(now_ms(), app, Some(goal), &of_app(app, rows));
+            next = self.judge.look(now_ms(), app, Ok(goal), &of_app(app, rows));
         }
     }
 
@@ -275,6 +291,12 @@ impl Order {
             Self::GoBack { reason, .. } => reason,
         }
     }
+}
+
+/// How long to wait for the next read of all rows after one that `took` so long; `None`: it failed,
+/// and says nothing of how long the next one takes.
+fn pause_after(least: Duration, took: Option<Duration>) -> Duration {
+    took.map_or(least, |took| (took * READING_SHARE).min(READING_PAUSE_MAX).max(least))
 }
 
 fn of_app(app: &AppName, rows: &[HostStatus]) -> Vec<HostStatus> {

@@ -5,7 +5,7 @@
 //! is decided is in [`crate::tokens`]; what is known of groups and halted rollouts comes from
 //! [`crate::judging`] over a [`Desk`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use crate::tokens::{Handled, TokenLimits, TokenRules, TokenTable, named, refused};
+use crate::tokens::{AskedApps, Handled, TokenLimits, TokenRules, TokenTable, named, refused};
 
 /// The table's file in the state directory.
 const FILE: &str = "tokens.json";
@@ -38,7 +38,7 @@ const ASKED_APPS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct Desk {
     /// Apps that tokens were asked for lately.
-    pub(crate) asked: watch::Sender<BTreeSet<AppName>>,
+    pub(crate) asked: watch::Sender<AskedApps>,
     /// What is known of the region.
     pub(crate) rules: watch::Receiver<TokenRules>,
 }
@@ -51,8 +51,8 @@ pub(crate) struct TokenServer {
     started: Instant,
     /// This seeder and the others of the region.
     seeders: Vec<NodeId>,
-    /// When tokens of each app were asked for last.
-    asked_at: BTreeMap<AppName, Duration>,
+    /// When tokens of each app were asked for last, and the latest generation named.
+    asked: BTreeMap<AppName, (Duration, u64)>,
     is_failing: bool,
 }
 
@@ -85,8 +85,8 @@ impl TokenServer {
             );
             TokenTable::lost(Duration::ZERO, limits)
         });
-        let (started, asked_at) = (Instant::now(), BTreeMap::new());
-        Ok(Self { path, table, started, seeders: vec![], asked_at, is_failing: false })
+        let (started, asked) = (Instant::now(), BTreeMap::new());
+        Ok(Self { path, table, started, seeders: vec![], asked, is_failing: false })
     }
 
     /// Names the seeders of the region, this one included: each grants the tokens of some groups.
@@ -119,10 +119,10 @@ impl TokenServer {
     }
 
     /// The apps that hosts still ask for, or hold tokens of.
-    fn apps_asked(&mut self) -> BTreeSet<AppName> {
+    fn apps_asked(&mut self) -> AskedApps {
         let now = self.started.elapsed();
-        self.asked_at.retain(|_, at| now.saturating_sub(*at) <= LEASE_MAX);
-        self.asked_at.keys().cloned().collect()
+        self.asked.retain(|_, (at, _)| now.saturating_sub(*at) <= LEASE_MAX);
+        self.asked.iter().map(|(app, (_, generation))| (app.clone(), *generation)).collect()
     }
 
     async fn answer(&mut self, own: NodeId, batch: Vec<Ask>) {
@@ -149,9 +149,10 @@ impl TokenServer {
                 let seeders = self.seeders.iter().copied();
                 let granting = granting_seeder(&request.app, &request.group, seeders);
                 if granting == Some(own) {
-                    let has_room = self.asked_at.len() < ASKED_APPS_MAX;
-                    if has_room || self.asked_at.contains_key(&request.app) {
-                        self.asked_at.insert(request.app.clone(), now);
+                    let has_room = self.asked.len() < ASKED_APPS_MAX;
+                    if has_room || self.asked.contains_key(&request.app) {
+                        let asked = self.asked.entry(request.app.clone()).or_default();
+                        *asked = (now, asked.1.max(request.generation));
                     }
                     return self.table.handle(now, ask.node, &request);
                 }

@@ -3,13 +3,14 @@
 //! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest
 //! goal seen, save for those that were out before it was lowered; a token counts as out until its
 //! host returns it or its time is up, whatever happens to this seeder; no table grows without
-//! bound; nothing new is granted for a rollout that has halted ([`TokenRules`]). Does no IO and
-//! reads no clock: [`crate::token_server`] makes grants durable before hosts learn of them.
+//! bound; nothing new is granted for a rollout that has halted, nor for a goal that the seeder has
+//! not read or cannot read any more ([`TokenRules`]). Does no IO and reads no clock:
+//! [`crate::token_server`] makes grants durable before hosts learn of them.
 //!
 //! Times are spans since any fixed moment of a clock that never jumps. None is stored: after a
 //! restart every token counts for its whole time again, which is longer than its host believes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use goal_state::{AppName, HostCount, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
@@ -69,12 +70,15 @@ pub(crate) struct TokenRules {
     pub(crate) sizes: BTreeMap<PoolKey, usize>,
     /// Rollouts of which nobody else may begin to switch.
     pub(crate) stops: BTreeMap<AppName, Stop>,
-    /// Apps whose goals were looked at. Others wait until they are: the rollout may have halted.
-    /// `None`: there are no goals to look at.
-    pub(crate) known: Option<BTreeSet<AppName>>,
+    /// Apps whose goals were looked at: the generation that was read, or why none could be. Others
+    /// wait until they are: the rollout may have halted. `None`: there are no goals to look at.
+    pub(crate) known: Option<BTreeMap<AppName, Result<u64, String>>>,
     /// Why goals cannot be looked at just now, if they cannot.
     pub(crate) trouble: Option<String>,
 }
+
+/// Apps that tokens were asked for lately, each with the latest generation that hosts named.
+pub(crate) type AskedApps = BTreeMap<AppName, u64>;
 
 /// A halt, as seen from a host that asks. Hosts that know of the halt have a later generation;
 /// they ask for restarts only, which go on.
@@ -538,15 +542,23 @@ impl TokenRules {
             let reason = format!("the rollout is halted: {}", stop.reason);
             return Some(TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_HALTED) });
         }
-        let is_known = self.known.as_ref().is_none_or(|known| known.contains(&request.app));
-        (!is_known).then(|| {
-            let app = &request.app;
-            let reason = match &self.trouble {
-                Some(trouble) => format!("the seeder cannot read the goal of {app}: {trouble}"),
-                None => format!("the seeder has not read the goal of {app} yet"),
-            };
-            TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_MIN) }
-        })
+        let app = &request.app;
+        let (reason, retry) = match (self.known.as_ref()?.get(app), &self.trouble) {
+            (Some(Ok(read)), _) if *read >= request.generation => return None,
+            (Some(Err(reason)), _) => (reason.clone(), RETRY_HALTED),
+            (_, Some(trouble)) => {
+                (format!("the seeder cannot read the goal of {app}: {trouble}"), RETRY_MIN)
+            }
+            (Some(Ok(read)), None) => (
+                format!(
+                    "the host follows goal {} of {app}, and the seeder has read goal {read} so far",
+                    request.generation
+                ),
+                RETRY_MIN,
+            ),
+            (None, None) => (format!("the seeder has not read the goal of {app} yet"), RETRY_MIN),
+        };
+        Some(TokenAnswer::Waiting { reason, retry_ms: millis(retry) })
     }
 }
 

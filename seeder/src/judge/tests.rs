@@ -64,10 +64,10 @@ async fn first_failure_halts_and_stops_tokens_at_once() {
     let goals = goals(vec![deploy('B', false)]).await;
     let goal = goals.last().unwrap();
     let mut judge = Judge::default();
-    assert_eq!(judge.look(NOW, &app(), Some(goal.clone()), &rows(goal, 0)), None);
-    assert!(judge.rules(NOW, &[]).stops.is_empty() && judge.knows(&app()));
+    assert_eq!(judge.look(NOW, &app(), Ok(goal.clone()), &rows(goal, 0)), None);
+    assert!(judge.rules(NOW, &[]).stops.is_empty() && !judge.is_news(&app(), goal.generation));
 
-    let order = judge.look(NOW, &app(), Some(goal.clone()), &rows(goal, 1));
+    let order = judge.look(NOW, &app(), Ok(goal.clone()), &rows(goal, 1));
     let Some(Order::Halt { expected, halted }) = &order else { panic!("{order:?}") };
     assert_eq!((*expected, halted.failed, halted.hosts), (goal.generation, 1, 8));
     let reason = "the build failed on 1 of 8 hosts: exit code 3 (h0)";
@@ -75,7 +75,7 @@ async fn first_failure_halts_and_stops_tokens_at_once() {
     assert_eq!(judge.rules(NOW, &[]).stops, BTreeMap::from([(app(), stop.clone())]));
 
     // It stands until it is written, also if the host that failed is not heard of any more.
-    assert_eq!(judge.look(NOW, &app(), Some(goal.clone()), &rows(goal, 0)), order);
+    assert_eq!(judge.look(NOW, &app(), Ok(goal.clone()), &rows(goal, 0)), order);
     let written = self::goals(vec![
         deploy('B', false),
         GoalChange::Halt { halted: halted.clone() },
@@ -83,11 +83,11 @@ async fn first_failure_halts_and_stops_tokens_at_once() {
     ])
     .await;
     let [_, _, halted, resumed] = written.try_into().unwrap();
-    assert_eq!(judge.look(NOW, &app(), Some(halted.clone()), &rows(&halted, 1)), None);
+    assert_eq!(judge.look(NOW, &app(), Ok(halted.clone()), &rows(&halted, 1)), None);
     assert_eq!(judge.rules(NOW, &[]).stops, BTreeMap::from([(app(), stop)]), "2 know nothing");
-    assert_eq!(judge.look(NOW, &app(), Some(resumed.clone()), &rows(&resumed, 1)), None);
+    assert_eq!(judge.look(NOW, &app(), Ok(resumed.clone()), &rows(&resumed, 1)), None);
     assert!(judge.rules(NOW, &[]).stops.is_empty(), "a resume is respected");
-    let more = judge.look(NOW, &app(), Some(resumed.clone()), &rows(&resumed, 2));
+    let more = judge.look(NOW, &app(), Ok(resumed.clone()), &rows(&resumed, 2));
     assert!(matches!(more, Some(Order::Halt { expected: 4, .. })), "{more:?}");
 }
 
@@ -97,13 +97,36 @@ async fn failures_of_an_earlier_deploy_do_not_count() {
     let [_, b, again, c] = goals.try_into().unwrap();
     let mut judge = Judge::default();
     for goal in [again, c] {
-        assert_eq!(judge.look(NOW, &app(), Some(goal.clone()), &rows(&b, 3)), None);
+        assert_eq!(judge.look(NOW, &app(), Ok(goal.clone()), &rows(&b, 3)), None);
         // A host that has the new goal already, and says what it did not like about the old one.
         let late = HostStatus { generation: Some(goal.generation), ..gave_up(1, &b) };
-        let order = judge.look(NOW, &app(), Some(goal.clone()), &[late]);
+        let order = judge.look(NOW, &app(), Ok(goal.clone()), &[late]);
         assert_eq!(order.is_some(), goal.build == b.build, "{order:?}");
     }
-    assert_eq!(judge.look(NOW, &app(), None, &rows(&b, 3)), None, "the goal is gone");
+    assert_eq!(judge.look(NOW, &app(), Err("gone".into()), &rows(&b, 3)), None, "the goal is gone");
+}
+
+/// Goal: a goal store that is wiped, or a goal that is damaged, does not end a halt.
+#[tokio::test]
+async fn halt_outlives_the_loss_of_its_goal() {
+    let goals = goals(vec![deploy('B', false)]).await;
+    let goal = goals.last().unwrap();
+    let mut judge = Judge::default();
+    assert!(judge.look(NOW, &app(), Ok(goal.clone()), &rows(goal, 1)).is_some());
+    let stops = judge.rules(NOW, &[]).stops;
+    assert_eq!(stops.len(), 1);
+    for _ in 0..2 {
+        let order = judge.look(NOW, &app(), Err("lost".into()), &rows(goal, 2));
+        assert_eq!(order, None, "there is nothing to write it to");
+        let rules = judge.rules(NOW, &[]);
+        assert_eq!(
+            (rules.stops, &rules.known.unwrap()[&app()]),
+            (stops.clone(), &Err("lost".into()))
+        );
+    }
+    let order = judge.look(NOW, &app(), Ok(goal.clone()), &rows(goal, 0));
+    assert!(order.is_some(), "it is written once the goal is back");
+    assert_eq!(judge.rules(NOW, &[]).known.unwrap()[&app()], Ok(goal.generation));
 }
 
 #[tokio::test]
@@ -116,7 +139,7 @@ async fn rollout_that_a_seeder_halted_goes_back_where_that_is_wanted() {
     for (auto_revert, by_rule, expected) in cases {
         let goals = goals(vec![deploy('B', auto_revert), halt(by_rule)]).await;
         let goal = goals.last().unwrap();
-        let order = Judge::default().look(NOW, &app(), Some(goal.clone()), &rows(goal, 2));
+        let order = Judge::default().look(NOW, &app(), Ok(goal.clone()), &rows(goal, 2));
         let outcome = Outcome { good: 0, failed: 2, hosts: 8, given_up: 2 };
         let reason = "it failed".to_owned();
         let back = Order::GoBack { expected: goal.generation, reason, outcome };
@@ -131,7 +154,7 @@ async fn rollout_that_a_seeder_halted_goes_back_where_that_is_wanted() {
     let goals = goals(changes).await;
     let goal = goals.last().unwrap();
     assert_eq!(goal.build, build('B'));
-    assert_eq!(Judge::default().look(NOW, &app(), Some(goal.clone()), &rows(goal, 2)), None);
+    assert_eq!(Judge::default().look(NOW, &app(), Ok(goal.clone()), &rows(goal, 2)), None);
 }
 
 #[tokio::test]
@@ -149,7 +172,7 @@ async fn program_that_fails_for_a_moment_halts_nothing() {
     let mut judge = Judge::default();
     let mut is_halted_at = |at_ms: u64, first: &HostStatus| {
         rows[0] = first.clone();
-        judge.look(NOW + at_ms, &app(), Some(goal.clone()), &rows).is_some()
+        judge.look(NOW + at_ms, &app(), Ok(goal.clone()), &rows).is_some()
     };
     assert!(!is_halted_at(0, &stuck) && !is_halted_at(STUCK_MIN_MS - 1, &stuck));
     assert!(!is_halted_at(STUCK_MIN_MS, &good));

@@ -23,7 +23,7 @@ impl OwnRows for SetRows {
 
 impl<Own: OwnRows> Judging<'_, Own> {
     /// As one round of [`Self::run`]; what the tokens have to know before and after writing.
-    async fn round(&mut self, asked: &BTreeSet<AppName>) -> [TokenRules; 2] {
+    async fn round(&mut self, asked: &AskedApps) -> [TokenRules; 2] {
         self.looked_at.clear();
         let found = self.look(asked).await;
         for (app, order) in found.orders {
@@ -76,7 +76,7 @@ async fn several_seeders_halt_once() {
     }
     let none = SetRows::default();
     let mut seeders = [(); 2].map(|()| Judging::new(store.clone(), &none, true));
-    let asked = BTreeSet::from([app()]);
+    let asked = AskedApps::from([(app(), 2)]);
     let mut orders = vec![];
     for seeder in &mut seeders {
         let found = seeder.look(&asked).await;
@@ -113,7 +113,7 @@ async fn halted_rollout_goes_back_to_the_last_good_build() {
     let own = SetRows(Mutex::new(rows(&bad, 1)));
     let mut judging = Judging::new(store.clone(), &own, false);
     for _ in 0..3 {
-        judging.round(&BTreeSet::new()).await;
+        judging.round(&AskedApps::new()).await;
     }
     let goal = goal(&store).await;
     assert_eq!((goal.generation, goal.build), (bad.generation + 2, build('A')));
@@ -135,9 +135,9 @@ async fn halt_holds_while_the_goal_store_is_down() {
     let bad = deployed(&store, RolloutChange::default()).await;
     let own = SetRows(Mutex::new(rows(&bad, 0)));
     let mut judging = Judging::new(store.clone(), &own, false);
-    let asked = BTreeSet::from([app()]);
+    let asked = AskedApps::from([(app(), 2)]);
     let [rules, _] = judging.round(&asked).await;
-    assert_eq!((rules.known, rules.stops.len()), (Some(asked.clone()), 0));
+    assert_eq!((rules.known, rules.stops.len()), (Some(BTreeMap::from([(app(), Ok(2))])), 0));
     assert_eq!(rules.sizes.values().collect::<Vec<_>>(), [&8]);
 
     etcd.stop();
@@ -167,8 +167,61 @@ async fn seeder_that_cannot_read_the_store_waits() {
     let none = SetRows::default();
     let mut judging = Judging::new(store, &none, false);
     for _ in 0..2 {
-        let [rules, _] = judging.round(&[app()].into()).await;
-        assert_eq!(rules.known, Some(BTreeSet::new()));
+        let [rules, _] = judging.round(&[(app(), 2)].into()).await;
+        assert_eq!(rules.known, Some(BTreeMap::new()));
         assert!(rules.trouble.unwrap().contains("cannot reach the goal store"));
     }
+}
+
+/// Goal: a goal that is wiped or damaged in mid-deploy ends no halt, and nothing more is granted.
+#[tokio::test]
+async fn goal_that_is_lost_stops_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("goal");
+    let store = GoalStore::new(&GoalUrl::File { directory: directory.clone() });
+    let bad = deployed(&store, RolloutChange::default()).await;
+    let own = SetRows(Mutex::new(rows(&bad, 1)));
+    let mut judging = Judging::new(store, &own, false);
+    let asked = AskedApps::from([(app(), bad.generation)]);
+    let [rules, _] = judging.round(&asked).await;
+    assert_eq!(rules.known.unwrap()[&app()], Ok(bad.generation));
+    let file = directory.join("goals/web.json");
+    for (text, expected) in [
+        (Some("{"), "the goal of web cannot be read: "),
+        (None, "the goal store has no goal for web any more"),
+    ] {
+        match text {
+            Some(text) => std::fs::write(&file, text).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+        for rules in judging.round(&asked).await {
+            let known = &rules.known.unwrap()[&app()];
+            assert!(known.as_ref().is_err_and(|reason| reason.starts_with(expected)), "{known:?}");
+            assert_eq!(rules.stops[&app()].since, bad.generation);
+        }
+    }
+}
+
+/// Goal: rows that could not be read do not keep goals from being read, and a goal that hosts have
+/// already is read at once.
+#[tokio::test]
+async fn failed_read_of_rows_blinds_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = GoalStore::new(&GoalUrl::File { directory: folder.path().join("goal") });
+    deployed(&store, RolloutChange::default()).await;
+    let none = SetRows::default();
+    let mut judging = Judging::new(store.clone(), &none, true);
+    let mut asked = AskedApps::from([(app(), 2)]);
+    judging.look(&asked).await;
+    judging.shared.trouble = Some("no answer within 5s".into());
+    judging.shared.next_at = Some(Instant::now() + Duration::from_hours(1));
+    let next = store.deploy(&app(), build('C'), RolloutChange::default()).await.unwrap();
+    asked.insert(app(), next.generation);
+    let rules = judging.look(&asked).await.rules;
+    assert_eq!(rules.known.unwrap()[&app()], Ok(next.generation));
+
+    assert_eq!(pause_after(ETCD_INTERVAL, None), ETCD_INTERVAL, "a hang says nothing");
+    let second = Duration::from_secs(1);
+    assert_eq!(pause_after(ETCD_INTERVAL, Some(second)), second * READING_SHARE);
+    assert_eq!(pause_after(ETCD_INTERVAL, Some(second * 5)), READING_PAUSE_MAX);
 }

@@ -1,6 +1,7 @@
 //! Tests of the table: the queue, leases, restarts, limits, and random requests to a seeder that
 //! crashes and loses its file.
 
+use std::collections::BTreeSet;
 use std::num::NonZero;
 
 use proptest::prelude::*;
@@ -278,14 +279,28 @@ fn halt_outlives_a_lost_table() {
 #[test]
 fn tokens_of_an_app_wait_until_its_goal_was_looked_at() {
     let mut table = table();
-    let mut rules = TokenRules { known: Some(BTreeSet::new()), ..TokenRules::default() };
-    table.set_rules(rules.clone());
-    assert_eq!(table.reason(at(0), 1, 1), "the seeder has not read the goal of web yet");
-    rules.trouble = Some("etcd is down".into());
-    table.set_rules(rules.clone());
-    assert_eq!(table.reason(at(0), 1, 1), "the seeder cannot read the goal of web: etcd is down");
-    rules.known = Some([app()].into());
-    table.set_rules(rules);
+    let rules = |known: &[Result<u64, &str>], trouble: Option<&str>| TokenRules {
+        known: Some(known.iter().map(|read| (app(), read.map_err(str::to_owned))).collect()),
+        trouble: trouble.map(str::to_owned),
+        ..TokenRules::default()
+    };
+    let down = Some("etcd is down");
+    let cases = [
+        (rules(&[], None), "the seeder has not read the goal of web yet"),
+        (rules(&[], down), "the seeder cannot read the goal of web: etcd is down"),
+        (rules(&[Ok(2)], down), "the seeder cannot read the goal of web: etcd is down"),
+        (
+            rules(&[Ok(2)], None),
+            "the host follows goal 3 of web, and the seeder has read goal 2 so far",
+        ),
+        (rules(&[Err("the goal is gone")], down), "the goal is gone"),
+    ];
+    for (rules, expected) in cases {
+        table.set_rules(rules);
+        assert_eq!(table.reason(at(0), 1, 1), expected);
+    }
+    // What was read stands while the goal store is down.
+    table.set_rules(rules(&[Ok(3)], down));
     assert!(table.asks(at(0), 1, 1));
 }
 
