@@ -154,7 +154,7 @@ fn goal_file_that_is_not_valid_changes_nothing() {
 
 /// Checks that the status shows the goal of another app and the host, and names what is damaged.
 fn check_status_names_damage(goal: &str, place: &str) {
-    succeed(&["deploy", "other", NOBODY_HAS, "--goal", goal]);
+    succeed(&["deploy", "other", NOBODY_HAS, "--goal", goal, "--new-app"]);
     for app in [&[][..], &["web"]] {
         let status = run(&[&["status", "--goal", goal], app].concat());
         check_failed(&status, &[place, "repair the file"]);
