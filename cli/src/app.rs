@@ -156,12 +156,12 @@ impl Command {
     const fn wants_json(&self) -> bool {
         match self {
             Self::Publish(args) => args.json,
-            Self::Deploy(args) => args.follow.json,
-            Self::Rollback(args) => args.follow.json,
-            Self::Rollout(args) => args.follow.json,
-            Self::Switch(args) => args.follow.json,
+            Self::Deploy(args) => args.common.json,
+            Self::Rollback(args) => args.common.json,
+            Self::Rollout(args) => args.common.json,
+            Self::Switch(args) => args.common.json,
             Self::History(args) => args.json,
-            Self::Restart(args) => args.follow.json,
+            Self::Restart(args) => args.common.json,
             Self::Status(args) => args.json,
             Self::Explain(args) => args.json,
             Self::Forget(args) => args.json,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    Answer, AppName, Goal, GoalList, GoalStore, GoalStoreError, HostPhase, HostStatus, Reason,
-    TroubleKind, moment, now_ms, span,
+    Answer, AppName, Goal, GoalList, GoalStore, GoalStoreError, HostStatus, Reason, TroubleKind,
+    moment, now_ms, span,
 };
 use serde::Serialize;
 
@@ -20,9 +20,6 @@ use crate::output::{self, Outcome, human};
 use crate::rollout::commands::GoalArgs;
 use crate::rollout::is_silent;
 use crate::runtime::{block_on, read_inventory};
-
-/// From which on a clock that is off is worth a word: below, ages are off by what nobody minds.
-const CLOCK_OFF_MAX: Duration = Duration::from_mins(1);
 
 /// Names that an error lists.
 const NAMES_MAX: usize = 10;
@@ -144,7 +141,7 @@ fn answer(now_ms: u64, goals: &GoalList, row: &HostStatus, nodes: usize) -> Answ
     if nodes > 1 {
         answer.add_first(namesake(row, nodes));
     }
-    let is_gone = row.phase != HostPhase::Stopped && is_silent(now_ms, row);
+    let is_gone = is_silent(now_ms, row);
     if !is_gone {
         // Of a host that is gone this would only say that it has not heard of the newest goal.
         compare(goals, row, &mut answer);
@@ -178,15 +175,13 @@ fn namesake(row: &HostStatus, nodes: usize) -> Reason {
 }
 
 fn clock_off(row: &HostStatus) -> Option<Reason> {
-    let off = row.clock_off_ms()?;
+    let off = row.clock_trouble_ms()?;
     let size = Duration::from_millis(off.unsigned_abs());
     let side = if off < 0 { "behind" } else { "ahead" };
-    (size > CLOCK_OFF_MAX).then(|| {
-        Reason::new(
-            format!("the clock of the host is {} {side}", span(size)),
-            "set the clock of the host, and let a service keep it (chrony, systemd-timesyncd)",
-        )
-    })
+    Some(Reason::new(
+        format!("the clock of the host is {} {side}", span(size)),
+        "set the clock of the host, and let a service keep it (chrony, systemd-timesyncd)",
+    ))
 }
 
 /// Compares the goal that the host follows with that of the store.
@@ -267,7 +262,7 @@ fn difference(goal: &Goal, row: &HostStatus) -> Option<Reason> {
 
 #[cfg(test)]
 mod tests {
-    use goal_state::{Halted, Trouble};
+    use goal_state::{Halted, HostPhase, Trouble};
 
     use super::*;
     use crate::rollout::tests::{NOW_MS, build, goal, row};

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostPhase, HostStatus, Presence, SILENT_AFTER_MS, WaitReason, has_failed};
+use goal_state::{Goal, HostPhase, HostStatus, Presence, WaitReason, has_failed};
 
 pub(crate) mod args;
 pub(crate) mod commands;
@@ -86,7 +86,7 @@ pub(crate) struct Survey {
 
 /// Where the host of this row stands.
 pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
-    if is_absent(now_ms, row) {
+    if Presence::of(now_ms, row) != Presence::Present {
         return Standing::Absent;
     }
     match row.generation {
@@ -103,14 +103,10 @@ pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
     }
 }
 
-/// Whether nobody knows what the host does: its agent was stopped, or it is silent.
-pub(crate) fn is_absent(now_ms: u64, row: &HostStatus) -> bool {
-    Presence::of(now_ms, row) != Presence::Present
-}
-
-/// Whether the report is too old at `now_ms` to say what the host does.
-pub(crate) const fn is_silent(now_ms: u64, row: &HostStatus) -> bool {
-    now_ms.saturating_sub(row.heard_at_ms()) > SILENT_AFTER_MS
+/// Whether the report is too old at `now_ms` to say what the host does. A stopped host says nothing
+/// any more, and need not.
+pub(crate) fn is_silent(now_ms: u64, row: &HostStatus) -> bool {
+    matches!(Presence::of(now_ms, row), Presence::Silent { .. })
 }
 
 /// Sorts the hosts of the goal's app by where they stand; rows of other apps are left out.
@@ -190,6 +186,7 @@ impl Survey {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use goal_state::SILENT_AFTER_MS;
     use p2p_core::BuildId;
 
     use super::*;

@@ -25,11 +25,11 @@ pub use documents::rollout::{
     Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
 };
 pub use documents::status::{
-    HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason, WriterNameError,
-    last_output,
+    CLOCK_OFF_MAX_MS, HostPhase, HostStatus, LAST_OUTPUT_BYTES_MAX, STATUS_ROWS_MAX, WaitReason,
+    WriterNameError, last_output,
 };
 pub use documents::tally::{
-    Cause, HALTED_BY_SEEDER, causes, halt_due, has_failed, is_good, is_stuck, outcome,
+    Cause, HALTED_BY_SEEDER, causes, halt_due, halt_due_to, has_failed, is_good, is_stuck, outcome,
 };
 pub use documents::text::{bytes_text, moment, span};
 pub use documents::token::{

@@ -12,6 +12,7 @@ mod machine;
 mod matrix;
 mod orders;
 mod random;
+mod seeds;
 mod source;
 mod witness;
 mod world;

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use goal_state::{
-    AppName, Goal, Halted, HostPhase, HostStatus, Outcome, halt_due, is_stuck, outcome,
+    AppName, Goal, Halted, HostPhase, HostStatus, Outcome, halt_due_to, is_stuck, outcome,
 };
 
 use crate::tokens::{PoolKey, Stop, TokenRules};
@@ -86,10 +86,11 @@ impl Judge {
             case.goal.as_ref().is_some_and(|known| known.generation == goal.generation)
         };
         let decided = earlier.filter(is_same).and_then(|case| case.decided.clone());
-        let rows = self.settled(now_ms, &goal, rows);
-        let decided = decided.or_else(|| halt_due(now_ms, &goal, &rows));
+        self.note_stuck(now_ms, &goal, rows);
+        let is_settled = |row: &HostStatus| self.is_settled(now_ms, &goal, row);
+        let decided = decided.or_else(|| halt_due_to(now_ms, &goal, rows, is_settled));
         let order = match (&goal.rollout.halted, &decided) {
-            (Some(halted), _) => order_to_go_back(&goal, halted, &rows),
+            (Some(halted), _) => self.order_to_go_back(now_ms, &goal, halted, rows),
             (None, Some(halted)) => {
                 Some(Order::Halt { expected: goal.generation, halted: halted.clone() })
             }
@@ -125,7 +126,11 @@ impl Judge {
     }
 
     /// What the table of tokens has to know, with the sizes of the groups in `rows`.
-    pub(crate) fn rules(&self, now_ms: u64, rows: &[HostStatus]) -> TokenRules {
+    pub(crate) fn rules<'a>(
+        &self,
+        now_ms: u64,
+        rows: impl IntoIterator<Item = &'a HostStatus>,
+    ) -> TokenRules {
         let stops = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.stop()?)));
         let known = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.known()?)));
         TokenRules {
@@ -136,22 +141,43 @@ impl Judge {
         }
     }
 
-    /// The rows as they are judged: a program that has not done its work only for a moment is
-    /// taken for one that does.
-    fn settled(&mut self, now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Vec<HostStatus> {
+    /// Keeps since when each program of the app does not do its work.
+    fn note_stuck(&mut self, now_ms: u64, goal: &Goal, rows: &[HostStatus]) {
         let mut stuck = BTreeMap::new();
-        let mut settled = rows.to_vec();
-        for row in settled.iter_mut().filter(|row| is_stuck(goal, row)) {
+        for row in rows.iter().filter(|row| is_stuck(goal, row)) {
             let key = (row.app.clone(), row.host.clone());
             let since = self.stuck_since.get(&key).copied().unwrap_or(now_ms);
             stuck.insert(key, since);
-            if now_ms.saturating_sub(since) < STUCK_MIN_MS {
-                row.phase = HostPhase::Checking;
-            }
         }
         self.stuck_since.retain(|(app, _), _| *app != goal.app);
         self.stuck_since.append(&mut stuck);
-        settled
+    }
+
+    /// Whether what the row says is no passing matter: a program that has not done its work only
+    /// for a moment is taken for one that does.
+    fn is_settled(&self, now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
+        let since = || self.stuck_since.get(&(row.app.clone(), row.host.clone()));
+        !is_stuck(goal, row)
+            || since().is_some_and(|since| now_ms.saturating_sub(*since) >= STUCK_MIN_MS)
+    }
+
+    /// A rollout that a seeder halted goes back if its goal wants that and there is something to go
+    /// back to; what people halted is theirs.
+    fn order_to_go_back(
+        &self,
+        now_ms: u64,
+        goal: &Goal,
+        halted: &Halted,
+        rows: &[HostStatus],
+    ) -> Option<Order> {
+        let is_wanted = halted.by_rule && goal.revert_target().is_some();
+        is_wanted.then(|| {
+            let passing = rows.iter().filter(|row| !self.is_settled(now_ms, goal, row)).count();
+            let all = outcome(goal, rows);
+            let failed = all.failed.saturating_sub(u32::try_from(passing).unwrap_or(u32::MAX));
+            let (expected, reason) = (goal.generation, halted.reason.clone());
+            Order::GoBack { expected, reason, outcome: Outcome { failed, ..all } }
+        })
     }
 }
 
@@ -175,17 +201,6 @@ impl Case {
     }
 }
 
-/// A rollout that a seeder halted goes back if its goal wants that and there is something to go
-/// back to; what people halted is theirs.
-fn order_to_go_back(goal: &Goal, halted: &Halted, rows: &[HostStatus]) -> Option<Order> {
-    let is_wanted = halted.by_rule && goal.revert_target().is_some();
-    is_wanted.then(|| Order::GoBack {
-        expected: goal.generation,
-        reason: halted.reason.clone(),
-        outcome: outcome(goal, rows),
-    })
-}
-
 /// Whether a row may speak of a failure, so that its app's goal is worth reading.
 pub(crate) fn speaks_of_failure(row: &HostStatus) -> bool {
     row.quarantined.is_some() || row.phase == HostPhase::Failed
@@ -193,7 +208,10 @@ pub(crate) fn speaks_of_failure(row: &HostStatus) -> bool {
 
 /// How many hosts of each app and group were heard of lately. Hosts that do not say their group,
 /// because they are of an earlier version, are not counted: too small a group is only slow.
-fn group_sizes(now_ms: u64, rows: &[HostStatus]) -> BTreeMap<PoolKey, usize> {
+fn group_sizes<'a>(
+    now_ms: u64,
+    rows: impl IntoIterator<Item = &'a HostStatus>,
+) -> BTreeMap<PoolKey, usize> {
     let mut sizes = BTreeMap::new();
     for row in rows {
         let age_ms = now_ms.saturating_sub(row.heard_at_ms());

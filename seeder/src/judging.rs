@@ -82,11 +82,14 @@ struct SharedRows {
     trouble: Option<String>,
 }
 
+/// The rows that are judged, by app. A region has so many that they are copied once at a look.
+type RowsByApp = BTreeMap<AppName, Vec<HostStatus>>;
+
 /// What one look found.
 struct Found {
     rules: TokenRules,
     orders: Vec<(AppName, Order)>,
-    rows: Vec<HostStatus>,
+    rows: RowsByApp,
 }
 
 impl<'a, Own: OwnRows> Judging<'a, Own> {
@@ -129,7 +132,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             for (app, order) in found.orders {
                 self.carry_out(&app, order, &found.rows).await;
             }
-            show(self.judge.rules(now_ms(), &found.rows));
+            show(self.judge.rules(now_ms(), found.rows.values().flatten()));
         }
     }
 
@@ -153,14 +156,13 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
                 let read = self.read_goal(&app, &mut trouble).await;
                 let Some(goal) = read.or_else(|| self.judge.last_read(&app)) else { continue };
                 self.looked_at.insert(app.clone(), Instant::now());
-                let rows = of_app(&app, &rows);
-                if let Some(order) = self.judge.look(now_ms(), &app, goal, &rows) {
+                if let Some(order) = self.judge.look(now_ms(), &app, goal, of_app(&app, &rows)) {
                     orders.push((app, order));
                 }
             }
         }
         let trouble = trouble.or_else(|| self.shared.trouble.clone());
-        let rules = TokenRules { trouble, ..self.judge.rules(now_ms(), &rows) };
+        let rules = TokenRules { trouble, ..self.judge.rules(now_ms(), rows.values().flatten()) };
         Found { rules, orders, rows }
     }
 
@@ -196,13 +198,23 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         self.shared.trouble.clone()
     }
 
-    fn rows_of(&mut self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
+    fn rows_of(&mut self, apps: &BTreeSet<AppName>) -> RowsByApp {
         let is_old = |at: Instant| at.elapsed() > FIRST_ROWS_MAX;
         if !self.is_shared() && self.shared.read_at.is_some_and(is_old) {
             self.shared.rows = vec![];
         }
-        let shared = self.shared.rows.iter().filter(|row| apps.contains(&row.app)).cloned();
-        united(shared.chain(self.own.rows_of(apps)))
+        let mut rows = self.own.rows_of(apps);
+        if !self.shared.rows.is_empty() {
+            let shared = self.shared.rows.iter().filter(|row| apps.contains(&row.app)).cloned();
+            rows = united(shared.chain(rows));
+        }
+        let mut by_app: RowsByApp = apps.iter().map(|app| (app.clone(), vec![])).collect();
+        for row in rows {
+            if let Some(of_app) = by_app.get_mut(&row.app) {
+                of_app.push(row);
+            }
+        }
+        by_app
     }
 
     /// The apps whose goals are to be read now: those that nobody looked at for longest. Hosts
@@ -253,7 +265,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
     }
 
     /// Writes what the judge ordered, and what follows from it.
-    async fn carry_out(&mut self, app: &AppName, order: Order, rows: &[HostStatus]) {
+    async fn carry_out(&mut self, app: &AppName, order: Order, rows: &RowsByApp) {
         let mut next = Some(order);
         while let Some(order) = next.take() {
             let goal = match self.store.change(app, change_of(&order), terms_of(&order)).await {
@@ -264,7 +276,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             };
             self.unwritten.remove(app);
             report(&goal, &order);
-            next = self.judge.look(now_ms(), app, Ok(goal), &of_app(app, rows));
+            next = self.judge.look(now_ms(), app, Ok(goal), of_app(app, rows));
         }
     }
 
@@ -299,8 +311,8 @@ fn pause_after(least: Duration, took: Option<Duration>) -> Duration {
     took.map_or(least, |took| (took * READING_SHARE).min(READING_PAUSE_MAX).max(least))
 }
 
-fn of_app(app: &AppName, rows: &[HostStatus]) -> Vec<HostStatus> {
-    rows.iter().filter(|row| row.app == *app).cloned().collect()
+fn of_app<'a>(app: &AppName, rows: &'a RowsByApp) -> &'a [HostStatus] {
+    rows.get(app).map_or(&[], Vec::as_slice)
 }
 
 fn change_of(order: &Order) -> GoalChange {

@@ -155,8 +155,7 @@ impl StatusTable {
     /// store; newer rows stay. To be called at any time.
     pub(crate) fn restore(&mut self, now_ms: u64, rows: Vec<HostStatus>) {
         for mut status in rows {
-            let is_printable = !status.host.chars().any(char::is_control);
-            if status.host.is_empty() || status.host.len() > HOST_BYTES_MAX || !is_printable {
+            if !is_host_name(&status.host) {
                 continue;
             }
             // A seeder of before did not say when it heard the host.
@@ -410,16 +409,19 @@ impl StatusTable {
 }
 
 /// The row as it may enter the table: known size, printable, with the node and the time at which it
+/// Whether a table could show such a name and DNS could have it.
+fn is_host_name(name: &str) -> bool {
+    (1..=HOST_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+}
+
 /// was received.
 fn check_row(
     now_ms: u64,
     node: NodeTag,
     mut status: HostStatus,
 ) -> Result<HostStatus, ReportFault> {
-    let bytes = status.host.len();
-    let is_printable = status.host.chars().all(|symbol| !symbol.is_control());
-    if bytes == 0 || bytes > HOST_BYTES_MAX || !is_printable {
-        return Err(ReportFault::BadHost { bytes });
+    if !is_host_name(&status.host) {
+        return Err(ReportFault::BadHost { bytes: status.host.len() });
     }
     status.received_at_ms = now_ms;
     status.node = node.text();

@@ -5,20 +5,7 @@
 
 use std::time::Duration;
 
-/// Bytes with one decimal and a binary unit: `64.0 MiB`. Rounds down.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-    if count < 1_024 {
-        return format!("{count} B");
-    }
-    let mut scaled = u128::from(count) * 10 / 1_024;
-    let mut unit = 0;
-    while scaled >= 10_240 && unit + 1 < UNITS.len() {
-        scaled /= 1_024;
-        unit += 1;
-    }
-    format!("{}.{} {}", scaled / 10, scaled % 10, UNITS[unit])
-}
+pub(crate) use goal_state::bytes_text as bytes;
 
 /// Bytes in MiB with one decimal and no unit, for columns. Rounds down.
 pub(crate) fn mebibytes(count: u64) -> String {

@@ -32,9 +32,7 @@ pub(crate) struct DeployArgs {
     #[command(flatten)]
     pub(crate) rollout: RolloutArgs,
     #[command(flatten)]
-    pub(crate) origin: OriginArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// When hosts that have the build switch.
@@ -91,9 +89,7 @@ pub(crate) struct SwitchArgs {
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<Moment>,
     #[command(flatten)]
-    pub(crate) origin: OriginArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// Arguments of `shoal rollback`.
@@ -107,9 +103,7 @@ pub(crate) struct RollbackArgs {
     #[command(flatten)]
     pub(crate) rollout: RolloutArgs,
     #[command(flatten)]
-    pub(crate) origin: OriginArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// Arguments of `shoal restart`.
@@ -118,9 +112,7 @@ pub(crate) struct RestartArgs {
     /// The app
     pub(crate) app: AppName,
     #[command(flatten)]
-    pub(crate) origin: OriginArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// Arguments of `shoal rollout`.
@@ -136,9 +128,7 @@ pub(crate) struct RolloutCommandArgs {
     #[command(flatten)]
     steer: SteerArgs,
     #[command(flatten)]
-    pub(crate) origin: OriginArgs,
-    #[command(flatten)]
-    pub(crate) follow: FollowArgs,
+    pub(crate) common: CommonArgs,
 }
 
 /// What can be done to a rollout as a whole.
@@ -167,7 +157,7 @@ impl RolloutCommandArgs {
     pub(crate) fn change(&self, goal: &Goal, failed: u32) -> Option<GoalChange> {
         let SteerArgs { halt, resume, abort } = self.steer;
         if halt {
-            let origin = self.origin.origin(None);
+            let origin = self.common.origin.origin(None);
             let by = origin.author.as_deref().unwrap_or("somebody");
             let reason = origin.comment.as_deref().unwrap_or("no reason given");
             return Some(GoalChange::Halt { halted: Halted::new(now_ms(), by, reason) });
@@ -189,7 +179,9 @@ impl RolloutCommandArgs {
 
 /// What commands that change a goal have in common.
 #[derive(Debug, clap::Args)]
-pub(crate) struct FollowArgs {
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) origin: OriginArgs,
     #[command(flatten)]
     pub(crate) goal: GoalArgs,
     /// Wait until every host that may switch has done what was ordered
@@ -200,8 +192,8 @@ pub(crate) struct FollowArgs {
     pub(crate) timeout: Duration,
     /// With --wait: whether it is a failure if hosts are silent or stopped, so that nobody knows
     /// what they run
-    #[arg(long, value_enum, value_name = "ok|fail", default_value_t = Presence::Fail)]
-    pub(crate) absent: Presence,
+    #[arg(long, value_enum, value_name = "ok|fail", default_value_t = Absence::Fail)]
+    pub(crate) absent: Absence,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
@@ -209,7 +201,7 @@ pub(crate) struct FollowArgs {
 
 /// Whether absent hosts matter.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-pub(crate) enum Presence {
+pub(crate) enum Absence {
     /// They do not.
     Ok,
     /// Waiting for them has failed.

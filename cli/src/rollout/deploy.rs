@@ -6,16 +6,16 @@
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, Goal, GoalChange, GoalStore, PastGoal, RollbackTarget, RolloutChange, SwitchTime,
-    causes, now_ms, outcome,
+    AppName, Goal, GoalChange, GoalStore, HostStatus, PastGoal, RollbackTarget, RolloutChange,
+    SwitchTime, causes, now_ms, outcome,
 };
 
 use crate::output::{self, Outcome, human};
 use crate::rollout::commands::{
-    DeployArgs, FollowArgs, Presence, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
+    Absence, CommonArgs, DeployArgs, RestartArgs, RollbackArgs, RolloutCommandArgs, SwitchArgs,
 };
 use crate::rollout::end::{End, Ended};
-use crate::rollout::order::{self, GENERATION_MAX, OriginArgs, Prepared, goal_of};
+use crate::rollout::order::{self, GENERATION_MAX, Seen, goal_of};
 use crate::rollout::wait::Waiter;
 use crate::rollout::{history, report, survey, view};
 use crate::runtime::{block_on, read_inventory};
@@ -34,10 +34,9 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
     let change = GoalChange::Deploy { build: args.build, rollout };
     let version = args.version.as_deref();
     block_on(async {
-        let store = GoalStore::new(&args.follow.goal.url);
-        let rows = read_inventory(&store).await.unwrap_or_default();
-        let before = store.goal(&args.app).await.ok().flatten();
-        if let Some(stranger) = order::unknown_app(&args.app, before.as_ref(), &rows)
+        let store = GoalStore::new(&args.common.goal.url);
+        let seen = Seen::look(&store, &args.app).await;
+        if let Some(stranger) = order::unknown_app(&args.app, seen.goal.as_ref(), seen.rows())
             && !args.new_app
         {
             anyhow::bail!(
@@ -45,13 +44,13 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
                 args.app
             );
         }
-        if let Some(before) = &before {
-            for known in history::known_of(before, args.build, &rows) {
+        if let Some(before) = &seen.goal {
+            for known in history::known_of(before, args.build, seen.rows()) {
                 output::note(&known);
             }
         }
-        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version };
-        ordering.carry_out(&store, &args.app, change).await
+        let ordering = Ordering { version, ..Ordering::new(&args.app, &args.common) };
+        ordering.carry_out(&store, change, seen).await
     })
 }
 
@@ -62,8 +61,9 @@ pub(crate) fn deploy(args: &DeployArgs) -> anyhow::Result<Outcome> {
 /// If there is none, or the goal store cannot be read or written.
 pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
     block_on(async {
-        let store = GoalStore::new(&args.follow.goal.url);
+        let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
+        let seen = Seen::with_goal(&store, Some(goal.clone())).await;
         let target = match &args.to {
             Some(to) => RollbackTarget::Generation(history::find(&goal, to)?.generation),
             None => RollbackTarget::LastGood,
@@ -72,33 +72,25 @@ pub(crate) fn rollback(args: &RollbackArgs) -> anyhow::Result<Outcome> {
             for skipped in history::skipped(&goal, past) {
                 output::note(&skipped);
             }
-            warn_of_failures(&store, &goal, past).await;
+            warn_of_failures(past, &args.app, seen.rows());
         }
         let change = GoalChange::Rollback { target, rollout: args.rollout.for_new_build() };
-        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
-        ordering.carry_out(&store, &args.app, change).await
+        Ordering::new(&args.app, &args.common).carry_out(&store, change, seen).await
     })
 }
 
 /// Says on which hosts the build that a rollback goes to has failed, before it is taken.
-async fn warn_of_failures(store: &GoalStore, goal: &Goal, past: &PastGoal) {
-    let rows = read_inventory(store).await.unwrap_or_default();
-    let mut failed: Vec<String> = rows
-        .iter()
-        .filter(|row| row.app == goal.app && row.quarantined == Some(past.build))
-        .map(|row| row.host.clone())
-        .collect();
-    failed.dedup();
-    let before = past.outcome.filter(|outcome| outcome.failed > 0);
+fn warn_of_failures(past: &PastGoal, app: &AppName, rows: &[HostStatus]) {
     let build = past.build.short();
-    if let Some(outcome) = before {
+    if let Some(outcome) = past.outcome.filter(|outcome| outcome.failed > 0) {
         output::note(&format!("build {build}: {}", history::outcome_text(outcome)));
     }
+    let failed = history::gave_up(app, past.build, rows);
     if !failed.is_empty() {
         output::note(&format!(
             "build {build} failed on {} and is not tried again there: {}",
             human::counted(failed.len(), "host"),
-            report::names(&failed)
+            report::names(failed)
         ));
     }
 }
@@ -110,9 +102,10 @@ async fn warn_of_failures(store: &GoalStore, goal: &Goal, past: &PastGoal) {
 /// If there is no goal, or the goal store cannot be read or written.
 pub(crate) fn restart(args: &RestartArgs) -> anyhow::Result<Outcome> {
     block_on(async {
-        let store = GoalStore::new(&args.follow.goal.url);
-        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
-        ordering.carry_out(&store, &args.app, GoalChange::Restart).await
+        let store = GoalStore::new(&args.common.goal.url);
+        let seen = Seen::look(&store, &args.app).await;
+        let ordering = Ordering::new(&args.app, &args.common);
+        ordering.carry_out(&store, GoalChange::Restart, seen).await
     })
 }
 
@@ -123,7 +116,7 @@ pub(crate) fn restart(args: &RestartArgs) -> anyhow::Result<Outcome> {
 /// If there is no goal or none that waits for this, or the goal store cannot be read or written.
 pub(crate) fn switch(args: &SwitchArgs) -> anyhow::Result<Outcome> {
     block_on(async {
-        let store = GoalStore::new(&args.follow.goal.url);
+        let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
         anyhow::ensure!(
             goal.rollout.switch != SwitchTime::Now,
@@ -135,8 +128,9 @@ pub(crate) fn switch(args: &SwitchArgs) -> anyhow::Result<Outcome> {
         );
         let switch = args.at.map_or(SwitchTime::Now, |at| SwitchTime::At(at.0));
         let rollout = RolloutChange { switch: Some(switch), ..RolloutChange::default() };
-        let ordering = Ordering { follow: &args.follow, origin: &args.origin, version: None };
-        ordering.carry_out(&store, &args.app, GoalChange::Widen { rollout }).await
+        let seen = Seen::with_goal(&store, Some(goal)).await;
+        let ordering = Ordering::new(&args.app, &args.common);
+        ordering.carry_out(&store, GoalChange::Widen { rollout }, seen).await
     })
 }
 
@@ -148,27 +142,26 @@ pub(crate) fn switch(args: &SwitchArgs) -> anyhow::Result<Outcome> {
 /// If there is no goal, or the goal store cannot be read or written.
 pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
     block_on(async {
-        let store = GoalStore::new(&args.follow.goal.url);
+        let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
         let rows = read_inventory(&store).await?;
         let failed = outcome(&goal, &rows).failed;
+        let common = &args.common;
         if let Some(change) = args.change(&goal, failed) {
-            let mut origin = args.origin.clone();
             // Whoever aborts a halted rollback has seen that it is one.
-            if matches!(change, GoalChange::Rollback { .. }) && goal.rollout.halted.is_some() {
-                origin.from = origin.from.or(Some(goal.generation));
-            }
-            let ordering = Ordering { follow: &args.follow, origin: &origin, version: None };
-            return ordering.carry_out(&store, &args.app, change).await;
+            let is_abort = matches!(change, GoalChange::Rollback { .. });
+            let seen_as = (is_abort && goal.rollout.halted.is_some()).then_some(goal.generation);
+            let ordering = Ordering { seen_as, ..Ordering::new(&args.app, common) };
+            let seen = Seen { goal: Some(goal), rows: Ok(rows) };
+            return ordering.carry_out(&store, change, seen).await;
         }
-        let follow = &args.follow;
-        if follow.wait {
-            let ended = wait(follow, &store, goal).await?;
-            return conclude(follow, &ended, false);
+        if common.wait {
+            let ended = wait(common, &store, goal).await?;
+            return conclude(common, &ended, false);
         }
         let hosts = survey(now_ms(), &goal, &rows);
         let causes = causes(&goal, &rows);
-        if follow.json {
+        if common.json {
             output::json(&view::document(&goal, &hosts, &causes))?;
         } else {
             output::raw(&view::text(now_ms(), &goal, &hosts, &causes))?;
@@ -179,62 +172,70 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
 
 /// A change of a goal, with all that the command line says about it.
 struct Ordering<'a> {
-    follow: &'a FollowArgs,
-    origin: &'a OriginArgs,
+    app: &'a AppName,
+    common: &'a CommonArgs,
     version: Option<&'a str>,
+    /// The generation that the goal must have unless the command line names one.
+    seen_as: Option<u64>,
 }
 
-impl Ordering<'_> {
-    /// Changes the goal; with `--wait` follows it to its end.
+impl<'a> Ordering<'a> {
+    const fn new(app: &'a AppName, common: &'a CommonArgs) -> Self {
+        Self { app, common, version: None, seen_as: None }
+    }
+
+    /// Changes the goal, which was `seen` before; with `--wait` follows it to its end.
     async fn carry_out(
         &self,
         store: &GoalStore,
-        app: &AppName,
         change: GoalChange,
+        mut seen: Seen,
     ) -> anyhow::Result<Outcome> {
-        let follow = self.follow;
+        let Self { app, common, version, seen_as } = *self;
         let is_restart = matches!(change, GoalChange::Restart);
         let is_deploy = matches!(change, GoalChange::Deploy { .. });
         for attempt in 0.. {
-            let Prepared { mut order, warning } =
-                order::order(store, app, self.origin, self.version).await;
+            let mut order = seen.order(app, &common.origin, version);
+            order.expected = order.expected.or(seen_as);
             if attempt > 0 {
                 // What was expected was in the store that was lost.
                 order.expected = None;
             }
             let changed = store.change(app, change.clone(), order).await;
             let goal = changed.with_context(|| format!("cannot {} {app}", verb(&change)))?;
-            if let Some(warning) = warning {
+            if let Some(warning) = seen.warning() {
                 output::note(&warning);
             }
             let said = format!("{}{}", report::done(&change), report::announcement(&goal));
             // Hosts restart what they run; nothing else of a halted rollout can be waited for.
             let is_held = goal.rollout.halted.is_some() && is_restart;
-            if !follow.wait || is_held {
-                if follow.json {
+            if !common.wait || is_held {
+                if common.json {
                     output::json(&report::report(&goal, None))?;
                 } else {
                     output::line(&said)?;
                 }
                 if is_held {
                     output::note(
-                        "the rollout is halted, so this does not wait: every host restarts the build that it runs; see: shoal status",
+                        "the rollout is halted, so this does not wait: every host restarts the \
+                         build that it runs; see: shoal status",
                     );
                 }
                 return Ok(Outcome::Done);
             }
-            if !follow.json {
+            if !common.json {
                 output::note(&said);
             }
-            let ended = Box::pin(wait(follow, store, goal)).await?;
+            let ended = Box::pin(wait(common, store, goal)).await?;
             let can_be_above =
                 ended.survey.highest_ahead().is_none_or(|highest| highest < GENERATION_MAX);
             if ended.end == End::StoreBehind && is_deploy && can_be_above && attempt < RAISES_MAX {
                 output::note(&report::conclusion(now_ms(), &ended, false));
                 output::note("the goal is set once more, above what hosts follow");
+                seen = Seen::look(store, app).await;
                 continue;
             }
-            return conclude(follow, &ended, is_restart);
+            return conclude(common, &ended, is_restart);
         }
         unreachable!("the last attempt returns")
     }
@@ -252,13 +253,13 @@ const fn verb(change: &GoalChange) -> &'static str {
     }
 }
 
-async fn wait(follow: &FollowArgs, store: &GoalStore, goal: Goal) -> anyhow::Result<Ended> {
-    let is_absent_ok = follow.absent == Presence::Ok;
-    Waiter::new(store, goal, follow.timeout, is_absent_ok).wait().await
+async fn wait(common: &CommonArgs, store: &GoalStore, goal: Goal) -> anyhow::Result<Ended> {
+    let is_absent_ok = common.absent == Absence::Ok;
+    Waiter::new(store, goal, common.timeout, is_absent_ok).wait().await
 }
 
-fn conclude(follow: &FollowArgs, ended: &Ended, is_restart: bool) -> anyhow::Result<Outcome> {
-    if follow.json {
+fn conclude(common: &CommonArgs, ended: &Ended, is_restart: bool) -> anyhow::Result<Outcome> {
+    if common.json {
         output::json(&report::report(&ended.goal, Some(ended)))?;
     } else {
         output::line(&report::conclusion(now_ms(), ended, is_restart))?;

@@ -177,12 +177,21 @@ pub(crate) fn skipped(goal: &Goal, target: &PastGoal) -> Vec<String> {
     others.map(one).collect()
 }
 
+/// The hosts on which `build` failed and that do not try it again by themselves.
+pub(crate) fn gave_up<'a>(
+    app: &AppName,
+    build: BuildId,
+    rows: &'a [HostStatus],
+) -> BTreeSet<&'a str> {
+    let gave_up = |row: &&HostStatus| row.app == *app && row.quarantined == Some(build);
+    rows.iter().filter(gave_up).map(|row| row.host.as_str()).collect()
+}
+
 /// What is known of a build that is about to be deployed where `goal` is: that it failed before,
 /// and that the deploy ends a halt that a person ordered.
 pub(crate) fn known_of(goal: &Goal, build: BuildId, rows: &[HostStatus]) -> Vec<String> {
     let mut known = vec![];
-    let gave_up = |row: &&HostStatus| row.app == goal.app && row.quarantined == Some(build);
-    let hosts: BTreeSet<&str> = rows.iter().filter(gave_up).map(|row| row.host.as_str()).collect();
+    let hosts = gave_up(&goal.app, build, rows);
     let past = goal.history.iter().find(|past| past.build == build && goal.is_bad(past));
     if !hosts.is_empty() {
         let count = human::counted(hosts.len(), "host");

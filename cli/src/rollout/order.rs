@@ -14,7 +14,7 @@ use goal_state::{
 use crate::runtime::read_inventory;
 
 /// Who changes a goal, and on what condition.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 pub(crate) struct OriginArgs {
     /// Why, for whoever reads: shoal history APP
     #[arg(long, value_name = "TEXT")]
@@ -65,36 +65,51 @@ pub(crate) async fn goal_of(store: &GoalStore, app: &AppName) -> anyhow::Result<
     Ok(goal.ok_or_else(|| GoalStoreError::NoGoal { app: app.clone() })?)
 }
 
-/// A change of a goal, ready to be made.
-pub(crate) struct Prepared {
-    pub(crate) order: ChangeOrder,
-    /// What could not be read, to be said if the change is made all the same.
-    pub(crate) warning: Option<String>,
+/// What was in the goal store before a change. Read once: the inventory of a region is hundreds of
+/// documents.
+pub(crate) struct Seen {
+    /// `None` if there is none, or if it cannot be read: that stops the change itself.
+    pub(crate) goal: Option<Goal>,
+    /// The inventory, or why it cannot be read.
+    pub(crate) rows: anyhow::Result<Vec<HostStatus>>,
 }
 
-/// The order for a change of the goal of `app`.
-pub(crate) async fn order(
-    store: &GoalStore,
-    app: &AppName,
-    args: &OriginArgs,
-    version: Option<&str>,
-) -> Prepared {
-    let (rows, warning) = match read_inventory(store).await {
-        Ok(rows) => (rows, None),
-        Err(error) => {
-            let error = command_line::describe(&error);
-            (vec![], Some(format!("{error}; the generation that hosts follow is not known")))
+impl Seen {
+    /// Looks at the inventory beside a goal that was read.
+    pub(crate) async fn with_goal(store: &GoalStore, goal: Option<Goal>) -> Self {
+        Self { goal, rows: read_inventory(store).await }
+    }
+
+    /// Looks at all there is about `app`.
+    pub(crate) async fn look(store: &GoalStore, app: &AppName) -> Self {
+        Self::with_goal(store, store.goal(app).await.ok().flatten()).await
+    }
+
+    /// The inventory; empty if it cannot be read.
+    pub(crate) fn rows(&self) -> &[HostStatus] {
+        self.rows.as_deref().unwrap_or_default()
+    }
+
+    /// What could not be read, to be said if the change is made all the same.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let error = command_line::describe(self.rows.as_ref().err()?);
+        Some(format!("{error}; the generation that hosts follow is not known"))
+    }
+
+    /// The order for a change of the goal of `app`.
+    pub(crate) fn order(
+        &self,
+        app: &AppName,
+        args: &OriginArgs,
+        version: Option<&str>,
+    ) -> ChangeOrder {
+        ChangeOrder {
+            origin: args.origin(version),
+            expected: args.from,
+            above: highest(app, self.rows()),
+            outcome: self.goal.as_ref().map(|goal| outcome(goal, self.rows())),
         }
-    };
-    // A damaged goal stops the change itself.
-    let goal = store.goal(app).await.ok().flatten();
-    let order = ChangeOrder {
-        origin: args.origin(version),
-        expected: args.from,
-        above: highest(app, &rows),
-        outcome: goal.map(|goal| outcome(&goal, &rows)),
-    };
-    Prepared { order, warning }
+    }
 }
 
 /// The highest generation that a host follows. A host that claims one of the last there are would

@@ -349,8 +349,8 @@ fn behind(app: &str, goal: &Goal, hosts: &Survey) -> String {
 }
 
 /// Names in a row, those past a few counted.
-pub(crate) fn names(hosts: &[String]) -> String {
-    listed(hosts.iter().map(|host| human::printable(host)).collect())
+pub(crate) fn names<T: AsRef<str>>(hosts: impl IntoIterator<Item = T>) -> String {
+    listed(hosts.into_iter().map(|host| human::printable(host.as_ref())).collect())
 }
 
 fn listed(mut texts: Vec<String>) -> String {

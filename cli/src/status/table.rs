@@ -14,16 +14,13 @@ use serde::Serialize;
 
 use crate::output::grid::{Layout, columns, grid};
 use crate::output::human;
-use crate::rollout::{self, Standing, Survey, report, survey};
+use crate::rollout::{self, Standing, Survey, is_silent, report, survey};
 
 /// Messages that are shown below a table.
 const MESSAGES_MAX: usize = 10;
 
 /// Outputs that are shown below a table: each has several lines.
 const OUTPUTS_MAX: usize = 3;
-
-/// How far a host's clock must be off to be worth a word: more than reports take on their way.
-const CLOCK_OFF_MIN: Duration = Duration::from_mins(1);
 
 /// Hosts that are named for one message.
 const MESSAGE_HOSTS_MAX: usize = 5;
@@ -108,7 +105,7 @@ pub(crate) fn document<'a>(
     let hosts = rows.iter().map(|status| DocumentRow {
         status,
         is_on_goal: standing_of(now_ms, goals, status) == Some(Standing::OnGoal),
-        is_stale: is_stale(now_ms, status),
+        is_stale: is_silent(now_ms, status),
     });
     let errors = goals
         .damaged
@@ -197,7 +194,7 @@ fn outputs(rows: &[HostStatus]) -> String {
 fn cells(now_ms: u64, row: &HostStatus) -> [String; HEADER.len()] {
     let dash = || "-".to_owned();
     let age = Duration::from_millis(now_ms.saturating_sub(row.heard_at_ms()));
-    let stale = if is_stale(now_ms, row) { " (stale)" } else { "" };
+    let stale = if is_silent(now_ms, row) { " (stale)" } else { "" };
     let clock = clock_note(row);
     [
         human::printable(&row.host),
@@ -226,11 +223,8 @@ fn message_cell(row: &HostStatus) -> String {
 
 /// What is wrong with the host's clock, if it is far off that of whoever received the report.
 fn clock_note(row: &HostStatus) -> String {
-    let Some(off_ms) = row.clock_off_ms() else { return String::new() };
+    let Some(off_ms) = row.clock_trouble_ms() else { return String::new() };
     let off = Duration::from_millis(off_ms.unsigned_abs());
-    if off < CLOCK_OFF_MIN {
-        return String::new();
-    }
     let way = if off_ms < 0 { "behind" } else { "ahead" };
     format!(", its clock is {} {way}", human::age(off))
 }
@@ -292,11 +286,6 @@ fn standing_of(now_ms: u64, goals: &GoalList, row: &HostStatus) -> Option<Standi
     Some(rollout::standing(now_ms, goal, row))
 }
 
-/// A stopped host says nothing any more, and need not.
-fn is_stale(now_ms: u64, row: &HostStatus) -> bool {
-    row.phase != HostPhase::Stopped && rollout::is_silent(now_ms, row)
-}
-
 /// Every app that has a goal, readable or not, or a host.
 fn apps(goals: &GoalList, rows: &[HostStatus]) -> BTreeSet<AppName> {
     let damaged = goals.damaged.iter().filter_map(|damaged| damaged.app.as_ref());
@@ -320,7 +309,7 @@ fn summaries(now_ms: u64, goals: &GoalList, rows: &[HostStatus]) -> Vec<Summary>
         let (goal, hosts) = surveyed(now_ms, &app, goals, rows);
         let rows: Vec<&HostStatus> = rows.iter().filter(|row| row.app == app).collect();
         let stopped = rows.iter().filter(|row| row.phase == HostPhase::Stopped).count();
-        let stale = rows.iter().filter(|row| is_stale(now_ms, row)).count();
+        let stale = rows.iter().filter(|row| is_silent(now_ms, row)).count();
         Summary {
             is_goal_damaged: is_damaged(goals, &app),
             build: goal.map(|goal| goal.build),

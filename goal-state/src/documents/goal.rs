@@ -8,7 +8,8 @@ use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
-use crate::documents::history::{ChangeOrder, Origin, PastGoal, RollbackTarget, is_zero, positive};
+use crate::documents::fields::{is_default, positive};
+use crate::documents::history::{ChangeOrder, Origin, PastGoal, RollbackTarget};
 use crate::documents::rollout::{Halted, Rollout, RolloutChange};
 
 /// Most past goals in a document. Enough to go back through several days of one app's deploys, and
@@ -29,13 +30,13 @@ pub struct Goal {
     /// When the goal was set, in milliseconds since 1970.
     pub set_at_ms: u64,
     /// Who set it and why.
-    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub origin: Origin,
     /// Who last changed it without a new build, and why: widened, restarted, halted or resumed it.
-    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub changed: Origin,
     /// When that was, in milliseconds since 1970; zero: it never was.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub changed_at_ms: u64,
     /// Who switches to it and when.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -492,10 +493,6 @@ impl Goal {
 fn above(generation: u64, order: &ChangeOrder) -> Result<u64, GoalChangeError> {
     let highest = generation.max(order.above);
     highest.checked_add(1).ok_or(GoalChangeError::LastGeneration { generation: highest })
-}
-
-fn is_default(rollout: &Rollout) -> bool {
-    *rollout == Rollout::default()
 }
 
 #[cfg(test)]

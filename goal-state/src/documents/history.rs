@@ -5,8 +5,9 @@
 //! [`goal`](crate::documents::goal). Pure.
 
 use p2p_core::BuildId;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
+use crate::documents::fields::{is_default, positive};
 use crate::documents::rollout::Halted;
 use crate::documents::text;
 
@@ -48,10 +49,6 @@ impl Origin {
             comment: clean(&self.comment, COMMENT_BYTES_MAX),
             version: clean(&self.version, VERSION_BYTES_MAX),
         }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
     }
 }
 
@@ -118,13 +115,13 @@ pub struct PastGoal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<Halted>,
     /// Failed hosts that whoever resumed its rollout accepted.
-    #[serde(default, skip_serializing_if = "is_none_tolerated")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tolerated: u32,
     /// Generation of the deploy that asked for the build; zero: its own.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub deployed: u64,
     /// Who set it and why.
-    #[serde(default, skip_serializing_if = "Origin::is_empty")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub origin: Origin,
     /// How far it had come when it was replaced; `None` if nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,23 +133,4 @@ impl PastGoal {
     pub const fn deployed_of(&self) -> u64 {
         if self.deployed == 0 { self.generation } else { self.deployed }
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-const fn is_none_tolerated(number: &u32) -> bool {
-    *number == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-pub(crate) const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-/// Refuses zero while the parser still knows line and column.
-pub(crate) fn positive<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = u64::deserialize(deserializer)?;
-    if number == 0 {
-        return Err(serde::de::Error::custom("generation is 0, expected 1 or more"));
-    }
-    Ok(number)
 }

@@ -119,12 +119,6 @@ impl HostLimit {
             limit => limit,
         }
     }
-
-    /// Whether nobody said.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-    pub(crate) const fn is_unset(&self) -> bool {
-        matches!(self, Self::Unset)
-    }
 }
 
 impl FromStr for HostLimit {

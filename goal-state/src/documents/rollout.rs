@@ -16,6 +16,7 @@ use p2p_core::Digest;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::fields::is_default;
 use crate::documents::limit::{HostCount, HostLimit};
 use crate::documents::text;
 
@@ -100,7 +101,7 @@ pub struct Rollout {
     /// Generation that made the build the goal; later generations that only widen the rollout or
     /// ask for a restart keep it, and with it the order in which hosts come in. Zero: that of the
     /// goal itself.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub since: u64,
     /// Share of the hosts that may switch, 0 to 100.
     #[serde(
@@ -118,29 +119,29 @@ pub struct Rollout {
     /// Generation of the deploy that asked for the build. Unlike [`Self::since`] a rollback keeps
     /// it: a host on which the build failed since then does not try it again. Zero:
     /// [`Self::since`].
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub deployed: u64,
     /// Most hosts of a group that may be down or switching at once; see [`Self::unavailable_max`].
-    #[serde(default, skip_serializing_if = "HostLimit::is_unset")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub max_unavailable: HostLimit,
     /// How many failed hosts halt the rollout; see [`Self::failures_max`].
-    #[serde(default, skip_serializing_if = "HostLimit::is_unset")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub max_failures: HostLimit,
     /// Whether a rollout that would halt goes back to the last good build instead.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub auto_revert: bool,
     /// When hosts that have the build may begin to switch.
-    #[serde(default, skip_serializing_if = "SwitchTime::is_now")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub switch: SwitchTime,
     /// Set once the rollout has halted: hosts that have not begun to switch do not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub halted: Option<Halted>,
     /// Failed hosts that whoever resumed the rollout knew of; they do not halt it again.
-    #[serde(default, skip_serializing_if = "is_none_tolerated")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub tolerated: u32,
     /// Rises with each order to restart the program without a new build: the generation that
     /// ordered it. Zero: none ever did.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub restart: u64,
 }
 
@@ -281,12 +282,6 @@ impl NotYet {
     /// hosts that serve.
     pub const fn is_for_all(&self) -> bool {
         matches!(self, Self::Halted { .. } | Self::Staged | Self::TooEarly { .. })
-    }
-}
-
-impl SwitchTime {
-    const fn is_now(&self) -> bool {
-        matches!(self, Self::Now)
     }
 }
 
@@ -449,16 +444,6 @@ const fn everybody() -> u8 {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
 const fn is_everybody(percent: &u8) -> bool {
     *percent >= everybody()
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-const fn is_none_tolerated(number: &u32) -> bool {
-    *number == 0
 }
 
 /// Refuses more than everybody while the parser still knows line and column.

@@ -11,6 +11,7 @@ use p2p_core::BuildId;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::fields::is_default;
 use crate::documents::trouble::{
     TROUBLES_MAX, Trouble, TroubleKind, message_after, message_of, troubles_in,
 };
@@ -21,6 +22,10 @@ pub const STATUS_ROWS_MAX: usize = 560;
 /// Most bytes of [`HostStatus::last_output`]: the last few lines, which say why a program ended.
 /// Twice as much would be a third of a row.
 pub const LAST_OUTPUT_BYTES_MAX: usize = 400;
+
+/// How far a host's clock may be off before it is worth a word, in milliseconds. Less is what a
+/// clock without NTP loses in a month, and a report may wait for seconds.
+pub const CLOCK_OFF_MAX_MS: u64 = 60_000;
 
 /// Where an app stands on one host, as the host reported it.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
@@ -94,7 +99,7 @@ pub struct HostStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_output: Option<String>,
     /// How often the program ended by itself and was started again since the switch.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// What the health probe said last; `None` without a probe, or before its first answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,7 +116,7 @@ pub struct HostStatus {
     pub updated_at_ms: u64,
     /// When this was received, in milliseconds since 1970, by the receiver's clock: that of the
     /// seeder, or of the file system that the row was written to. Zero: not known.
-    #[serde(default, skip_serializing_if = "is_zero_ms")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub received_at_ms: u64,
 }
 
@@ -194,16 +199,11 @@ impl HostStatus {
         let off = i128::from(self.updated_at_ms) - i128::from(self.received_at_ms);
         (self.received_at_ms != 0).then(|| i64::try_from(off).unwrap_or(i64::MAX))
     }
-}
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-const fn is_zero(number: &u32) -> bool {
-    *number == 0
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
-const fn is_zero_ms(number: &u64) -> bool {
-    *number == 0
+    /// The same if it is worth a word: more than [`CLOCK_OFF_MAX_MS`].
+    pub fn clock_trouble_ms(&self) -> Option<i64> {
+        self.clock_off_ms().filter(|off_ms| off_ms.unsigned_abs() > CLOCK_OFF_MAX_MS)
+    }
 }
 
 /// The end of what a program wrote, as a status carries it: at most [`LAST_OUTPUT_BYTES_MAX`]

@@ -32,7 +32,7 @@ pub const HALTED_BY_SEEDER: &str = "shoal-seeder";
 pub struct Cause {
     /// The reason, as the first of them gave it.
     pub reason: String,
-    /// The hosts, in the order of the rows.
+    /// The hosts, by name.
     pub hosts: Vec<String>,
 }
 
@@ -102,7 +102,9 @@ pub fn outcome(goal: &Goal, rows: &[HostStatus]) -> Outcome {
 /// numbers only, such as ports and process ids.
 pub fn causes(goal: &Goal, rows: &[HostStatus]) -> Vec<Cause> {
     let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
-    for row in rows.iter().filter(|row| has_failed(goal, row)) {
+    let mut failed: Vec<&HostStatus> = rows.iter().filter(|row| has_failed(goal, row)).collect();
+    failed.sort_by(|a, b| a.host.cmp(&b.host));
+    for row in failed {
         let reason = row.failure.as_deref().or(row.message.as_deref());
         let reason = text::line(reason.unwrap_or("no reason given; see its log"), usize::MAX);
         let cause = causes
@@ -133,6 +135,17 @@ fn without_numbers(reason: &str) -> String {
 /// Once no host is left that may begin to switch, programs that fail are no matter of the rollout
 /// any more; builds that were given up are, because they say that the build is bad.
 pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted> {
+    halt_due_to(now_ms, goal, rows, |_| true)
+}
+
+/// As [`halt_due`], with only those failed hosts counted of which `is_settled` says that they are
+/// no passing matter.
+pub fn halt_due_to(
+    now_ms: u64,
+    goal: &Goal,
+    rows: &[HostStatus],
+    is_settled: impl Fn(&HostStatus) -> bool,
+) -> Option<Halted> {
     if goal.rollout.halted.is_some() {
         return None;
     }
@@ -140,7 +153,9 @@ pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted>
     let failures_max = goal.rollout.failures_max(usize::try_from(hosts).unwrap_or(usize::MAX))?;
     let is_under_way = rows.iter().any(|row| may_begin(now_ms, goal, row));
     let counts = |row: &&HostStatus| {
-        has_failed(goal, row) && (is_under_way || row.quarantined == Some(goal.build))
+        has_failed(goal, row)
+            && (is_under_way || row.quarantined == Some(goal.build))
+            && is_settled(row)
     };
     let rows: Vec<HostStatus> = rows.iter().filter(counts).cloned().collect();
     let failed = u32::try_from(rows.len()).unwrap_or(u32::MAX);

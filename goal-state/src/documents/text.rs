@@ -29,9 +29,9 @@ pub fn span(time: Duration) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// A size, such as `3.0 MiB`. Rounds down.
+/// Bytes with one decimal and a binary unit: `64.0 MiB`. Rounds down.
 pub fn bytes_text(bytes: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let units = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let Some((unit, shift)) = units.into_iter().find(|(_, shift)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };

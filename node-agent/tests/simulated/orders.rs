@@ -16,16 +16,15 @@ use p2p_core::{Prng, Seed};
 
 use super::builds::{Behaviour, Sample};
 use super::machine::Machine;
+use super::seeds::Seeds;
 use super::world::{Fate, Fates, Host, Script, Turn, View, World};
 
-/// Runs in CI.
-const RUNS: u64 = 200;
-
-/// Repeats one run; see the command that a failure prints.
-const SEED_VARIABLE: &str = "SHOAL_ORDERS_SEED";
-
-/// How many runs, instead of those of CI.
-const RUNS_VARIABLE: &str = "SHOAL_ORDERS_RUNS";
+const SEEDS: Seeds = Seeds {
+    runs: 200,
+    seed_variable: "SHOAL_ORDERS_SEED",
+    runs_variable: "SHOAL_ORDERS_RUNS",
+    module: "orders",
+};
 
 /// How long orders are given, by the machine's clock.
 const ORDERS_TIME: Duration = Duration::from_mins(10);
@@ -176,17 +175,5 @@ fn run(seed: u64) {
 
 #[test]
 fn failed_builds_stay_away_and_programs_stay_whatever_is_ordered() {
-    let number = |text: String| text.parse::<u64>().expect("the variable holds a number");
-    let seeds = match std::env::var(SEED_VARIABLE).map(number) {
-        Ok(seed) => seed..=seed,
-        Err(_) => 1..=std::env::var(RUNS_VARIABLE).map_or(RUNS, number),
-    };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(
-            outcome.is_ok(),
-            "seed {seed} failed; to repeat it: {SEED_VARIABLE}={seed} cargo nextest run \
-             -p node-agent simulated::orders"
-        );
-    }
+    SEEDS.run(run);
 }

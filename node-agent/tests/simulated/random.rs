@@ -15,16 +15,15 @@ use rustix::io::Errno;
 
 use super::builds::{Behaviour, Sample};
 use super::machine::Machine;
+use super::seeds::Seeds;
 use super::world::{Fate, Fates, Host, Script, Turn, View, World};
 
-/// Runs in CI.
-const RUNS: u64 = 200;
-
-/// Repeats one run; see the command that a failure prints.
-const SEED_VARIABLE: &str = "SHOAL_AGENT_SEED";
-
-/// How many runs, instead of those of CI.
-const RUNS_VARIABLE: &str = "SHOAL_AGENT_RUNS";
+const SEEDS: Seeds = Seeds {
+    runs: 200,
+    seed_variable: "SHOAL_AGENT_SEED",
+    runs_variable: "SHOAL_AGENT_RUNS",
+    module: "random",
+};
 
 /// How long things go wrong, by the machine's clock.
 const TROUBLE_TIME: Duration = Duration::from_mins(5);
@@ -197,17 +196,5 @@ fn run(seed: u64) {
 
 #[test]
 fn host_gets_to_its_goal_after_random_troubles() {
-    let number = |text: String| text.parse::<u64>().expect("the variable holds a number");
-    let seeds = match std::env::var(SEED_VARIABLE).map(number) {
-        Ok(seed) => seed..=seed,
-        Err(_) => 1..=std::env::var(RUNS_VARIABLE).map_or(RUNS, number),
-    };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        assert!(
-            outcome.is_ok(),
-            "seed {seed} failed; to repeat it: {SEED_VARIABLE}={seed} cargo nextest run \
-             -p node-agent simulated::random"
-        );
-    }
+    SEEDS.run(run);
 }

@@ -29,7 +29,7 @@ impl<Own: OwnRows> Judging<'_, Own> {
         for (app, order) in found.orders {
             self.carry_out(&app, order, &found.rows).await;
         }
-        [found.rules, self.judge.rules(now_ms(), &found.rows)]
+        [found.rules, self.judge.rules(now_ms(), found.rows.values().flatten())]
     }
 }
 

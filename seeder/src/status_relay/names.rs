@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use goal_state::{AppName, HostPhase, HostStatus, NAME_KEPT_MS};
+use goal_state::{AppName, CLOCK_OFF_MAX_MS, HostPhase, HostStatus, NAME_KEPT_MS};
 use p2p_core::NodeId;
 
 /// Most nodes under one name. A cloned image gives the same to a whole rack; more rows would tell
@@ -18,10 +18,6 @@ const NODES_PER_NAME_MAX: usize = 16;
 
 /// Most nodes of which it is kept why their last report was refused: those that are in no row.
 const REFUSED_MAX: usize = 4_096;
-
-/// How far a host's clock may be off before it is told. Less is what a clock without NTP loses in a
-/// month, and a report may wait for seconds.
-const CLOCK_OFF_MAX_MS: u64 = 60_000;
 
 /// The beginning of a node's key, as [`NodeId`] prints it; nobody can make a second key with it.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]

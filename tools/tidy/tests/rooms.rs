@@ -71,7 +71,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "inventory",
             "rollout status token",
             "trouble",
-            "limit notes text app_name",
+            "fields limit notes text app_name",
         ],
     ),
     (
