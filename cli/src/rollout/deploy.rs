@@ -145,7 +145,8 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
         let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
         let rows = read_inventory(&store).await?;
-        let failed = outcome(&goal, &rows).failed;
+        let now_ms = now_ms();
+        let failed = outcome(now_ms, &goal, &rows).failed;
         let common = &args.common;
         if let Some(change) = args.change(&goal, failed) {
             // Whoever aborts a halted rollback has seen that it is one.
@@ -159,12 +160,12 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
             let ended = wait(common, &store, goal).await?;
             return conclude(common, &ended, false);
         }
-        let hosts = survey(now_ms(), &goal, &rows);
-        let causes = causes(&goal, &rows);
+        let hosts = survey(now_ms, &goal, &rows);
+        let causes = causes(now_ms, &goal, &rows);
         if common.json {
             output::json(&view::document(&goal, &hosts, &causes))?;
         } else {
-            output::raw(&view::text(now_ms(), &goal, &hosts, &causes))?;
+            output::raw(&view::text(now_ms, &goal, &hosts, &causes))?;
         }
         Ok(Outcome::Done)
     })

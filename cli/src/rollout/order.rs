@@ -8,7 +8,7 @@ use std::env;
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, outcome,
+    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, now_ms, outcome,
 };
 
 use crate::runtime::read_inventory;
@@ -107,7 +107,7 @@ impl Seen {
             origin: args.origin(version),
             expected: args.from,
             above: highest(app, self.rows()),
-            outcome: self.goal.as_ref().map(|goal| outcome(goal, self.rows())),
+            outcome: self.goal.as_ref().map(|goal| outcome(now_ms(), goal, self.rows())),
         }
     }
 }
