@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use goal_state::{HostPhase, TroubleKind, WaitReason};
 
 use crate::rig::fleet::{Fleet, HOSTS, SETTINGS, Watch};
-use crate::rig::{note, succeed, wait_for_status};
+use crate::rig::{fail, note, succeed, wait_for_status};
 
 /// Goal: with a quarter of the hosts down, a deploy with default flags takes no host that serves
 /// away, says why it waits, and goes on once the dead are forgotten.
@@ -30,8 +30,12 @@ fn hosts_that_are_down_count_against_the_limit() {
     assert_eq!(watch.end(), HOSTS - 2, "none of those that served was taken away");
 
     let watch = Watch::start(ports);
-    succeed(&["forget", "host-7", "--goal", &fleet.goal]);
-    succeed(&["forget", "host-8", "--goal", &fleet.goal]);
+    let forget = ["forget", "--absent-for", "1s", "--goal", &fleet.goal];
+    let named = "host-7: would be forgotten with 1 row\nhost-8: would be forgotten with 1 row\n";
+    assert_eq!(succeed(&[&forget[..], &["--dry-run"]].concat()), named);
+    fail(&["forget", "host-7", "nosuch", "--goal", &fleet.goal], &["no host nosuch"]);
+    assert_eq!(succeed(&[&forget[..], &["--dry-run"]].concat()), named, "all or none");
+    succeed(&forget);
     fleet.names.truncate(HOSTS - 2);
     fleet.wait_until_running(&better);
     let fewest = watch.end();
