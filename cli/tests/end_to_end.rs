@@ -13,6 +13,7 @@ mod halts;
 mod inventory;
 mod kills;
 mod metrics;
+mod places;
 mod programs;
 mod refusals;
 mod reloads;

@@ -145,7 +145,8 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
         let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
         let seen = Seen::with_goal(&store, Some(goal.clone())).await;
-        let failed = outcome(&goal, seen.rows()).failed;
+        let now_ms = now_ms();
+        let failed = outcome(now_ms, &goal, seen.rows()).failed;
         let common = &args.common;
         if let Some(change) = args.change(&goal, failed) {
             if seen.rows.is_err() && matches!(change, GoalChange::Resume { .. }) {
@@ -165,12 +166,12 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
             return conclude(common, &ended, false);
         }
         let rows = seen.rows?;
-        let hosts = survey(now_ms(), &goal, &rows);
-        let causes = causes(&goal, &rows);
+        let hosts = survey(now_ms, &goal, &rows);
+        let causes = causes(now_ms, &goal, &rows);
         if common.json {
             output::json(&view::document(&goal, &hosts, &causes))?;
         } else {
-            output::raw(&view::text(now_ms(), &goal, &hosts, &causes))?;
+            output::raw(&view::text(now_ms, &goal, &hosts, &causes))?;
         }
         Ok(Outcome::Done)
     })

@@ -8,7 +8,7 @@ use std::env;
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, outcome,
+    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, now_ms, outcome,
 };
 
 use crate::runtime::read_inventory;
@@ -112,7 +112,7 @@ impl Seen {
                 .goal
                 .as_ref()
                 .zip(self.rows.as_ref().ok())
-                .map(|(goal, rows)| outcome(goal, rows)),
+                .map(|(goal, rows)| outcome(now_ms(), goal, rows)),
         }
     }
 }

@@ -68,11 +68,10 @@ const FLOORS: &[(&str, &[&str])] = &[
             "explain tally",
             "goal",
             "history",
-            "fit inventory",
+            "inventory",
             "rollout status token",
             "trouble",
-            "notes",
-            "fields limit text app_name",
+            "fields limit notes text app_name",
         ],
     ),
     (
