@@ -600,8 +600,7 @@ impl Pool {
         failed.into_iter().chain(lost).collect()
     }
 
-    /// Such as "; 2 hosts do not serve and take places (h3 is away, h4 has a program that fails)"
-    /// with what can be done.
+    /// Such as "; 2 hosts do not serve and take places (h3 is away, h4 has a program that fails)".
     fn down_of(&self, group: Option<&Group>) -> String {
         let Some(group) = group else { return String::new() };
         let holders = self.holders.values().filter(|holder| holder.is_down);
@@ -622,11 +621,7 @@ impl Pool {
         names.truncate(NAMED_MAX);
         let more = count.saturating_sub(names.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!(
-            "; {many} ({}{more}): mend it, forget what is gone (shoal forget HOST), or allow more \
-             (--max-unavailable)",
-            names.join(", ")
-        )
+        format!("; {many} ({}{more})", names.join(", "))
     }
 }
 

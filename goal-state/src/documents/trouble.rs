@@ -290,8 +290,9 @@ impl TroubleKind {
             }
             Self::Wave => format!("wait, or widen the rollout with shoal rollout {app}"),
             Self::Token => format!(
-                "wait, it comes by itself; if it lasts, look for hosts of the group that are \
-                 stuck with shoal status {app}"
+                "wait, it comes by itself; if it lasts, mend the hosts of the group that do not \
+                 serve (shoal status {app}), shoal forget those that are gone, or allow more with \
+                 shoal rollout {app} --max-unavailable"
             ),
             _ => return None,
         };
