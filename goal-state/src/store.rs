@@ -227,13 +227,17 @@ impl GoalStore {
 
     /// Leaves `host` out of [`Self::statuses`] with all that was heard of it until
     /// `heard_until_ms`, by the clock of whoever received it ([`HostStatus::heard_at_ms`]). A host
-    /// that reports again is back.
+    /// that reports again is back, even if that time is in the future.
     ///
     /// # Errors
     ///
-    /// The store cannot be written.
+    /// The store cannot be written, or, if the time is in the future, not read.
     pub async fn forget(&self, host: &str, heard_until_ms: u64) -> Result<(), GoalStoreError> {
-        let forgotten = Forgotten { host: host.to_owned(), heard_until_ms, set_at_ms: now_ms() };
+        let now_ms = now_ms();
+        let rows =
+            if heard_until_ms > now_ms { self.status_documents(None).await? } else { vec![] };
+        let rows: Vec<_> = rows.into_iter().flat_map(|document| document.rows).collect();
+        let forgotten = Forgotten::new(now_ms, host, heard_until_ms, &rows);
         match &self.backend {
             Backend::File(store) => store.forget(&forgotten).await,
             Backend::Etcd(store) => store.forget(&forgotten).await,
@@ -267,7 +271,7 @@ impl GoalStore {
         }
         for mut document in self.status_documents(None).await? {
             let count = document.rows.len();
-            document.rows.retain(|row| !expired.iter().any(|forgotten| forgotten.covers(row)));
+            document.rows.retain(|row| !expired.iter().any(|forgotten| forgotten.covers_row(row)));
             if document.rows.len() < count {
                 self.put_status(&document.writer, &document.rows).await?;
             }

@@ -266,7 +266,7 @@ async fn forgotten_hosts_are_left_out(fixture: Fixture) {
     store.forget(&odd.host, 7).await.unwrap();
     assert_eq!(store.statuses().await.unwrap(), std::slice::from_ref(&other));
     let [forgotten] = &fixture.store().forgotten().await.unwrap()[..] else { panic!("one") };
-    assert!(forgotten.covers(&odd) && !forgotten.covers(&other));
+    assert!(forgotten.covers(&odd.host, 7) && !forgotten.covers(&other.host, 7));
 
     let back = HostStatus { received_at_ms: 8, ..odd.clone() };
     store.put_status("12D3KooW/0", &[back.clone(), other.clone()]).await.unwrap();

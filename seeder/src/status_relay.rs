@@ -11,7 +11,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
+use goal_state::{
+    AppName, Forgotten, HostStatus, STATUS_ROW_BYTES_MAX, STATUS_ROWS_MAX, TROUBLES_MAX, fit_row,
+    is_hidden, printable,
+};
 use p2p_core::{Digest, NodeId};
 
 use crate::status_relay::due::DueList;
@@ -24,8 +27,8 @@ mod names;
 /// where etcd stops taking values; half would double the number of documents of a large region.
 pub(crate) const ROWS_PER_SHARD_MAX: usize = 400;
 
-/// Most bytes of one row as JSON. An honest row needs a quarter; the rest is room for a message.
-pub(crate) const ROW_BYTES_MAX: usize = 2_560;
+/// Most bytes of one row as JSON: what agents keep to.
+pub(crate) const ROW_BYTES_MAX: usize = STATUS_ROW_BYTES_MAX;
 
 /// Rows per document at which the number of documents doubles. Half the hard limit: a hash spreads
 /// rows unevenly, but at this mean no shard of a large table comes near twice the mean by chance.
@@ -158,8 +161,12 @@ impl StatusTable {
             if !is_host_name(&status.host) {
                 continue;
             }
-            // A seeder of before did not say when it heard the host.
-            status.received_at_ms = status.heard_at_ms().min(now_ms);
+            // A seeder of before did not say when it heard the host. One whose clock was ahead did
+            // not hear it now either: a host that was forgotten since then must not look newer.
+            let heard_ms = status.heard_at_ms();
+            let is_ahead = heard_ms > now_ms;
+            status.received_at_ms =
+                if is_ahead { status.updated_at_ms.min(now_ms) } else { heard_ms };
             let node = status.node.as_deref().map_or(NodeTag::UNKNOWN, NodeTag::parse);
             let key = self.key_of(&status, node);
             let shard = self.shard_of(&key);
@@ -238,7 +245,7 @@ impl StatusTable {
         for key in self.keys_of(&forgotten.host, None) {
             let shard = self.shard_of(&key);
             let row = self.shards[shard].get(&key);
-            if row.is_some_and(|row| row.heard_at_ms() <= forgotten.heard_until_ms) {
+            if row.is_some_and(|row| forgotten.covers(&key.host, row.heard_at_ms())) {
                 self.remove(&key, now_ms);
             }
         }
@@ -408,12 +415,12 @@ impl StatusTable {
     }
 }
 
-/// The row as it may enter the table: known size, printable, with the node and the time at which it
 /// Whether a table could show such a name and DNS could have it.
 fn is_host_name(name: &str) -> bool {
-    (1..=HOST_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+    (1..=HOST_BYTES_MAX).contains(&name.len()) && !name.chars().any(is_hidden)
 }
 
+/// The row as it may enter the table: known size, printable, with the node and the time at which it
 /// was received.
 fn check_row(
     now_ms: u64,
@@ -425,14 +432,14 @@ fn check_row(
     }
     status.received_at_ms = now_ms;
     status.node = node.text();
-    status.message = status.message.map(|message| {
-        let printable =
-            message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
-        printable.take(MESSAGE_CHARS_MAX).collect()
-    });
+    let cut = |text: String| printable(&text).chars().take(MESSAGE_CHARS_MAX).collect();
+    status.message = status.message.map(cut);
+    status.failure = status.failure.map(cut);
+    status.group = status.group.map(|group| printable(&group));
     status.troubles.truncate(TROUBLES_MAX);
     status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
-    let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
+    // A row that says much is a row of a host in trouble: its texts are cut rather than left out.
+    let bytes = fit_row(&mut status, ROW_BYTES_MAX);
     if bytes > ROW_BYTES_MAX {
         return Err(ReportFault::RowTooLarge { host: status.host, bytes });
     }
