@@ -19,7 +19,9 @@ pub use documents::explain::{Answer, Reason, progress_text};
 pub use documents::fit::{STATUS_ROW_BYTES_MAX, fit_row};
 pub use documents::goal::Goal;
 pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
-pub use documents::inventory::{Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS};
+pub use documents::inventory::{
+    FORGOTTEN_KEPT_MS, Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS, WriterRows,
+};
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
 pub use documents::notes::{HostNotes, NOTES_TOPIC};
 pub use documents::rollout::{

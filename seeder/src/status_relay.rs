@@ -5,8 +5,9 @@
 //! again, and what hosts are told about their reports. Rows are of an app, a name and a node.
 //! Invariants: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes; the
 //! table never holds more than `rows_max` rows; a row goes only if another node takes its name over
-//! ([`names`]), its host reports and leaves the app out, or somebody forgets the host. Does no IO
-//! and reads no clock: [`crate::relay`] carries documents to the goal store and to disk.
+//! ([`names`]), its host reports and leaves the app out, or somebody forgets the host, which of one
+//! that was not heard of for long the goal store tells by not having it. Does no IO and reads no
+//! clock: [`crate::relay`] carries documents to the goal store and to disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -167,7 +168,7 @@ impl StatusTable {
             let is_ahead = heard_ms > now_ms;
             status.received_at_ms =
                 if is_ahead { status.updated_at_ms.min(now_ms) } else { heard_ms };
-            let node = status.node.as_deref().map_or(NodeTag::UNKNOWN, NodeTag::parse);
+            let node = NodeTag::in_row(&status);
             let key = self.key_of(&status, node);
             let shard = self.shard_of(&key);
             let known = self.shards[shard].get(&key);
@@ -184,6 +185,28 @@ impl StatusTable {
         for shard in 0..self.shards.len() {
             self.mark(shard, now_ms);
         }
+    }
+
+    /// Drops rows that were heard last more than `age_max_ms` before `now_ms` and are not among
+    /// `known`, all that this seeder has in the goal store: those of hosts that were forgotten so
+    /// long ago that nothing else is left to tell. Returns how many.
+    pub(crate) fn drop_unknown(
+        &mut self,
+        now_ms: u64,
+        age_max_ms: u64,
+        known: &[HostStatus],
+    ) -> usize {
+        let known: BTreeSet<Key> =
+            known.iter().map(|status| self.key_of(status, NodeTag::in_row(status))).collect();
+        let rows = self.shards.iter().flatten();
+        let unknown = rows.filter(|(key, row)| {
+            now_ms.saturating_sub(row.heard_at_ms()) > age_max_ms && !known.contains(key)
+        });
+        let unknown: Vec<Key> = unknown.map(|(key, _)| key.clone()).collect();
+        for key in &unknown {
+            self.remove(key, now_ms);
+        }
+        unknown.len()
     }
 
     /// Takes in the rows of a report that `node` sent; `now_ms` is the seeder's time since 1970.

@@ -22,9 +22,9 @@ pub const SILENT_AFTER_MS: u64 = 30_000;
 /// takes, shorter than a person waits after giving a new machine an old name.
 pub const NAME_KEPT_MS: u64 = 60_000;
 
-/// How long it stays known that a host was forgotten. Longer than a seeder that comes back with an
-/// old row was ever away; each takes a document that seeders list all the time.
-pub(crate) const FORGOTTEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// How long it stays known that a host was forgotten; each takes a document that seeders list all
+/// the time. A seeder that comes back with a row that is older believes the goal store instead.
+pub const FORGOTTEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
 
 /// Most [`Forgotten::ahead_ms`]: as many rows as a seeder keeps under one name. What is beyond them
 /// stays in the inventory, and can be forgotten next.
@@ -130,6 +130,22 @@ impl Forgotten {
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
+}
+
+/// What one seeder has in the goal store.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct WriterRows {
+    /// Its rows. Of two documents with one host both are here.
+    pub rows: Vec<HostStatus>,
+    /// Whether it has written, and all of that could be read: a row that is not here is not there.
+    pub is_whole: bool,
+}
+
+/// Status documents, and how many more there are that could not be read.
+#[derive(Debug)]
+pub(crate) struct StatusDocuments {
+    pub(crate) read: Vec<WrittenRows>,
+    pub(crate) damaged: usize,
 }
 
 /// The rows of one document, with the name under which it was written.
