@@ -135,6 +135,8 @@ struct Holder {
     lease: Duration,
     until: Duration,
     is_stored: bool,
+    /// Whether it is one of the hosts that are down: as the rules say, or as it was when it asked.
+    is_down: bool,
 }
 
 /// A host whose build failed, or that let its time run out. Of the first the report is on its way;
@@ -144,6 +146,8 @@ struct Leaving {
     host: String,
     until: Duration,
     has_failed: bool,
+    /// As [`Holder::is_down`].
+    is_down: bool,
 }
 
 #[derive(Debug)]
@@ -224,7 +228,8 @@ impl TokenTable {
                 let node = NodeId::from_bytes(*digest.as_bytes());
                 let lease = Duration::from_millis(lease_ms).min(LEASE_MAX);
                 let until = now + lease;
-                holders.insert(node, Holder { host, wish, lease, until, is_stored: true });
+                let (is_stored, is_down) = (true, false);
+                holders.insert(node, Holder { host, wish, lease, until, is_stored, is_down });
             }
             for node in holders.keys() {
                 table.entries += 1;
@@ -240,6 +245,17 @@ impl TokenTable {
 
     /// Takes over what is known of the region now. Takes no token back.
     pub(crate) fn set_rules(&mut self, rules: TokenRules) {
+        for (key, pool) in &mut self.pools {
+            let group = rules.groups.get(key);
+            let is_down =
+                |node: &NodeId, host: &str| group.is_some_and(|group| group.is_down(*node, host));
+            for (node, holder) in &mut pool.holders {
+                holder.is_down = is_down(node, &holder.host);
+            }
+            for (node, leaving) in &mut pool.leaving {
+                leaving.is_down = is_down(node, &leaving.host);
+            }
+        }
         self.rules = rules;
     }
 
@@ -358,8 +374,8 @@ impl TokenTable {
         let mut gone: Vec<NodeId> = waited.map(|waiter| waiter.node).collect();
         pool.waiting.retain(|waiter| waiter.forgotten_at > now);
         for (node, holder) in pool.holders.extract_if(.., |_, holder| holder.until <= now) {
-            let Holder { host, lease, until, .. } = holder;
-            let leaving = Leaving { host, until: until + lease, has_failed: false };
+            let Holder { host, lease, until, is_down, .. } = holder;
+            let leaving = Leaving { host, until: until + lease, has_failed: false, is_down };
             gone.extend(pool.leaving.insert(node, leaving).map(|_| node));
         }
         let left = pool.leaving.extract_if(.., |_, leaving| leaving.until <= now);
@@ -377,13 +393,14 @@ impl TokenTable {
         pool.waiting.retain(|waiter| waiter.node != node || waiter.wish > wish);
         let mut gone = waiting - pool.waiting.len();
         // A message about an earlier wish that was late on its way takes no token of a later one.
-        if pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish) {
-            pool.holders.remove(&node);
+        let holds = pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish);
+        if let Some(holder) = holds.then(|| pool.holders.remove(&node)).flatten() {
             self.is_dirty = true;
             gone += 1;
             if request.has_failed {
-                let host = request.host.clone();
-                let leaving = Leaving { host, until: now + FAILED_KEPT, has_failed: true };
+                let Holder { host, is_down, .. } = holder;
+                let until = now + FAILED_KEPT;
+                let leaving = Leaving { host, until, has_failed: true, is_down };
                 let is_known = pool.leaving.insert(node, leaving).is_some();
                 gone -= usize::from(!is_known);
             }
@@ -486,16 +503,14 @@ impl Pool {
     /// How many places are free for a host like `node`. One that serves must find one that neither
     /// a token has nor a host that does not serve; one that is down itself takes its own with it.
     fn free(&self, node: NodeId, is_down: bool, group: Option<&Group>) -> usize {
-        let holders = self.holders.iter().map(|(node, holder)| (node, &holder.host));
-        let leaving = self.leaving.iter().map(|(node, leaving)| (node, &leaving.host));
-        let taken = holders.chain(leaving).filter(|(other, _)| **other != node);
         let max = self.max(group.map(|group| group.size));
-        let taken = match group.filter(|group| !is_down && !group.down.is_empty()) {
-            None => taken.count(),
-            Some(group) => {
-                let serve = taken.filter(|(node, host)| !group.is_down(**node, host));
-                group.down.len() + serve.count()
-            }
+        let kept = self.leaving.iter().filter(|(other, _)| **other != node);
+        let kept = kept.filter(|(_, leaving)| is_down || !leaving.is_down).count();
+        let taken = if is_down {
+            self.holders.len() + kept
+        } else {
+            let serve = self.holders.values().filter(|holder| !holder.is_down).count();
+            group.map_or(0, |group| group.down.len()) + serve + kept
         };
         max.saturating_sub(taken)
     }
@@ -520,10 +535,10 @@ impl Pool {
 
     /// Gives the host at this place a token. Returns whether a place had been kept for it.
     fn grant(&mut self, now: Duration, place: usize, request: &TokenRequest) -> bool {
-        let Waiter { node, wish, .. } = self.waiting.remove(place);
+        let Waiter { node, wish, is_down, .. } = self.waiting.remove(place);
         let (host, lease) = (request.host.clone(), request.lease());
-        self.holders
-            .insert(node, Holder { host, wish, lease, until: now + lease, is_stored: false });
+        let (until, is_stored) = (now + lease, false);
+        self.holders.insert(node, Holder { host, wish, lease, until, is_stored, is_down });
         self.leaving.remove(&node).is_some()
     }
 
@@ -588,20 +603,29 @@ impl Pool {
     /// Such as "; 2 hosts do not serve and take places (h3 is away, h4 has a program that fails)"
     /// with what can be done.
     fn down_of(&self, group: Option<&Group>) -> String {
-        let has_token =
-            |down: &DownHost| self.holders.values().any(|holder| holder.host == down.host);
-        let down = group.into_iter().flat_map(|group| group.down.values());
-        let mut down: Vec<String> =
-            down.filter(|down| !has_token(down)).map(ToString::to_string).collect();
-        down.sort();
-        let Some(names) = some_of(down.iter().map(String::as_str)) else { return String::new() };
-        let many = match down.len() {
+        let Some(group) = group else { return String::new() };
+        let holders = self.holders.values().filter(|holder| holder.is_down);
+        let with_token: Vec<&str> = holders.map(|holder| holder.host.as_str()).collect();
+        let count = group.down.len().saturating_sub(with_token.len());
+        let many = match count {
+            0 => return String::new(),
             1 => "1 host does not serve and takes a place".to_owned(),
             count => format!("{count} hosts do not serve and take places"),
         };
+        // Each host that waits asks, and of all kinds there may be thousands: a few are looked at.
+        let some = group.down.values().take(with_token.len().min(NAMED_MAX) + NAMED_MAX);
+        let mut names: Vec<String> = some
+            .filter(|down| !with_token.contains(&down.host.as_str()))
+            .map(ToString::to_string)
+            .collect();
+        names.sort();
+        names.truncate(NAMED_MAX);
+        let more = count.saturating_sub(names.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!(
-            "; {many} ({names}): mend it, forget what is gone (shoal forget HOST), or allow more \
-             (--max-unavailable)"
+            "; {many} ({}{more}): mend it, forget what is gone (shoal forget HOST), or allow more \
+             (--max-unavailable)",
+            names.join(", ")
         )
     }
 }

@@ -588,6 +588,14 @@ enum Happening {
     Returns {
         host: u8,
     },
+    /// The same because the build failed there.
+    Fails {
+        host: u8,
+    },
+    /// The host does not serve any more, or serves again.
+    Turns {
+        host: u8,
+    },
     /// The seeder is killed after what it stored.
     Restarts,
     /// ... and its file is gone.
@@ -603,6 +611,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => host().prop_map(|host| Happening::Asks { host }),
         2 => host().prop_map(|host| Happening::AsksInVain { host }),
         2 => host().prop_map(|host| Happening::Returns { host }),
+        1 => host().prop_map(|host| Happening::Fails { host }),
+        2 => host().prop_map(|host| Happening::Turns { host }),
         1 => Just(Happening::Restarts),
         1 => Just(Happening::LosesTable),
         4 => (0..40_u64).prop_map(|seconds| Happening::Passes { seconds }),
@@ -612,7 +622,8 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows.
+    /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows,
+    /// and no host that serves begins while it makes one too many with those that do not.
     /// Method: hosts believe it until their lease, counted from when they asked, is over; the
     /// seeder stores what it must before it answers, and is killed or loses its file at any time.
     #[test]
@@ -625,11 +636,24 @@ proptest! {
         let mut stored = table.document(now).unwrap();
         table.on_stored();
         let mut believes: BTreeMap<u8, Duration> = BTreeMap::new();
+        let mut down = BTreeSet::new();
+        let rules_of = |down: &BTreeSet<u8>| {
+            let mut rules = group_of(0);
+            for host in 0..6 {
+                let state = DownHost { host: format!("host-{host}"), is_away: true };
+                let state = down.contains(&host).then_some(state);
+                rules.groups.values_mut().next().unwrap().add(None, state);
+            }
+            rules
+        };
         for happening in happenings {
             match happening {
                 Happening::Asks { host } | Happening::AsksInVain { host } => {
                     let act =
                         if believes.contains_key(&host) { TokenAct::Renew } else { TokenAct::Ask };
+                    let mut holders = table.pools.values().flat_map(|pool| &pool.holders);
+                    let has_it = holders.any(|(of, held)| *of == node(host) && held.until > now);
+                    let begins = act == TokenAct::Ask && !has_it;
                     let handled = table.handle(now, node(host), &request(act, host, max));
                     if handled.needs_disk {
                         stored = table.document(now).expect("it says that it is to be stored");
@@ -639,11 +663,26 @@ proptest! {
                         && matches!(happening, Happening::Asks { .. })
                     {
                         believes.insert(host, now + Duration::from_millis(lease_ms));
+                        let away = believes.keys().chain(&down).collect::<BTreeSet<_>>().len();
+                        let is_free = !begins || down.contains(&host);
+                        let is_right = is_free || away <= usize::try_from(max).unwrap();
+                        prop_assert!(is_right, "{host} of {max}: {believes:?} {down:?}");
                     }
                 }
                 Happening::Returns { host } => {
                     believes.remove(&host);
                     table.returns(now, host);
+                }
+                Happening::Fails { host } => {
+                    believes.remove(&host);
+                    let failed = request(TokenAct::Return, host, 1);
+                    table.handle(now, node(host), &TokenRequest { has_failed: true, ..failed });
+                }
+                Happening::Turns { host } => {
+                    if !down.remove(&host) {
+                        down.insert(host);
+                    }
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::Restarts => {
                     // A lost file stays lost until something is stored again.
@@ -651,10 +690,12 @@ proptest! {
                         Ok(table) => table,
                         Err(_) => TokenTable::lost(now, TokenLimits::REGION),
                     };
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::LosesTable => {
                     stored.clear();
                     table = TokenTable::lost(now, TokenLimits::REGION);
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::Passes { seconds } => now += at(seconds),
             }
