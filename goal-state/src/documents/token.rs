@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::documents::app_name::AppName;
 use crate::documents::fields::is_default;
 use crate::documents::limit::HostCount;
+use crate::documents::text::is_hidden;
 
 /// The topic of these documents on the control plane, with their version. A seeder that does not
 /// know it refuses, and the host waits.
@@ -139,7 +140,7 @@ impl TokenRequest {
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenDocumentError> {
         let request: Self = parse(bytes)?;
         for (field, name) in [("group", &request.group), ("host", &request.host)] {
-            if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            if name.len() > NAME_BYTES_MAX || name.chars().any(is_hidden) {
                 return Err(TokenDocumentError::BadName { field, bytes: name.len() });
             }
         }
@@ -254,6 +255,7 @@ mod tests {
             ("long host", text.replace("host-1", &"h".repeat(254)), "`host` has 254 bytes"),
             ("long group", text.replace("z1", &"g".repeat(254)), "`group` has 254 bytes"),
             ("control character", text.replace("z1", "z\\n1"), "not printable"),
+            ("turned", text.replace("host-1", "host\u{202e}-1"), "`host` has"),
             ("no tokens", text.replace(":2,", ":0,"), "expected a number from 1 on"),
             ("app", text.replace("web", "../web"), "not an app name"),
             ("act", text.replace("ask", "steal"), "unknown variant"),
