@@ -1,5 +1,6 @@
 //! Questions of hosts to a seeder about matters that are not the swarm's: a topic, and bytes that
-//! this crate does not look into.
+//! this crate does not look into. Some are for news: they are answered when there is something to
+//! say, and are kept by whoever picked them up until then. Those count apart from all others.
 //!
 //! Invariant: every question that reached a seeder is answered once. One that nobody picks up, or
 //! that is dropped without an answer, is refused, so that the host need not wait for a time-out. A
@@ -10,7 +11,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use libp2p::request_response::InboundRequestId;
+use std::time::Duration;
+
+use bytes::Bytes;
 use p2p_core::NodeId;
 use p2p_core::wire::CONTROL_BYTES_MAX;
 use parking_lot::Mutex;
@@ -18,7 +21,8 @@ use tokio::sync::mpsc::{self, WeakSender};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::control::{
-    Answer, ControlCommand, ControlEvent, Question, Refusal, STATUS_TOPIC, TOPIC_BYTES_MAX,
+    Answer, AskedId, ControlCommand, ControlEvent, KEEP_TIME_MAX, NEWS_BYTES_MAX, Pace, Question,
+    Refusal, STATUS_TOPIC, TOPIC_BYTES_MAX,
 };
 
 /// Questions that may wait to be picked up. There are more only if a region asks faster than its
@@ -38,6 +42,14 @@ const ASK_BYTES_MAX: usize = 4 << 20;
 /// host with a few apps.
 const STATUS_BYTES_MAX: usize = STATUSES_MAX * (4 << 10);
 
+/// Questions for news that may wait to be picked up, which takes a moment: the hosts of a region
+/// that all come at once, because their seeder was restarted.
+const NEWS_ASKS_MAX: usize = 8_192;
+
+/// Bytes of questions for news, those that are kept included: more than twice as many as a large
+/// region has hosts, each without its body, and as many bytes again for those with one.
+const NEWS_ASK_BYTES_MAX: usize = 2 * (64 << 10) * OVERHEAD_BYTES;
+
 /// What a question costs beside its bytes.
 const OVERHEAD_BYTES: usize = 256;
 
@@ -50,7 +62,19 @@ pub struct Ask {
     pub topic: String,
     /// What is asked. The host's claim.
     pub body: Vec<u8>,
-    id: InboundRequestId,
+    way: WayBack,
+}
+
+/// A question for news that waits, without what was asked. There are tens of thousands.
+#[derive(Debug)]
+pub struct KeptAsk {
+    way: WayBack,
+}
+
+/// How a question is answered; refuses it when dropped unanswered.
+#[derive(Debug)]
+struct WayBack {
+    id: AskedId,
     /// Weak, so that a question that somebody keeps does not keep the node running.
     control: WeakSender<ControlCommand>,
     is_answered: bool,
@@ -65,23 +89,56 @@ impl Ask {
     /// Most bytes of an answer. A question has one less for its topic and its body together.
     pub const ANSWER_BYTES_MAX: usize = CONTROL_BYTES_MAX;
 
+    /// Most bytes of an answer to a question for news.
+    pub const NEWS_BYTES_MAX: usize = NEWS_BYTES_MAX;
+
+    /// How long a question for news may be kept. With nothing to say by then it has to be answered
+    /// all the same; soon after, its host gives up.
+    pub const KEEP_TIME_MAX: Duration = KEEP_TIME_MAX;
+
     /// Answers with up to [`Self::ANSWER_BYTES_MAX`] bytes; what is longer does not arrive. One
     /// about [`STATUS_TOPIC`] was answered when it arrived, so this does nothing for it. A host
     /// that is gone meanwhile does not mind.
     pub fn answer(mut self, body: Vec<u8>) {
-        if !self.is_answered {
-            self.send(Answer::Ask(body));
+        if !self.way.is_answered {
+            self.way.send(Answer::Ask(body.into()));
         }
     }
 
+    /// Lets go of what was asked, which makes room for others, and keeps the way to answer it. For
+    /// questions for news.
+    pub fn keep(mut self) -> KeptAsk {
+        if let Some(room) = &mut self.way.room {
+            let bytes = room.num_permits().saturating_sub(OVERHEAD_BYTES);
+            drop(room.split(bytes));
+        }
+        KeptAsk { way: self.way }
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
-        self.send(Answer::Refused(refusal));
+        self.way.send(Answer::Refused(refusal));
     }
 
     fn weight(&self) -> usize {
         OVERHEAD_BYTES + self.topic.len() + self.body.len()
     }
+}
 
+impl KeptAsk {
+    /// Answers with up to [`Ask::NEWS_BYTES_MAX`] bytes. Waits while too many answers are on their
+    /// way: none is lost, however many hosts hear the same news. A host that is gone meanwhile does
+    /// not mind.
+    pub async fn tell(mut self, news: Bytes) {
+        self.way.is_answered = true;
+        if let Some(control) = self.way.control.upgrade() {
+            let command = ControlCommand::Answer { id: self.way.id, answer: Answer::Ask(news) };
+            // An error means that the node has ended.
+            drop(control.send(command).await);
+        }
+    }
+}
+
+impl WayBack {
     fn send(&mut self, answer: Answer) {
         self.is_answered = true;
         if let Some(control) = self.control.upgrade() {
@@ -91,10 +148,10 @@ impl Ask {
     }
 }
 
-impl Drop for Ask {
+impl Drop for WayBack {
     fn drop(&mut self) {
         if !self.is_answered {
-            self.refuse(Refusal::Unanswered);
+            self.send(Answer::Refused(Refusal::Unanswered));
         }
     }
 }
@@ -112,6 +169,8 @@ pub(crate) struct AskSorter {
 struct Queues {
     asks: mpsc::Sender<Ask>,
     ask_bytes: Arc<Semaphore>,
+    news_asks: mpsc::Sender<Ask>,
+    news_ask_bytes: Arc<Semaphore>,
     /// `None` where nobody reads reports: they are refused.
     statuses: Option<Arc<Statuses>>,
 }
@@ -130,7 +189,8 @@ pub(crate) enum Audience {
 /// The end at which questions are picked up.
 #[derive(Debug)]
 pub(crate) struct Asks {
-    asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    prompt: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    for_news: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
     statuses: Arc<Statuses>,
 }
 
@@ -146,6 +206,7 @@ struct Statuses {
 impl AskSorter {
     pub(crate) fn new(audience: Audience, control: WeakSender<ControlCommand>) -> (Self, Asks) {
         let (sender, receiver) = mpsc::channel(ASKS_MAX);
+        let (news_sender, news_receiver) = mpsc::channel(NEWS_ASKS_MAX);
         let statuses = Arc::new(Statuses {
             waiting: Mutex::default(),
             bytes: Arc::new(Semaphore::new(STATUS_BYTES_MAX)),
@@ -155,9 +216,12 @@ impl AskSorter {
         let queues = (audience != Audience::Nobody).then(|| Queues {
             asks: sender,
             ask_bytes: Arc::new(Semaphore::new(ASK_BYTES_MAX)),
+            news_asks: news_sender,
+            news_ask_bytes: Arc::new(Semaphore::new(NEWS_ASK_BYTES_MAX)),
             statuses: takes_reports.then(|| Arc::clone(&statuses)),
         });
-        (Self { queues, control }, Asks { asks: receiver.into(), statuses })
+        let (prompt, for_news) = (receiver.into(), news_receiver.into());
+        (Self { queues, control }, Asks { prompt, for_news, statuses })
     }
 
     /// Takes what is a question for the program out; what is for the hub comes back.
@@ -167,9 +231,11 @@ impl AskSorter {
             return Some(event);
         };
         let control = self.control.clone();
-        let mut ask = Ask { node, topic, body, id, control, is_answered: false, room: None };
+        let way = WayBack { id, control, is_answered: false, room: None };
+        let mut ask = Ask { node, topic, body, way };
         match &self.queues {
             None => ask.refuse(Refusal::NotASeeder),
+            Some(queues) if ask.way.id.pace() == Pace::News => queues.take_for_news(ask),
             Some(queues) if ask.topic == STATUS_TOPIC => match &queues.statuses {
                 Some(statuses) => statuses.take(ask),
                 None => ask.refuse(Refusal::KeepsNoReports),
@@ -181,15 +247,23 @@ impl AskSorter {
 }
 
 impl Queues {
-    /// Puts a question aside. Without anybody who picks it up it is refused as it is dropped.
-    fn take(&self, mut ask: Ask) {
-        ask.room = room_for(&ask, &self.ask_bytes);
-        if ask.room.is_none() {
-            return ask.refuse(Refusal::Swamped);
-        }
-        if let Err(mpsc::error::TrySendError::Full(mut ask)) = self.asks.try_send(ask) {
-            ask.refuse(Refusal::Swamped);
-        }
+    fn take(&self, ask: Ask) {
+        put_aside(ask, &self.asks, &self.ask_bytes);
+    }
+
+    fn take_for_news(&self, ask: Ask) {
+        put_aside(ask, &self.news_asks, &self.news_ask_bytes);
+    }
+}
+
+/// Puts a question aside. Without anybody who picks it up it is refused as it is dropped.
+fn put_aside(mut ask: Ask, queue: &mpsc::Sender<Ask>, bytes: &Arc<Semaphore>) {
+    ask.way.room = room_for(&ask, bytes);
+    if ask.way.room.is_none() {
+        return ask.refuse(Refusal::Swamped);
+    }
+    if let Err(mpsc::error::TrySendError::Full(mut ask)) = queue.try_send(ask) {
+        ask.refuse(Refusal::Swamped);
     }
 }
 
@@ -204,7 +278,7 @@ impl Asks {
     ///
     /// Questions that somebody waits for come before status reports, which may be dropped.
     pub(crate) async fn next(&self) -> Option<Ask> {
-        let mut asks = self.asks.lock().await;
+        let mut asks = self.prompt.lock().await;
         loop {
             if let Ok(ask) = asks.try_recv() {
                 return Some(ask);
@@ -218,6 +292,11 @@ impl Asks {
             }
         }
     }
+
+    /// The next question for news; waits for one, `None` once the node has ended and none is left.
+    pub(crate) async fn next_for_news(&self) -> Option<Ask> {
+        self.for_news.lock().await.recv().await
+    }
 }
 
 impl Statuses {
@@ -228,8 +307,8 @@ impl Statuses {
             waiting.pop_front();
         }
         loop {
-            status.room = room_for(&status, &self.bytes);
-            if status.room.is_some() {
+            status.way.room = room_for(&status, &self.bytes);
+            if status.way.room.is_some() {
                 break;
             }
             if waiting.pop_front().is_none() {
@@ -237,7 +316,7 @@ impl Statuses {
                 return status.refuse(Refusal::Swamped);
             }
         }
-        status.send(Answer::Status);
+        status.way.send(Answer::Status);
         waiting.push_back(status);
         self.arrived.notify_one();
     }

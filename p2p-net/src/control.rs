@@ -4,6 +4,10 @@
 //! what is not the swarm's, such as a host's status. Runs on a thread of its own; nothing that
 //! hashes, decides or touches a disk happens here. What arrives is handed to the hub, whose answers
 //! come back as [`ControlCommand`]s.
+//!
+//! There are two protocols on one connection ([`Pace`]): questions that are answered at once, and
+//! those that the asked may keep until there is something to say. Their ids are two sets of
+//! numbers, so an id is never used without its pace.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +20,7 @@ use libp2p::request_response::{
     self, InboundRequestId, Message, OutboundFailure, OutboundRequestId, ProtocolSupport,
     ResponseChannel,
 };
-use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::swarm::{ConnectionId, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder};
 use p2p_core::NodeId;
 use tokio::sync::mpsc;
@@ -27,7 +31,7 @@ use crate::identity::{Identity, node_of, peer_id_of};
 
 use self::codec::ControlCodec;
 pub use self::codec::STATUS_TOPIC;
-pub(crate) use self::codec::{Answer, Question, TOPIC_BYTES_MAX};
+pub(crate) use self::codec::{Answer, NEWS_BYTES_MAX, Question, TOPIC_BYTES_MAX};
 pub use self::no_answer::NoAnswer;
 pub use self::refusal::Refusal;
 
@@ -37,9 +41,21 @@ mod refusal;
 
 const PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/control/1");
 
+/// Questions that may be kept. A protocol of its own, so that a node that does not know it says so.
+const NEWS_PROTOCOL: StreamProtocol = StreamProtocol::new("/shoal/news/1");
+
 /// How long a question may wait for its answer, connecting included. A node that takes longer is as
 /// good as down: there are other trackers, and the swarm goes on without.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// How long a node that is asked with [`Pace::News`] may keep the question. Longer costs nobody
+/// anything, but middle boxes forget what is silent for minutes, and a question whose asker is gone
+/// takes up room for as long.
+pub(crate) const KEEP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long such a question may wait for its answer, connecting included. That its node is dead
+/// shows sooner, by the silence of the connection.
+const NEWS_ANSWER_TIME: Duration = Duration::from_secs(45);
 
 /// How long an unused connection is kept. Longer than the shortest announce interval, so that a
 /// small swarm does not shake hands for every announce.
@@ -51,32 +67,98 @@ const INTERFACES_TIME: Duration = Duration::from_millis(50);
 /// Questions of one peer that may be open at once.
 const STREAMS_MAX: usize = 32;
 
+/// The same for questions that may be kept. A host has one; another one may come before the seeder
+/// has noticed that the asker of the first gave up.
+const NEWS_STREAMS_MAX: usize = 4;
+
+/// Streams that a peer may have open on one connection: those of both protocols, and some more for
+/// streams on which a protocol is being chosen. The transport sets memory aside for each of them,
+/// and a seeder has a connection with every host of its region.
+const CONNECTION_STREAMS_MAX: u32 = 48;
+
+/// How long a node that ends may take to close its connections: far below what service managers
+/// and programs grant for the whole of it.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// How soon an answer is expected.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) enum Pace {
+    /// At once.
+    Prompt,
+    /// When there is something to say, within [`KEEP_TIME_MAX`].
+    News,
+}
+
+/// The name of a question that another node asked.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub(crate) struct AskedId {
+    pace: Pace,
+    id: InboundRequestId,
+}
+
+impl AskedId {
+    /// How soon it is to be answered.
+    pub(crate) const fn pace(self) -> Pace {
+        self.pace
+    }
+}
+
+/// Both protocols.
+#[derive(NetworkBehaviour)]
+struct Behaviour {
+    prompt: request_response::Behaviour<ControlCodec>,
+    news: request_response::Behaviour<ControlCodec>,
+}
+
+impl Behaviour {
+    fn new() -> Self {
+        let protocol = |protocol, codec, answer_time, streams_max| {
+            let config = request_response::Config::default()
+                .with_request_timeout(answer_time)
+                .with_max_concurrent_streams(streams_max);
+            let protocols = [(protocol, ProtocolSupport::Full)];
+            request_response::Behaviour::with_codec(codec, protocols, config)
+        };
+        Self {
+            prompt: protocol(PROTOCOL, ControlCodec::PROMPT, ANSWER_TIME, STREAMS_MAX),
+            news: protocol(NEWS_PROTOCOL, ControlCodec::NEWS, NEWS_ANSWER_TIME, NEWS_STREAMS_MAX),
+        }
+    }
+
+    const fn at(&mut self, pace: Pace) -> &mut request_response::Behaviour<ControlCodec> {
+        match pace {
+            Pace::Prompt => &mut self.prompt,
+            Pace::News => &mut self.news,
+        }
+    }
+}
+
 /// What the hub orders from the control plane.
 #[derive(Debug)]
 pub(crate) enum ControlCommand {
     /// Ask `node`, reached at `address`; the outcome comes back as `Answered` with `token`.
-    Ask { token: u64, node: NodeId, address: SocketAddr, question: Question },
+    Ask { token: u64, node: NodeId, address: SocketAddr, question: Question, pace: Pace },
     /// Answer a question that was handed over as `Asked`.
-    Answer { id: InboundRequestId, answer: Answer },
+    Answer { id: AskedId, answer: Answer },
 }
 
 /// What the control plane reports to the hub.
 #[derive(Debug)]
 pub(crate) enum ControlEvent {
     /// A question of another node.
-    Asked { id: InboundRequestId, node: NodeId, from: IpAddr, question: Question },
+    Asked { id: AskedId, node: NodeId, from: IpAddr, question: Question },
     /// The outcome of a question that was ordered: the answer, or why there is none.
     Answered { token: u64, outcome: Result<Answer, NoAnswer> },
 }
 
 /// The libp2p node and the tables that tie its ids to the hub's.
 pub(crate) struct Control<S> {
-    swarm: Swarm<request_response::Behaviour<ControlCodec>>,
+    swarm: Swarm<Behaviour>,
     commands: mpsc::Receiver<ControlCommand>,
     /// Takes an event to the hub; false once the hub is gone.
     sink: S,
-    asked: HashMap<OutboundRequestId, u64>,
-    channels: HashMap<InboundRequestId, ResponseChannel<Answer>>,
+    asked: HashMap<(Pace, OutboundRequestId), u64>,
+    channels: HashMap<AskedId, ResponseChannel<Answer>>,
     remotes: HashMap<ConnectionId, IpAddr>,
 }
 
@@ -100,15 +182,13 @@ where
     S: Fn(ControlEvent) -> F,
     F: Future<Output = bool>,
 {
-    let config = request_response::Config::default()
-        .with_request_timeout(ANSWER_TIME)
-        .with_max_concurrent_streams(STREAMS_MAX);
     let mut swarm = SwarmBuilder::with_existing_identity(identity.keypair().clone())
         .with_tokio()
-        .with_quic()
-        .with_behaviour(|_| {
-            request_response::Behaviour::new([(PROTOCOL, ProtocolSupport::Full)], config)
+        .with_quic_config(|mut quic| {
+            quic.max_concurrent_stream_limit = CONNECTION_STREAMS_MAX;
+            quic
         })
+        .with_behaviour(|_| Behaviour::new())
         .map_err(io::Error::other)?
         .with_swarm_config(|config| config.with_idle_connection_timeout(IDLE_TIME))
         .build();
@@ -156,7 +236,7 @@ where
     S: Fn(ControlEvent) -> F,
     F: Future<Output = bool>,
 {
-    /// Runs until the hub is gone.
+    /// Runs until the hub is gone, then says goodbye.
     pub(crate) async fn run(mut self) {
         loop {
             let goes_on = tokio::select! {
@@ -167,37 +247,49 @@ where
                 event = self.swarm.select_next_some() => self.on_swarm_event(event).await,
             };
             if !goes_on {
-                return;
+                break;
             }
+        }
+        // Who does not hear of it in time hears it from the silence.
+        drop(timeout(CLOSE_TIME, self.close()).await);
+    }
+
+    /// Closes all connections: whoever waits for news looks for another node at once.
+    async fn close(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            // An error means that it is gone.
+            self.swarm.disconnect_peer_id(peer).unwrap_or_default();
+        }
+        while self.swarm.connected_peers().next().is_some() {
+            self.swarm.select_next_some().await;
         }
     }
 
     async fn carry_out(&mut self, command: ControlCommand) -> bool {
         match command {
-            ControlCommand::Ask { token, node, address, question } => {
+            ControlCommand::Ask { token, node, address, question, pace } => {
                 let Some(peer) = peer_id_of(node) else {
                     let outcome = Err(NoAnswer::InvalidKey);
                     return (self.sink)(ControlEvent::Answered { token, outcome }).await;
                 };
                 let addresses = vec![transport_of(address).with(Protocol::P2p(peer))];
-                let behaviour = self.swarm.behaviour_mut();
+                let behaviour = self.swarm.behaviour_mut().at(pace);
                 let id = behaviour.send_request_with_addresses(&peer, question, addresses);
-                self.asked.insert(id, token);
+                self.asked.insert((pace, id), token);
             }
             ControlCommand::Answer { id, answer } => {
                 if let Some(channel) = self.channels.remove(&id) {
                     // An asker that is gone does not mind.
-                    drop(self.swarm.behaviour_mut().send_response(channel, answer));
+                    let behaviour = self.swarm.behaviour_mut().at(id.pace);
+                    drop(behaviour.send_response(channel, answer));
                 }
             }
         }
         true
     }
 
-    async fn on_swarm_event(
-        &mut self,
-        event: SwarmEvent<request_response::Event<Question, Answer>>,
-    ) -> bool {
+    async fn on_swarm_event(&mut self, event: SwarmEvent<BehaviourEvent>) -> bool {
         match event {
             SwarmEvent::ConnectionEstablished { connection_id, endpoint, .. } => {
                 if let Some(ip) = ip_of(endpoint.get_remote_address()) {
@@ -209,13 +301,19 @@ where
                 self.remotes.remove(&connection_id);
                 true
             }
-            SwarmEvent::Behaviour(event) => self.on_behaviour_event(event).await,
+            SwarmEvent::Behaviour(BehaviourEvent::Prompt(event)) => {
+                self.on_behaviour_event(Pace::Prompt, event).await
+            }
+            SwarmEvent::Behaviour(BehaviourEvent::News(event)) => {
+                self.on_behaviour_event(Pace::News, event).await
+            }
             _ => true,
         }
     }
 
     async fn on_behaviour_event(
         &mut self,
+        pace: Pace,
         event: request_response::Event<Question, Answer>,
     ) -> bool {
         match event {
@@ -223,26 +321,30 @@ where
                 Message::Request { request_id, request, channel } => {
                     let from = self.remotes.get(&connection_id).copied();
                     let (Some(node), Some(from)) = (node_of(&peer), from) else { return true };
-                    self.channels.insert(request_id, channel);
-                    let (id, question) = (request_id, request);
+                    let (id, question) = (AskedId { pace, id: request_id }, request);
+                    self.channels.insert(id, channel);
                     (self.sink)(ControlEvent::Asked { id, node, from, question }).await
                 }
                 Message::Response { request_id, response } => {
-                    self.report(request_id, Ok(response)).await
+                    self.report((pace, request_id), Ok(response)).await
                 }
             },
             request_response::Event::OutboundFailure { request_id, error, peer, .. } => {
-                self.report(request_id, Err(reason_of(&error, &peer))).await
+                self.report((pace, request_id), Err(reason_of(pace, &error, &peer))).await
             }
             request_response::Event::InboundFailure { request_id, .. } => {
-                self.channels.remove(&request_id);
+                self.channels.remove(&AskedId { pace, id: request_id });
                 true
             }
             request_response::Event::ResponseSent { .. } => true,
         }
     }
 
-    async fn report(&mut self, id: OutboundRequestId, outcome: Result<Answer, NoAnswer>) -> bool {
+    async fn report(
+        &mut self,
+        id: (Pace, OutboundRequestId),
+        outcome: Result<Answer, NoAnswer>,
+    ) -> bool {
         match self.asked.remove(&id) {
             Some(token) => (self.sink)(ControlEvent::Answered { token, outcome }).await,
             None => true,
@@ -259,7 +361,7 @@ fn ip_of(address: &Multiaddr) -> Option<IpAddr> {
 }
 
 /// What libp2p's errors mean to somebody who has never met its layers.
-fn reason_of(error: &OutboundFailure, peer: &PeerId) -> NoAnswer {
+fn reason_of(pace: Pace, error: &OutboundFailure, peer: &PeerId) -> NoAnswer {
     match error {
         OutboundFailure::DialFailure => match node_of(peer) {
             Some(node) => NoAnswer::NotReached { node },
@@ -267,7 +369,10 @@ fn reason_of(error: &OutboundFailure, peer: &PeerId) -> NoAnswer {
         },
         OutboundFailure::Timeout => NoAnswer::TimedOut,
         OutboundFailure::ConnectionClosed => NoAnswer::Closed,
-        OutboundFailure::UnsupportedProtocols => NoAnswer::OtherVersion,
+        OutboundFailure::UnsupportedProtocols => match pace {
+            Pace::Prompt => NoAnswer::OtherVersion,
+            Pace::News => NoAnswer::TellsNoNews,
+        },
         OutboundFailure::Io(error) => NoAnswer::Broken { reason: error.to_string() },
     }
 }

@@ -87,7 +87,7 @@ pub use p2p_core::{
 };
 
 pub use address::{ParseSeederAddressError, SeederAddress};
-pub use ask::Ask;
+pub use ask::{Ask, KeptAsk};
 pub use budget::{BufferBudget, ParseBufferBudgetError};
 pub use compare::{ChangeKind, Comparison, FileChange, compare};
 pub use control::{NoAnswer, Refusal, STATUS_TOPIC};

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::address::SeederAddress;
-use crate::control::{self, Answer, ControlCommand, ControlEvent, Question};
+use crate::control::{self, Answer, ControlCommand, ControlEvent, Pace, Question};
 use crate::data::measure::{self, MeasureFault, Measured};
 use crate::data::transport::TransportKind;
 use crate::data::{self, DIAL_TIME};
@@ -168,6 +168,7 @@ async fn reach(identity: &Identity, peer: SeederAddress) -> Result<Contact, Meas
         node: peer.node,
         address: peer.socket,
         question: Question::Reach,
+        pace: Pace::Prompt,
     };
     drop(orders.send(ask).await);
     let outcome = tokio::select! {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::address::SeederAddress;
 use crate::ask::{Ask, AskSorter, Asks, Audience};
 use crate::budget::BufferBudget;
-use crate::control::{self, ControlCommand, Listening};
+use crate::control::{self, ControlCommand, Listening, Pace};
 use crate::data::dscp::TrafficClass;
 use crate::data::limiter::{Limits, SharedLimits};
 use crate::data::transport::Transport;
@@ -303,7 +303,25 @@ impl Node {
         topic: &str,
         body: Vec<u8>,
     ) -> Result<Vec<u8>, AskError> {
-        self.ask_about(Some(seeder), topic, body).await
+        self.ask_about(Some(seeder), topic, body, Pace::Prompt).await
+    }
+
+    /// As [`Self::ask`], but for news: that seeder answers when it has something to say, at the
+    /// latest after [`Ask::KEEP_TIME_MAX`], with up to [`Ask::NEWS_BYTES_MAX`] bytes. A seeder that
+    /// dies meanwhile is noticed within seconds. A node has one such question at a time with each
+    /// seeder, or few; dropping the future does not take the question back.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::ask`]. A seeder of a version that does not tell news is
+    /// [`NoAnswer::TellsNoNews`](crate::NoAnswer::TellsNoNews).
+    pub async fn ask_for_news(
+        &self,
+        seeder: NodeId,
+        topic: &str,
+        body: Vec<u8>,
+    ) -> Result<Vec<u8>, AskError> {
+        self.ask_about(Some(seeder), topic, body, Pace::News).await
     }
 
     /// As [`Self::ask`], but asks the seeders of the list in turn until one answers.
@@ -312,7 +330,7 @@ impl Node {
     ///
     /// If none does.
     pub async fn ask_any(&self, topic: &str, body: Vec<u8>) -> Result<Vec<u8>, AskError> {
-        self.ask_about(None, topic, body).await
+        self.ask_about(None, topic, body, Pace::Prompt).await
     }
 
     async fn ask_about(
@@ -320,6 +338,7 @@ impl Node {
         seeder: Option<NodeId>,
         topic: &str,
         body: Vec<u8>,
+        pace: Pace,
     ) -> Result<Vec<u8>, AskError> {
         let (topic_bytes, body_bytes) = (topic.len(), body.len());
         // One byte says how long the topic is.
@@ -328,7 +347,7 @@ impl Node {
             return Err(AskError::TooLong { topic_bytes, body_bytes });
         }
         let (reply, outcome) = oneshot::channel();
-        let order = AskOrder { seeder, topic: topic.to_owned(), body, reply };
+        let order = AskOrder { seeder, topic: topic.to_owned(), body, pace, reply };
         self.inner.hub.send(Wake::Command(Command::Ask(order))).await;
         outcome.await.unwrap_or(Err(AskError::Shutdown))
     }
@@ -339,6 +358,13 @@ impl Node {
     /// them the oldest are dropped.
     pub async fn next_ask(&self) -> Option<Ask> {
         self.inner.asks.next().await
+    }
+
+    /// The next question for news, by [`Self::ask_for_news`], to this seeder; `None` after
+    /// shutdown. Whoever picks it up may keep it ([`Ask::keep`]) for [`Ask::KEEP_TIME_MAX`], and
+    /// then owes an answer. Those that nobody picks up are refused once too many wait.
+    pub async fn next_ask_for_news(&self) -> Option<Ask> {
+        self.inner.asks.next_for_news().await
     }
 
     /// What the node moved since its start; up to a moment old.

@@ -7,6 +7,7 @@ mod crash;
 mod examples;
 mod limits;
 mod measure;
+mod news;
 mod reuse;
 mod rig;
 mod swarm;

@@ -6,6 +6,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use futures::{AsyncReadExt as _, AsyncWriteExt as _};
 use libp2p::StreamProtocol;
 use libp2p::futures::{AsyncRead, AsyncWrite};
@@ -36,8 +37,8 @@ pub(crate) enum Answer {
     Exchange(Vec<Contact>),
     /// Addresses may be unspecified.
     Reach(Contact),
-    /// To what was asked about a topic; opaque to this crate.
-    Ask(Vec<u8>),
+    /// To what was asked about a topic; opaque to this crate. Many askers may share the bytes.
+    Ask(Bytes),
     /// The same about [`STATUS_TOPIC`], which is answered with no more than that it was taken. Read
     /// as an empty [`Self::Ask`].
     Status,
@@ -55,13 +56,27 @@ const REFUSED: u8 = 255;
 /// Longest topic: a name and a version.
 pub(crate) const TOPIC_BYTES_MAX: usize = 64;
 
+/// Most bytes of an answer that tells news. The largest document that is told, each byte of it
+/// escaped within another document, takes half of it; prompt answers have names and addresses only,
+/// and stay below [`CONTROL_BYTES_MAX`].
+pub(crate) const NEWS_BYTES_MAX: usize = 256 << 10;
+
 /// The topic of hosts' status reports. It is older than the others: a question about it has a kind
 /// of its own on the wire, which older nodes know.
 pub const STATUS_TOPIC: &str = "status";
 
 /// Reads and writes both kinds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ControlCodec;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ControlCodec {
+    answer_bytes_max: usize,
+}
+
+impl ControlCodec {
+    /// For answers that come at once.
+    pub(crate) const PROMPT: Self = Self { answer_bytes_max: CONTROL_BYTES_MAX };
+    /// For answers that come when there is something to say.
+    pub(crate) const NEWS: Self = Self { answer_bytes_max: NEWS_BYTES_MAX };
+}
 
 impl request_response::Codec for ControlCodec {
     type Protocol = StreamProtocol;
@@ -72,14 +87,14 @@ impl request_response::Codec for ControlCodec {
     where
         T: AsyncRead + Unpin + Send,
     {
-        decode_question(&read_to_end(io).await?)
+        decode_question(&read_to_end(io, CONTROL_BYTES_MAX).await?)
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Answer>
     where
         T: AsyncRead + Unpin + Send,
     {
-        decode_answer(&read_to_end(io).await?)
+        decode_answer(&read_to_end(io, self.answer_bytes_max).await?)
     }
 
     async fn write_request<T>(
@@ -107,8 +122,12 @@ impl request_response::Codec for ControlCodec {
     }
 }
 
-async fn read_to_end<T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<Vec<u8>> {
-    let limit = CONTROL_BYTES_MAX + 1;
+async fn read_to_end<T: AsyncRead + Unpin + Send>(
+    io: &mut T,
+    bytes_max: usize,
+) -> io::Result<Vec<u8>> {
+    // The kind is a byte more.
+    let limit = bytes_max + 1;
     let mut bytes = Vec::new();
     io.take(limit as u64 + 1).read_to_end(&mut bytes).await?;
     if bytes.len() > limit {
@@ -165,7 +184,7 @@ fn encode_answer(answer: &Answer) -> Vec<u8> {
         Answer::Exchange(contacts) => tagged(EXCHANGE, wire::encode(contacts)),
         Answer::Status => vec![STATUS],
         Answer::Reach(contact) => tagged(REACH, wire::encode(&vec![*contact])),
-        Answer::Ask(body) => tagged(ASK, body.clone()),
+        Answer::Ask(body) => [&[ASK][..], body].concat(),
         Answer::Refused(refusal) => vec![REFUSED, refusal.to_byte()],
     }
 }
@@ -175,12 +194,12 @@ fn decode_answer(bytes: &[u8]) -> io::Result<Answer> {
     match tag {
         ANNOUNCE => wire::decode_announce_answer(body).map(Answer::Announce).map_err(malformed),
         EXCHANGE => wire::decode_contacts(body).map(Answer::Exchange).map_err(malformed),
-        STATUS => Ok(Answer::Ask(Vec::new())),
+        STATUS => Ok(Answer::Ask(Bytes::new())),
         REACH => match wire::decode_contacts(body).map_err(malformed)?[..] {
             [contact] => Ok(Answer::Reach(contact)),
             _ => Err(malformed("not one contact")),
         },
-        ASK => Ok(Answer::Ask(body.to_vec())),
+        ASK => Ok(Answer::Ask(Bytes::copy_from_slice(body))),
         REFUSED => Ok(Answer::Refused(Refusal::from_bytes(body))),
         _ => Err(malformed("unknown answer")),
     }
@@ -227,7 +246,7 @@ mod tests {
             location: Location::default(),
         });
         let exchanged = Answer::Exchange(vec![]);
-        let said = Answer::Ask(b"yes".to_vec());
+        let said = Answer::Ask(Bytes::from_static(b"yes"));
         for answer in [Answer::Announce(named), exchanged, reach, said] {
             assert_eq!(decode_answer(&encode_answer(&answer)).unwrap(), answer);
         }
@@ -261,7 +280,7 @@ mod tests {
         assert_eq!(encode_question(&status), [&[3][..], b"fine"].concat());
         assert_eq!(decode_question(&[&[3][..], b"fine"].concat()).unwrap(), status);
         assert_eq!(encode_answer(&Answer::Status), [3]);
-        assert_eq!(decode_answer(&[3]).unwrap(), Answer::Ask(vec![]));
+        assert_eq!(decode_answer(&[3]).unwrap(), Answer::Ask(Bytes::new()));
         let in_the_form_of_others = [&[ASK, 6][..], b"status", b"fine"].concat();
         assert!(decode_question(&in_the_form_of_others).is_err());
     }
@@ -282,12 +301,14 @@ mod tests {
 
     #[test]
     fn messages_end_at_their_limit() {
-        let read = |length: usize| {
-            let bytes = vec![STATUS; length];
-            futures::executor::block_on(read_to_end(&mut futures::io::Cursor::new(bytes)))
-        };
-        assert_eq!(read(CONTROL_BYTES_MAX + 1).unwrap().len(), CONTROL_BYTES_MAX + 1);
-        assert!(read(CONTROL_BYTES_MAX + 2).is_err());
+        for limit in [CONTROL_BYTES_MAX, NEWS_BYTES_MAX] {
+            let read = |length: usize| {
+                let mut bytes = futures::io::Cursor::new(vec![STATUS; length]);
+                futures::executor::block_on(read_to_end(&mut bytes, limit))
+            };
+            assert_eq!(read(limit + 1).unwrap().len(), limit + 1);
+            assert!(read(limit + 2).is_err());
+        }
     }
 
     proptest! {

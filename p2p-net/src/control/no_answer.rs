@@ -40,6 +40,9 @@ pub enum NoAnswer {
     /// It does not know this version of the protocol.
     #[error("it speaks another version of the protocol")]
     OtherVersion,
+    /// It does not know the protocol of questions that are answered when there is something to say.
+    #[error("it is of an older version, which tells no news; update it")]
+    TellsNoNews,
     /// The connection failed under way.
     #[error("the connection failed: {reason}")]
     Broken {

@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use libp2p::request_response::InboundRequestId;
 use p2p_core::wire::{Announce, Exchange};
 use p2p_core::{BuildId, Contact, Event, NodeId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::address::SeederAddress;
-use crate::control::{Answer, ControlCommand, ControlEvent, NoAnswer, Question, Refusal};
+use crate::control::{
+    Answer, AskedId, ControlCommand, ControlEvent, NoAnswer, Pace, Question, Refusal,
+};
 use crate::error::AskError;
 
 use super::wake::{AskOrder, HubSender, Wake};
@@ -104,7 +105,7 @@ impl Questions {
 
     /// Asks about something that is not the swarm's.
     pub(super) fn ask_about(&mut self, order: AskOrder) {
-        let AskOrder { seeder, topic, body, reply } = order;
+        let AskOrder { seeder, topic, body, pace, reply } = order;
         let Some(seeder) = seeder else { return self.ask_in_turn(0, (topic, body), reply) };
         let known = self.seeders.iter().find(|known| known.node == seeder).copied();
         let Some(known) = known else {
@@ -112,7 +113,7 @@ impl Questions {
             return drop(reply.send(Err(AskError::UnknownSeeder { seeder })));
         };
         let question = Question::Ask { topic, body };
-        self.ask((known.node, known.socket), question, Asked::Seeder { reply });
+        self.ask_at((known.node, known.socket), question, pace, Asked::Seeder { reply });
     }
 
     /// Asks the seeder with this number in the list, and then those after it.
@@ -128,7 +129,7 @@ impl Questions {
     }
 
     /// Answers a question of another node.
-    pub(super) fn answer(&mut self, id: InboundRequestId, answer: Answer) {
+    pub(super) fn answer(&mut self, id: AskedId, answer: Answer) {
         // The asker asks again if the control plane is swamped.
         drop(self.control.try_send(ControlCommand::Answer { id, answer }));
     }
@@ -165,7 +166,7 @@ impl Questions {
             }
             Asked::AnySeeder { topic, body, number, reply } => {
                 let outcome = match outcome {
-                    Ok(Answer::Ask(body)) => Ok(body),
+                    Ok(Answer::Ask(body)) => Ok(body.into()),
                     Ok(_) | Err(_) if number + 1 < self.seeders.len() => {
                         self.ask_in_turn(number + 1, (topic, body), reply);
                         return None;
@@ -179,7 +180,7 @@ impl Questions {
             }
             Asked::Seeder { reply } => {
                 let outcome = match outcome {
-                    Ok(Answer::Ask(body)) => Ok(body),
+                    Ok(Answer::Ask(body)) => Ok(body.into()),
                     Ok(answer) => Err(AskError::Refused { refusal: refusal_of(&answer) }),
                     Err(reason) => Err(AskError::Unreachable { reason }),
                 };
@@ -191,13 +192,23 @@ impl Questions {
         }
     }
 
+    fn ask(&mut self, whom: (NodeId, SocketAddr), question: Question, ask: Asked) {
+        self.ask_at(whom, question, Pace::Prompt, ask);
+    }
+
     /// Hands a question to the control plane. It drains its queue all the time; if it is full all
     /// the same, the question comes back as unanswered.
-    fn ask(&mut self, (node, address): (NodeId, SocketAddr), question: Question, ask: Asked) {
+    fn ask_at(
+        &mut self,
+        (node, address): (NodeId, SocketAddr),
+        question: Question,
+        pace: Pace,
+        ask: Asked,
+    ) {
         let token = self.next;
         self.next += 1;
         self.asked.insert(token, ask);
-        let command = ControlCommand::Ask { token, node, address, question };
+        let command = ControlCommand::Ask { token, node, address, question, pace };
         if self.control.try_send(command).is_err() {
             let hub = self.hub.clone();
             let outcome = Err(NoAnswer::Swamped);

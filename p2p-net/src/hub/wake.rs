@@ -7,7 +7,7 @@ use p2p_core::wire::RequestId;
 use p2p_core::{BuildId, ChunkIndex, Contact, NodeId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::control::ControlEvent;
+use crate::control::{ControlEvent, Pace};
 use crate::data::DataEvent;
 use crate::data::buffers::Room;
 use crate::data::limiter::SharedLimits;
@@ -142,10 +142,12 @@ pub(crate) enum Command {
 /// A question to a seeder.
 #[derive(Debug)]
 pub(crate) struct AskOrder {
-    /// `None`: each in turn until one answers.
+    /// `None`: each in turn until one answers, at once.
     pub(crate) seeder: Option<NodeId>,
     pub(crate) topic: String,
     pub(crate) body: Vec<u8>,
+    /// How soon an answer is expected.
+    pub(crate) pace: Pace,
     pub(crate) reply: oneshot::Sender<Result<Vec<u8>, AskError>>,
 }
 
