@@ -253,7 +253,7 @@ fn difference(goal: &Goal, row: &HostStatus) -> Option<Reason> {
                 follows.map_or_else(|| "none".into(), |follows| format!("generation {follows}"));
             Some(Reason::new(
                 format!("the host has not heard of goal {number} yet, it follows {follows}"),
-                "wait a few seconds; if it lasts, look whether the host reaches the goal store \
+                "wait a few seconds; if it lasts, look whether goals reach the host \
                  (shoal-agent doctor there)",
             ))
         }

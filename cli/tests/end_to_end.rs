@@ -9,6 +9,7 @@ mod demo;
 mod deploys;
 mod faults;
 mod fetching;
+mod goal_news;
 mod halts;
 mod inventory;
 mod kills;

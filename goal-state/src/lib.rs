@@ -18,6 +18,10 @@ pub use documents::app_name::{AppName, AppNameError};
 pub use documents::explain::{Answer, Reason, progress_text};
 pub use documents::fit::{STATUS_ROW_BYTES_MAX, fit_row};
 pub use documents::goal::Goal;
+pub use documents::goal_news::{
+    GOAL_APPS_MAX, GOALS_TOPIC, GoalNews, GoalNewsError, GoalQuestion, GoalVersion,
+    GoalVersionError, ToldGoal, goal_news_of,
+};
 pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
 pub use documents::inventory::{
     FORGOTTEN_KEPT_MS, Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS, WriterRows,
@@ -42,7 +46,8 @@ pub use documents::token::{
 };
 pub use documents::trouble::{TROUBLES_MAX, Trouble, TroubleKind};
 pub use store::GoalStore;
-pub use store::board::GoalUpdate;
+pub use store::all_goals::{AllGoals, AllGoalsWatch};
+pub use store::board::{GoalBoard, GoalUpdate};
 pub use store::change::{DamagedGoal, GoalChange, GoalList};
 pub use store::error::{Author, FileAction, GoalReadError, GoalStoreError};
 pub use store::pacing::now_ms;

@@ -3,8 +3,8 @@
 //! Owns the two kinds of stores ([`FileStore`], [`EtcdStore`]), what every operation promises
 //! whichever of them it goes to, and the limits of a status document. Does no IO itself.
 //!
-//! Imports run downwards: `url`, `pacing` < `error` < `change`, `board` < the stores with their
-//! watches, [`GoalWatch`] < this file. A store never knows who holds it.
+//! Imports run downwards: `url`, `pacing` < `error` < `change`, `board` < `all_goals` < the stores
+//! with their watches, [`GoalWatch`] < this file. A store never knows who holds it.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +16,7 @@ use crate::documents::history::{ChangeOrder, RollbackTarget};
 use crate::documents::inventory::{Forgotten, StatusDocuments, WriterRows, unite};
 use crate::documents::rollout::RolloutChange;
 use crate::documents::status::{HostStatus, STATUS_ROWS_MAX, check_writer_name};
+use crate::store::all_goals::AllGoalsWatch;
 use crate::store::change::{GoalChange, GoalList};
 use crate::store::error::GoalStoreError;
 use crate::store::etcd::EtcdStore;
@@ -24,6 +25,7 @@ use crate::store::pacing::now_ms;
 use crate::store::url::GoalUrl;
 use crate::store::watch::GoalWatch;
 
+pub(crate) mod all_goals;
 pub(crate) mod board;
 pub(crate) mod change;
 pub(crate) mod damage_log;
@@ -150,6 +152,23 @@ impl GoalStore {
             }
             Backend::Etcd(store) => {
                 GoalWatch::fed_by(|board| etcd::watch::follow(store, apps, board))
+            }
+        }
+    }
+
+    /// Follows all goals at once, as [`watch`](Self::watch) does those of some apps; where the
+    /// store is watched it is looked at now and then all the same.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime: the watch runs in a task of its own until it is dropped.
+    pub fn watch_all(&self) -> AllGoalsWatch {
+        match self.backend.clone() {
+            Backend::File(store) => {
+                AllGoalsWatch::fed_by(|board| files::watch::follow_all(store, board))
+            }
+            Backend::Etcd(store) => {
+                AllGoalsWatch::fed_by(|board| etcd::watch_all::follow(store, board))
             }
         }
     }

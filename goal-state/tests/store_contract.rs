@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use goal_state::testing::EtcdServer;
-use goal_state::{GoalStore, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX, WriterRows};
+use goal_state::{
+    AllGoals, AllGoalsWatch, GoalStore, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX,
+    WriterRows,
+};
 
-use crate::rig::{app, build, next, next_goal, row, to_all};
+use crate::rig::{DEADLINE, app, build, next, next_goal, row, to_all};
 
 /// A store with nothing in it that lives as long as this does.
 enum Fixture {
@@ -27,6 +30,39 @@ impl Fixture {
             Self::File(directory) => GoalUrl::File { directory: directory.path().to_owned() },
             Self::Etcd(server) => server.url("shoal/test"),
         })
+    }
+
+    /// Writes the goal of an app as a person would, or removes it.
+    async fn put(&self, name: &str, document: Option<&[u8]>) {
+        match self {
+            Self::File(directory) => {
+                let path = directory.path().join(format!("goals/{name}.json"));
+                match document {
+                    Some(document) => std::fs::write(path, document).unwrap(),
+                    None => std::fs::remove_file(path).unwrap(),
+                }
+            }
+            Self::Etcd(server) => {
+                let key = format!("shoal/test/goals/{name}");
+                match document {
+                    Some(document) => server.put(&key, document).await,
+                    None => server.delete(&key).await,
+                }
+            }
+        }
+    }
+
+    /// Takes the store away, or brings it back as it was.
+    async fn set_away(&mut self, is_away: bool) {
+        match self {
+            Self::File(directory) => {
+                let (here, away) = (directory.path(), directory.path().with_extension("away"));
+                let (from, to) = if is_away { (here, &*away) } else { (&*away, here) };
+                std::fs::rename(from, to).unwrap();
+            }
+            Self::Etcd(server) if is_away => server.stop(),
+            Self::Etcd(server) => server.restart().await,
+        }
     }
 }
 
@@ -53,6 +89,7 @@ for_each_kind!(
     many_full_status_documents_are_read,
     watch_yields_the_goal_and_then_each_change,
     cancelled_wait_loses_no_update,
+    all_goals_are_followed_as_they_are_stored,
     clones_and_new_stores_see_the_same,
 );
 
@@ -208,7 +245,7 @@ async fn cancelled_wait_loses_no_update(fixture: Fixture) {
     assert_eq!(next_goal(&mut watch).await, None);
     for name in ["A", "B", "C"] {
         let goal = store.deploy(&app("web"), build(name), to_all()).await.unwrap();
-        let seen = tokio::time::timeout(crate::rig::DEADLINE, async {
+        let seen = tokio::time::timeout(DEADLINE, async {
             loop {
                 tokio::select! {
                     biased;
@@ -280,4 +317,58 @@ async fn forgotten_hosts_are_left_out(fixture: Fixture) {
     let written = store.statuses_of("12D3KooX").await.unwrap();
     assert_eq!((written.rows, written.is_whole), (vec![], true), "the row would come back");
     assert_eq!(store.statuses().await.unwrap()[0], back);
+}
+
+/// Waits until all goals are as `accept` says.
+async fn seen(watch: &mut AllGoalsWatch, accept: impl Fn(&AllGoals) -> bool) -> AllGoals {
+    let waiting = async {
+        loop {
+            let goals = watch.next().await;
+            if accept(&goals) {
+                return goals;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting).await.expect("it is seen")
+}
+
+/// Goal: whoever watches all goals sees each as the very bytes that are stored, what is damaged,
+/// what is removed, and that the store is away without losing what was read.
+async fn all_goals_are_followed_as_they_are_stored(mut fixture: Fixture) {
+    let store = fixture.store();
+    for name in ["api", "web"] {
+        store.deploy(&app(name), build("A"), to_all()).await.unwrap();
+    }
+    let mut watch = store.watch_all();
+    let goals = seen(&mut watch, |goals| goals.is_known).await;
+    assert_eq!(goals.apps.keys().map(ToString::to_string).collect::<Vec<_>>(), ["api", "web"]);
+    let goal = store.goal(&app("web")).await.unwrap().unwrap();
+    let web = |goals: &AllGoals| goals.apps.get(&app("web")).cloned();
+    assert_eq!(web(&goals).unwrap().document.as_deref(), Some(&*goal.to_json()));
+
+    let odd = [b"\r\n\t ", &goal.to_json()[..], b"  \n"].concat();
+    fixture.put("web", Some(&odd)).await;
+    let has_odd = |goals: &AllGoals| web(goals).unwrap().document.as_deref() == Some(&*odd);
+    assert_eq!(web(&seen(&mut watch, has_odd).await).unwrap().goal.unwrap(), Some(goal));
+    fixture.put("web", Some(b"{")).await;
+    let goals = seen(&mut watch, |goals| web(goals).is_some_and(|web| web.goal.is_err())).await;
+    assert!(goals.unread.is_none() && goals.apps[&app("api")].goal.is_ok());
+    let too_long = [&odd[..], &b" ".repeat(64 << 10)].concat();
+    fixture.put("web", Some(&too_long)).await;
+    let is_too_long = |goals: &AllGoals| {
+        let web = web(goals).unwrap();
+        web.document.is_none() && web.goal.is_err_and(|error| error.to_string().contains("65536"))
+    };
+    seen(&mut watch, is_too_long).await;
+    fixture.put("web", None).await;
+    seen(&mut watch, |goals| web(goals).is_none()).await;
+    fixture.put("No App", Some(b"x")).await;
+
+    fixture.set_away(true).await;
+    let away = seen(&mut watch, |goals| goals.unread.is_some()).await;
+    assert!(away.apps.contains_key(&app("api")), "{away:?}");
+    fixture.set_away(false).await;
+    seen(&mut watch, |goals| goals.unread.is_none()).await;
+    store.deploy(&app("web"), build("B"), to_all()).await.unwrap();
+    seen(&mut watch, |goals| web(goals).is_some()).await;
 }

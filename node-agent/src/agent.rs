@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use goal_state::{AppName, GoalStore};
+use goal_state::{AppName, GoalStore, GoalWatch};
 use p2p_net::{Identity, Node, NodeConfig, SharedLimits, StartError};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
@@ -23,9 +23,10 @@ use crate::agent::goal_follower::GoalFollower;
 use crate::agent::reload::Reload;
 use crate::app::App;
 use crate::app::settings::{AppOrder, AppParts, AppSettings, AppTimings};
-use crate::config::{AppConfig, Config};
+use crate::config::{AppConfig, Config, GoalSource};
 use crate::control::ControlServer;
 use crate::control::answers::{Answers, AppOrders};
+use crate::fleet::goals;
 use crate::fleet::source::LimitedNode;
 use crate::fleet::tokens::SeederTokens;
 use crate::host::mark::MarkKey;
@@ -85,7 +86,6 @@ impl Agent {
         let accepted = AcceptedGoals::load(&state.goals_path())?;
         warn_of_strays(&state, &config);
 
-        let store = GoalStore::new(&config.goal);
         let node = start_node(&config, identity).await?;
 
         let board = StatusBoard::default();
@@ -123,12 +123,7 @@ impl Agent {
 
         let (apps_stop, reporter_stop) = (CancellationToken::new(), CancellationToken::new());
         let apps = spawn_apps(opened, &apps_stop);
-        let watch = store.watch(config.apps.keys().cloned().collect());
-        let sink = if store.takes_host_status() {
-            StatusSink::Store(store)
-        } else {
-            StatusSink::Seeders(node.clone())
-        };
+        let (watch, sink) = goals_and_reports(&config, &node);
         let name = ReporterName {
             host: config.host.clone(),
             group: config.group.clone(),
@@ -265,6 +260,27 @@ async fn start_node(config: &Config, identity: Identity) -> Result<Node, StartEr
         "the node is up"
     );
     Ok(node)
+}
+
+/// Where goals come from, and where reports go. Must be called within a runtime.
+fn goals_and_reports(config: &Config, node: &Node) -> (GoalWatch, StatusSink) {
+    let apps = config.apps.keys().cloned();
+    match &config.goal {
+        GoalSource::Seeders => {
+            let watch = goals::watch(node.clone(), &config.seeders, apps.collect());
+            (watch, StatusSink::Seeders(node.clone()))
+        }
+        GoalSource::Store(url) => {
+            let store = GoalStore::new(url);
+            let watch = store.watch(apps.collect());
+            let sink = if store.takes_host_status() {
+                StatusSink::Store(store)
+            } else {
+                StatusSink::Seeders(node.clone())
+            };
+            (watch, sink)
+        }
+    }
 }
 
 /// Lets each app's loop run on a thread of its own: it waits for its disk now and then.

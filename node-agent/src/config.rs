@@ -16,7 +16,7 @@ use std::num::NonZero;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use goal_state::{AppName, GoalUrl, Label};
+use goal_state::{AppName, GOAL_APPS_MAX, Label};
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, Limits, SeederAddress, TrafficClass, Transport};
 
@@ -30,6 +30,7 @@ use crate::host::watch_files::WatchedFiles;
 mod access;
 mod apps;
 pub(crate) mod bootstrap;
+mod goal_source;
 mod keys;
 mod layers;
 mod place;
@@ -39,6 +40,7 @@ mod table;
 mod values;
 mod words;
 
+pub(crate) use goal_source::GoalSource;
 pub(crate) use keys::Settings;
 use layers::Layers;
 pub(crate) use layers::{BootstrapSettings, FlagSetting, Inputs, Origin};
@@ -65,8 +67,8 @@ pub(crate) struct Config {
     pub host: String,
     /// Directory of everything the agent stores. Default: `STATE_DEFAULT`.
     pub state: PathBuf,
-    /// Where goals are read and, if it takes them, statuses are written.
-    pub goal: GoalUrl,
+    /// Where this host hears of goals and, if it is a store that takes them, writes statuses.
+    pub goal: GoalSource,
     /// Seeders of the region; at least one.
     pub seeders: Vec<SeederAddress>,
     /// Address of the control plane. Default: any free port on all addresses.
@@ -249,6 +251,15 @@ pub(crate) enum ConfigError {
         /// What was expected and what was found.
         reason: String,
     },
+    /// More apps than a seeder is asked for.
+    #[error(
+        "{apps} apps are configured, and seeders tell a host the goals of {GOAL_APPS_MAX} at most; \
+         give goal as the URL of a goal store that this host can read"
+    )]
+    TooManyApps {
+        /// How many.
+        apps: usize,
+    },
     /// A key without a default that was not given.
     #[error("{what}; give it as `{key}` in the configuration file, as {flag} or as {variable}")]
     Missing {
@@ -309,18 +320,21 @@ impl Config {
         if config.apps.is_empty() {
             return Err(NO_APP.into());
         }
+        if config.goal == GoalSource::Seeders && config.apps.len() > GOAL_APPS_MAX {
+            return Err(ConfigError::TooManyApps { apps: config.apps.len() });
+        }
         let mut warnings = layers.warnings.clone();
         warnings.extend(apps::warnings_of(&config.apps));
         Ok(Loaded { config, warnings, origins: layers.origins() })
     }
 
-    /// What holds without any key. Goal store and seeders have no default: they are here because a
-    /// place has to be taken until their keys are read.
+    /// What holds without any key. Seeders have no default: they are here because a place has to be
+    /// taken until their key is read.
     fn defaults() -> Self {
         Self {
             host: machine_name(),
             state: STATE_DEFAULT.into(),
-            goal: GoalUrl::File { directory: PathBuf::new() },
+            goal: GoalSource::default(),
             seeders: vec![],
             listen: (Ipv4Addr::UNSPECIFIED, 0).into(),
             zone: String::new(),

@@ -65,7 +65,7 @@ fn mistakes_of_the_operator_exit_with_code_two() {
         2,
         &["'--gaol'", "'--goal'", "run: shoal-agent --help"],
     );
-    assert_error(&bare_agent(&[]), 2, &["no goal store is given", "--goal URL"]);
+    assert_error(&bare_agent(&[]), 2, &["no seeder is given", "--seeder MULTIADDR"]);
     assert!(!state.exists(), "nothing may be created before the settings are right");
 }
 

@@ -41,7 +41,8 @@ struct Args {
     /// seeder, so each announces its builds to all others
     #[arg(long = "seeder", value_name = "ADDRESS", env = "SHOAL_SEEDERS", value_delimiter = ',')]
     seeders: Vec<SeederAddress>,
-    /// Goal store: hosts' reports are written there, and rollouts that fail are halted there
+    /// Goal store: hosts are told its goals, their reports are written there, and rollouts that
+    /// fail are halted there
     #[arg(long, value_name = "URL", env = "SHOAL_GOAL")]
     goal: Option<GoalUrl>,
     /// Where the seeder is, so that near hosts prefer each other

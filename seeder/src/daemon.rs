@@ -1,8 +1,10 @@
-//! The seeder at work: serves what is in the store, and carries hosts' reports to the goal store.
+//! The seeder at work: serves what is in the store, carries hosts' reports to the goal store, and
+//! tells hosts the goals.
 //!
 //! Owns the state directory's lock and the loop that follows the store. All decisions are made in
-//! [`crate::catalog`], [`crate::status_relay`], [`crate::tokens`] and [`crate::judge`]; this file
-//! only does what they say, with reports by way of [`crate::relay`]. It must never end because of
+//! [`crate::catalog`], [`crate::status_relay`], [`crate::goal_relay`], [`crate::tokens`] and
+//! [`crate::judge`]; this file only does what they say, with reports by way of [`crate::relay`] and
+//! goals by way of [`crate::goal_teller`]. It must never end because of
 //! one build, one report or a goal store that is down: those are logged and tried again, while
 //! everything else goes on.
 
@@ -25,6 +27,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::Catalog;
+use crate::goal_teller::tell_goals;
 use crate::inventory_disk::InventoryDisk;
 use crate::judging::{Judging, OwnRows};
 use crate::relay::Relay;
@@ -59,7 +62,8 @@ pub struct SeederConfig {
     /// The other seeders of the region. This one announces every build that it serves to each of
     /// them.
     pub seeders: Vec<SeederAddress>,
-    /// Goal store that hosts' reports are relayed to. `None`: reports are refused.
+    /// Goal store that hosts' reports are relayed to, and whose goals hosts are told. `None`: both
+    /// are refused.
     pub goal: Option<GoalUrl>,
     /// The name of the zone that the seeder is in, for locality. `None` if unknown.
     pub zone: Option<String>,
@@ -229,8 +233,12 @@ impl Seeder {
                 None => std::future::pending().await,
             }
         };
+        let told_of = self.goal.clone();
         tokio::select! {
             () = stop.cancelled() => {}
+            () = tell_goals(&node, told_of.as_ref()) => {
+                tracing::warn!("the node ended; the seeder stops");
+            }
             () = sort_asks(&node, relay.as_ref(), requests) => {
                 tracing::warn!("the node ended; the seeder stops");
             }

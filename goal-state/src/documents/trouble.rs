@@ -190,8 +190,8 @@ impl TroubleKind {
                 "set one with shoal deploy {app} BUILD; if there is one, compare the app's name \
                  and the goal store with shoal-agent doctor on the host"
             ),
-            Self::GoalUnread => "look whether the goal store answers (shoal-agent doctor on the \
-                 host); until it does, the host keeps to the goal that it knows"
+            Self::GoalUnread => "look whether the goal store answers, or the seeders where they \
+                 tell goals (shoal-agent doctor on the host); the host keeps to what it knows"
                 .into(),
             Self::GoalGone => format!(
                 "set a goal again with shoal deploy {app} BUILD; the host keeps to the one that \

@@ -147,7 +147,13 @@ pub(crate) fn parse_goal(
     bytes: &[u8],
     remedy: &str,
 ) -> Result<Goal, GoalStoreError> {
-    Goal::from_json(app, bytes).map_err(|error| GoalStoreError::Malformed {
+    let is_too_long = bytes.len() as u64 > GOAL_BYTES_MAX;
+    let read = if is_too_long {
+        Err(format!("it has {} bytes, the limit is {GOAL_BYTES_MAX}", bytes.len()))
+    } else {
+        Goal::from_json(app, bytes).map_err(|error| error.to_string())
+    };
+    read.map_err(|error| GoalStoreError::Malformed {
         place: place.to_owned(),
         // Hosts never go back to a lower generation, so removing a goal has a price.
         reason: format!(

@@ -216,6 +216,12 @@ pub enum GoalStoreError {
         /// etcd's words, with what to do.
         reason: String,
     },
+    /// Who tells goals in the place of the store cannot, and says why.
+    #[error("{reason}")]
+    Told {
+        /// What the seeder, or who asked it, says: cause and next step.
+        reason: String,
+    },
     /// Others changed the goal each time between our read and our write.
     #[error(
         "the goal of {app} was changed by others {attempts} times in a row; find out by whom, \

@@ -24,7 +24,7 @@ use crate::documents::status::{HostStatus, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
 use crate::store::damage_log::DamageLog;
-use crate::store::error::{GoalReadError, GoalStoreError, one_line};
+use crate::store::error::{GoalStoreError, one_line};
 use crate::store::url::GoalUrl;
 
 /// Most bytes of one value: etcd's default for a whole request, less room for the key and framing.
@@ -63,6 +63,7 @@ const PATIENCE: Patience = Patience {
 };
 
 pub(crate) mod watch;
+pub(crate) mod watch_all;
 
 /// A store in etcd. Cheap to clone; clones share a connection.
 #[derive(Clone, Debug)]
@@ -142,12 +143,24 @@ impl EtcdStore {
         answer.kvs().first().map(|found| self.parse(app, found)).transpose()
     }
 
+    /// What the value of its key says of `app`.
+    pub(crate) fn update(&self, app: &AppName, found: Option<&KeyValue>) -> GoalUpdate {
+        let document = found.map(KeyValue::value);
+        let key = found.map(|found| String::from_utf8_lossy(found.key()));
+        GoalUpdate::read(app.clone(), document, |app, bytes| {
+            self.parse_value(app, &key.unwrap_or_default(), bytes)
+        })
+    }
+
     /// Reads the goal of `app` out of the value of its key.
     pub(crate) fn parse(&self, app: &AppName, found: &KeyValue) -> Result<Goal, GoalStoreError> {
-        let key = String::from_utf8_lossy(found.key());
+        self.parse_value(app, &String::from_utf8_lossy(found.key()), found.value())
+    }
+
+    fn parse_value(&self, app: &AppName, key: &str, value: &[u8]) -> Result<Goal, GoalStoreError> {
         let remedy =
             format!("repair the value, or remove it with: etcdctl del {key}, and deploy again");
-        parse_goal(app, &self.place(&key), found.value(), &remedy)
+        parse_goal(app, &self.place(key), value, &remedy)
     }
 
     fn place(&self, key: &str) -> String {
@@ -176,12 +189,10 @@ impl EtcdStore {
     /// All keys that start with `prefix`, which ends in a slash. Read page by page; what changes in
     /// between may be seen in its old or new state.
     async fn list(&self, prefix: &str, page: i64) -> Result<Vec<KeyValue>, GoalStoreError> {
-        // '0' follows '/' in ASCII.
-        let end = format!("{}0", prefix.trim_end_matches('/'));
-        let mut from = prefix.as_bytes().to_vec();
         let mut found = Vec::new();
+        let mut from = prefix.as_bytes().to_vec();
         loop {
-            let options = GetOptions::new().with_range(end.clone()).with_limit(page);
+            let options = in_prefix(prefix).with_limit(page);
             let mut page =
                 self.request(|client| get(client, from.clone(), options.clone())).await?;
             let is_last = !page.more();
@@ -191,6 +202,42 @@ impl EtcdStore {
                 _ => return Ok(found),
             }
         }
+    }
+
+    /// All goals as they were at one revision, which is returned beside them. Without `values` the
+    /// keys come alone, with the revisions of their values.
+    pub(crate) async fn goals_at_once(
+        &self,
+        values: Values,
+    ) -> Result<(Vec<KeyValue>, i64), GoalStoreError> {
+        let prefix = self.goals_prefix();
+        let mut found = Vec::new();
+        let mut from = prefix.clone().into_bytes();
+        let mut revision = None;
+        loop {
+            let mut options = match values {
+                Values::Read => in_prefix(&prefix).with_limit(PAGE_VALUES),
+                Values::Left => in_prefix(&prefix).with_limit(PAGE_SMALL_VALUES).with_keys_only(),
+            };
+            if let Some(revision) = revision {
+                options = options.with_revision(revision);
+            }
+            let mut page =
+                self.request(|client| get(client, from.clone(), options.clone())).await?;
+            let now = page.header().map_or(0, etcd_client::ResponseHeader::revision);
+            let revision = *revision.get_or_insert(now);
+            let is_last = !page.more();
+            found.extend(page.take_kvs());
+            match found.last() {
+                Some(last) if !is_last => from = [last.key(), b"\0"].concat(),
+                _ => return Ok((found, revision)),
+            }
+        }
+    }
+
+    /// The app whose goal is kept under `key`; `None` for a key that is no goal's.
+    pub(crate) fn app_of(&self, key: &[u8]) -> Option<AppName> {
+        str::from_utf8(key).ok()?.strip_prefix(&self.goals_prefix())?.parse().ok()
     }
 
     /// The goals of `apps` with the revision to watch from.
@@ -209,9 +256,7 @@ impl EtcdStore {
             snapshot.revision = snapshot.revision.min(revision);
             for (app, read) in apps.iter().zip(answer.op_responses()) {
                 let TxnOpResponse::Get(read) = read else { continue };
-                let goal = read.kvs().first().map(|found| self.parse(app, found)).transpose();
-                let goal = goal.map_err(GoalReadError::from);
-                snapshot.updates.push(GoalUpdate { app: (*app).clone(), goal });
+                snapshot.updates.push(self.update(app, read.kvs().first()));
             }
         }
         Ok(snapshot)
@@ -443,6 +488,13 @@ impl EtcdStore {
     }
 }
 
+/// Whether goals are wanted, or only which there are.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Values {
+    Read,
+    Left,
+}
+
 /// The outcome of a compare-and-swap.
 enum Swap {
     Done,
@@ -450,6 +502,11 @@ enum Swap {
     Overtaken {
         now: Option<KeyValue>,
     },
+}
+
+/// All keys that start with `prefix`, which ends in a slash: '0' follows that in ASCII.
+fn in_prefix(prefix: &str) -> GetOptions {
+    GetOptions::new().with_range(format!("{}0", prefix.trim_end_matches('/')))
 }
 
 async fn get(

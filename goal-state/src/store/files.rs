@@ -5,7 +5,7 @@
 //! one generation; a damaged goal is never overwritten. Only a deploy creates the directory: a
 //! reader that did would turn a mistyped URL into "no goal".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,7 @@ use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
 use crate::documents::inventory::{Forgotten, StatusDocuments, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_pretty_json};
+use crate::store::board::GoalUpdate;
 use crate::store::change::{GOAL_BYTES_MAX, GoalChange, GoalList, parse_goal};
 use crate::store::damage_log::DamageLog;
 use crate::store::error::{FileAction, GoalStoreError, one_line};
@@ -72,12 +73,38 @@ impl FileStore {
 
     /// The goal of `app`, without leaving the thread.
     pub(crate) fn read_goal(&self, app: &AppName) -> Result<Option<Goal>, GoalStoreError> {
-        let path = self.goal_path(app);
-        let Some(bytes) = document::read(&path, GOAL_BYTES_MAX)? else {
-            return self.check_directory().map(|()| None);
-        };
+        let bytes = self.read_document(app)?;
+        bytes.map(|bytes| self.parse(app, &bytes)).transpose()
+    }
+
+    /// What the file of `app` says, without leaving the thread.
+    pub(crate) fn update(&self, app: &AppName) -> GoalUpdate {
+        match self.read_document(app) {
+            Ok(bytes) => {
+                GoalUpdate::read(app.clone(), bytes.as_deref(), |app, bytes| self.parse(app, bytes))
+            }
+            Err(error) => GoalUpdate::unread(app.clone(), error.into()),
+        }
+    }
+
+    fn read_document(&self, app: &AppName) -> Result<Option<Vec<u8>>, GoalStoreError> {
+        let bytes = document::read(&self.goal_path(app), GOAL_BYTES_MAX)?;
+        if bytes.is_none() {
+            self.check_directory()?;
+        }
+        Ok(bytes)
+    }
+
+    fn parse(&self, app: &AppName, bytes: &[u8]) -> Result<Goal, GoalStoreError> {
         let remedy = "repair the file, or remove it and deploy again";
-        parse_goal(app, &path.display().to_string(), &bytes, remedy).map(Some)
+        parse_goal(app, &self.goal_path(app).display().to_string(), bytes, remedy)
+    }
+
+    /// The apps that have a file, without leaving the thread.
+    pub(crate) fn apps(&self) -> Result<BTreeSet<AppName>, GoalStoreError> {
+        self.check_directory()?;
+        let name = |path: &PathBuf| path.file_stem()?.to_str()?.parse().ok();
+        Ok(json_files(&self.goals_path())?.iter().filter_map(name).collect())
     }
 
     fn check_directory(&self) -> Result<(), GoalStoreError> {

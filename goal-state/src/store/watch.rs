@@ -1,13 +1,13 @@
 //! A running watch: what its consumer sees.
 //!
 //! Owns the rule of what is passed on: each app's goal once at the start, then each change of it.
-//! The watching itself is done by a task of the store, which posts on a [`Board`]; a consumer that
-//! is slow sees the newest goal, not every one in between.
+//! The watching itself is done by a task of the store, which posts on a [`GoalBoard`]; a consumer
+//! that is slow sees the newest goal, not every one in between.
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::store::board::{Board, GoalUpdate, Newest};
+use crate::store::board::{GoalBoard, GoalUpdate, Newest};
 
 /// A running watch: yields each app's goal at the start and after each change. Ends when dropped.
 ///
@@ -22,13 +22,18 @@ pub struct GoalWatch {
 }
 
 impl GoalWatch {
-    /// A watch of what `feed` posts on the board that it is given. The feed runs in a task of its
-    /// own until the watch is dropped. Must be called within a runtime.
-    pub(crate) fn fed_by<Feed>(feed: impl FnOnce(Board) -> Feed) -> Self
+    /// A watch of what `feed` posts on the board that it is given: a store, or whoever hears of
+    /// goals in another way. The feed runs in a task of its own until the watch is dropped, and
+    /// must not end before.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn fed_by<Feed>(feed: impl FnOnce(GoalBoard) -> Feed) -> Self
     where
         Feed: Future<Output = ()> + Send + 'static,
     {
-        let (board, posted) = Board::new();
+        let (board, posted) = GoalBoard::new();
         Self { posted, seen: Newest::new(), feed: tokio::spawn(feed(board)) }
     }
 
@@ -37,7 +42,7 @@ impl GoalWatch {
     ///
     /// # Panics
     ///
-    /// If the watching task is gone, which only a bug of this crate or the end of the runtime does.
+    /// If the watching task is gone, which only a bug of it or the end of the runtime does.
     ///
     /// # Cancel safety
     ///
@@ -87,7 +92,7 @@ mod tests {
             Goal::first(0, app(name), build, &RolloutChange::default(), &ChangeOrder::default())
                 .unwrap();
         let goal = (generation > 0).then_some(Goal { generation, ..goal });
-        GoalUpdate { app: app(name), goal: Ok(goal) }
+        GoalUpdate { goal: Ok(goal), ..GoalUpdate::none(app(name)) }
     }
 
     fn refused(reason: &str) -> GoalReadError {
@@ -107,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn each_goal_is_seen_once_and_the_newest_wins() {
-        let (mut board, posted) = Board::new();
+        let (mut board, posted) = GoalBoard::new();
         let feed = tokio::spawn(std::future::pending());
         let mut watch = GoalWatch { posted, seen: Newest::new(), feed };
         let apps = [app("a"), app("b")];

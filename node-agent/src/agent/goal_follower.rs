@@ -51,9 +51,12 @@ impl GoalFollower {
     }
 
     fn on_update(&mut self, update: GoalUpdate) {
-        let GoalUpdate { app, goal } = update;
+        let GoalUpdate { app, goal, last_known, .. } = update;
         self.unstored.remove(&app);
         self.note_answer(&app, goal.is_ok());
+        if let Some(goal) = last_known {
+            self.offer_last_known(goal);
+        }
         let trouble = match goal {
             Ok(Some(goal)) => return self.offer(goal),
             Ok(None) => self.accepted.of(&app).map(|followed| {
@@ -69,6 +72,20 @@ impl GoalFollower {
             }
         };
         self.publish(&app, trouble);
+    }
+
+    /// Follows a goal that was read before it could not be read any more, unless this host knows a
+    /// newer one. What is wrong with it is no news beside that it cannot be read.
+    fn offer_last_known(&mut self, goal: Goal) {
+        let before = self.accepted.of(&goal.app);
+        match self.accepted.accept(&goal, now_ms()) {
+            Err(AcceptError::Write(_)) => drop(self.unstored.insert(goal.app.clone(), goal)),
+            Ok(followed) if before.as_ref() != Some(&followed) => {
+                let (app, build) = (&goal.app, followed.build.short());
+                info!(%app, generation = followed.generation, build, "the last known goal");
+            }
+            Err(AcceptError::Refused(_)) | Ok(_) => {}
+        }
     }
 
     fn on_retry(&mut self) {
@@ -145,7 +162,8 @@ mod tests {
             })
         });
         let refused = |reason| GoalStoreError::Refused { url: "etcd://h:1/".into(), reason };
-        GoalUpdate { app: app(), goal: goal.map_err(|reason| refused(reason).into()) }
+        let goal = goal.map_err(|reason| refused(reason).into());
+        GoalUpdate { goal, ..GoalUpdate::none(app()) }
     }
 
     fn follower(folder: &std::path::Path) -> GoalFollower {
@@ -192,6 +210,26 @@ mod tests {
         }
         follower.on_update(update(Ok(Some((3, 1)))));
         assert_eq!(goal.borrow().trouble, None);
+    }
+
+    /// Goal: a new host follows what its seeder read last although that cannot read it now; a host
+    /// that knows more keeps to that, and both see why.
+    #[test]
+    fn last_known_goal_is_followed_unless_a_newer_one_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut follower = follower(folder.path());
+        let goal = follower.subscribe(&app());
+        let unread = |generation| GoalUpdate {
+            last_known: update(Ok(Some((generation, 1)))).goal.unwrap(),
+            ..update(Err("no leader".into()))
+        };
+        for (told, followed) in [(3, 3), (2, 3), (4, 4)] {
+            follower.on_update(unread(told));
+            let view = goal.borrow().clone();
+            assert_eq!(view.followed.unwrap().generation, followed);
+            assert_eq!(view.trouble.unwrap().kind, TroubleKind::GoalUnread);
+            assert!(!view.has_answered, "the store has not answered");
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         {
             let deadline = humantime::format_duration(health.deadline);
             let reason = format!(
-                "the agent was not well within {deadline}: a loop of it hangs, or the goal store does not answer"
+                "the agent was not well within {deadline}: a loop of it hangs, or the goal cannot be read"
             );
             self.hooks.fail(build, reason);
         }

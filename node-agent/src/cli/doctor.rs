@@ -12,9 +12,10 @@ use goal_state::{GoalStore, GoalUrl};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use crate::config::{AppConfig, Config};
+use crate::config::{AppConfig, Config, GoalSource};
 use crate::control::{AskError, ControlClient, Request};
 
+mod goals;
 mod host;
 mod network;
 
@@ -96,7 +97,10 @@ pub(crate) async fn examine(config: &Config) -> Vec<Finding> {
     for asked in asked {
         findings.extend(asked.await);
     }
-    findings.push(goal_store(config).await);
+    match &config.goal {
+        GoalSource::Store(url) => findings.push(goal_store(url).await),
+        GoalSource::Seeders => findings.extend(goals::of_seeders(config).await),
+    }
     for (name, app) in &config.apps {
         findings.extend(users_of(name.as_str(), app));
         findings.extend(network::sockets(name.as_str(), app, is_running));
@@ -129,9 +133,9 @@ fn agent(config: &Config) -> (Finding, bool) {
     }
 }
 
-async fn goal_store(config: &Config) -> Finding {
-    let text = config.goal.to_string();
-    if let GoalUrl::File { directory } = &config.goal
+async fn goal_store(url: &GoalUrl) -> Finding {
+    let text = url.to_string();
+    if let GoalUrl::File { directory } = url
         && !Path::new(directory).is_dir()
     {
         return Finding::problem(
@@ -141,7 +145,7 @@ async fn goal_store(config: &Config) -> Finding {
         );
     }
     let next = "check the address, and that nothing in between blocks it";
-    match timeout(ANSWER_MAX, GoalStore::new(&config.goal).goals()).await {
+    match timeout(ANSWER_MAX, GoalStore::new(url).goals()).await {
         Err(_elapsed) => {
             Finding::problem("goal", format!("{text} does not answer within {ANSWER_MAX:?}"), next)
         }

@@ -94,9 +94,6 @@ impl InitValues {
             let value = Some(value.to_owned());
             inputs.flags.push(FlagSetting { flag: "init".into(), key: key.into(), value });
         };
-        if self.host.goal.is_none() {
-            give("goal", "file:///nowhere");
-        }
         if self.host.seeders.is_empty() {
             give("seeders", SEEDER_EXAMPLE);
         }
@@ -116,7 +113,7 @@ impl InitValues {
         [
             setting("host", quoted(host.as_ref()), "\"web-17\""),
             setting("state", quoted(state.as_ref()), "\"/var/lib/shoal\""),
-            setting("goal", quoted(goal.as_ref()), "\"etcd://10.0.0.5:2379/shoal\""),
+            setting("goal", quoted(goal.as_ref()), "\"seeders\""),
             setting("seeders", list(seeders), &format!("[\"{SEEDER_EXAMPLE}\"]")),
             setting("zone", quoted(self.zone.as_ref()), "\"fra-2\""),
             // Explained with the zone.
@@ -216,7 +213,7 @@ mod tests {
         assert!(error.to_string().contains("--force"), "{error}");
         few.write(&path, true).unwrap();
         let error = Config::load(&inputs).unwrap_err();
-        assert!(error.to_string().contains("no goal store is given"), "{error}");
+        assert!(error.to_string().contains("no seeder is given"), "{error}");
     }
 
     #[test]

@@ -40,7 +40,8 @@ pub(super) struct HostArgs {
     /// Directory of everything the agent stores [default: /var/lib/shoal].
     #[arg(long, value_name = "DIR")]
     pub(super) state: Option<String>,
-    /// Goal store: `file:///DIRECTORY` or `etcd://HOST:PORT/PREFIX`.
+    /// Where goals come from: `seeders`, or a goal store, `file:///DIRECTORY` or
+    /// `etcd://HOST:PORT/PREFIX` [default: seeders].
     #[arg(long, value_name = "URL")]
     pub(super) goal: Option<String>,
     /// A seeder of the region, as shoal-seeder prints it; can be repeated.

@@ -30,14 +30,8 @@ pub(super) const AGENT: &[&[Key<Config>]] = &[&[
         "goal",
         Effect::Restart,
         field!(goal: GOAL),
-        "Which build each app should run: file:///DIRECTORY or etcd://HOST:PORT/PREFIX.",
+        "Where this host hears which build each app should run: of its seeders, or from the goal store itself, file:///DIRECTORY or etcd://HOST:PORT/PREFIX.",
     )
-    .required(Missing {
-        what: "no goal store is given",
-        key: "goal = \"file:///DIRECTORY\"",
-        flag: "--goal URL",
-        variable: "SHOAL_GOAL",
-    })
     .in_bootstrap(),
     agent(
         "seeders",

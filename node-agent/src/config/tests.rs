@@ -1,5 +1,7 @@
 //! Each layer on its own, all of them together, and every wrong input that a person may give.
 
+use goal_state::GoalUrl;
+
 use super::*;
 use crate::host::hook::{HOOK_TIMEOUT_DEFAULT, Hook};
 use crate::host::probe::{AfterGood, Probe};
@@ -173,7 +175,7 @@ fn file_sets_every_key() {
     let config = &loaded.config;
     assert_eq!(config.host, "h1");
     assert_eq!(config.state, PathBuf::from("/tmp/state"));
-    assert_eq!(config.goal, GoalUrl::File { directory: "/goal".into() });
+    assert_eq!(config.goal, GoalSource::Store(GoalUrl::File { directory: "/goal".into() }));
     assert_eq!(config.seeders, [SEEDER.parse().unwrap()]);
     assert_eq!(config.listen, "127.0.0.1:7401".parse().unwrap());
     assert_eq!((config.zone.as_str(), config.rack.as_str()), ("z1", "r1"));
@@ -686,7 +688,6 @@ fn unknown_variable_is_a_warning() {
 #[test]
 fn what_is_missing_is_named_with_all_ways_to_give_it() {
     for (left_out, ways) in [
-        ("SHOAL_GOAL", ["goal store", "--goal", "SHOAL_GOAL"]),
         ("SHOAL_SEEDERS", ["seeder", "--seeder", "SHOAL_SEEDERS"]),
         ("SHOAL_APPS__WEB__EXEC", ["app", "--app", "[apps.NAME]"]),
     ] {
@@ -707,4 +708,19 @@ fn file_that_cannot_be_read_is_named() {
         error.starts_with("cannot read the configuration /nowhere/shoal.toml: No such"),
         "{error}"
     );
+}
+
+/// Goal: a host that is given no goal store hears of goals from its seeders, up to as many apps as
+/// they tell of.
+#[test]
+fn goals_come_from_the_seeders_unless_a_store_is_given() {
+    let without: Vec<_> =
+        ENOUGH.iter().copied().filter(|(name, _)| *name != "SHOAL_GOAL").collect();
+    assert_eq!(load(None, &without, &[]).unwrap().config.goal, GoalSource::Seeders);
+    let apps: Vec<_> =
+        (0..=GOAL_APPS_MAX).map(|number| format!("[apps.a{number}]\nexec = \"./a\"\n")).collect();
+    let apps = apps.concat();
+    let error = load(Some(&apps), &without, &[]).map(|_| ()).unwrap_err();
+    assert!(error.contains("258 apps") && error.contains("give goal as the URL"), "{error}");
+    load(Some(&apps), &ENOUGH, &[]).unwrap();
 }

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use goal_state::{GoalUrl, Label};
+use goal_state::Label;
 use p2p_core::{BuildId, ByteRate};
 use p2p_net::{BufferBudget, DiskPriority, SeederAddress, TrafficClass, Transport};
 use toml::Value;
 
-use super::{Swap, words};
+use super::{GoalSource, Swap, words};
 use crate::host::launch::VARIABLE_PREFIX;
 use crate::host::probe::{AfterGood, Probe};
 use crate::host::sockets::SocketAddress;
@@ -88,7 +88,7 @@ pub(super) const EXEC: Kind<Vec<String>> = Kind::new("command", exec, |words| wo
 pub(super) const FILES: Kind<Vec<PathBuf>> = Kind::new("list of paths", absolute_paths, |paths| {
     Value::Array(paths.iter().map(|path| path_value(path)).collect())
 });
-pub(super) const GOAL: Kind<GoalUrl> = Kind::new("URL", parse_text, display);
+pub(super) const GOAL: Kind<GoalSource> = word("URL or `seeders`");
 pub(super) const GROUP: Kind<String> = Kind::new("text", group, display);
 pub(super) const HOST: Kind<String> = Kind::new("host name", host, display);
 pub(super) const LABELS: Kind<BTreeSet<Label>> =

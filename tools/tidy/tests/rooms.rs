@@ -69,7 +69,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "goal",
             "history",
             "fit inventory",
-            "rollout status token",
+            "goal_news rollout status token",
             "trouble",
             "notes",
             "fields limit text app_name",
@@ -77,7 +77,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "goal-state/src/store",
-        &["etcd files watch", "board change", "error", "damage_log pacing url"],
+        &["etcd files watch", "all_goals", "board change", "error", "damage_log pacing url"],
     ),
     (
         "node-agent/src",
@@ -113,9 +113,9 @@ const FLOORS: &[(&str, &[&str])] = &[
         &[
             "cli",
             "daemon",
-            "judging relay token_server",
+            "goal_teller judging relay token_server",
             "judge",
-            "catalog inventory_disk limits_file status_relay tokens",
+            "catalog goal_relay inventory_disk limits_file status_relay tokens",
         ],
     ),
     (

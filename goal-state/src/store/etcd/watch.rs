@@ -5,59 +5,78 @@
 //! gives up, and waits with jitter between attempts.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
-use crate::store::board::{Board, GoalUpdate};
+use crate::store::board::{GoalBoard, GoalUpdate};
 use crate::store::error::GoalReadError;
 use crate::store::etcd::{EtcdStore, Snapshot};
 use crate::store::pacing::{POLL_INTERVAL, backoff, jittered};
 
 /// How a watch ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum WatchEnd {
+pub(super) enum WatchEnd {
     /// It could not be made.
     NotMade,
     /// The revision it should start from is no longer kept.
     Compacted,
     /// It worked and broke. `lasted` distinguishes a restart of etcd from a watch that never stays
     /// up.
-    Broken { lasted: std::time::Duration },
+    Broken { lasted: Duration },
+}
+
+/// How long to wait before goals are read again, by how it went so far.
+#[derive(Debug, Default)]
+pub(super) struct Pauses {
+    failures: u32,
+    short_watches: u32,
+}
+
+impl Pauses {
+    /// After goals could not be read.
+    pub(super) fn after_failure(&mut self) -> Duration {
+        self.failures += 1;
+        backoff(self.failures)
+    }
+
+    /// After goals were read and a watch ended.
+    pub(super) fn after_watch(&mut self, end: WatchEnd) -> Duration {
+        self.failures = 0;
+        match end {
+            WatchEnd::NotMade => POLL_INTERVAL,
+            WatchEnd::Compacted => backoff(0),
+            WatchEnd::Broken { lasted } => {
+                let is_short = lasted < POLL_INTERVAL;
+                self.short_watches = if is_short { self.short_watches + 1 } else { 0 };
+                backoff(self.short_watches.saturating_sub(1))
+            }
+        }
+    }
 }
 
 /// Posts the goals of `apps` until it is dropped.
-pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board: Board) {
+pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board: GoalBoard) {
     if apps.is_empty() {
         // Nothing to read means no revision to watch from.
         return std::future::pending().await;
     }
-    let mut failures = 0;
-    let mut short_watches = 0;
+    let mut pauses = Pauses::default();
     loop {
         let pause = match store.snapshot(&apps).await {
             Err(error) => {
                 let error = GoalReadError::from(error);
-                let reason = error.to_string();
-                tracing::debug!(reason, failures, "goals cannot be read");
+                tracing::debug!(reason = %error, "goals cannot be read");
                 board.post_unreachable(&apps, &error);
-                failures += 1;
-                backoff(failures)
+                pauses.after_failure()
             }
             Ok(Snapshot { updates, revision }) => {
-                failures = 0;
                 board.post(updates);
                 let end = follow_watch(&store, &apps, &mut board, revision).await;
                 tracing::debug!(?end, "the watch for goals ended");
-                match end {
-                    WatchEnd::NotMade => POLL_INTERVAL,
-                    WatchEnd::Compacted => backoff(0),
-                    WatchEnd::Broken { lasted } => {
-                        short_watches = if lasted < POLL_INTERVAL { short_watches + 1 } else { 0 };
-                        backoff(u32::saturating_sub(short_watches, 1))
-                    }
-                }
+                pauses.after_watch(end)
             }
         };
         tokio::time::sleep(jittered(pause)).await;
@@ -68,7 +87,7 @@ pub(crate) async fn follow(store: EtcdStore, apps: BTreeSet<AppName>, mut board:
 async fn follow_watch(
     store: &EtcdStore,
     apps: &BTreeSet<AppName>,
-    board: &mut Board,
+    board: &mut GoalBoard,
     revision: i64,
 ) -> WatchEnd {
     let Some((member, mut stream)) = open(store, revision).await else {
@@ -94,7 +113,7 @@ async fn follow_watch(
 }
 
 /// Opens a watch, with the member to give up when it breaks.
-async fn open(store: &EtcdStore, revision: i64) -> Option<(usize, WatchStream)> {
+pub(super) async fn open(store: &EtcdStore, revision: i64) -> Option<(usize, WatchStream)> {
     let prefix = store.goals_prefix();
     let options = WatchOptions::new()
         .with_prefix()
@@ -122,28 +141,20 @@ fn updates_in(
     apps: &BTreeSet<AppName>,
     message: &WatchResponse,
 ) -> Vec<GoalUpdate> {
-    let prefix = store.goals_prefix();
     let mut updates = Vec::new();
     for event in message.events() {
         let Some(found) = event.kv() else { continue };
-        let name = found.key_str().ok().and_then(|key| key.strip_prefix(&prefix));
-        let Some(app) = name.and_then(|name| name.parse::<AppName>().ok()) else { continue };
-        if !apps.contains(&app) {
+        let Some(app) = store.app_of(found.key()).filter(|app| apps.contains(app)) else {
             continue;
-        }
-        let goal = match event.event_type() {
-            EventType::Put => store.parse(&app, found).map(Some).map_err(GoalReadError::from),
-            EventType::Delete => Ok(None),
         };
-        updates.push(GoalUpdate { app, goal });
+        let value = (event.event_type() == EventType::Put).then_some(found);
+        updates.push(store.update(&app, value));
     }
     updates
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use p2p_core::BuildId;
 
     use super::*;
@@ -209,7 +220,7 @@ mod tests {
 
         let GoalUrl::Etcd { endpoints, prefix } = url else { unreachable!() };
         let store = EtcdStore::new(endpoints, &prefix);
-        let (mut board, _posted) = Board::new();
+        let (mut board, _posted) = GoalBoard::new();
         let end = follow_watch(&store, &BTreeSet::from([app]), &mut board, 1).await;
         assert_eq!(end, WatchEnd::Compacted);
     }

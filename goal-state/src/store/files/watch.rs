@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::documents::app_name::AppName;
-use crate::store::board::{Board, GoalUpdate};
-use crate::store::error::GoalReadError;
+use crate::store::all_goals::AllGoalsBoard;
+use crate::store::board::{GoalBoard, GoalUpdate};
+use crate::store::error::GoalStoreError;
 use crate::store::files::document::{Fingerprint, fingerprint};
 use crate::store::files::folder_watch::FolderWatch;
 use crate::store::files::{FileStore, blocking};
@@ -41,15 +42,15 @@ const SETTLE_TIME: Duration = Duration::from_millis(20);
 type Seen = BTreeMap<AppName, Option<Fingerprint>>;
 
 /// What a look found.
-struct Looked {
+struct Looked<Found> {
     seen: Seen,
-    updates: Vec<GoalUpdate>,
+    found: Found,
     /// Whether every change after it will be heard.
     is_covered: bool,
 }
 
 /// Posts the goals of `apps` until it is dropped.
-pub(crate) async fn follow(store: FileStore, apps: BTreeSet<AppName>, board: Board) {
+pub(crate) async fn follow(store: FileStore, apps: BTreeSet<AppName>, board: GoalBoard) {
     follow_with(POLL_INTERVAL, store, apps, board).await;
 }
 
@@ -57,8 +58,50 @@ async fn follow_with(
     poll_interval: Duration,
     store: FileStore,
     apps: BTreeSet<AppName>,
-    mut board: Board,
+    mut board: GoalBoard,
 ) {
+    let look = move |watch: Option<&FolderWatch>, seen| {
+        let is_covered = watch.is_some_and(|watch| is_covered(watch, &store, &apps));
+        let (seen, found) = look(&store, &apps, seen);
+        Looked { seen, found, is_covered }
+    };
+    keep_looking(poll_interval, look, |updates| board.post(updates)).await;
+}
+
+/// Posts all goals until it is dropped.
+pub(crate) async fn follow_all(store: FileStore, board: AllGoalsBoard) {
+    follow_all_with(POLL_INTERVAL, store, board).await;
+}
+
+async fn follow_all_with(poll_interval: Duration, store: FileStore, board: AllGoalsBoard) {
+    let look = move |watch: Option<&FolderWatch>, seen: Seen| {
+        // Before the listing: a file that is made after it is heard of.
+        let is_heard = watch.is_some_and(|watch| is_covered(watch, &store, &BTreeSet::new()));
+        match store.apps() {
+            Ok(apps) => {
+                let is_covered =
+                    is_heard && watch.is_some_and(|watch| is_covered(watch, &store, &apps));
+                let (mut seen, updates) = look(&store, &apps, seen);
+                seen.retain(|app, _| apps.contains(app));
+                Looked { seen, found: Ok((apps, updates)), is_covered }
+            }
+            Err(error) => Looked { seen: Seen::new(), found: Err(error), is_covered: is_heard },
+        }
+    };
+    let post = |found: Result<(BTreeSet<AppName>, Vec<GoalUpdate>), GoalStoreError>| match found {
+        Ok((apps, updates)) => board.post_present(|app| apps.contains(app), updates),
+        Err(error) => board.post_unreachable(error.into()),
+    };
+    keep_looking(poll_interval, look, post).await;
+}
+
+/// Looks again and again, where blocking is allowed, and posts what is found.
+async fn keep_looking<Found: Send + 'static>(
+    poll_interval: Duration,
+    look: impl Fn(Option<&FolderWatch>, Seen) -> Looked<Found> + Send + Sync + 'static,
+    mut post: impl FnMut(Found) -> bool,
+) {
+    let look = Arc::new(look);
     let watch = FolderWatch::new().map(Arc::new);
     let mut seen = Seen::new();
     let mut read_all_at = Instant::now();
@@ -68,16 +111,11 @@ async fn follow_with(
             seen.clear();
             read_all_at = Instant::now() + jittered(poll_interval);
         }
-        let (store, apps, watch_then) = (store.clone(), apps.clone(), watch.clone());
-        // The directories first: what is written in between is both seen by the look and heard.
-        let looked = blocking(move || {
-            let is_covered = watch_then.is_some_and(|watch| is_covered(&watch, &store, &apps));
-            let (seen, updates) = look(&store, &apps, seen);
-            Looked { seen, updates, is_covered }
-        });
-        let Looked { seen: found, updates, is_covered } = looked.await;
-        seen = found;
-        if board.post(updates) {
+        let (look, watch_then) = (Arc::clone(&look), watch.clone());
+        let Looked { seen: seen_now, found, is_covered } =
+            blocking(move || look(watch_then.as_deref(), seen)).await;
+        seen = seen_now;
+        if post(found) {
             changed_at = Instant::now();
         }
         let until = if is_covered {
@@ -89,7 +127,8 @@ async fn follow_with(
     }
 }
 
-/// Whether every change of the goals of `apps` will be heard from here on.
+/// Whether every change of the goals of `apps` will be heard from here on. To be asked before the
+/// look: what is written in between is both seen by the look and heard.
 fn is_covered(watch: &FolderWatch, store: &FileStore, apps: &BTreeSet<AppName>) -> bool {
     let goals = store.goals_path();
     // The parent is where it shows that the directory of the goals was replaced.
@@ -125,8 +164,7 @@ fn look(store: &FileStore, apps: &BTreeSet<AppName>, mut seen: Seen) -> (Seen, V
         let now = fingerprint(&store.goal_path(app));
         // Without metadata there is nothing to compare, so the reason is found out by reading.
         if now.is_none() || seen.get(app) != Some(&now) {
-            let goal = store.read_goal(app).map_err(GoalReadError::from);
-            updates.push(GoalUpdate { app: app.clone(), goal });
+            updates.push(store.update(app));
             seen.insert(app.clone(), now);
         }
     }
@@ -162,7 +200,7 @@ mod tests {
         let deploy = async || store.deploy(&web, build, RolloutChange::default()).await.unwrap();
         deploy().await;
 
-        let (board, mut posted) = Board::new();
+        let (board, mut posted) = GoalBoard::new();
         let apps = BTreeSet::from([web.clone()]);
         let hour = Duration::from_hours(1);
         let following = follow_with(hour, FileStore::new(&path), apps, board);
