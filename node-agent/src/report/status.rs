@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, jittered};
 use crate::report::counts::CountBoard;
 
 /// Least time between two reports. Fast enough for a progress bar; a busy download changes its row
@@ -35,8 +35,9 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the last report: whoever stops an agent waits for it.
 const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest wait after reports that failed.
-const REPORT_RETRY_MAX: Duration = Duration::from_mins(1);
+/// Longest wait after reports that failed. As between those of a host at rest: once seeders are
+/// back, a host that is not heard of counts as away, and holds up the hosts that wait for a token.
+const REPORT_RETRY_MAX: Duration = REPORT_INTERVAL_MAX;
 
 /// Least time between two questions what a seeder has to say about the reports. A region asks a
 /// third as often as it reports.
@@ -310,6 +311,10 @@ impl Reporter {
 
     async fn next_reason(&mut self, wait: Duration) {
         sleep(wait).await;
+        if self.is_failing {
+            // Nobody has the last rows: it needs no change to try again.
+            return;
+        }
         let rest = REPORT_INTERVAL_MAX.saturating_sub(wait);
         // An error means that the board is gone; the agent is about to stop then.
         let changed = async {
@@ -396,7 +401,7 @@ impl Reporter {
                 if !std::mem::replace(&mut self.is_failing, true) {
                     warn!("cannot report the status, trying again: {error:#}");
                 }
-                self.backoff.after_failure()
+                jittered(self.backoff.after_failure())
             }
         }
     }
@@ -470,6 +475,29 @@ mod tests {
         assert_eq!(board.note().as_deref(), Some("clock off"));
         reporter.on_notes(vec![]);
         assert_eq!(board.note(), None);
+    }
+
+    /// Goal: a host is heard of soon after an outage of its seeders, however long that took and
+    /// whether its rows change or not.
+    #[tokio::test(start_paused = true)]
+    async fn reports_that_failed_are_tried_again_soon() {
+        let (host, group, node) = ("h1".into(), "z1".into(), "5".into());
+        let sink = StatusSink::Store(GoalStore::new(&"file:///nowhere".parse().unwrap()));
+        let board = StatusBoard::default();
+        let mut reporter = Reporter::new(ReporterName { host, group, node }, &board, sink);
+        let mut waits = vec![];
+        for _ in 0..60 {
+            let wait = reporter.on_reported(Err(anyhow::anyhow!("nobody answers")));
+            let begun = Instant::now();
+            reporter.next_reason(wait).await;
+            waits.push(begun.elapsed());
+        }
+        assert!(waits[0] <= Duration::from_secs(1), "{waits:?}");
+        assert!(*waits.iter().max().unwrap() <= Duration::from_secs(15), "{waits:?}");
+        // Hosts that lost one seeder do not all come back at one moment.
+        assert_ne!(waits.iter().skip(10).min(), waits.iter().skip(10).max());
+        let least = Duration::from_secs(7);
+        assert!(waits.iter().skip(10).all(|wait| *wait >= least), "{waits:?}");
     }
 
     /// Goal: a row of wide characters is not one that seeders leave out.
