@@ -23,7 +23,7 @@ pub use documents::inventory::{
     FORGOTTEN_KEPT_MS, Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS, WriterRows,
 };
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
-pub use documents::notes::{HostNotes, NOTES_TOPIC};
+pub use documents::notes::{CLOCK_STEP, HostNotes, NAMESAKE_STEP, NOTES_TOPIC};
 pub use documents::rollout::{
     Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
 };

@@ -82,9 +82,18 @@ struct Notes {
 }
 
 impl Notes {
+    fn texts(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.own.iter().chain(&self.heard).map(String::as_str)
+    }
+
     fn text(&self) -> Option<String> {
-        let parts: Vec<_> = self.own.iter().chain(&self.heard).map(String::as_str).collect();
+        let parts: Vec<_> = self.texts().collect();
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// Each is a trouble of its own, with a step of its own.
+    fn troubles(&self) -> Vec<Trouble> {
+        self.texts().map(|note| Trouble::new(TroubleKind::Agent, note)).collect()
     }
 }
 
@@ -154,12 +163,17 @@ impl StatusBoard {
 
     /// The rows as they are reported: with what was said of the agent as a whole.
     pub(crate) fn rows_with_note(&self) -> Vec<HostStatus> {
-        let note = self.note();
+        let notes = self.troubles();
         let mut rows = self.rows();
         for row in &mut rows {
-            add_note(row, note.as_deref());
+            add_notes(row, &notes);
         }
         rows
+    }
+
+    /// What was said of the agent as a whole, as troubles.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        self.notes.borrow().troubles()
     }
 
     /// What was said of the agent as a whole.
@@ -181,9 +195,10 @@ fn shorten(text: String, chars_max: usize) -> String {
 }
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
-fn add_note(row: &mut HostStatus, note: Option<&str>) {
-    let Some(note) = note else { return };
-    row.add_trouble(Trouble::new(TroubleKind::Agent, note));
+fn add_notes(row: &mut HostStatus, notes: &[Trouble]) {
+    for note in notes.iter().rev() {
+        row.add_trouble(note.clone());
+    }
     row.message = row.message.take().map(|text| shorten(text, MESSAGE_CHARS_MAX));
 }
 
@@ -332,12 +347,12 @@ impl Reporter {
             return Ok(());
         }
         let now_ms = now_ms();
-        let note = self.notes.borrow_and_update().text();
+        let notes = self.notes.borrow_and_update().troubles();
         for row in &mut rows {
             row.updated_at_ms = now_ms;
             row.group = Some(self.name.group.clone());
             row.node = Some(self.name.node.clone());
-            add_note(row, note.as_deref());
+            add_notes(row, &notes);
             fit_row(row, ROW_BYTES_MAX);
         }
         timeout(limit, self.sink.send(&self.name, &rows)).await?
@@ -446,9 +461,10 @@ mod tests {
 
     #[test]
     fn note_comes_before_the_message_and_goes_again() {
-        let said = |message: Option<&str>, note| {
+        let said = |message: Option<&str>, note: Option<&str>| {
             let mut row = HostStatus { message: message.map(String::from), ..row("web") };
-            add_note(&mut row, note);
+            let notes = Notes { own: note.map(String::from), heard: vec![] };
+            add_notes(&mut row, &notes.troubles());
             row.message
         };
         assert_eq!(said(None, None), None);
@@ -469,6 +485,11 @@ mod tests {
         reporter.on_notes(vec!["name taken".into(), "clock off".into()]);
         board.set_note(Some("restart".into()));
         assert_eq!(board.note().as_deref(), Some("restart; name taken; clock off"));
+        // Each is told as a trouble of its own.
+        board.show(row("web").with_troubles(&[Trouble::new(TroubleKind::Disk, "full")]));
+        let troubles = board.rows_with_note().remove(0).troubles();
+        let texts: Vec<_> = troubles.iter().map(|trouble| trouble.text.as_str()).collect();
+        assert_eq!(texts, ["restart", "name taken", "clock off", "full"]);
         reporter.on_notes(vec!["clock off".into()]);
         assert_eq!(board.note().as_deref(), Some("restart; clock off"));
         board.set_note(None);
