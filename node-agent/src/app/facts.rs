@@ -79,7 +79,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
-            restarts: app.supervisor.restart_counts().all(),
+            restarts: app.supervisor.restarts(),
         }),
         row: goal_state::HostStatus { last_output: output, ..row },
     }
