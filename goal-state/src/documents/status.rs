@@ -100,7 +100,8 @@ pub struct HostStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_output: Option<String>,
     /// How often the program of `current` ended by itself, or was not healthy, and was started
-    /// again since the switch to it or the last order to restart it, as far as the agent saw.
+    /// again since the switch to it or the last order to restart it, as far as the agent that runs
+    /// saw.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
     /// What the health probe said last of the program of `current`; `None` without a probe, before
