@@ -149,6 +149,9 @@ const FLOORS: &[(&str, &[&str])] = &[
             "digest phases ranges ranks workers",
         ],
     ),
+    ("blob-store/src", &["publish repair", "gc read", "builds", "plan store", "files format"]),
+    ("blob-store/src/publish", &["sending", "tally work"]),
+    ("blob-store/src/format", &["build", "index", "codec pack", "segment", "bytes error keys"]),
     ("benches/src", &["quic tcp", "files"]),
 ];
 
