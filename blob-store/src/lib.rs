@@ -33,6 +33,6 @@ pub use publish::{
 };
 pub use read::{ChunkRead, RemoteBuild, open_build};
 pub use repair::{BrokenBuild, RepairOptions, RepairReport, repair};
-pub use store::error::{Failure, StoreError};
+pub use store::error::{Failure, Said, StoreError};
 pub use store::retry::Patience;
 pub use store::{Access, BlobStore, OpenOptions};

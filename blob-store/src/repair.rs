@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures::StreamExt as _;
 use p2p_core::{BuildId, ChunkIndex, Digest};
 
@@ -86,6 +87,12 @@ pub async fn repair(
     if options.deep {
         survey.read_chunks(store, options.only).await?;
     }
+    if options.fix {
+        // So that no publisher takes them for what their names say.
+        for pack in &survey.damaged {
+            store.write(&keys::condemned(pack), Bytes::new()).await?;
+        }
+    }
     let mut report = RepairReport::default();
     let is_meant = |build: &BuildId| options.only.is_none_or(|only| only == *build);
     for build in survey.unreadable.iter().filter(|build| is_meant(build)) {
@@ -135,7 +142,10 @@ struct Survey {
     builds: BTreeMap<BuildId, Arc<BuildObject>>,
     unreadable: BTreeSet<BuildId>,
     looked_at: BTreeSet<Digest>,
+    /// Missing, cut off, or damaged.
     unsound: BTreeSet<Digest>,
+    /// Whole by their lengths, and wrong.
+    damaged: BTreeSet<Digest>,
 }
 
 impl Survey {
@@ -171,9 +181,14 @@ impl Survey {
             while let Some(found) = read.next().await {
                 match found.outcome {
                     Ok(_) => {}
-                    Err(StoreError::Damaged { .. } | StoreError::Pack { .. }) => {
-                        self.unsound.insert(remote.pack_of(found.chunk).digest);
+                    Err(StoreError::Damaged { .. }) => {
+                        let pack = remote.pack_of(found.chunk).digest;
+                        self.damaged.insert(pack);
+                        self.unsound.insert(pack);
                     }
+                    // It is missing or cut off, which is known already.
+                    Err(StoreError::Pack { .. })
+                        if self.unsound.contains(&remote.pack_of(found.chunk).digest) => {}
                     Err(error) => return Err(error),
                 }
             }

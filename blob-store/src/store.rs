@@ -154,8 +154,9 @@ impl BlobStore {
     /// The error for an answer that another try will not change.
     pub(crate) fn refused(&self, operation: &'static str, key: &str, answer: Answer) -> StoreError {
         let store = self.to_string();
-        let source = Box::new(answer);
-        match classify(&source) {
+        let meaning = classify(&answer);
+        let source = answer.into();
+        match meaning {
             Meaning::NoBucket => StoreError::NoBucket { store, source },
             Meaning::NotFound => StoreError::NotFound { store, key: key.to_owned() },
             Meaning::Credentials => StoreError::Credentials { store, source },
@@ -198,7 +199,7 @@ impl BlobStore {
             let failure = match timeout(limit, request()).await {
                 Ok(Ok(value)) => return Ok(Ok(value)),
                 Ok(Err(answer)) if !self.is_passing(&answer) => return Ok(Err(answer)),
-                Ok(Err(answer)) => Failure::Answer(Box::new(answer)),
+                Ok(Err(answer)) => Failure::Answer(answer.into()),
                 Err(_) => Failure::Stalled(limit),
             };
             tracing::debug!("{self}: cannot {operation} {key}: {failure}");
@@ -322,15 +323,19 @@ impl BlobStore {
         key: &str,
         range: Range<u64>,
     ) -> Result<Bytes, StoreError> {
-        let mut reading = Reading::new(self, key, Some(range));
+        let mut reading = Reading::new(self, key, range);
         reading.run().await
     }
 
     /// The whole object, of at most so many bytes.
     pub(crate) async fn read_all(&self, key: &str, most: u64) -> Result<Bytes, StoreError> {
         let Some(found) = self.head(key).await? else {
-            // The answer to this has a body, which says whether it is the bucket that is missing.
-            return Reading::new(self, key, None).run().await;
+            // The answer does not say whether it is the bucket that is missing.
+            if let Err(error @ StoreError::NoBucket { .. }) = self.list_some(keys::BUILDS, 1).await
+            {
+                return Err(error);
+            }
+            return Err(StoreError::NotFound { store: self.to_string(), key: key.to_owned() });
         };
         if found.bytes > most {
             let (store, key) = (self.to_string(), key.to_owned());
@@ -366,8 +371,7 @@ struct Reading<'a> {
     store: &'a BlobStore,
     key: &'a str,
     path: Path,
-    /// `None` for the whole object.
-    range: Option<Range<u64>>,
+    range: Range<u64>,
     bytes: BytesMut,
 }
 
@@ -378,7 +382,7 @@ enum Broken {
 }
 
 impl<'a> Reading<'a> {
-    fn new(store: &'a BlobStore, key: &'a str, range: Option<Range<u64>>) -> Self {
+    fn new(store: &'a BlobStore, key: &'a str, range: Range<u64>) -> Self {
         Self { store, key, path: store.path(key), range, bytes: BytesMut::new() }
     }
 
@@ -405,33 +409,27 @@ impl<'a> Reading<'a> {
     async fn read_on(&mut self) -> Result<(), Broken> {
         let stall = self.store.inner.patience.stall;
         let had = self.bytes.len() as u64;
-        let range = self.range.clone().map(|range| GetRange::Bounded(range.start + had..range.end));
-        if range.is_none() {
-            self.bytes.clear();
-        }
-        let options = GetOptions { range, ..GetOptions::default() };
+        let range = GetRange::Bounded(self.range.start + had..self.range.end);
+        let options = GetOptions { range: Some(range), ..GetOptions::default() };
         let request = self.store.inner.place.objects.get_opts(&self.path, options);
         let found = match timeout(stall, request).await {
             Ok(Ok(found)) => found,
             Ok(Err(answer)) if self.store.is_passing(&answer) => {
-                return Err(Broken::Passing(Failure::Answer(Box::new(answer))));
+                return Err(Broken::Passing(Failure::Answer(answer.into())));
             }
             Ok(Err(answer)) => return Err(self.lasting(answer)),
             Err(_) => return Err(Broken::Passing(Failure::Stalled(stall))),
         };
-        let end = match &self.range {
-            Some(range) if range.end > found.meta.size => {
-                return Err(self.wrong_length(found.meta.size, range.end));
-            }
-            Some(range) => range.end - range.start,
-            None => found.meta.size,
-        };
+        if self.range.end > found.meta.size {
+            return Err(self.wrong_length(found.meta.size, self.range.end));
+        }
+        let end = self.range.end - self.range.start;
         let mut body = found.into_stream();
         loop {
             match timeout(stall, body.next()).await {
                 Ok(Some(Ok(bytes))) => self.bytes.extend_from_slice(&bytes),
                 Ok(Some(Err(answer))) => {
-                    return Err(Broken::Passing(Failure::Answer(Box::new(answer))));
+                    return Err(Broken::Passing(Failure::Answer(answer.into())));
                 }
                 Ok(None) => break,
                 Err(_) => return Err(Broken::Passing(Failure::Stalled(stall))),

@@ -7,6 +7,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use object_store::Error as Answer;
+use std::fmt;
 
 use crate::format::error::FormatError;
 
@@ -41,7 +42,7 @@ pub enum StoreError {
         store: String,
         /// What the client says.
         #[source]
-        source: Box<Answer>,
+        source: Said,
     },
     /// Bucket or container does not exist.
     #[error("the bucket of {store} does not exist: create it, or check the name")]
@@ -50,7 +51,7 @@ pub enum StoreError {
         store: String,
         /// What the store says.
         #[source]
-        source: Box<Answer>,
+        source: Said,
     },
     /// The store does not accept who we say we are.
     #[error(
@@ -63,10 +64,13 @@ pub enum StoreError {
         store: String,
         /// What the store says.
         #[source]
-        source: Box<Answer>,
+        source: Said,
     },
     /// The credentials are good, but not for this.
-    #[error("no permission to {operation} in {store}: grant it to these credentials")]
+    #[error(
+        "no permission to {operation} in {store}: grant it to these credentials \
+         (those that may not list are told this also of what is not there)"
+    )]
     Forbidden {
         /// The store.
         store: String,
@@ -74,7 +78,7 @@ pub enum StoreError {
         operation: &'static str,
         /// What the store says.
         #[source]
-        source: Box<Answer>,
+        source: Said,
     },
     /// There is no such object.
     #[error("{store} has no {key}")]
@@ -131,7 +135,7 @@ pub enum StoreError {
         key: String,
         /// What the store says.
         #[source]
-        source: Box<Answer>,
+        source: Said,
     },
     /// An object has another length than it must have.
     #[error(
@@ -171,6 +175,42 @@ pub enum StoreError {
     },
 }
 
+/// What a store, its client or the system said. Shows the innermost cause, in one line, because the
+/// layers around it only repeat it; `{:?}` has them all.
+#[derive(Debug)]
+pub struct Said {
+    answer: Box<Answer>,
+}
+
+/// Most characters of an answer that a person is shown: stores wrap their codes in pages of XML.
+const SHOWN_MAX: usize = 300;
+
+impl From<Answer> for Said {
+    fn from(answer: Answer) -> Self {
+        Self { answer: Box::new(answer) }
+    }
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut innermost = self.answer.to_string();
+        let mut cause = self.answer.source();
+        while let Some(error) = cause {
+            innermost = error.to_string();
+            cause = error.source();
+        }
+        let words: Vec<&str> = innermost.split_whitespace().collect();
+        let line = words.join(" ");
+        if line.chars().count() <= SHOWN_MAX {
+            return f.write_str(&line);
+        }
+        let shown: String = line.chars().take(SHOWN_MAX).collect();
+        write!(f, "{shown} ...")
+    }
+}
+
+impl std::error::Error for Said {}
+
 /// What went wrong in one try.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -194,7 +234,7 @@ pub enum Failure {
     Contradiction,
     /// The store or the way to it failed.
     #[error(transparent)]
-    Answer(Box<Answer>),
+    Answer(Said),
 }
 
 /// What an answer means.
@@ -267,6 +307,10 @@ pub(crate) fn classify(answer: &Answer) -> Meaning {
         | Answer::UnknownConfigurationKey { .. } => Meaning::Lasting,
         _ => match status_in(&text) {
             Some(408 | 425 | 429) | None => Meaning::Passing,
+            Some(401) => Meaning::Credentials,
+            Some(403) => Meaning::Forbidden,
+            Some(404) => Meaning::NotFound,
+            Some(409 | 412) => Meaning::Exists,
             // A redirect is the answer of a store in another region.
             Some(300..=499) => Meaning::Lasting,
             Some(_) => Meaning::Passing,
@@ -298,6 +342,7 @@ mod tests {
             (denied("<Code>SignatureDoesNotMatch</Code>"), Meaning::Credentials),
             (generic("status code: 400 Bad Request: <Code>ExpiredToken"), Meaning::Credentials),
             (generic("status code: 400 Bad Request: <Code>Odd"), Meaning::Lasting),
+            (generic("status code: 403 Forbidden: <Code>AccessDenied"), Meaning::Forbidden),
             (generic("status code: 301 Moved"), Meaning::Lasting),
             (generic("status code: 429 Too Many Requests"), Meaning::Passing),
             (generic("status code: 503 Service Unavailable: SlowDown"), Meaning::Passing),
@@ -306,5 +351,13 @@ mod tests {
         for (answer, expected) in cases {
             assert_eq!(classify(&answer), expected, "{answer}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_shown_once_and_in_one_line() {
+        let said = Said::from(generic("<Error>\n  <Code>Odd</Code>\n</Error>"));
+        assert_eq!(said.to_string(), "<Error> <Code>Odd</Code> </Error>");
+        let long = Said::from(generic(&"x".repeat(SHOWN_MAX + 1))).to_string();
+        assert_eq!(long.len(), SHOWN_MAX + " ...".len());
     }
 }

@@ -68,7 +68,10 @@ pub(crate) fn open(url: &str, options: &OpenOptions) -> Result<Place, StoreError
     }
     let base = Path::from_url_path(path).ok().ok_or_else(|| bad("its path is not one"))?;
     let root = format!("{scheme}://{authority}");
-    let setup = |source| StoreError::Setup { store: display(url), source: Box::new(source) };
+    let setup = |source: object_store::Error| StoreError::Setup {
+        store: display(url),
+        source: source.into(),
+    };
     let place = match scheme {
         "s3" | "s3a" => s3(&root, base, options).map_err(setup),
         "gs" => google(&root, base, options).map_err(setup),
@@ -121,7 +124,7 @@ fn open_folder(path: &FilePath, options: &OpenOptions) -> Result<Place, StoreErr
     let store = LocalFileSystem::new_with_prefix(path);
     let store = store.map_err(|source| StoreError::Setup {
         store: path.display().to_string(),
-        source: Box::new(source),
+        source: source.into(),
     })?;
     Ok(Place {
         kind: Kind::Folder,
