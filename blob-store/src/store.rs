@@ -16,7 +16,7 @@ use object_store::{
     Error as Answer, GetOptions, GetRange, ObjectMeta, ObjectStoreExt as _, PutMode, PutOptions,
     PutPayload,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::format::keys;
 
@@ -27,7 +27,7 @@ pub(crate) mod uploads;
 
 use self::error::{Failure, Meaning, StoreError, classify};
 use self::place::{Kind, Place};
-use self::retry::{Patience, Tries};
+use self::retry::{Pace, Patience, Tries, Work};
 
 /// Bytes asked for at once. Half as many would make twice as many requests, which stores charge
 /// for; twice as many would hold more in memory than a try is worth.
@@ -66,6 +66,7 @@ struct Inner {
     place: Place,
     access: Access,
     patience: Patience,
+    pace: Pace,
 }
 
 impl fmt::Debug for BlobStore {
@@ -112,6 +113,7 @@ impl BlobStore {
             place,
             access: options.access,
             patience: options.patience,
+            pace: Pace::default(),
         };
         let store = Self { inner: Arc::new(inner) };
         if options.access == Access::Write {
@@ -131,10 +133,6 @@ impl BlobStore {
             }
         }
         Err(StoreError::IgnoresPreconditions { store: self.to_string() })
-    }
-
-    pub(crate) fn patience(&self) -> Patience {
-        self.inner.patience
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -183,12 +181,12 @@ impl BlobStore {
         }
     }
 
-    /// Asks until there is an answer that lasts. A try ends after `limit`.
+    /// Asks until there is an answer that lasts. A try has the time that `work` needs.
     pub(crate) async fn ask<T, F>(
         &self,
         operation: &'static str,
         key: &str,
-        limit: Duration,
+        work: Work,
         mut request: impl FnMut() -> F,
     ) -> Result<Result<T, Answer>, StoreError>
     where
@@ -196,11 +194,19 @@ impl BlobStore {
     {
         let mut tries = Tries::new(self.inner.patience);
         loop {
+            let limit = self.inner.pace.limit(&self.inner.patience, work);
+            let started = Instant::now();
             let failure = match timeout(limit, request()).await {
-                Ok(Ok(value)) => return Ok(Ok(value)),
+                Ok(Ok(value)) => {
+                    self.inner.pace.on_done(work, started.elapsed());
+                    return Ok(Ok(value));
+                }
                 Ok(Err(answer)) if !self.is_passing(&answer) => return Ok(Err(answer)),
                 Ok(Err(answer)) => Failure::Answer(answer.into()),
-                Err(_) => Failure::Stalled(limit),
+                Err(_) => {
+                    self.inner.pace.on_late(work);
+                    Failure::Stalled(limit)
+                }
             };
             tracing::debug!("{self}: cannot {operation} {key}: {failure}");
             if let Err(after) = tries.pause().await {
@@ -220,7 +226,7 @@ impl BlobStore {
     /// created it himself, by a try whose answer was lost.
     pub(crate) async fn create(&self, key: &str, bytes: Bytes) -> Result<Created, StoreError> {
         self.check_writable()?;
-        let limit = self.inner.patience.for_body(bytes.len() as u64);
+        let work = Work::Body(bytes.len() as u64);
         let path = self.path(key);
         let mut tries = Tries::new(self.inner.patience);
         loop {
@@ -229,7 +235,7 @@ impl BlobStore {
                 let payload = PutPayload::from_bytes(bytes.clone());
                 self.inner.place.objects.put_opts(&path, payload, options)
             };
-            match self.ask("write", key, limit, put).await? {
+            match self.ask("write", key, work, put).await? {
                 Ok(_) => return Ok(Created::Now),
                 Err(answer) if classify(&answer) == Meaning::Exists => {}
                 Err(answer) => return Err(self.refused("write", key, answer)),
@@ -246,10 +252,10 @@ impl BlobStore {
     /// Writes the object, over whatever is there.
     pub(crate) async fn write(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         self.check_writable()?;
-        let limit = self.inner.patience.for_body(bytes.len() as u64);
+        let work = Work::Body(bytes.len() as u64);
         let path = self.path(key);
         let put = || self.inner.place.objects.put(&path, PutPayload::from_bytes(bytes.clone()));
-        let answer = self.ask("write", key, limit, put).await?;
+        let answer = self.ask("write", key, work, put).await?;
         answer.map(drop).map_err(|answer| self.refused("write", key, answer))
     }
 
@@ -257,9 +263,8 @@ impl BlobStore {
     pub(crate) async fn remove(&self, key: &str) -> Result<(), StoreError> {
         self.check_writable()?;
         let path = self.path(key);
-        let limit = self.inner.patience.stall;
         let remove = || self.inner.place.objects.delete(&path);
-        match self.ask("remove", key, limit, remove).await? {
+        match self.ask("remove", key, Work::Answer, remove).await? {
             Ok(()) => Ok(()),
             Err(answer) if classify(&answer) == Meaning::NotFound => Ok(()),
             Err(answer) => Err(self.refused("remove", key, answer)),
@@ -269,8 +274,10 @@ impl BlobStore {
     /// What is known of the object; `None` if it is not there.
     pub(crate) async fn head(&self, key: &str) -> Result<Option<Listed>, StoreError> {
         let path = self.path(key);
-        let limit = self.inner.patience.stall;
-        match self.ask("look up", key, limit, || self.inner.place.objects.head(&path)).await? {
+        match self
+            .ask("look up", key, Work::Answer, || self.inner.place.objects.head(&path))
+            .await?
+        {
             Ok(found) => Ok(Some(self.listed(&found))),
             Err(answer) if classify(&answer) == Meaning::NotFound => Ok(None),
             Err(answer) => Err(self.refused("look up", key, answer)),
@@ -305,8 +312,7 @@ impl BlobStore {
             }
             Ok(found)
         };
-        let limit = self.inner.patience.stall * 4;
-        let answer = self.ask("list", prefix, limit, list).await?;
+        let answer = self.ask("list", prefix, Work::Long(4), list).await?;
         let mut found = match answer {
             Ok(found) => found,
             // An empty folder is not there.

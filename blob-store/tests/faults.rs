@@ -154,6 +154,29 @@ async fn an_answer_that_is_lost_is_no_other_publisher() {
     assert_eq!(standing(&store, files.build()).await, Standing::Complete);
 }
 
+/// Goal: an upload that the store took and never answered is sent again, soon on a fast way.
+#[tokio::test]
+async fn an_upload_that_is_never_answered_is_found() {
+    let (rig, s3) = (Rig::new(), S3::start().await);
+    let lost = Mutex::new(false);
+    let proxy = Proxy::start(s3.address, move |seen| {
+        let mut lost = lost.lock().unwrap();
+        // The way has shown by then how fast it is.
+        if seen.is_part() && seen.target.contains("partNumber=7&") && !*lost {
+            *lost = true;
+            return Fault::LoseAnswer;
+        }
+        Fault::None
+    })
+    .await;
+    let store = s3.store_by(proxy.address).await.unwrap();
+    let files = rig.build("app", &noise(27, 50 * MIB));
+    let started = Instant::now();
+    rig.publish(&store, &files).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert_eq!(standing(&store, files.build()).await, Standing::Complete);
+}
+
 /// Goal: a store that stays away is given up with its cause, after the time that was given.
 #[tokio::test]
 async fn a_store_that_stays_away_is_given_up() {

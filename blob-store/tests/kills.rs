@@ -125,18 +125,60 @@ async fn parts_that_arrived_are_not_sent_again() {
     assert_eq!(standing(&store, files.build()).await, Standing::Complete);
 }
 
+/// Goal: packs that arrived before a kill are not sent again, nor compressed again.
+#[tokio::test]
+async fn packs_that_arrived_are_not_sent_again() {
+    let (rig, s3) = (Rig::new(), S3::start().await);
+    let files = rig.build("app", &noise(34, 80 * MIB));
+    // The first pack has nine parts; the second one never gets its first.
+    let begun = AtomicU64::new(0);
+    let proxy = Proxy::start(s3.address, move |seen| {
+        let begins = seen.method == Method::POST && seen.target.contains("uploads");
+        let is_second = begins && begun.fetch_add(1, Ordering::Relaxed) == 1;
+        if is_second { Fault::Swallow } else { Fault::None }
+    })
+    .await;
+    let store = s3.store_by(proxy.address).await.unwrap();
+    let first_is_stored = async {
+        proxy.swallowed().await;
+        while !is_any_stored(&rig) {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        done = rig.publish(&store, &files) => panic!("a pack is missing: {done:?}"),
+        () = first_is_stored => {}
+    }
+
+    let again = Proxy::start(s3.address, |_| Fault::None).await;
+    let store = s3.store_by(again.address).await.unwrap();
+    let progress = rig.publish(&store, &files).await.unwrap().progress;
+    let sent = again.seen().iter().filter(|seen| seen.is_part()).count();
+    assert!(sent <= 2, "{sent} parts were sent again");
+    assert_eq!(progress.bytes_packed, 0, "the second pack was ready, too: {progress:?}");
+    assert_eq!(progress.bytes_reused, 80 * MIB as u64);
+    assert_eq!(standing(&store, files.build()).await, Standing::Complete);
+}
+
+fn is_any_stored(rig: &Rig) -> bool {
+    records(rig).iter().any(|record| record["is_stored"] == true)
+}
+
 /// Parts that the publisher's records name.
 fn noted_parts(rig: &Rig) -> usize {
-    let folder = std::fs::read_dir(rig.path("state")).unwrap().next().unwrap().unwrap().path();
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let records = files.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
-    let count = |path| {
-        let record: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let count = |record: &serde_json::Value| {
         let parts = record["upload"]["parts"].as_array().cloned().unwrap_or_default();
         parts.iter().filter(|part| !part.is_null()).count()
     };
-    records.map(count).sum()
+    records(rig).iter().map(count).sum()
+}
+
+/// The records of the publisher.
+fn records(rig: &Rig) -> Vec<serde_json::Value> {
+    let folder = std::fs::read_dir(rig.path("state")).unwrap().next().unwrap().unwrap().path();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let records = files.filter(|path| path.extension().is_some_and(|kind| kind == "json"));
+    records.map(|path| serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()).collect()
 }
 
 /// Goal: an upload that the store threw away is begun anew.

@@ -119,6 +119,26 @@ async fn only_new_chunks_are_sent() {
     assert_eq!(standing(&store, third.build()).await, Standing::Complete);
 }
 
+/// Goal: an earlier build that is gone or damaged costs sending, and nothing else.
+#[tokio::test]
+async fn earlier_builds_that_cannot_be_read_are_passed_over() {
+    let rig = Rig::new();
+    let store = rig.folder_store().await;
+    let bytes = noise(8, 300_000);
+    let first = rig.build("first", &bytes);
+    rig.publish(&store, &first).await.unwrap();
+    let path = rig.path("store/builds").join(first.build().to_string());
+    let mut damaged = std::fs::read(&path).unwrap();
+    damaged[30] ^= 1;
+    std::fs::write(&path, damaged).unwrap();
+    let second = rig.build("second", &bytes);
+    let mut options = rig.publish_options("state");
+    options.earlier = vec![second.build(), first.build()];
+    let progress = publish(&store, &second, options).await.unwrap().progress;
+    assert_eq!(progress.bytes_reused, 0);
+    assert_eq!(standing(&store, second.build()).await, Standing::Complete);
+}
+
 #[tokio::test]
 async fn publishing_again_sends_nothing_and_is_noted() {
     let rig = Rig::new();

@@ -234,6 +234,35 @@ async fn a_build_published_again_is_kept() {
     assert_eq!(versions.standings().await, [Complete, Invisible, Invisible]);
 }
 
+/// Goal: a build that is condemned already is not called published before it is sure to stay.
+/// Method: time that passes as soon as nobody works. The sweep that condemned it removes it while
+/// its publisher waits, or does not.
+#[tokio::test(start_paused = true)]
+async fn a_condemned_build_is_published_for_good() {
+    for is_removed in [false, true] {
+        let versions = Versions::new(2).await;
+        versions.rig.age(GRACE * 2);
+        let report = gc(&versions.store, &policy(1)).await.unwrap();
+        let first = versions.published[0].clone();
+        assert_eq!(report.builds_condemned, [first.build()]);
+        let path = versions.rig.path("store/builds").join(first.build().to_string());
+        let mut options = versions.options();
+        options.now_ms += 100;
+        let publishing = publish(&versions.store, &first, options);
+        let removing = async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            if is_removed {
+                std::fs::remove_file(&path).unwrap();
+            }
+        };
+        let (published, ()) = tokio::join!(publishing, removing);
+        assert_eq!(published.unwrap().is_known, !is_removed);
+        assert_eq!(versions.standings().await, [Complete, Complete]);
+        versions.sweep(&policy(1)).await;
+        assert_eq!(versions.standings().await, [Complete, Invisible]);
+    }
+}
+
 /// Goal: publishers, sweeps and time in any order: a build that is visible is complete, and so is
 /// the one that was published last.
 /// Method: a random walk by a fixed seed.

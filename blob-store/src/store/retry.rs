@@ -3,6 +3,7 @@
 //! Invariant: an operation that makes progress is never given up, however long it takes; one that
 //! makes none ends after [`Patience::give_up`]. So a slow or often broken way only takes longer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -32,16 +33,72 @@ impl Default for Patience {
     }
 }
 
-/// A request's body is given this much time for each of its bytes, on top of a stall: nobody tells
-/// how much of it has arrived. Slower ways than 32 KiB/s cannot carry builds.
-const BODY_BYTES_PER_SECOND: u64 = 32 << 10;
+/// What a request waits for, which says how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Work {
+    /// An answer that the store has at hand.
+    Answer,
+    /// An answer that takes the store so many times as long.
+    Long(u32),
+    /// That so many bytes arrive: nobody tells how many of them have.
+    Body(u64),
+}
 
-impl Patience {
-    /// How long a request with a body of so many bytes may take.
-    pub(crate) fn for_body(&self, bytes: u64) -> Duration {
-        self.stall + Duration::from_secs(bytes / BODY_BYTES_PER_SECOND)
+/// How fast bodies arrive, from those that did.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    bytes_per_second: AtomicU64,
+}
+
+/// What is taken for granted before the first body has arrived, and at least after one was late:
+/// slower ways cannot carry builds.
+const PACE_MIN: u64 = 32 << 10;
+
+/// A body may take so many times as long as the last one. Half as much would take a way that many
+/// uploads share for a stall.
+const PACE_SLACK: u64 = 8;
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { bytes_per_second: AtomicU64::new(PACE_MIN) }
     }
 }
+
+impl Pace {
+    /// How long a try may take.
+    pub(crate) fn limit(&self, patience: &Patience, work: Work) -> Duration {
+        match work {
+            Work::Answer => patience.stall,
+            Work::Long(times) => patience.stall * times,
+            Work::Body(bytes) => {
+                let pace = self.bytes_per_second.load(Ordering::Relaxed);
+                patience.stall + Duration::from_millis(bytes.saturating_mul(1000) / pace)
+            }
+        }
+    }
+
+    /// A try ended well after this time.
+    pub(crate) fn on_done(&self, work: Work, took: Duration) {
+        let Work::Body(bytes) = work else { return };
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX).max(1);
+        let pace = bytes.saturating_mul(1000) / millis / PACE_SLACK;
+        // Small bodies tell of the store's answer, not of the way.
+        if bytes >= BODY_TOLD_MIN {
+            self.bytes_per_second.store(pace.max(PACE_MIN), Ordering::Relaxed);
+        }
+    }
+
+    /// A try took longer than its limit: the next one may take longer, in case the way is slow.
+    pub(crate) fn on_late(&self, work: Work) {
+        if matches!(work, Work::Body(_)) {
+            let pace = self.bytes_per_second.load(Ordering::Relaxed) / 4;
+            self.bytes_per_second.store(pace.max(PACE_MIN), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Least bytes of a body by which the way is judged.
+const BODY_TOLD_MIN: u64 = 1 << 20;
 
 /// The tries of one operation.
 #[derive(Debug)]
@@ -86,6 +143,24 @@ fn random_part() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: an upload that stalls on a fast way is found soon, and a slow way is not mistaken.
+    #[test]
+    fn bodies_are_given_time_by_what_arrived_before() {
+        let (patience, pace) = (Patience::default(), Pace::default());
+        let part = Work::Body(8 << 20);
+        let seconds = |pace: &Pace| pace.limit(&patience, part).as_secs();
+        assert_eq!(seconds(&pace), 30 + 256);
+        pace.on_done(part, Duration::from_secs(1));
+        assert_eq!(seconds(&pace), 30 + 8);
+        pace.on_done(Work::Body(100), Duration::from_secs(10));
+        assert_eq!(seconds(&pace), 30 + 8, "a small body says nothing");
+        for _ in 0..9 {
+            pace.on_late(part);
+        }
+        assert_eq!(seconds(&pace), 30 + 256);
+        assert_eq!(pace.limit(&patience, Work::Answer).as_secs(), 30);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn progress_is_never_given_up() {

@@ -10,6 +10,7 @@ use object_store::{Error as Answer, MultipartUpload, ObjectStoreExt as _, PutPay
 
 use super::BlobStore;
 use super::error::{Meaning, StoreError, classify};
+use super::retry::Work;
 
 /// Bytes of a part, and of an object that is sent in one go. Stores take 5 MiB at least; more would
 /// be sent again when the way breaks.
@@ -53,8 +54,8 @@ impl<'a> Uploads<'a> {
     pub(crate) async fn begin(&self, key: &str) -> Result<String, StoreError> {
         self.store.check_writable()?;
         let path = self.store.path(key);
-        let limit = self.store.patience().stall;
-        let answer = self.store.ask("write", key, limit, || self.parts.create_multipart(&path));
+        let begin = || self.parts.create_multipart(&path);
+        let answer = self.store.ask("write", key, Work::Answer, begin);
         answer.await?.map_err(|answer| self.store.refused("write", key, answer))
     }
 
@@ -68,12 +69,12 @@ impl<'a> Uploads<'a> {
     ) -> Result<Known<String>, StoreError> {
         let path = self.store.path(key);
         let id = id.to_owned();
-        let limit = self.store.patience().for_body(bytes.len() as u64);
+        let work = Work::Body(bytes.len() as u64);
         let put = || {
             let payload = PutPayload::from_bytes(bytes.clone());
             self.parts.put_part(&path, &id, position, payload)
         };
-        match self.store.ask("write", key, limit, put).await? {
+        match self.store.ask("write", key, work, put).await? {
             Ok(part) => Ok(Known::Yes(part.content_id)),
             Err(answer) if is_gone(&answer) => Ok(Known::No),
             Err(answer) => Err(self.store.refused("write", key, answer)),
@@ -89,12 +90,11 @@ impl<'a> Uploads<'a> {
     ) -> Result<Known<()>, StoreError> {
         let path = self.store.path(key);
         let id = id.to_owned();
-        let limit = self.store.patience().stall * COMPLETE_STALLS;
         let complete = || {
             let parts = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
             self.parts.complete_multipart(&path, &id, parts)
         };
-        match self.store.ask("write", key, limit, complete).await? {
+        match self.store.ask("write", key, Work::Long(COMPLETE_STALLS), complete).await? {
             Ok(_) => Ok(Known::Yes(())),
             Err(answer) if is_gone(&answer) => Ok(Known::No),
             Err(answer) => Err(self.store.refused("write", key, answer)),
@@ -104,8 +104,8 @@ impl<'a> Uploads<'a> {
     /// Lets the store throw the parts away. What goes wrong is the store's to clean up later.
     pub(crate) async fn abort(&self, key: &str, id: &str) {
         let (path, id) = (self.store.path(key), id.to_owned());
-        let limit = self.store.patience().stall;
-        let aborted = tokio::time::timeout(limit, self.parts.abort_multipart(&path, &id)).await;
+        let abort = || self.parts.abort_multipart(&path, &id);
+        let aborted = self.store.ask("remove", key, Work::Answer, abort).await;
         tracing::debug!("{}: abort of the upload of {key}: {aborted:?}", self.store);
     }
 }
