@@ -10,6 +10,7 @@
 //! need any of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -131,6 +132,13 @@ pub async fn gc(store: &BlobStore, policy: &GcPolicy) -> Result<GcReport, GcErro
     };
     sweep.sweep_builds().await?;
     sweep.sweep_packs().await?;
+    if let Some(folder) = &store.place().folder
+        && !policy.dry_run
+    {
+        let (folder, grace) = (folder.clone(), policy.grace);
+        let swept = tokio::task::spawn_blocking(move || sweep_leftovers(&folder, now, grace)).await;
+        swept.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    }
     Ok(sweep.report)
 }
 
@@ -303,6 +311,27 @@ impl Sweep<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes what killed processes left half written in a folder: files beside their places, which
+/// no listing shows. One that cannot be removed stays for the next sweep.
+fn sweep_leftovers(folder: &Path, now: SystemTime, grace: Duration) {
+    let Ok(listed) = std::fs::read_dir(folder) else { return };
+    for entry in listed.flatten() {
+        let Ok(found) = entry.metadata() else { continue };
+        if found.is_dir() {
+            sweep_leftovers(&entry.path(), now, grace);
+            continue;
+        }
+        let name = entry.file_name();
+        let scratch = name.to_str().and_then(|name| name.rsplit_once('#'));
+        let is_scratch = scratch.is_some_and(|(_, number)| number.parse::<u64>().is_ok());
+        let is_old = |time| now.duration_since(time).is_ok_and(|age| age >= grace);
+        if is_scratch && found.modified().is_ok_and(is_old) {
+            let removed = disk::remove_file(&entry.path());
+            tracing::debug!("removal of {:?}, left by a killed process: {removed:?}", entry.path());
+        }
     }
 }
 

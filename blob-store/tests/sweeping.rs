@@ -148,6 +148,23 @@ async fn a_dry_run_changes_nothing_and_reckless_orders_are_refused() {
     assert!(matches!(gc(&versions.store, &nothing).await, Err(GcError::KeepsNothing)));
 }
 
+/// Goal: what a killed publisher left half written in a folder goes, and nothing else does.
+#[tokio::test]
+async fn leftovers_in_a_folder_go_after_a_grace() {
+    let versions = Versions::new(1).await;
+    let packs = versions.rig.path("store/packs");
+    let pack = names(&versions.rig, "packs").remove(0);
+    let half = format!("{pack}#1");
+    std::fs::write(packs.join(&half), b"half a pa").unwrap();
+    std::fs::write(packs.join("#readme"), b"a stranger's").unwrap();
+    gc(&versions.store, &policy(1)).await.unwrap();
+    assert_eq!(names(&versions.rig, "packs"), ["#readme", &pack, &half], "somebody may write it");
+    versions.rig.age(GRACE * 2);
+    gc(&versions.store, &policy(1)).await.unwrap();
+    assert_eq!(names(&versions.rig, "packs"), ["#readme", &pack]);
+    assert_eq!(versions.standings().await, [Complete]);
+}
+
 /// Goal: a sweep takes two steps, a grace apart, whatever is asked.
 #[tokio::test]
 async fn nothing_goes_that_was_not_condemned_for_a_grace() {

@@ -44,6 +44,8 @@ pub(crate) struct Place {
     pub(crate) parts: Option<Arc<dyn MultipartStore>>,
     /// What all keys begin with.
     pub(crate) base: Path,
+    /// The folder, if it is one.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// Makes the clients for `url`.
@@ -132,6 +134,7 @@ fn open_folder(path: &FilePath, options: &OpenOptions) -> Result<Place, StoreErr
         objects: Arc::new(store.with_fsync(true)),
         parts: None,
         base: Path::default(),
+        folder: Some(path.to_owned()),
     })
 }
 
@@ -157,7 +160,7 @@ fn s3(root: &str, base: Path, options: &OpenOptions) -> object_store::Result<Pla
         is_plain_http(builder.get_config_value(&object_store::aws::AmazonS3ConfigKey::Endpoint));
     let client = client().with_allow_http(allows_http);
     let store = Arc::new(builder.with_client_options(client).with_retry(no_retry()).build()?);
-    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base })
+    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base, folder: None })
 }
 
 /// Who names an endpoint without encryption wants it: it is a server of his own, on his own net.
@@ -171,7 +174,7 @@ fn google(root: &str, base: Path, options: &OpenOptions) -> object_store::Result
         builder = builder.with_config(name.to_ascii_lowercase().parse()?, value);
     }
     let store = Arc::new(builder.with_client_options(client()).with_retry(no_retry()).build()?);
-    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base })
+    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base, folder: None })
 }
 
 fn azure(root: &str, base: Path, options: &OpenOptions) -> object_store::Result<Place> {
@@ -182,7 +185,7 @@ fn azure(root: &str, base: Path, options: &OpenOptions) -> object_store::Result<
     let endpoint = builder.get_config_value(&object_store::azure::AzureConfigKey::Endpoint);
     let client = client().with_allow_http(is_plain_http(endpoint));
     let store = Arc::new(builder.with_client_options(client).with_retry(no_retry()).build()?);
-    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base })
+    Ok(Place { kind: Kind::Bucket, objects: store.clone(), parts: Some(store), base, folder: None })
 }
 
 fn web(url: &str) -> object_store::Result<Place> {
@@ -193,6 +196,7 @@ fn web(url: &str) -> object_store::Result<Place> {
         objects: Arc::new(store.build()?),
         parts: None,
         base: Path::default(),
+        folder: None,
     })
 }
 
