@@ -132,7 +132,7 @@ pub fn publish(
     Ok(Published { build, is_known: false })
 }
 
-/// Computes the manifest that `path`, a file or a directory tree, has as a build, and copies nothing:
+/// Computes the manifest that `path`, a file or a directory tree, has as a build. Copies nothing:
 /// for a publisher into a store of another kind.
 ///
 /// # Arguments

@@ -21,6 +21,7 @@ const EDGES: [(&str, &[&str]); 14] = [
             "p2p-core",
             "p2p-net",
             "goal-state",
+            "blob-store",
             "command-line",
             "disk",
             "node-agent",

@@ -119,7 +119,13 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "cli/src",
-        &["app", "demo", "explain forget status", "bench fetch publish rollout", "output runtime"],
+        &[
+            "app",
+            "demo",
+            "explain forget main_store status",
+            "bench fetch publish rollout",
+            "output runtime",
+        ],
     ),
     ("cli/src/rollout", &["deploy", "history view wait", "report", "commands end", "args order"]),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
