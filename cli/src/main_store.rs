@@ -219,7 +219,7 @@ fn tell_gc(args: &GcArgs, report: &GcReport) -> anyhow::Result<()> {
         human::bytes(report.bytes_removed),
         human::counted(report.builds_condemned.len(), "build"),
         human::counted(report.packs_condemned.len(), "pack"),
-        humantime::format_duration(args.grace),
+        human::age(args.grace),
         human::counted(report.builds_kept, "build"),
         human::counted(report.packs_kept + report.packs_young, "pack"),
     ))

@@ -12,6 +12,7 @@ mod fetching;
 mod halts;
 mod inventory;
 mod kills;
+mod main_store;
 mod metrics;
 mod programs;
 mod refusals;

@@ -253,7 +253,8 @@ pub(crate) enum Meaning {
 
 const BUCKET_CODES: [&str; 3] = ["NoSuchBucket", "ContainerNotFound", "bucket does not exist"];
 
-const CREDENTIAL_CODES: [&str; 12] = [
+const CREDENTIAL_CODES: [&str; 13] = [
+    "failed to authenticate the request",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
     "ExpiredToken",
