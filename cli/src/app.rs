@@ -114,9 +114,16 @@ pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
 }
 
 fn command(arguments: Vec<OsString>) -> ExitCode {
+    // Nothing else says what a command that cannot be read would print.
+    let asks_for_json = arguments.iter().any(|argument| argument == "--json");
     let args: Args = match command_line::parse(PROGRAM, arguments.into_iter().skip(1)) {
         Ok(args) => args,
-        Err(exit) => return exit,
+        Err(unparsed) => {
+            if let Some(mistake) = unparsed.mistake.filter(|_| asks_for_json) {
+                print_json_error(&mistake);
+            }
+            return unparsed.exit;
+        }
     };
     command_line::start_log(args.log_level);
     let wants_json = args.command.wants_json();
@@ -126,12 +133,16 @@ fn command(arguments: Vec<OsString>) -> ExitCode {
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
             if wants_json {
-                // Standard output may be what failed; the line below is then all there is.
-                drop(output::json(&json!({ "error": command_line::describe(&error) })));
+                print_json_error(&command_line::describe(&error));
             }
             command_line::fail(PROGRAM, &error)
         }
     }
+}
+
+/// Standard output may be what failed; the line on standard error is then all there is.
+fn print_json_error(error: &str) {
+    drop(output::json(&json!({ "error": error })));
 }
 
 impl Command {

@@ -1,8 +1,12 @@
-//! `shoal forget`: takes a host that is gone out of the inventory.
+//! `shoal forget`: takes hosts that are gone out of the inventory.
 //!
 //! Owns when that is refused: a host that reports would be back at once. What is written says until
-//! when the host was heard, by the clock of whoever heard it, so that no clock of this machine
-//! decides which reports count. Prints what is left of the host.
+//! when a host was heard, by the clock of whoever heard it, so that no clock of this machine
+//! decides which reports count. Either all named hosts can be forgotten, or none is. Prints what
+//! was.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{GoalStore, HostStatus, Presence, now_ms};
@@ -19,12 +23,22 @@ const SUGGESTIONS_MAX: usize = 5;
 const SLIPS_MAX: usize = 2;
 
 /// Arguments of `shoal forget`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The host's name, as in `shoal status`
-    host: String,
+    /// The hosts' names, as in `shoal status`
+    #[arg(value_name = "HOST", required_unless_present = "absent_for")]
+    hosts: Vec<String>,
     #[command(flatten)]
     goal: GoalArgs,
+    /// Every host that has been absent for longer, such as `1h`: for fleets whose machines come and
+    /// go
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    #[arg(conflicts_with_all = ["hosts", "force"])]
+    absent_for: Option<Duration>,
+    /// Only print which hosts that would be
+    #[arg(long)]
+    dry_run: bool,
     /// Also if the host still reports: what it does not report again is gone, such as an app that
     /// it no longer has
     #[arg(long)]
@@ -36,37 +50,85 @@ pub(crate) struct Args {
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Document<'a> {
-    host: &'a str,
+struct Document {
+    /// Whether nothing was done.
+    dry_run: bool,
+    /// The hosts, by name.
+    hosts: Vec<ForgottenHost>,
+}
+
+#[derive(Debug, Serialize)]
+struct ForgottenHost {
+    host: String,
     /// Rows that are left out from now on.
     rows: usize,
     /// When the host was last heard of, in milliseconds since 1970.
     heard_at_ms: u64,
 }
 
-/// Takes every row of a host out of the inventory until it reports again.
+/// Takes every row of some hosts out of the inventory until they report again.
 ///
 /// # Errors
 ///
-/// If no host has the name, it reports, or the goal store cannot be read or written.
+/// If no host has one of the names, one of them reports, or the goal store cannot be read or
+/// written.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     block_on(async {
         let store = GoalStore::new(&args.goal.url);
         let rows = read_inventory(&store).await?;
-        let heard_at_ms = forgettable(now_ms(), &rows, &args.host, args.force)?;
-        store.forget(&args.host, heard_at_ms).await.context("cannot forget the host")?;
-        let rows = rows.iter().filter(|row| row.host == args.host).count();
+        let now_ms = now_ms();
+        let names: BTreeSet<&str> = match args.absent_for {
+            Some(least) => absent_for(now_ms, &rows, least),
+            None => args.hosts.iter().map(String::as_str).collect(),
+        };
+        let mut hosts = Vec::new();
+        for host in names {
+            let heard_at_ms = forgettable(now_ms, &rows, host, args.force)?;
+            let rows = rows.iter().filter(|row| row.host == host).count();
+            hosts.push(ForgottenHost { host: host.to_owned(), rows, heard_at_ms });
+        }
+        if !args.dry_run {
+            for ForgottenHost { host, heard_at_ms, .. } in &hosts {
+                let forgotten = store.forget(host, *heard_at_ms).await;
+                forgotten.with_context(|| format!("cannot forget {}", human::printable(host)))?;
+            }
+        }
         if args.json {
-            output::json(&Document { host: &args.host, rows, heard_at_ms })?;
+            output::json(&Document { dry_run: args.dry_run, hosts })?;
         } else {
-            output::line(&format!(
-                "{}: forgotten with {}; if it reports again it is back",
-                human::printable(&args.host),
-                human::counted(rows, "row")
-            ))?;
+            output::raw(&text(&hosts, args.dry_run))?;
         }
         Ok(Outcome::Done)
     })
+}
+
+/// What is printed for a person: a line per host.
+fn text(hosts: &[ForgottenHost], is_dry_run: bool) -> String {
+    let line = |host: &ForgottenHost| {
+        let (name, rows) = (human::printable(&host.host), human::counted(host.rows, "row"));
+        if is_dry_run {
+            format!("{name}: would be forgotten with {rows}\n")
+        } else {
+            format!("{name}: forgotten with {rows}; if it reports again it is back\n")
+        }
+    };
+    if hosts.is_empty() {
+        return "no host has been absent for so long\n".to_owned();
+    }
+    hosts.iter().map(line).collect()
+}
+
+/// The hosts no row of which was heard for longer than `least`.
+fn absent_for(now_ms: u64, rows: &[HostStatus], least: Duration) -> BTreeSet<&str> {
+    let is_absent = |row: &HostStatus| {
+        let since_ms = Presence::of(now_ms, row).absent_since_ms();
+        since_ms
+            .is_some_and(|since_ms| Duration::from_millis(now_ms.saturating_sub(since_ms)) > least)
+    };
+    let (absent, others): (Vec<_>, Vec<_>) = rows.iter().partition(|row| is_absent(row));
+    let others: BTreeSet<&str> = others.into_iter().map(|row| row.host.as_str()).collect();
+    let absent = absent.into_iter().map(|row| row.host.as_str());
+    absent.filter(|host| !others.contains(host)).collect()
 }
 
 /// Until when `host` was heard.
@@ -163,6 +225,36 @@ mod tests {
         let error = forgettable(NOW_MS, &rows, "web-2", false).unwrap_err().to_string();
         assert!(error.starts_with("host web-2 reports and would be back at once"), "{error}");
         assert_eq!(forgettable(NOW_MS, &rows, "web-2", true).unwrap(), NOW_MS);
+    }
+
+    #[test]
+    fn hosts_that_are_absent_for_long_are_found_together() {
+        let hour_ms = 3_600_000;
+        let rows = [
+            row("gone", "api", NOW_MS - hour_ms - 1),
+            row("gone", "web", NOW_MS - 2 * hour_ms),
+            row("one app is new", "api", NOW_MS - 2 * hour_ms),
+            row("one app is new", "web", NOW_MS),
+            row("not for so long", "web", NOW_MS - hour_ms),
+            HostStatus { phase: HostPhase::Stopped, ..row("stopped", "web", NOW_MS - 2 * hour_ms) },
+            HostStatus { phase: HostPhase::Stopped, ..row("just stopped", "web", NOW_MS) },
+        ];
+        let found = |least| absent_for(NOW_MS, &rows, least).into_iter().collect::<Vec<_>>();
+        assert_eq!(found(Duration::from_hours(1)), ["gone", "stopped"]);
+        assert_eq!(found(Duration::ZERO), ["gone", "not for so long", "stopped"]);
+    }
+
+    #[test]
+    fn what_was_done_is_a_line_per_host() {
+        let host = |name: &str, rows| ForgottenHost { host: name.into(), rows, heard_at_ms: 1 };
+        let hosts = [host("a", 1), host("b", 2)];
+        assert_eq!(
+            text(&hosts, false),
+            "a: forgotten with 1 row; if it reports again it is back\n\
+             b: forgotten with 2 rows; if it reports again it is back\n"
+        );
+        assert!(text(&hosts, true).starts_with("a: would be forgotten with 1 row\n"));
+        assert_eq!(text(&[], false), "no host has been absent for so long\n");
     }
 
     #[test]

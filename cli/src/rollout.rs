@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostPhase, HostStatus, Presence, WaitReason, has_failed};
+use goal_state::{Goal, HostPhase, HostStatus, Presence, WaitReason, has_failed, is_stuck};
 
 pub(crate) mod args;
 pub(crate) mod commands;
@@ -92,6 +92,7 @@ pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
     match row.generation {
         Some(generation) if generation > goal.generation => Standing::Ahead,
         Some(generation) if generation == goal.generation => match row.phase {
+            HostPhase::Running if is_stuck(goal, row) => Standing::Failed,
             HostPhase::Running if row.current == Some(goal.build) => Standing::OnGoal,
             HostPhase::Failed => Standing::Failed,
             HostPhase::RolledBack => Standing::RolledBack,
@@ -125,7 +126,7 @@ pub(crate) fn survey(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Survey {
         let failed = || FailedHost {
             host: host.clone(),
             message: reason_of(row),
-            is_final: has_failed(goal, row),
+            is_final: has_failed(now_ms, goal, row),
         };
         match standing(now_ms, goal, row) {
             Standing::OnGoal => survey.on_goal.push(host),

@@ -103,14 +103,57 @@ fn failure_is_one_line_and_with_json_an_object_too() {
     check_refused(&["verify", "/tmp", BUILD, "--store", missing], 1, &[missing, "check --store"]);
     check_refused(&["demo", "--path", "/nonexistent/mine"], 1, &["/nonexistent/mine", "--path"]);
 
-    let output = shoal(&["verify", "/tmp", BUILD, "--store", missing, "--json"]);
-    assert_eq!(output.status.code(), Some(1));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let line = text(&output.stderr);
-    assert_eq!(
-        Some(line.trim_end()),
-        json["error"].as_str().map(|error| format!("shoal: error: {error}")).as_deref()
-    );
+    let cases: [(&[&str], i32); 4] = [
+        (&["verify", "/tmp", BUILD, "--store", missing, "--json"], 1),
+        (&["verify", "/tmp", BUILD, "--json", "--wrong"], 2),
+        (&["status", "--json", "--goal", "nonsense"], 2),
+        (&["frobnicate", "--json"], 2),
+    ];
+    for (arguments, code) in cases {
+        let output = shoal(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let line = text(&output.stderr);
+        assert_eq!(
+            Some(line.trim_end()),
+            json["error"].as_str().map(|error| format!("shoal: error: {error}")).as_deref()
+        );
+    }
+    let help = shoal(&["status", "--json", "--help"]);
+    assert!(help.status.success() && !text(&help.stdout).contains("{\"error\""), "help is none");
+}
+
+/// Goal: a rollout is stopped although nobody can read what hosts reported, and that is said.
+#[test]
+fn rollout_is_steered_without_an_inventory() {
+    let folder = tempfile::tempdir().unwrap();
+    let goal = format!("file://{}", folder.path().display());
+    let order = |arguments: &[&str]| {
+        let output = shoal(&[arguments, &["--goal", &goal]].concat());
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        (text(&output.stdout), said)
+    };
+    let other = BUILD.replace('0', "1");
+    order(&["deploy", "web", BUILD]);
+    order(&["deploy", "web", &other]);
+    // No folder: it cannot be listed.
+    fs::write(folder.path().join("status"), "").unwrap();
+    let cases: [(&[&str], &str); 5] = [
+        (&["--percent", "10"], "goal 3 is build 1111"),
+        (&["--halt"], "halted; web: goal"),
+        (&["--resume"], "resumed; web: goal"),
+        (&["--halt"], "halted; web: goal"),
+        (&["--abort"], "is build 0000"),
+    ];
+    for (flags, expected) in cases {
+        let (done, said) = order(&[&["rollout", "web"], flags].concat());
+        assert!(done.contains(expected), "{flags:?}: {done}");
+        assert!(said.contains("cannot read what hosts reported"), "{flags:?}: {said}");
+        assert_eq!(said.contains("may halt it again"), flags == ["--resume"], "{said}");
+    }
+    let shown = shoal(&["rollout", "web", "--goal", &goal]);
+    assert_eq!(shown.status.code(), Some(1), "there is nothing to show");
 }
 
 #[test]

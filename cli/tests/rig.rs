@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tempfile::TempDir;
 
+pub(crate) mod fleet;
 pub(crate) mod service_host;
 
 /// How long anything may take before a test fails. Machines that run tests are busy.
@@ -333,6 +334,22 @@ impl Drop for Daemon {
             lines.into_iter().rev().for_each(|line| note(&format!("  {line}")));
         }
     }
+}
+
+/// Starts a seeder at `listen` with the state that one before it left, and waits for its address.
+pub(crate) fn start_seeder(rig: &Rig, listen: &str, more: &[&str]) -> (Daemon, String) {
+    let (store, state) = (rig.text("store"), rig.text("seeder"));
+    let mut command: Command =
+        shoal(&["seeder", "--listen", listen, "--store", &store, "--state", &state]);
+    command.args(more);
+    let ready = rig.path("seeder.out");
+    command.stdout(File::create(&ready).unwrap());
+    let mut seeder = Daemon::start("seeder", command, rig.path("seeder.log"));
+    let address = wait_for("the seeder is ready", || {
+        seeder.check_running();
+        fs::read_to_string(&ready).unwrap().strip_suffix('\n').map(str::to_owned)
+    });
+    (seeder, address)
 }
 
 /// Says something to whoever reads the output of a test.

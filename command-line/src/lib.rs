@@ -14,4 +14,4 @@ pub use complaint::{causes, complain, describe, fail, note};
 pub use log::{LogFilterError, LogFormat, LogFormatError, log_filter, start_log, start_log_as};
 pub use signals::{Hangup, SignalError, SignalRequest, Signals};
 pub use state_lock::{StateLock, StateLockError};
-pub use usage::{EXIT_USAGE, parse};
+pub use usage::{EXIT_USAGE, Unparsed, parse};

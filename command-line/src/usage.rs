@@ -14,31 +14,41 @@ use crate::complaint::{complain, one_line};
 /// Exit code for wrong arguments, variables or configuration files.
 pub const EXIT_USAGE: u8 = 2;
 
+/// Arguments that no command came of. What there is to say to a person is said already.
+#[derive(Debug)]
+pub struct Unparsed {
+    /// The exit code with which the program is to end.
+    pub exit: ExitCode,
+    /// What is wrong, in one line; `None` for help and version, which were asked for.
+    pub mistake: Option<String>,
+}
+
 /// Reads the arguments of `program`, without its name.
 ///
 /// # Errors
 ///
-/// The exit code with which the program is to end: help and version are printed as they are, a
-/// mistake as one line.
+/// Nothing is to be run: help and version are printed as they are, a mistake as one line.
 pub fn parse<P: Parser>(
     program: &str,
     arguments: impl IntoIterator<Item = OsString>,
-) -> Result<P, ExitCode> {
+) -> Result<P, Unparsed> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let named = std::iter::once(OsString::from(program)).chain(arguments.iter().cloned());
     P::try_parse_from(named).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
-        },
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let printed = error.print();
+            let exit = printed.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+            Unparsed { exit, mistake: None }
+        }
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             // The overview is the answer to a bare name. If it cannot be printed, the code says it.
             drop(error.print());
-            ExitCode::from(EXIT_USAGE)
+            Unparsed { exit: ExitCode::from(EXIT_USAGE), mistake: None }
         }
         _ => {
-            complain(program, &usage_line::<P>(program, &error, &arguments));
-            ExitCode::from(EXIT_USAGE)
+            let mistake = usage_line::<P>(program, &error, &arguments);
+            complain(program, &mistake);
+            Unparsed { exit: ExitCode::from(EXIT_USAGE), mistake: Some(mistake) }
         }
     })
 }

@@ -9,6 +9,7 @@
 pub(crate) mod app_name;
 pub(crate) mod explain;
 pub(crate) mod fields;
+pub(crate) mod fit;
 pub(crate) mod goal;
 pub(crate) mod history;
 pub(crate) mod inventory;

@@ -16,9 +16,12 @@ pub mod testing;
 
 pub use documents::app_name::{AppName, AppNameError};
 pub use documents::explain::{Answer, Reason, progress_text};
+pub use documents::fit::{STATUS_ROW_BYTES_MAX, fit_row};
 pub use documents::goal::Goal;
 pub use documents::history::{ChangeOrder, Origin, Outcome, PastGoal, RollbackTarget};
-pub use documents::inventory::{Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS};
+pub use documents::inventory::{
+    FORGOTTEN_KEPT_MS, Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS, WriterRows,
+};
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
 pub use documents::notes::{HostNotes, NOTES_TOPIC};
 pub use documents::rollout::{
@@ -29,9 +32,10 @@ pub use documents::status::{
     WriterNameError, last_output,
 };
 pub use documents::tally::{
-    Cause, HALTED_BY_SEEDER, causes, halt_due, halt_due_to, has_failed, is_good, is_stuck, outcome,
+    Cause, HALTED_BY_SEEDER, causes, ends_again_and_again, fails_to_serve, halt_due, halt_due_to,
+    has_failed, is_away, is_good, is_silent_in_switch, is_stuck, outcome, went_silent,
 };
-pub use documents::text::{bytes_text, moment, span};
+pub use documents::text::{bytes_text, is_hidden, moment, printable, span};
 pub use documents::token::{
     LEASE_MAX, TOKEN_TOPIC, TokenAct, TokenAnswer, TokenDocumentError, TokenRequest,
     granting_seeder,

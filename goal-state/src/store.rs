@@ -13,7 +13,7 @@ use p2p_core::BuildId;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::{ChangeOrder, RollbackTarget};
-use crate::documents::inventory::{Forgotten, WrittenRows, unite};
+use crate::documents::inventory::{Forgotten, StatusDocuments, WriterRows, unite};
 use crate::documents::rollout::RolloutChange;
 use crate::documents::status::{HostStatus, STATUS_ROWS_MAX, check_writer_name};
 use crate::store::change::{GoalChange, GoalList};
@@ -199,26 +199,29 @@ impl GoalStore {
     pub async fn statuses(&self) -> Result<Vec<HostStatus>, GoalStoreError> {
         // In this order: a host that is forgotten in between is shown once more, and not a row
         // that was written in between left out for good.
-        let documents = self.status_documents(None).await?;
+        let documents = self.status_documents(None).await?.read;
         Ok(unite(documents, &self.forgotten().await?))
     }
 
-    /// The rows that `writer` wrote under `WRITER/SHARD`, as they are. Of two documents with one
-    /// host both rows are returned.
+    /// The rows that `writer` wrote under `WRITER/SHARD`, as they are.
     ///
     /// # Errors
     ///
     /// The store cannot be read.
-    pub async fn statuses_of(&self, writer: &str) -> Result<Vec<HostStatus>, GoalStoreError> {
+    pub async fn statuses_of(&self, writer: &str) -> Result<WriterRows, GoalStoreError> {
         check_writer_name(writer)?;
-        let documents = self.status_documents(Some(writer)).await?;
-        Ok(documents.into_iter().flat_map(|document| document.rows).collect())
+        let StatusDocuments { read, damaged } = self.status_documents(Some(writer)).await?;
+        let is_whole = !read.is_empty() && damaged == 0;
+        Ok(WriterRows {
+            rows: read.into_iter().flat_map(|document| document.rows).collect(),
+            is_whole,
+        })
     }
 
     async fn status_documents(
         &self,
         writer: Option<&str>,
-    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+    ) -> Result<StatusDocuments, GoalStoreError> {
         match &self.backend {
             Backend::File(store) => store.status_documents(writer).await,
             Backend::Etcd(store) => store.status_documents(writer).await,
@@ -227,13 +230,17 @@ impl GoalStore {
 
     /// Leaves `host` out of [`Self::statuses`] with all that was heard of it until
     /// `heard_until_ms`, by the clock of whoever received it ([`HostStatus::heard_at_ms`]). A host
-    /// that reports again is back.
+    /// that reports again is back, even if that time is in the future.
     ///
     /// # Errors
     ///
-    /// The store cannot be written.
+    /// The store cannot be written, or, if the time is in the future, not read.
     pub async fn forget(&self, host: &str, heard_until_ms: u64) -> Result<(), GoalStoreError> {
-        let forgotten = Forgotten { host: host.to_owned(), heard_until_ms, set_at_ms: now_ms() };
+        let now_ms = now_ms();
+        let is_ahead = heard_until_ms > now_ms;
+        let documents = if is_ahead { self.status_documents(None).await?.read } else { vec![] };
+        let rows: Vec<_> = documents.into_iter().flat_map(|document| document.rows).collect();
+        let forgotten = Forgotten::new(now_ms, host, heard_until_ms, &rows);
         match &self.backend {
             Backend::File(store) => store.forget(&forgotten).await,
             Backend::Etcd(store) => store.forget(&forgotten).await,
@@ -265,9 +272,9 @@ impl GoalStore {
         if expired.is_empty() {
             return Ok(0);
         }
-        for mut document in self.status_documents(None).await? {
+        for mut document in self.status_documents(None).await?.read {
             let count = document.rows.len();
-            document.rows.retain(|row| !expired.iter().any(|forgotten| forgotten.covers(row)));
+            document.rows.retain(|row| !expired.iter().any(|forgotten| forgotten.covers_row(row)));
             if document.rows.len() < count {
                 self.put_status(&document.writer, &document.rows).await?;
             }

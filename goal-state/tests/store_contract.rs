@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use goal_state::testing::EtcdServer;
-use goal_state::{GoalStore, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX};
+use goal_state::{GoalStore, GoalStoreError, GoalUrl, HostStatus, STATUS_ROWS_MAX, WriterRows};
 
 use crate::rig::{app, build, next, next_goal, row, to_all};
 
@@ -249,8 +249,9 @@ async fn nodes_under_one_name_have_a_row_each(fixture: Fixture) {
     let [_, other] = gone;
     // Within one app by host; the name went over from `c` to others, who report.
     assert_eq!(store.statuses().await.unwrap(), [other, newer]);
-    assert_eq!(store.statuses_of("12D3KooW").await.unwrap(), both);
-    assert_eq!(store.statuses_of("12D3Koo").await.unwrap(), []);
+    let written = WriterRows { rows: both.to_vec(), is_whole: true };
+    assert_eq!(store.statuses_of("12D3KooW").await.unwrap(), written);
+    assert_eq!(store.statuses_of("12D3Koo").await.unwrap(), WriterRows::default());
 }
 
 /// Goal: a host that is forgotten is gone from every document, comes back when it reports, and
@@ -266,7 +267,7 @@ async fn forgotten_hosts_are_left_out(fixture: Fixture) {
     store.forget(&odd.host, 7).await.unwrap();
     assert_eq!(store.statuses().await.unwrap(), std::slice::from_ref(&other));
     let [forgotten] = &fixture.store().forgotten().await.unwrap()[..] else { panic!("one") };
-    assert!(forgotten.covers(&odd) && !forgotten.covers(&other));
+    assert!(forgotten.covers(&odd.host, 7) && !forgotten.covers(&other.host, 7));
 
     let back = HostStatus { received_at_ms: 8, ..odd.clone() };
     store.put_status("12D3KooW/0", &[back.clone(), other.clone()]).await.unwrap();
@@ -276,6 +277,7 @@ async fn forgotten_hosts_are_left_out(fixture: Fixture) {
     assert_eq!(store.sweep_forgotten(set_at_ms + 1).await.unwrap(), 0);
     assert_eq!(store.sweep_forgotten(set_at_ms + LATER_MS).await.unwrap(), 1);
     assert_eq!(store.forgotten().await.unwrap(), []);
-    assert_eq!(store.statuses_of("12D3KooX").await.unwrap(), [], "the row would come back");
+    let written = store.statuses_of("12D3KooX").await.unwrap();
+    assert_eq!((written.rows, written.is_whole), (vec![], true), "the row would come back");
     assert_eq!(store.statuses().await.unwrap()[0], back);
 }

@@ -316,7 +316,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             Step::CancelDownload => drop(self.take_download()),
             Step::Download { build } => self.start_download(build),
             Step::AskToken => self.ask_token(),
-            Step::ReturnToken => self.token = None,
+            Step::ReturnToken => self.return_token(),
             Step::RunHook { kind, build } => self.start_hook(kind, build),
             Step::CancelHook => self.hooks.cancel(),
             Step::Switch { build } => return self.switch(build),
@@ -425,6 +425,16 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let max_unavailable = rollout.unavailable_max()?;
         let app = self.settings.name.clone();
         Some(TokenWish { app, generation: followed.generation, max_unavailable })
+    }
+
+    /// Whoever grants tokens is told of a failure with it: the report of it may be on its way for
+    /// longer than the next host takes to begin.
+    fn return_token(&mut self) {
+        if let Some(token) = self.token.take()
+            && row::quarantined(self).is_some()
+        {
+            token.note_failure();
+        }
     }
 
     fn ask_token(&mut self) {

@@ -131,7 +131,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let args: Args = match command_line::parse(program, arguments.iter().cloned()) {
         Ok(args) => args,
-        Err(exit) => return exit,
+        Err(unparsed) => return unparsed.exit,
     };
     let done = match args.command.unwrap_or_else(|| Command::Run(Box::new(args.run))) {
         Command::Run(args) => run_agent(program, &args, &arguments),

@@ -101,7 +101,7 @@ pub fn main(program: &str, arguments: impl IntoIterator<Item = OsString>) -> Exi
             let failed = command_line::fail(program, &error);
             if is_usage { ExitCode::from(EXIT_USAGE) } else { failed }
         }
-        Err(exit) => exit,
+        Err(unparsed) => unparsed.exit,
     }
 }
 

@@ -336,7 +336,7 @@ async fn sort_asks(node: &Node, relay: Option<&Relay>, requests: mpsc::Sender<As
 }
 
 impl OwnRows for Relay {
-    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+    fn apps_with(&self, is_wanted: &dyn Fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
         self.with_table(|table| table.apps_with(is_wanted))
     }
 

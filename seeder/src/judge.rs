@@ -9,19 +9,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use goal_state::{
-    AppName, Goal, Halted, HostPhase, HostStatus, Outcome, halt_due_to, is_stuck, outcome,
+    AppName, Goal, Halted, HostPhase, HostStatus, Outcome, ends_again_and_again, fails_to_serve,
+    halt_due_to, is_away, is_silent_in_switch, is_stuck, outcome, went_silent,
 };
 
-use crate::tokens::{PoolKey, Stop, TokenRules};
+use crate::tokens::{DownHost, Group, PoolKey, Stop, TokenRules};
 
 /// How long the program of a host that had switched must not do its work before that counts: a
 /// probe that is late once, or a program that is started again, is no bad build. Hosts that gave
 /// the build up count at once.
 const STUCK_MIN_MS: u64 = 20_000;
 
-/// A host that was not heard of for so long is not counted as part of its group. Reports come every
-/// ten seconds and may wait as long again in a seeder before they reach the goal store.
-const HEARD_WITHIN_MS: u64 = 45_000;
+/// The same for hosts that are silent: longer than hosts take to report again after a seeder was
+/// started or its clock was set.
+const SILENT_MIN_MS: u64 = 30_000;
 
 /// What has to be written into the goal store.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -48,7 +49,7 @@ pub(crate) enum Order {
 #[derive(Debug, Default)]
 pub(crate) struct Judge {
     cases: BTreeMap<AppName, Case>,
-    /// Since when each host's program does not do its work.
+    /// Since when each host's program does not do its work, or the host is silent in a switch.
     stuck_since: BTreeMap<(AppName, String), u64>,
 }
 
@@ -134,17 +135,18 @@ impl Judge {
         let stops = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.stop()?)));
         let known = self.cases.iter().filter_map(|(app, case)| Some((app.clone(), case.known()?)));
         TokenRules {
-            sizes: group_sizes(now_ms, rows),
+            groups: groups(now_ms, rows),
             stops: stops.collect(),
             known: Some(known.collect()),
             trouble: None,
         }
     }
 
-    /// Keeps since when each program of the app does not do its work.
+    /// Keeps since when each program of the app does not do its work, or its host says nothing.
     fn note_stuck(&mut self, now_ms: u64, goal: &Goal, rows: &[HostStatus]) {
         let mut stuck = BTreeMap::new();
-        for row in rows.iter().filter(|row| is_stuck(goal, row)) {
+        let may_pass = |row: &&HostStatus| is_stuck(goal, row) || went_silent(now_ms, goal, row);
+        for row in rows.iter().filter(may_pass) {
             let key = (row.app.clone(), row.host.clone());
             let since = self.stuck_since.get(&key).copied().unwrap_or(now_ms);
             stuck.insert(key, since);
@@ -154,11 +156,18 @@ impl Judge {
     }
 
     /// Whether what the row says is no passing matter: a program that has not done its work only
-    /// for a moment is taken for one that does.
+    /// for a moment is taken for one that does, and so is a host that is silent only since this
+    /// seeder looks.
     fn is_settled(&self, now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
-        let since = || self.stuck_since.get(&(row.app.clone(), row.host.clone()));
-        !is_stuck(goal, row)
-            || since().is_some_and(|since| now_ms.saturating_sub(*since) >= STUCK_MIN_MS)
+        let least_ms = if went_silent(now_ms, goal, row) {
+            SILENT_MIN_MS
+        } else if is_stuck(goal, row) && !ends_again_and_again(row) {
+            STUCK_MIN_MS
+        } else {
+            return true;
+        };
+        let since = self.stuck_since.get(&(row.app.clone(), row.host.clone()));
+        since.is_some_and(|since| now_ms.saturating_sub(*since) >= least_ms)
     }
 
     /// A rollout that a seeder halted goes back if its goal wants that and there is something to go
@@ -173,7 +182,7 @@ impl Judge {
         let is_wanted = halted.by_rule && goal.revert_target().is_some();
         is_wanted.then(|| {
             let passing = rows.iter().filter(|row| !self.is_settled(now_ms, goal, row)).count();
-            let all = outcome(goal, rows);
+            let all = outcome(now_ms, goal, rows);
             let failed = all.failed.saturating_sub(u32::try_from(passing).unwrap_or(u32::MAX));
             let (expected, reason) = (goal.generation, halted.reason.clone());
             Order::GoBack { expected, reason, outcome: Outcome { failed, ..all } }
@@ -202,28 +211,31 @@ impl Case {
 }
 
 /// Whether a row may speak of a failure, so that its app's goal is worth reading.
-pub(crate) fn speaks_of_failure(row: &HostStatus) -> bool {
-    row.quarantined.is_some() || row.phase == HostPhase::Failed
+pub(crate) fn speaks_of_failure(now_ms: u64, row: &HostStatus) -> bool {
+    row.quarantined.is_some()
+        || row.phase == HostPhase::Failed
+        || fails_to_serve(row)
+        || is_silent_in_switch(now_ms, row)
 }
 
-/// How many hosts of each app and group were heard of lately. Hosts that do not say their group,
-/// because they are of an earlier version, are not counted: too small a group is only slow.
-fn group_sizes<'a>(
+/// The hosts of each app and group, with those that do not serve. Hosts that do not say their
+/// group, because they are of an earlier version, are not counted: too small a group is only slow.
+/// One that never had a build is no loss.
+fn groups<'a>(
     now_ms: u64,
     rows: impl IntoIterator<Item = &'a HostStatus>,
-) -> BTreeMap<PoolKey, usize> {
-    let mut sizes = BTreeMap::new();
+) -> BTreeMap<PoolKey, Group> {
+    let mut groups = BTreeMap::new();
     for row in rows {
-        let age_ms = now_ms.saturating_sub(row.heard_at_ms());
-        if let Some(group) = &row.group
-            && row.phase != HostPhase::Stopped
-            && age_ms <= HEARD_WITHIN_MS
-        {
-            let key = PoolKey { app: row.app.clone(), group: group.clone() };
-            *sizes.entry(key).or_insert(0) += 1;
-        }
+        let Some(group) = row.group.clone() else { continue };
+        let is_away = is_away(now_ms, row);
+        let is_down = is_away || (row.current.is_some() && fails_to_serve(row));
+        let down = is_down.then(|| DownHost { host: row.host.clone(), is_away });
+        let of_group: &mut Group =
+            groups.entry(PoolKey { app: row.app.clone(), group }).or_default();
+        of_group.add(row.node.as_deref(), down);
     }
-    sizes
+    groups
 }
 
 /// The rows of two sources, each host's newer one. Two nodes under one name are two hosts.

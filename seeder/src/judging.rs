@@ -53,7 +53,7 @@ const FIRST_ROWS_MAX: Duration = Duration::from_mins(1);
 /// The rows that hosts reported to this seeder.
 pub(crate) trait OwnRows {
     /// The apps of which a row is as `is_wanted` says.
-    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName>;
+    fn apps_with(&self, is_wanted: &dyn Fn(&HostStatus) -> bool) -> BTreeSet<AppName>;
 
     /// The rows of these apps, with the time of their receipt.
     fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus>;
@@ -137,7 +137,9 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
     }
 
     async fn look(&mut self, asked: &AskedApps) -> Found {
-        let mut apps = self.own.apps_with(speaks_of_failure);
+        let looked_at_ms = now_ms();
+        let speaks_of_failure = |row: &HostStatus| speaks_of_failure(looked_at_ms, row);
+        let mut apps = self.own.apps_with(&speaks_of_failure);
         apps.extend(asked.keys().cloned());
         apps.extend(self.judge.undone());
         let mut trouble = self.read_shared(!apps.is_empty()).await;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use command_line::describe;
-use goal_state::{GoalStore, GoalStoreError, HostNotes, now_ms};
+use goal_state::{FORGOTTEN_KEPT_MS, GoalStore, GoalStoreError, HostNotes, WriterRows, now_ms};
 use p2p_net::Ask;
 use parking_lot::Mutex;
 use tokio::task::spawn_blocking;
@@ -183,18 +183,23 @@ impl Relay {
     }
 
     /// Takes over from the goal store, once, what the disk does not have or has older: a disk that
-    /// was full or was restored from a copy does not tell. Rows that were forgotten do not return.
+    /// was full or was restored from a copy does not tell. Rows that were forgotten do not return,
+    /// not even if that is so long ago that only their absence from the goal store tells.
     async fn restore(&self, now_ms: u64) -> Result<(), GoalStoreError> {
         if self.is_restored.load(Ordering::Relaxed) {
             return Ok(());
         }
         match self.goal.statuses_of(&self.writer).await {
-            Ok(rows) => {
+            Ok(WriterRows { rows, is_whole }) => {
                 let forgotten = self.goal.forgotten().await?;
                 if !rows.is_empty() {
                     tracing::info!(rows = rows.len(), "the inventory of the goal store is here");
                 }
                 self.with_table(|table| {
+                    if is_whole {
+                        let count = table.drop_unknown(now_ms, FORGOTTEN_KEPT_MS, &rows);
+                        log_unknown(count);
+                    }
                     table.restore(now_ms, rows);
                     for host in &forgotten {
                         table.forget(now_ms, host);
@@ -241,6 +246,17 @@ impl Relay {
     /// Looks at the table, or changes it; nobody else does meanwhile.
     pub(crate) fn with_table<T>(&self, act: impl FnOnce(&mut StatusTable) -> T) -> T {
         act(&mut self.table.lock())
+    }
+}
+
+/// Says that the disk had rows of hosts that were probably forgotten while the seeder was away.
+fn log_unknown(rows: usize) {
+    if rows > 0 {
+        tracing::warn!(
+            rows,
+            "left out what the disk has of hosts that were not heard of for a week and that the \
+             goal store no longer has: they were forgotten"
+        );
     }
 }
 

@@ -5,13 +5,17 @@
 //! again, and what hosts are told about their reports. Rows are of an app, a name and a node.
 //! Invariants: no document exceeds [`ROWS_PER_SHARD_MAX`] rows of [`ROW_BYTES_MAX`] bytes; the
 //! table never holds more than `rows_max` rows; a row goes only if another node takes its name over
-//! ([`names`]), its host reports and leaves the app out, or somebody forgets the host. Does no IO
-//! and reads no clock: [`crate::relay`] carries documents to the goal store and to disk.
+//! ([`names`]), its host reports and leaves the app out, or somebody forgets the host, which of one
+//! that was not heard of for long the goal store tells by not having it. Does no IO and reads no
+//! clock: [`crate::relay`] carries documents to the goal store and to disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use goal_state::{AppName, Forgotten, HostStatus, STATUS_ROWS_MAX, TROUBLES_MAX};
+use goal_state::{
+    AppName, Forgotten, HostStatus, STATUS_ROW_BYTES_MAX, STATUS_ROWS_MAX, TROUBLES_MAX, fit_row,
+    is_hidden, printable,
+};
 use p2p_core::{Digest, NodeId};
 
 use crate::status_relay::due::DueList;
@@ -24,8 +28,8 @@ mod names;
 /// where etcd stops taking values; half would double the number of documents of a large region.
 pub(crate) const ROWS_PER_SHARD_MAX: usize = 400;
 
-/// Most bytes of one row as JSON. An honest row needs a quarter; the rest is room for a message.
-pub(crate) const ROW_BYTES_MAX: usize = 2_560;
+/// Most bytes of one row as JSON: what agents keep to.
+pub(crate) const ROW_BYTES_MAX: usize = STATUS_ROW_BYTES_MAX;
 
 /// Rows per document at which the number of documents doubles. Half the hard limit: a hash spreads
 /// rows unevenly, but at this mean no shard of a large table comes near twice the mean by chance.
@@ -158,9 +162,13 @@ impl StatusTable {
             if !is_host_name(&status.host) {
                 continue;
             }
-            // A seeder of before did not say when it heard the host.
-            status.received_at_ms = status.heard_at_ms().min(now_ms);
-            let node = status.node.as_deref().map_or(NodeTag::UNKNOWN, NodeTag::parse);
+            // A seeder of before did not say when it heard the host. One whose clock was ahead did
+            // not hear it now either: a host that was forgotten since then must not look newer.
+            let heard_ms = status.heard_at_ms();
+            let is_ahead = heard_ms > now_ms;
+            status.received_at_ms =
+                if is_ahead { status.updated_at_ms.min(now_ms) } else { heard_ms };
+            let node = NodeTag::in_row(&status);
             let key = self.key_of(&status, node);
             let shard = self.shard_of(&key);
             let known = self.shards[shard].get(&key);
@@ -177,6 +185,28 @@ impl StatusTable {
         for shard in 0..self.shards.len() {
             self.mark(shard, now_ms);
         }
+    }
+
+    /// Drops rows that were heard last more than `age_max_ms` before `now_ms` and are not among
+    /// `known`, all that this seeder has in the goal store: those of hosts that were forgotten so
+    /// long ago that nothing else is left to tell. Returns how many.
+    pub(crate) fn drop_unknown(
+        &mut self,
+        now_ms: u64,
+        age_max_ms: u64,
+        known: &[HostStatus],
+    ) -> usize {
+        let known: BTreeSet<Key> =
+            known.iter().map(|status| self.key_of(status, NodeTag::in_row(status))).collect();
+        let rows = self.shards.iter().flatten();
+        let unknown = rows.filter(|(key, row)| {
+            now_ms.saturating_sub(row.heard_at_ms()) > age_max_ms && !known.contains(key)
+        });
+        let unknown: Vec<Key> = unknown.map(|(key, _)| key.clone()).collect();
+        for key in &unknown {
+            self.remove(key, now_ms);
+        }
+        unknown.len()
     }
 
     /// Takes in the rows of a report that `node` sent; `now_ms` is the seeder's time since 1970.
@@ -238,7 +268,7 @@ impl StatusTable {
         for key in self.keys_of(&forgotten.host, None) {
             let shard = self.shard_of(&key);
             let row = self.shards[shard].get(&key);
-            if row.is_some_and(|row| row.heard_at_ms() <= forgotten.heard_until_ms) {
+            if row.is_some_and(|row| forgotten.covers(&key.host, row.heard_at_ms())) {
                 self.remove(&key, now_ms);
             }
         }
@@ -408,12 +438,12 @@ impl StatusTable {
     }
 }
 
-/// The row as it may enter the table: known size, printable, with the node and the time at which it
 /// Whether a table could show such a name and DNS could have it.
 fn is_host_name(name: &str) -> bool {
-    (1..=HOST_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+    (1..=HOST_BYTES_MAX).contains(&name.len()) && !name.chars().any(is_hidden)
 }
 
+/// The row as it may enter the table: known size, printable, with the node and the time at which it
 /// was received.
 fn check_row(
     now_ms: u64,
@@ -425,14 +455,14 @@ fn check_row(
     }
     status.received_at_ms = now_ms;
     status.node = node.text();
-    status.message = status.message.map(|message| {
-        let printable =
-            message.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol });
-        printable.take(MESSAGE_CHARS_MAX).collect()
-    });
+    let cut = |text: String| printable(&text).chars().take(MESSAGE_CHARS_MAX).collect();
+    status.message = status.message.map(cut);
+    status.failure = status.failure.map(cut);
+    status.group = status.group.map(|group| printable(&group));
     status.troubles.truncate(TROUBLES_MAX);
     status.last_output = status.last_output.as_deref().and_then(goal_state::last_output);
-    let bytes = serde_json::to_vec(&status).map_or(usize::MAX, |json| json.len());
+    // A row that says much is a row of a host in trouble: its texts are cut rather than left out.
+    let bytes = fit_row(&mut status, ROW_BYTES_MAX);
     if bytes > ROW_BYTES_MAX {
         return Err(ReportFault::RowTooLarge { host: status.host, bytes });
     }

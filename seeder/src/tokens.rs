@@ -1,10 +1,11 @@
 //! Which hosts may be down: the table of tokens that this seeder granted.
 //!
 //! Invariants: of one app and group no more tokens are out than `max_unavailable` of the newest
-//! goal seen, save for those that were out before it was lowered; a token counts as out until its
-//! host returns it or its time is up, whatever happens to this seeder; no table grows without
-//! bound; nothing new is granted for a rollout that has halted, nor for a goal that the seeder has
-//! not read or cannot read any more ([`TokenRules`]). Does no IO and reads no clock:
+//! goal seen, save for those that were out before it was lowered; hosts that do not serve take the
+//! places of tokens, so that a host which serves begins only while fewer are away; a token counts
+//! as out until its host returns it or its time is up, whatever happens to this seeder; no table
+//! grows without bound; nothing new is granted for a rollout that has halted, nor for a goal that
+//! the seeder has not read or cannot read any more ([`TokenRules`]). Does no IO and reads no clock:
 //! [`crate::token_server`] makes grants durable before hosts learn of them.
 //!
 //! Times are spans since any fixed moment of a clock that never jumps. None is stored: after a
@@ -16,6 +17,10 @@ use std::time::Duration;
 use goal_state::{AppName, HostCount, LEASE_MAX, TokenAct, TokenAnswer, TokenRequest};
 use p2p_core::{Digest, NodeId};
 use serde::{Deserialize, Serialize};
+
+pub(crate) use crate::tokens::rules::{AskedApps, DownHost, Group, PoolKey, Stop, TokenRules};
+
+mod rules;
 
 /// How soon a host that is among the next in line asks again: short compared with the time of a
 /// switch.
@@ -37,7 +42,11 @@ const RETRY_REFUSED: Duration = Duration::from_secs(30);
 /// When a host asks again whose rollout has halted: time for a person to decide.
 const RETRY_HALTED: Duration = Duration::from_secs(5);
 
-/// Hosts that are named as holders in a reason.
+/// How long the place of a host whose build failed stays taken after it gave its token back: time
+/// for its report to be judged, also by another seeder, before the next host begins.
+const FAILED_KEPT: Duration = Duration::from_secs(10);
+
+/// Hosts that are named in a reason, of each kind.
 const NAMED_MAX: usize = 3;
 
 /// The version of the stored document.
@@ -59,37 +68,6 @@ impl TokenLimits {
     /// For a region of the largest fleet we know, where a part of the hosts waits at a time.
     pub(crate) const REGION: Self =
         Self { pools_max: 10_000, entries_max: 100_000, entries_per_node_max: 64 };
-}
-
-/// What is known of the region beyond requests: how large groups are, and which rollouts have
-/// halted. The default is that of a seeder without a goal store: nothing is known, and every app
-/// is granted tokens.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(crate) struct TokenRules {
-    /// Hosts of each group that report the app.
-    pub(crate) sizes: BTreeMap<PoolKey, usize>,
-    /// Rollouts of which nobody else may begin to switch.
-    pub(crate) stops: BTreeMap<AppName, Stop>,
-    /// Apps whose goals were looked at: the generation that was read, or why none could be. Others
-    /// wait until they are: the rollout may have halted. `None`: there are no goals to look at.
-    pub(crate) known: Option<BTreeMap<AppName, Result<u64, String>>>,
-    /// Why goals cannot be looked at just now, if they cannot.
-    pub(crate) trouble: Option<String>,
-}
-
-/// Apps that tokens were asked for lately, each with the latest generation that hosts named.
-pub(crate) type AskedApps = BTreeMap<AppName, u64>;
-
-/// A halt, as seen from a host that asks. Hosts that know of the halt have a later generation;
-/// they ask for restarts only, which go on.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(crate) struct Stop {
-    /// The generation that made the build the goal.
-    pub(crate) since: u64,
-    /// The last generation of which hosts did not know that it halts.
-    pub(crate) last: u64,
-    /// Why it halted.
-    pub(crate) reason: String,
 }
 
 /// The tokens that are out, and who waits.
@@ -136,14 +114,6 @@ pub(crate) enum TokenFileError {
     },
 }
 
-/// Whose tokens.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct PoolKey {
-    pub(crate) app: AppName,
-    /// Empty for hosts without a group.
-    pub(crate) group: String,
-}
-
 /// The tokens of one app and group.
 #[derive(Debug)]
 struct Pool {
@@ -152,6 +122,8 @@ struct Pool {
     /// What it says.
     max_unavailable: HostCount,
     holders: BTreeMap<NodeId, Holder>,
+    /// Hosts that hold nothing any more, and whose places stay taken for a while.
+    leaving: BTreeMap<NodeId, Leaving>,
     /// Longest waiting first.
     waiting: Vec<Waiter>,
 }
@@ -163,12 +135,27 @@ struct Holder {
     lease: Duration,
     until: Duration,
     is_stored: bool,
+    /// Whether it is one of the hosts that are down: as the rules say, or as it was when it asked.
+    is_down: bool,
+}
+
+/// A host whose build failed, or that let its time run out. Of the first the report is on its way;
+/// the second may be gone with its machine, and counts as away only once its silence is noticed.
+#[derive(Debug)]
+struct Leaving {
+    host: String,
+    until: Duration,
+    has_failed: bool,
+    /// As [`Holder::is_down`].
+    is_down: bool,
 }
 
 #[derive(Debug)]
 struct Waiter {
     node: NodeId,
     wish: u64,
+    /// Whether it was down when it asked: it needs no place beyond its own.
+    is_down: bool,
     forgotten_at: Duration,
 }
 
@@ -241,14 +228,16 @@ impl TokenTable {
                 let node = NodeId::from_bytes(*digest.as_bytes());
                 let lease = Duration::from_millis(lease_ms).min(LEASE_MAX);
                 let until = now + lease;
-                holders.insert(node, Holder { host, wish, lease, until, is_stored: true });
+                let (is_stored, is_down) = (true, false);
+                holders.insert(node, Holder { host, wish, lease, until, is_stored, is_down });
             }
             for node in holders.keys() {
                 table.entries += 1;
                 *table.entries_of_node.entry(*node).or_default() += 1;
             }
             let StoredPool { app, group, generation, max_unavailable, .. } = stored;
-            let pool = Pool { generation, max_unavailable, holders, waiting: vec![] };
+            let (leaving, waiting) = (BTreeMap::new(), vec![]);
+            let pool = Pool { generation, max_unavailable, holders, leaving, waiting };
             table.pools.insert(PoolKey { app, group }, pool);
         }
         Ok(table)
@@ -256,6 +245,17 @@ impl TokenTable {
 
     /// Takes over what is known of the region now. Takes no token back.
     pub(crate) fn set_rules(&mut self, rules: TokenRules) {
+        for (key, pool) in &mut self.pools {
+            let group = rules.groups.get(key);
+            let is_down =
+                |node: &NodeId, host: &str| group.is_some_and(|group| group.is_down(*node, host));
+            for (node, holder) in &mut pool.holders {
+                holder.is_down = is_down(node, &holder.host);
+            }
+            for (node, leaving) in &mut pool.leaving {
+                leaving.is_down = is_down(node, &leaving.host);
+            }
+        }
         self.rules = rules;
     }
 
@@ -269,16 +269,19 @@ impl TokenTable {
         let key = PoolKey { app: request.app.clone(), group: request.group.clone() };
         self.expire(now, &key);
         if request.act == TokenAct::Return {
-            self.give_back(&key, node, request.wish);
-            return Handled { answer: TokenAnswer::Returned, needs_disk: false };
+            self.give_back(now, &key, node, request);
+            return unstored(TokenAnswer::Returned);
         }
         if let Err(reason) = self.make_room(now, &key, node) {
             return unstored(refused(reason));
         }
         let is_quiet = self.is_quiet(now);
-        let size = self.rules.sizes.get(&key).copied();
-        let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool::new(request));
-        self.is_dirty |= pool.learn(request, size);
+        let is_read = self.rules.has_read(request);
+        let pool = self.pools.entry(key.clone()).or_insert_with(|| Pool::new(request, is_read));
+        if is_read {
+            let size = self.rules.groups.get(&key).map(|group| group.size);
+            self.is_dirty |= pool.learn(request, size);
+        }
         if let Some(holder) = pool.holders.get_mut(&node) {
             let handled = holder.renew(now, request, is_quiet);
             self.is_dirty |= handled.needs_disk;
@@ -287,10 +290,26 @@ impl TokenTable {
         let is_forgotten = is_quiet && request.act == TokenAct::Renew;
         if let Some(answer) = self.rules.stop(request).filter(|_| !is_forgotten) {
             // It must not hold up hosts that may go on.
-            self.give_back(&key, node, request.wish);
+            self.give_back(now, &key, node, request);
             return unstored(answer);
         }
-        let place = match pool.place(now, node, request) {
+        self.queue(now, &key, node, request)
+    }
+
+    /// Decides on a request of a host that holds no token, and that nothing else keeps back.
+    fn queue(
+        &mut self,
+        now: Duration,
+        key: &PoolKey,
+        node: NodeId,
+        request: &TokenRequest,
+    ) -> Handled {
+        let is_quiet = self.is_quiet(now);
+        let group = self.rules.groups.get(key);
+        let is_down = group.is_some_and(|group| group.is_down(node, &request.host));
+        let pool = self.pools.get_mut(key).expect("the request made it");
+        let waiter = Waiter { node, wish: request.wish, is_down, forgotten_at: now };
+        let place = match pool.place(now, waiter) {
             Ok((place, is_new)) => {
                 if is_new {
                     self.entries += 1;
@@ -300,17 +319,20 @@ impl TokenTable {
             }
             Err(stale) => return unstored(stale),
         };
-        let free = pool.free(size);
+        let free = pool.free(node, is_down, group);
         // A host that renews a token that this seeder forgot was granted it under the same limit.
-        let is_known_to_host = is_forgotten && free > 0;
-        if is_known_to_host || (!is_quiet && place < free) {
-            pool.grant(now, place, request);
+        let is_known_to_host = is_quiet && request.act == TokenAct::Renew && free > 0;
+        if is_known_to_host || (!is_quiet && pool.ahead_of(place, is_down) < free) {
+            let was_leaving = pool.grant(now, place, request);
             self.is_dirty |= !is_quiet;
+            if was_leaving {
+                self.forget(node);
+            }
             let lease_ms = millis(request.lease());
             return Handled { answer: TokenAnswer::Granted { lease_ms }, needs_disk: !is_quiet };
         }
         let left = self.quiet_until.and_then(|until| until.checked_sub(now)).filter(|_| is_quiet);
-        unstored(pool.wait(place, left, &request.group, size))
+        unstored(pool.wait(place, left, &request.group, group))
     }
 
     /// What has to be stored, if anything has changed that must be known after a restart; until
@@ -349,26 +371,39 @@ impl TokenTable {
     fn expire(&mut self, now: Duration, key: &PoolKey) {
         let Some(pool) = self.pools.get_mut(key) else { return };
         let waited = pool.waiting.iter().filter(|waiter| waiter.forgotten_at <= now);
-        let held = pool.holders.iter().filter(|(_, holder)| holder.until <= now);
-        let gone: Vec<_> =
-            waited.map(|waiter| waiter.node).chain(held.map(|(node, _)| *node)).collect();
+        let mut gone: Vec<NodeId> = waited.map(|waiter| waiter.node).collect();
         pool.waiting.retain(|waiter| waiter.forgotten_at > now);
-        pool.holders.retain(|_, holder| holder.until > now);
+        for (node, holder) in pool.holders.extract_if(.., |_, holder| holder.until <= now) {
+            let Holder { host, lease, until, is_down, .. } = holder;
+            let leaving = Leaving { host, until: until + lease, has_failed: false, is_down };
+            gone.extend(pool.leaving.insert(node, leaving).map(|_| node));
+        }
+        let left = pool.leaving.extract_if(.., |_, leaving| leaving.until <= now);
+        gone.extend(left.map(|(node, _)| node));
         for node in gone {
             self.forget(node);
         }
     }
 
-    fn give_back(&mut self, key: &PoolKey, node: NodeId, wish: u64) {
+    /// The host of `request` wants nothing any more, or gets nothing.
+    fn give_back(&mut self, now: Duration, key: &PoolKey, node: NodeId, request: &TokenRequest) {
         let Some(pool) = self.pools.get_mut(key) else { return };
+        let wish = request.wish;
         let waiting = pool.waiting.len();
         pool.waiting.retain(|waiter| waiter.node != node || waiter.wish > wish);
         let mut gone = waiting - pool.waiting.len();
         // A message about an earlier wish that was late on its way takes no token of a later one.
-        if pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish) {
-            pool.holders.remove(&node);
+        let holds = pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish);
+        if let Some(holder) = holds.then(|| pool.holders.remove(&node)).flatten() {
             self.is_dirty = true;
             gone += 1;
+            if request.has_failed {
+                let Holder { host, is_down, .. } = holder;
+                let until = now + FAILED_KEPT;
+                let leaving = Leaving { host, until, has_failed: true, is_down };
+                let is_known = pool.leaving.insert(node, leaving).is_some();
+                gone -= usize::from(!is_known);
+            }
         }
         for _ in 0..gone {
             self.forget(node);
@@ -403,7 +438,7 @@ impl TokenTable {
             for key in &keys {
                 self.expire(now, key);
             }
-            self.pools.retain(|_, pool| !pool.holders.is_empty() || !pool.waiting.is_empty());
+            self.pools.retain(|_, pool| !pool.is_empty());
         }
         if is_full(self) {
             let TokenLimits { pools_max, entries_max, entries_per_node_max } = self.limits;
@@ -418,13 +453,20 @@ impl TokenTable {
 }
 
 impl Pool {
-    const fn new(request: &TokenRequest) -> Self {
+    /// A pool with what `request` says, which the first goal that is read replaces if this one was
+    /// not.
+    const fn new(request: &TokenRequest, is_read: bool) -> Self {
         Self {
-            generation: request.generation,
+            generation: if is_read { request.generation } else { 0 },
             max_unavailable: request.max_unavailable,
             holders: BTreeMap::new(),
+            leaving: BTreeMap::new(),
             waiting: Vec::new(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.holders.is_empty() && self.leaving.is_empty() && self.waiting.is_empty()
     }
 
     fn knows(&self, node: NodeId) -> bool {
@@ -458,42 +500,54 @@ impl Pool {
         self.limit(self.max_unavailable, known)
     }
 
-    fn free(&self, known: Option<usize>) -> usize {
-        self.max(known).saturating_sub(self.holders.len())
+    /// How many places are free for a host like `node`. One that serves must find one that neither
+    /// a token has nor a host that does not serve; one that is down itself takes its own with it.
+    fn free(&self, node: NodeId, is_down: bool, group: Option<&Group>) -> usize {
+        let max = self.max(group.map(|group| group.size));
+        let kept = self.leaving.iter().filter(|(other, _)| **other != node);
+        let kept = kept.filter(|(_, leaving)| is_down || !leaving.is_down).count();
+        let taken = if is_down {
+            self.holders.len() + kept
+        } else {
+            let serve = self.holders.values().filter(|holder| !holder.is_down).count();
+            group.map_or(0, |group| group.down.len()) + serve + kept
+        };
+        max.saturating_sub(taken)
     }
 
-    /// Returns the place of `node` among those who wait, and whether it is new there.
-    fn place(
-        &mut self,
-        now: Duration,
-        node: NodeId,
-        request: &TokenRequest,
-    ) -> Result<(usize, bool), TokenAnswer> {
-        let known = self.waiting.iter().position(|waiter| waiter.node == node);
+    /// How many of those who wait before this `place` want a place of the same kind.
+    fn ahead_of(&self, place: usize, is_down: bool) -> usize {
+        self.waiting[..place].iter().filter(|waiter| waiter.is_down == is_down).count()
+    }
+
+    /// Returns the place of the waiter, and whether it is new there.
+    fn place(&mut self, now: Duration, mut waiter: Waiter) -> Result<(usize, bool), TokenAnswer> {
+        let known = self.waiting.iter().position(|known| known.node == waiter.node);
         let place = known.unwrap_or(self.waiting.len());
-        let forgotten_at = now + retry_at(place) * 3 + SILENCE_MAX;
-        let waiter = Waiter { node, wish: request.wish, forgotten_at };
+        waiter.forgotten_at = now + retry_at(place) * 3 + SILENCE_MAX;
         match self.waiting.get_mut(place) {
-            Some(known) if known.wish > request.wish => return Err(stale()),
+            Some(known) if known.wish > waiter.wish => return Err(stale()),
             Some(known) => *known = waiter,
             None => self.waiting.push(waiter),
         }
         Ok((place, known.is_none()))
     }
 
-    fn grant(&mut self, now: Duration, place: usize, request: &TokenRequest) {
-        let Waiter { node, wish, .. } = self.waiting.remove(place);
+    /// Gives the host at this place a token. Returns whether a place had been kept for it.
+    fn grant(&mut self, now: Duration, place: usize, request: &TokenRequest) -> bool {
+        let Waiter { node, wish, is_down, .. } = self.waiting.remove(place);
         let (host, lease) = (request.host.clone(), request.lease());
-        self.holders
-            .insert(node, Holder { host, wish, lease, until: now + lease, is_stored: false });
+        let (until, is_stored) = (now + lease, false);
+        self.holders.insert(node, Holder { host, wish, lease, until, is_stored, is_down });
+        self.leaving.remove(&node).is_some()
     }
 
     fn wait(
         &self,
         place: usize,
         quiet: Option<Duration>,
-        group: &str,
-        known: Option<usize>,
+        name: &str,
+        group: Option<&Group>,
     ) -> TokenAnswer {
         let reason = if let Some(left) = quiet {
             let left = left.as_secs() + 1;
@@ -502,64 +556,82 @@ impl Pool {
                  out have run out"
             )
         } else {
-            self.queue_of(place, &named(group), known)
+            let queue = self.queue_of(place, &named(name), group.map(|group| group.size));
+            format!("{queue}{}{}", self.kept(), self.down_of(group))
         };
         TokenAnswer::Waiting { reason, retry_ms: millis(retry_at(place)) }
     }
 
     /// Such as "2 of 2 tokens of group z1 are out (h1, h2; 25% of 8 hosts), 3 hosts are ahead".
-    fn queue_of(&self, place: usize, group: &str, known: Option<usize>) -> String {
+    fn queue_of(&self, place: usize, name: &str, known: Option<usize>) -> String {
         let ahead = match place {
             0 => String::new(),
             1 => ", 1 host is ahead".to_owned(),
             _ => format!(", {place} hosts are ahead"),
         };
         let (share, unknown) = match (self.max_unavailable, self.size(known)) {
-            (HostCount::Hosts(_), _) => (String::new(), String::new()),
-            (share, Some(size)) => (format!("; {share} of {size} hosts"), String::new()),
+            (HostCount::Hosts(_), _) => (None, String::new()),
+            (share, Some(size)) => (Some(format!("{share} of {size} hosts")), String::new()),
             (HostCount::Percent(_), None) => (
-                String::new(),
-                format!(
-                    "; the seeder does not know the size of {group} yet, so one host at a time"
-                ),
+                None,
+                format!("; the seeder does not know the size of {name} yet, so one host at a time"),
             ),
         };
         let (out, max) = (self.holders.len(), self.max(known));
-        let names = self.holders.values().take(NAMED_MAX).map(|holder| holder.host.as_str());
-        let names = names.collect::<Vec<_>>().join(", ");
-        let more = out.saturating_sub(NAMED_MAX);
+        let names = self.holders.values().map(|holder| holder.host.as_str());
+        let notes: Vec<String> = some_of(names).into_iter().chain(share).collect();
+        let notes =
+            if notes.is_empty() { String::new() } else { format!(" ({})", notes.join("; ")) };
+        format!("{out} of {max} tokens of {name} are out{notes}{ahead}{unknown}")
+    }
+
+    /// Such as "; a place is kept for h3, where the build failed".
+    fn kept(&self) -> String {
+        let names = |has_failed| {
+            let of_kind = self.leaving.values().filter(move |host| host.has_failed == has_failed);
+            some_of(of_kind.map(|leaving| leaving.host.as_str()))
+        };
+        let failed = names(true).map(|names| {
+            format!("; until it is judged, a place is kept for {names}, where the build failed")
+        });
+        let lost = names(false).map(|names| {
+            format!("; a place is kept for {names}, whose token ran out: it may be gone")
+        });
+        failed.into_iter().chain(lost).collect()
+    }
+
+    /// Such as "; 2 hosts do not serve and take places (h3 is away, h4 has a program that fails)".
+    fn down_of(&self, group: Option<&Group>) -> String {
+        let Some(group) = group else { return String::new() };
+        let holders = self.holders.values().filter(|holder| holder.is_down);
+        let with_token: Vec<&str> = holders.map(|holder| holder.host.as_str()).collect();
+        let count = group.down.len().saturating_sub(with_token.len());
+        let many = match count {
+            0 => return String::new(),
+            1 => "1 host does not serve and takes a place".to_owned(),
+            count => format!("{count} hosts do not serve and take places"),
+        };
+        // Each host that waits asks, and of all kinds there may be thousands: a few are looked at.
+        let some = group.down.values().take(with_token.len().min(NAMED_MAX) + NAMED_MAX);
+        let mut names: Vec<String> = some
+            .filter(|down| !with_token.contains(&down.host.as_str()))
+            .map(ToString::to_string)
+            .collect();
+        names.sort();
+        names.truncate(NAMED_MAX);
+        let more = count.saturating_sub(names.len());
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{out} of {max} tokens of {group} are out ({names}{more}{share}){ahead}{unknown}")
+        format!("; {many} ({}{more})", names.join(", "))
     }
 }
 
-impl TokenRules {
-    /// Why nothing new is granted for this request, if it is not.
-    fn stop(&self, request: &TokenRequest) -> Option<TokenAnswer> {
-        let stop = self.stops.get(&request.app);
-        let stop = stop.filter(|stop| (stop.since..=stop.last).contains(&request.generation));
-        if let Some(stop) = stop {
-            let reason = format!("the rollout is halted: {}", stop.reason);
-            return Some(TokenAnswer::Waiting { reason, retry_ms: millis(RETRY_HALTED) });
-        }
-        let app = &request.app;
-        let (reason, retry) = match (self.known.as_ref()?.get(app), &self.trouble) {
-            (Some(Ok(read)), _) if *read >= request.generation => return None,
-            (Some(Err(reason)), _) => (reason.clone(), RETRY_HALTED),
-            (_, Some(trouble)) => {
-                (format!("the seeder cannot read the goal of {app}: {trouble}"), RETRY_MIN)
-            }
-            (Some(Ok(read)), None) => (
-                format!(
-                    "the host follows goal {} of {app}, and the seeder has read goal {read} so far",
-                    request.generation
-                ),
-                RETRY_MIN,
-            ),
-            (None, None) => (format!("the seeder has not read the goal of {app} yet"), RETRY_MIN),
-        };
-        Some(TokenAnswer::Waiting { reason, retry_ms: millis(retry) })
-    }
+/// Some names of a list, and how many more there are; `None` if it is empty.
+fn some_of<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let names: Vec<&str> = names.collect();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let named = names.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
+    (!names.is_empty()).then(|| format!("{named}{more}"))
 }
 
 /// A group in a sentence.

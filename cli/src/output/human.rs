@@ -5,7 +5,14 @@
 
 use std::time::Duration;
 
-pub(crate) use goal_state::bytes_text as bytes;
+pub(crate) use goal_state::{bytes_text as bytes, printable};
+
+/// Widest name of a host in a table. Many are longer with their domain, and a table of them would
+/// have no room for anything else.
+const HOST_CHARS_MAX: usize = 40;
+
+/// Characters that stay of the end of such a name.
+const HOST_END_CHARS: usize = 12;
 
 /// Bytes in MiB with one decimal and no unit, for columns. Rounds down.
 pub(crate) fn mebibytes(count: u64) -> String {
@@ -67,6 +74,18 @@ pub(crate) fn counted(count: usize, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
+/// The name of a host for a column: a long one without its middle, because names differ at either
+/// end. Documents for scripts and pipes have it whole.
+pub(crate) fn host_column(name: &str) -> String {
+    let name = printable(name);
+    let count = name.chars().count();
+    if count <= HOST_CHARS_MAX {
+        return name;
+    }
+    let end = name.chars().skip(count - HOST_END_CHARS);
+    name.chars().take(HOST_CHARS_MAX - HOST_END_CHARS - 3).chain("...".chars()).chain(end).collect()
+}
+
 /// Text of others as [`printable`] has it, cut to `chars_max` characters.
 pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
     let text = printable(text);
@@ -74,11 +93,6 @@ pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
         return text;
     }
     text.chars().take(chars_max.saturating_sub(3)).chain("...".chars()).collect()
-}
-
-/// Text of others without control characters, which could otherwise rewrite the screen.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect()
 }
 
 #[cfg(test)]
@@ -123,6 +137,16 @@ mod tests {
         assert_eq!(rate(10, Duration::from_millis(500)), 20);
         assert_eq!(rate(u64::MAX, Duration::ZERO), u64::MAX);
         assert_eq!([counted(0, "host"), counted(1, "host")], ["0 hosts", "1 host"]);
-        assert_eq!(printable("a\u{1b}[2Jb\n"), "a [2Jb ");
+        assert_eq!(printable("a\u{1b}[2J\u{202e}b\n"), "a [2J b ");
+    }
+
+    #[test]
+    fn long_names_of_hosts_lose_their_middle() {
+        let fits = "h".repeat(HOST_CHARS_MAX);
+        assert_eq!(host_column(&fits), fits);
+        let long = "ip-10-123-123-123.eu-central-1.compute.\u{e4}nternal";
+        assert_eq!(host_column(long), "ip-10-123-123-123.eu-cent...ute.\u{e4}nternal");
+        assert_eq!(host_column(long).chars().count(), HOST_CHARS_MAX);
+        assert_eq!(host_column("a\u{202e}b"), "a b");
     }
 }

@@ -18,7 +18,7 @@ use crate::rollout::end::{End, Ended};
 use crate::rollout::order::{self, GENERATION_MAX, Seen, goal_of};
 use crate::rollout::wait::Waiter;
 use crate::rollout::{history, report, survey, view};
-use crate::runtime::{block_on, read_inventory};
+use crate::runtime::block_on;
 
 /// How often a deploy is set anew because the goal store turns out to be behind the hosts. Once: a
 /// store that is lost twice within one command needs a person.
@@ -144,27 +144,34 @@ pub(crate) fn rollout(args: &RolloutCommandArgs) -> anyhow::Result<Outcome> {
     block_on(async {
         let store = GoalStore::new(&args.common.goal.url);
         let goal = goal_of(&store, &args.app).await?;
-        let rows = read_inventory(&store).await?;
-        let failed = outcome(&goal, &rows).failed;
+        let seen = Seen::with_goal(&store, Some(goal.clone())).await;
+        let now_ms = now_ms();
+        let failed = outcome(now_ms, &goal, seen.rows()).failed;
         let common = &args.common;
         if let Some(change) = args.change(&goal, failed) {
+            if seen.rows.is_err() && matches!(change, GoalChange::Resume { .. }) {
+                output::note(
+                    "on which hosts the build failed is not known: they are not accepted with \
+                     this, and may halt it again",
+                );
+            }
             // Whoever aborts a halted rollback has seen that it is one.
             let is_abort = matches!(change, GoalChange::Rollback { .. });
             let seen_as = (is_abort && goal.rollout.halted.is_some()).then_some(goal.generation);
             let ordering = Ordering { seen_as, ..Ordering::new(&args.app, common) };
-            let seen = Seen { goal: Some(goal), rows: Ok(rows) };
             return ordering.carry_out(&store, change, seen).await;
         }
         if common.wait {
             let ended = wait(common, &store, goal).await?;
             return conclude(common, &ended, false);
         }
-        let hosts = survey(now_ms(), &goal, &rows);
-        let causes = causes(&goal, &rows);
+        let rows = seen.rows?;
+        let hosts = survey(now_ms, &goal, &rows);
+        let causes = causes(now_ms, &goal, &rows);
         if common.json {
             output::json(&view::document(&goal, &hosts, &causes))?;
         } else {
-            output::raw(&view::text(now_ms(), &goal, &hosts, &causes))?;
+            output::raw(&view::text(now_ms, &goal, &hosts, &causes))?;
         }
         Ok(Outcome::Done)
     })

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Context as _;
 use goal_state::{
     AppName, Goal, GoalStore, Halted, HostStatus, Origin, Outcome as Reached, PastGoal, moment,
-    outcome,
+    now_ms, outcome,
 };
 use p2p_core::BuildId;
 use serde::Serialize;
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
         let store = GoalStore::new(&args.goal.url);
         let goal = goal_of(&store, &args.app).await?;
         let rows = read_inventory(&store).await?;
-        let entries = entries(&goal, outcome(&goal, &rows));
+        let entries = entries(&goal, outcome(now_ms(), &goal, &rows));
         let next = goal.rollback_target(goal_state::RollbackTarget::LastGood);
         if args.json {
             let rollback_goes_to = next.map(|past| past.generation);

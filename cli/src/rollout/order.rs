@@ -2,13 +2,13 @@
 //! and how far the goal that is replaced has come.
 //!
 //! Reads the goal store, writes nothing. Invariant: what cannot be read holds nothing up, because a
-//! rollback must work when a status document does not; it is said.
+//! rollback and a halt must work when a status document does not; it is said.
 
 use std::env;
 
 use anyhow::Context as _;
 use goal_state::{
-    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, outcome,
+    AppName, ChangeOrder, Goal, GoalStore, GoalStoreError, HostStatus, Origin, now_ms, outcome,
 };
 
 use crate::runtime::read_inventory;
@@ -107,7 +107,12 @@ impl Seen {
             origin: args.origin(version),
             expected: args.from,
             above: highest(app, self.rows()),
-            outcome: self.goal.as_ref().map(|goal| outcome(goal, self.rows())),
+            // Without the inventory, that no host failed is not known, and must not be kept.
+            outcome: self
+                .goal
+                .as_ref()
+                .zip(self.rows.as_ref().ok())
+                .map(|(goal, rows)| outcome(now_ms(), goal, rows)),
         }
     }
 }
@@ -146,10 +151,30 @@ pub(crate) fn unknown_app(
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
     use goal_state::HostPhase;
 
     use super::*;
     use crate::rollout::tests::{goal, row};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        origin: OriginArgs,
+    }
+
+    /// Goal: a build that failed everywhere does not become one that failed nowhere because the
+    /// inventory could not be read when it was replaced.
+    #[test]
+    fn outcome_is_not_kept_if_it_is_not_known() {
+        let app: AppName = "web".parse().unwrap();
+        let args = Line::parse_from(["shoal"]).origin;
+        let seen = |rows| Seen { goal: Some(goal("web", 2, 2)), rows };
+        let unread = seen(Err(anyhow::anyhow!("no")));
+        assert_eq!(unread.order(&app, &args, None).outcome, None);
+        let read = seen(Ok(vec![row("a", 2, 2, HostPhase::Running)]));
+        assert_eq!(read.order(&app, &args, None).outcome.unwrap().hosts, 1);
+    }
 
     #[test]
     fn generations_that_nobody_can_have_are_left_out() {

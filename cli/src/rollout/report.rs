@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use goal_state::{Cause, Goal, GoalChange, Halted, SwitchTime, WaitReason, causes, moment};
+use goal_state::{Cause, Goal, GoalChange, Halted, SwitchTime, WaitReason, causes, moment, now_ms};
 use p2p_core::BuildId;
 use serde::Serialize;
 
@@ -104,7 +104,7 @@ fn end_report(ended: &Ended) -> EndReport<'_> {
         rolled_back: failed(&hosts.rolled_back),
         absent: hosts.absent.iter().map(|absent| absent.host.as_str()).collect(),
         ahead: hosts.ahead.iter().map(|(host, _)| host.as_str()).collect(),
-        causes: causes(goal, rows).iter().map(CauseReport::from).collect(),
+        causes: causes(now_ms(), goal, rows).iter().map(CauseReport::from).collect(),
         halted: goal.rollout.halted.as_ref(),
     }
 }
@@ -289,7 +289,7 @@ fn no_success(ended: &Ended) -> String {
             "{app}: interrupted after {took}: {counts}; the deploy goes on without this command"
         ),
         End::Failed => {
-            let failures = causes(goal, rows);
+            let failures = causes(now_ms(), goal, rows);
             let why = if failures.is_empty() { troubles(hosts) } else { grouped(&failures) };
             format!("{app}: {counts} after {took}; {why}; go back with: shoal rollback {app}")
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    ChangeOrder, Goal, GoalChange, GoalStore, Halted, HostStatus, WaitReason, halt_due, now_ms,
+    ChangeOrder, Goal, GoalChange, GoalStore, Halted, HostStatus, TroubleKind, WaitReason,
+    halt_due, now_ms,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
@@ -223,9 +224,7 @@ fn is_same_rollout(ours: &Goal, goal: &Goal) -> bool {
 /// Whether every host that is on its way looks for the build in vain.
 fn lacks_source(goal: &Goal, seen: &Seen) -> bool {
     let underway = &seen.survey.underway;
-    let looks_in_vain = |row: &HostStatus| {
-        row.message.as_deref().is_some_and(|message| message.contains("no seeder has build"))
-    };
+    let looks_in_vain = |row: &HostStatus| row.troubles.contains(&TroubleKind::NoSource);
     let mut rows =
         seen.rows.iter().filter(|row| row.app == goal.app && underway.contains(&row.host));
     !underway.is_empty() && seen.survey.on_goal.is_empty() && rows.all(looks_in_vain)
@@ -315,7 +314,7 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use goal_state::HostPhase;
+    use goal_state::{HostPhase, Trouble};
 
     use super::*;
     use crate::rollout::tests::{NOW_MS, build, goal, row, survey_now};
@@ -413,19 +412,19 @@ mod tests {
 
     #[test]
     fn build_that_nobody_has_is_known_by_what_all_hosts_say() {
+        use TroubleKind::{DownloadStuck, NoSource};
         let goal = goal("web", 2, 2);
-        let message = "no seeder has build 2 (asked 1); check the id";
-        let looks = |host: &str, message: &str| HostStatus {
-            message: Some(message.into()),
-            ..row(host, 2, 2, HostPhase::Locating)
+        let looks = |host: &str, kind| {
+            let row = row(host, 2, 2, HostPhase::Locating);
+            row.with_troubles(&[Trouble::new(kind, "it looks")])
         };
         let lacks = |rows: Vec<HostStatus>| {
             let survey = survey_now(&goal, &rows);
             lacks_source(&goal, &Seen { survey, rows, goal: None })
         };
-        assert!(lacks(vec![looks("a", message), looks("b", message)]));
-        assert!(!lacks(vec![looks("a", message), looks("b", "connecting")]));
-        assert!(!lacks(vec![looks("a", message), row("b", 2, 2, HostPhase::Running)]));
+        assert!(lacks(vec![looks("a", NoSource), looks("b", NoSource)]));
+        assert!(!lacks(vec![looks("a", NoSource), looks("b", DownloadStuck)]));
+        assert!(!lacks(vec![looks("a", NoSource), row("b", 2, 2, HostPhase::Running)]));
         assert!(!lacks(vec![]));
     }
 

@@ -131,7 +131,12 @@ pub(crate) fn render(now_ms: u64, goals: &GoalList, rows: &[HostStatus], layout:
             Layout::Plain => text.push_str(&columns(&HEADER, &cells.collect::<Vec<_>>())),
             Layout::Table { .. } => {
                 let [header @ .., _] = &HEADER;
-                let cells: Vec<_> = cells.map(|[cells @ .., _message]| cells).collect();
+                let drawn = |(mut cells, row): ([String; HEADER.len()], &HostStatus)| {
+                    cells[0] = human::host_column(&row.host);
+                    let [cells @ .., _message] = cells;
+                    cells
+                };
+                let cells: Vec<_> = cells.zip(rows).map(drawn).collect();
                 text.push_str(&grid(header, &cells, layout));
                 text.push_str(&messages(rows));
                 text.push_str(&outputs(rows));
@@ -154,7 +159,7 @@ fn messages(rows: &[HostStatus]) -> String {
     let mut said: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in rows {
         if let Some(message) = &row.message {
-            said.entry(human::printable(message)).or_default().push(human::printable(&row.host));
+            said.entry(human::printable(message)).or_default().push(human::host_column(&row.host));
         }
     }
     let line = |(message, hosts): (&String, &Vec<String>)| {
@@ -180,7 +185,7 @@ fn outputs(rows: &[HostStatus]) -> String {
         }
     }
     let section = |(output, rows): (&&str, &Vec<&HostStatus>)| {
-        let host = human::printable(&rows[0].host);
+        let host = human::host_column(&rows[0].host);
         let more =
             if rows.len() > 1 { format!(" and {} more", rows.len() - 1) } else { String::new() };
         let build = rows[0].quarantined;
@@ -430,6 +435,26 @@ mod tests {
             assert!(text.contains(word), "{word} is missing in\n{text}");
         }
         assert!(!text.contains('\x1b'), "{text}");
+    }
+
+    /// Goal: a host with a long name takes no table apart; whoever reads by program has it whole.
+    #[test]
+    fn long_names_are_cut_in_tables_only() {
+        let (goals, mut rows) = three_hosts_of_one_app();
+        for row in &mut rows {
+            row.host = format!("{}.example.com", "n".repeat(200));
+            row.last_output = Some("port 80 is taken".into());
+        }
+        let text = render(NOW_MS, &goals, &rows, Layout::Table { width: Some(240) });
+        assert!(text.contains("n...\u{2502}") || text.contains("n....example.com"), "{text}");
+        assert!(text.contains("n....example.com: exits at"), "{text}");
+        assert!(text.contains("n....example.com and 2 more, last output"), "{text}");
+        let (table, _) = text.split_once("\nweb: goal").unwrap();
+        assert!(!table.contains(&"n".repeat(41)), "{text}");
+        let plain = render(NOW_MS, &goals, &rows, Layout::Plain);
+        assert!(plain.contains(&rows[0].host), "{plain}");
+        let json = serde_json::to_string(&document(NOW_MS, &goals, &rows)).unwrap();
+        assert!(json.contains(&rows[0].host), "{json}");
     }
 
     #[test]

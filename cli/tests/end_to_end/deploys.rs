@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use goal_state::HostPhase;
 use goal_state::testing::EtcdServer;
+use goal_state::{HostPhase, TroubleKind};
 
 use crate::rig::{
     Daemon, HostRow, Published, Rig, Status, fail, parse, succeed, wait_for_status,
@@ -183,6 +183,7 @@ fn seeder_picks_up_builds_published_while_it_runs() {
     let message = row.row.message.unwrap();
     assert!(message.contains("no seeder has build") && message.contains("publish"), "{message}");
     assert_eq!(row.row.phase, HostPhase::Locating);
+    assert_eq!(row.row.troubles, [TroubleKind::NoSource]);
 
     let same = rig.publish("store", &rig.path("data/data-1"));
     assert_eq!(same.id, build.id);

@@ -6,7 +6,7 @@ use goal_state::testing::EtcdServer;
 use rustix::process::Signal;
 
 use crate::rig::{
-    Daemon, HostRow, Rig, Status, fail, free_port, parse, shoal, succeed, wait_for,
+    Daemon, HostRow, Rig, Status, fail, free_port, parse, shoal, start_seeder, succeed, wait_for,
     wait_for_status, wait_until_running,
 };
 
@@ -28,7 +28,7 @@ impl Region {
         let goal = etcd.url("shoal").to_string();
         let rig = Rig::new();
         let listen = format!("127.0.0.1:{}", free_port());
-        let (seeder, address) = start_seeder(&rig, &goal, &listen);
+        let (seeder, address) = start_seeder(&rig, &listen, &["--goal", &goal]);
         Self { runtime, etcd, rig, goal, listen, address, seeder }
     }
 
@@ -41,7 +41,7 @@ impl Region {
     }
 
     fn start_seeder(&mut self) {
-        (self.seeder, _) = start_seeder(&self.rig, &self.goal, &self.listen);
+        (self.seeder, _) = start_seeder(&self.rig, &self.listen, &["--goal", &self.goal]);
     }
 
     fn status(&self) -> Status {
@@ -60,20 +60,6 @@ impl Region {
             (found == names).then_some(())
         });
     }
-}
-
-fn start_seeder(rig: &Rig, goal: &str, listen: &str) -> (Daemon, String) {
-    let (store, state) = (rig.text("store"), rig.text("seeder"));
-    let mut command = shoal(&["seeder", "--listen", listen, "--store", &store, "--state", &state]);
-    let ready = rig.path("seeder.out");
-    command.args(["--goal", goal]).stdout(std::fs::File::create(&ready).unwrap());
-    let mut seeder = Daemon::start("seeder", command, rig.path("seeder.log"));
-    let address = wait_for("the seeder is ready", || {
-        seeder.check_running();
-        let text = std::fs::read_to_string(&ready).unwrap();
-        text.strip_suffix('\n').map(str::to_owned)
-    });
-    (seeder, address)
 }
 
 /// Goal: a host that is down is known for as long as nobody forgets it: over a restart of the

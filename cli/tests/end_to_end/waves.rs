@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 
 use crate::rig::{
-    Daemon, Published, Rig, free_port, note, run, shoal, succeed, wait_for, wait_for_status,
+    Daemon, Published, Rig, free_port, note, run, start_seeder, succeed, wait_for, wait_for_status,
 };
 
 const HOSTS: usize = 20;
@@ -110,22 +109,6 @@ impl Fleet {
             is_enough(count).then_some(())
         });
     }
-}
-
-/// Starts a seeder at `listen` with the state that one before it left, and waits for its address.
-pub(super) fn start_seeder(rig: &Rig, listen: &str, more: &[&str]) -> (Daemon, String) {
-    let (store, state) = (rig.text("store"), rig.text("seeder"));
-    let mut command: Command =
-        shoal(&["seeder", "--listen", listen, "--store", &store, "--state", &state]);
-    command.args(more);
-    let ready = rig.path("seeder.out");
-    command.stdout(File::create(&ready).unwrap());
-    let mut seeder = Daemon::start("seeder", command, rig.path("seeder.log"));
-    let address = wait_for("the seeder is ready", || {
-        seeder.check_running();
-        fs::read_to_string(&ready).unwrap().strip_suffix('\n').map(str::to_owned)
-    });
-    (seeder, address)
 }
 
 /// Most hosts that were down or switching at once, and those that are at the end, by the account of

@@ -71,8 +71,9 @@ impl Answer {
                 reasons.push(Reason { kind: Some(trouble.kind), text, next_step });
             }
         }
-        let has = |kind| troubles.iter().any(|trouble| trouble.kind == kind);
-        let is_told = has(TroubleKind::DownloadStuck) || has(TroubleKind::NoGoal);
+        let is_told = troubles.iter().any(|trouble| {
+            trouble.kind.is_of_running_download() || trouble.kind == TroubleKind::NoGoal
+        });
         if let Some(doing) = doing.or_else(|| doing_of(row, &reasons)).filter(|_| !is_told) {
             reasons.insert(0, doing);
         }
@@ -105,7 +106,7 @@ fn explained(row: &HostStatus, trouble: &Trouble) -> String {
         Some(_) => trouble.text_without_output(),
         None => &trouble.text,
     };
-    match progress_text(row).filter(|_| trouble.kind == TroubleKind::DownloadStuck) {
+    match progress_text(row).filter(|_| trouble.kind.is_of_running_download()) {
         Some(progress) => format!("{text} ({progress})"),
         None => text.to_owned(),
     }
@@ -374,7 +375,7 @@ mod tests {
         }
         let text = answer(&row).to_string();
         assert!(text.contains(free) && text.contains("nothing is wrong"), "{text}");
-        let stuck = Trouble::new(TroubleKind::DownloadStuck, "no seeder has the build");
+        let stuck = Trouble::new(TroubleKind::NoSource, "no seeder has the build");
         row.download_rate = None;
         let text = answer(&row.with_troubles(&[stuck])).to_string();
         assert!(text.contains("no seeder has the build (1.7 MiB of 11.4 MiB)"), "{text}");

@@ -22,9 +22,13 @@ pub const SILENT_AFTER_MS: u64 = 30_000;
 /// takes, shorter than a person waits after giving a new machine an old name.
 pub const NAME_KEPT_MS: u64 = 60_000;
 
-/// How long it stays known that a host was forgotten. Longer than a seeder that comes back with an
-/// old row was ever away; each takes a document that seeders list all the time.
-pub(crate) const FORGOTTEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+/// How long it stays known that a host was forgotten; each takes a document that seeders list all
+/// the time. A seeder that comes back with a row that is older believes the goal store instead.
+pub const FORGOTTEN_KEPT_MS: u64 = 7 * 24 * 60 * 60 * 1_000;
+
+/// Most [`Forgotten::ahead_ms`]: as many rows as a seeder keeps under one name. What is beyond them
+/// stays in the inventory, and can be forgotten next.
+const AHEAD_MAX: usize = 1_024;
 
 /// Whether a host is there, judged from its row.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -74,14 +78,39 @@ pub struct Forgotten {
     /// Rows that were heard at this time or before are left out, in milliseconds since 1970, by the
     /// clock of whoever received them. A host that reports later is back.
     pub heard_until_ms: u64,
+    /// Rows that were heard at just one of these times are left out, too: by a clock that was ahead
+    /// of that of whoever forgot. Of such a clock nothing can be said until it has passed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ahead_ms: Vec<u64>,
     /// When it was forgotten, in milliseconds since 1970, by the clock of whoever did.
     pub set_at_ms: u64,
 }
 
 impl Forgotten {
+    /// That `host` is forgotten at `now_ms` with all that was heard of it until `heard_until_ms`;
+    /// `rows` are those that are known. A row that says that it was heard in the future must not
+    /// hide what is heard until then.
+    pub(crate) fn new(now_ms: u64, host: &str, heard_until_ms: u64, rows: &[HostStatus]) -> Self {
+        let own = rows.iter().filter(|row| row.host == host).map(HostStatus::heard_at_ms);
+        let ahead = own.filter(|heard_ms| *heard_ms > now_ms && *heard_ms <= heard_until_ms);
+        let mut ahead_ms: Vec<u64> = ahead.collect();
+        ahead_ms.sort_unstable_by_key(|heard_ms| std::cmp::Reverse(*heard_ms));
+        ahead_ms.dedup();
+        ahead_ms.truncate(AHEAD_MAX);
+        let heard_until_ms = heard_until_ms.min(now_ms);
+        Self { host: host.to_owned(), heard_until_ms, ahead_ms, set_at_ms: now_ms }
+    }
+
+    /// Whether a row of `host` that was heard at this time is one of those to leave out.
+    pub fn covers(&self, host: &str, heard_at_ms: u64) -> bool {
+        let is_heard_before =
+            heard_at_ms <= self.heard_until_ms || self.ahead_ms.contains(&heard_at_ms);
+        host == self.host && is_heard_before
+    }
+
     /// Whether the row is one of those to leave out.
-    pub fn covers(&self, row: &HostStatus) -> bool {
-        row.host == self.host && row.heard_at_ms() <= self.heard_until_ms
+    pub(crate) fn covers_row(&self, row: &HostStatus) -> bool {
+        self.covers(&row.host, row.heard_at_ms())
     }
 
     /// Whether the document may be removed at `now_ms`.
@@ -101,6 +130,22 @@ impl Forgotten {
     pub(crate) fn from_json(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
     }
+}
+
+/// What one seeder has in the goal store.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct WriterRows {
+    /// Its rows. Of two documents with one host both are here.
+    pub rows: Vec<HostStatus>,
+    /// Whether it has written, and all of that could be read: a row that is not here is not there.
+    pub is_whole: bool,
+}
+
+/// Status documents, and how many more there are that could not be read.
+#[derive(Debug)]
+pub(crate) struct StatusDocuments {
+    pub(crate) read: Vec<WrittenRows>,
+    pub(crate) damaged: usize,
 }
 
 /// The rows of one document, with the name under which it was written.
@@ -159,7 +204,8 @@ pub(crate) fn unite(
         let count = writers.len();
         let writer = *writers.entry(document.author().to_owned()).or_insert(count);
         for row in document.rows {
-            if forgotten.get(row.host.as_str()).is_some_and(|forgotten| forgotten.covers(&row)) {
+            if forgotten.get(row.host.as_str()).is_some_and(|forgotten| forgotten.covers_row(&row))
+            {
                 continue;
             }
             let candidates = names.entry((row.app.clone(), row.host.clone())).or_default();
@@ -272,12 +318,31 @@ mod tests {
 
     #[test]
     fn forgotten_host_is_left_out_until_it_reports_again() {
-        let forgotten = Forgotten { host: "h".into(), heard_until_ms: 5, set_at_ms: NOW_MS };
+        let forgotten = Forgotten::new(NOW_MS, "h", 5, &[]);
         let rows = [row("h", "n", 5), row("g", "n", 5)];
         assert_eq!(unite([written("s/0", &rows)], std::slice::from_ref(&forgotten)), rows[1..]);
         let back = row("h", "n", 6);
         let rows = unite([written("s/0", std::slice::from_ref(&back))], &[forgotten]);
         assert_eq!(rows, [back]);
+    }
+
+    /// Goal: a receiver whose clock was ahead keeps a host that was forgotten away no longer than
+    /// until it is heard again by a right one, and a host that is gone is gone.
+    #[test]
+    fn clock_that_was_ahead_hides_no_host_that_reports() {
+        const AHEAD_MS: u64 = NOW_MS + 3_600_000;
+        let rows = [row("h", "n", AHEAD_MS), row("h", "m", AHEAD_MS - 1), row("h", "l", 9)];
+        let forgotten = Forgotten::new(NOW_MS, "h", AHEAD_MS, &rows);
+        for row in rows {
+            assert!(forgotten.covers_row(&row), "{row:?}");
+        }
+        for heard_ms in [NOW_MS + 1, AHEAD_MS - 2, AHEAD_MS + 1] {
+            assert!(!forgotten.covers_row(&row("h", "n", heard_ms)), "{heard_ms}");
+        }
+        let read = Forgotten::from_json(&forgotten.to_json()).unwrap();
+        assert_eq!(read, forgotten);
+        let before = br#"{"host":"h","heard_until_ms":5,"set_at_ms":7}"#;
+        assert_eq!(Forgotten::from_json(before).unwrap().ahead_ms, [0; 0]);
     }
 
     #[test]

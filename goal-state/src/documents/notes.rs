@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::documents::text::printable;
+
 /// The topic of these documents on the control plane, with their version. A seeder that does not
 /// know it refuses, and the host learns nothing.
 pub const NOTES_TOPIC: &str = "notes/1";
@@ -39,8 +41,7 @@ impl HostNotes {
     }
 
     fn bounded(&self) -> Self {
-        let printable = |symbol: char| if symbol.is_control() { ' ' } else { symbol };
-        let cut = |note: &String| note.chars().map(printable).take(NOTE_CHARS_MAX).collect();
+        let cut = |note: &String| printable(note).chars().take(NOTE_CHARS_MAX).collect();
         Self { notes: self.notes.iter().take(NOTES_MAX).map(cut).collect() }
     }
 }
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn notes_are_bounded_at_both_ends() {
-        let notes = HostNotes { notes: vec!["a\nb".repeat(NOTE_CHARS_MAX); NOTES_MAX + 1] };
+        let notes = HostNotes { notes: vec!["a\u{202e}b".repeat(NOTE_CHARS_MAX); NOTES_MAX + 1] };
         let read = HostNotes::from_json(&notes.to_json()).unwrap();
         assert_eq!(read.notes.len(), NOTES_MAX);
         assert_eq!(read.notes[0].chars().count(), NOTE_CHARS_MAX);

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
 use crate::documents::fields::is_default;
+use crate::documents::text::is_hidden;
 use crate::documents::trouble::{
     TROUBLES_MAX, Trouble, TroubleKind, message_after, message_of, troubles_in,
 };
@@ -212,7 +213,7 @@ pub fn last_output(output: &str) -> Option<String> {
     // Replaced first: every character that is left takes at most two bytes more in JSON than here.
     let clean: String = output
         .chars()
-        .map(|letter| if letter.is_control() && letter != '\n' { ' ' } else { letter })
+        .map(|letter| if is_hidden(letter) && letter != '\n' { ' ' } else { letter })
         .collect();
     let clean = clean.trim();
     let start = clean.ceil_char_boundary(clean.len().saturating_sub(LAST_OUTPUT_BYTES_MAX));
@@ -557,6 +558,7 @@ mod tests {
     fn last_output_is_the_end_and_bounded() {
         assert_eq!(last_output(" \n\u{1b}\n"), None);
         assert_eq!(last_output("a\u{1b}[1mb\r\nc\n").as_deref(), Some("a [1mb \nc"));
+        assert_eq!(last_output("a\u{202e}b\n\u{200b}").as_deref(), Some("a b"));
         let long = "x".repeat(LAST_OUTPUT_BYTES_MAX) + "\u{e4}end";
         let cut = last_output(&long).unwrap();
         assert!(cut.len() == LAST_OUTPUT_BYTES_MAX && cut.ends_with("x\u{e4}end"), "{cut}");

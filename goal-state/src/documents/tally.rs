@@ -11,6 +11,7 @@ use crate::documents::history::Outcome;
 use crate::documents::rollout::Halted;
 use crate::documents::status::{HostPhase, HostStatus, WaitReason};
 use crate::documents::text;
+use crate::documents::trouble::TroubleKind;
 
 /// Causes of failure that a halt names; the rest is counted.
 const CAUSES_NAMED_MAX: usize = 3;
@@ -21,8 +22,17 @@ const HOSTS_NAMED_MAX: usize = 3;
 /// Most bytes of one cause in a halt.
 const CAUSE_BYTES_MAX: usize = 200;
 
-/// Age of a row from which on its host is not waited for with a halt.
+/// Age of a row from which on its host counts as away where something is decided: for a halt, and
+/// for how many hosts may be down. Reports come every ten seconds, may wait as long again in a
+/// seeder before they reach the goal store, and another seeder reads that twice a minute at least.
 const ABSENT_AFTER_MS: u64 = 60_000;
+
+/// So many restarts since the switch say that the program does not do its work, whatever it does
+/// between them. Fewer may be of the host.
+const RESTARTS_MAX: u32 = 3;
+
+/// The cause where a host cannot tell.
+const WENT_SILENT: &str = "it switched to the build and was not heard of since";
 
 /// Who halts a rollout on which too many hosts failed, as [`Halted::by`] says it.
 pub const HALTED_BY_SEEDER: &str = "shoal-seeder";
@@ -39,13 +49,15 @@ pub struct Cause {
 /// Whether the host of this row runs the goal's build because of this goal or one that it follows
 /// from, and is well.
 pub fn is_good(goal: &Goal, row: &HostStatus) -> bool {
-    is_about(goal, row) && row.phase == HostPhase::Running && row.current == Some(goal.build)
+    let runs_it = row.phase == HostPhase::Running && row.current == Some(goal.build);
+    is_about(goal, row) && runs_it && !is_stuck(goal, row)
 }
 
-/// Whether the goal's build failed on the host of this row: it was given up there, or its program
-/// does not do its work. A host that lacks space or cannot reach anybody has not failed.
-pub fn has_failed(goal: &Goal, row: &HostStatus) -> bool {
-    has_given_up(goal, row) || is_stuck(goal, row)
+/// Whether the goal's build failed on the host of this row: it was given up there, its program does
+/// not do its work, or nothing was heard of the host since it began to switch. A host that lacks
+/// space or cannot reach anybody has not failed.
+pub fn has_failed(now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
+    has_given_up(goal, row) || is_stuck(goal, row) || went_silent(now_ms, goal, row)
 }
 
 /// Whether the host of this row gave the goal's build up: it failed there when it was tried.
@@ -57,9 +69,46 @@ fn has_given_up(goal: &Goal, row: &HostStatus) -> bool {
 /// reason to, and now its program ends again and again or answers badly. The same phase is that of
 /// a host whose disk fails; there the program does its work.
 pub fn is_stuck(goal: &Goal, row: &HostStatus) -> bool {
-    let is_bad = row.restarts > 0 || row.healthy == Some(false);
     let is_here = row.current == Some(goal.build) && row.quarantined != Some(goal.build);
-    is_about(goal, row) && is_here && is_bad && row.phase == HostPhase::Failed
+    let is_bad = row.phase == HostPhase::Failed && fails_to_serve(row);
+    is_about(goal, row) && is_here && (is_bad || ends_again_and_again(row))
+}
+
+/// Whether the program of the row runs for a while only each time it is started.
+pub fn ends_again_and_again(row: &HostStatus) -> bool {
+    row.restarts >= RESTARTS_MAX && has_program_trouble(row)
+}
+
+/// Whether the host of this row went silent while it switched to the goal's build: the build may
+/// have taken the machine with it.
+pub fn went_silent(now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
+    is_about(goal, row)
+        && row.target == Some(goal.build)
+        && is_silent_in_switch(now_ms, row)
+        && row.quarantined != Some(goal.build)
+}
+
+/// Whether nothing was heard of the host since it was in a switch.
+pub fn is_silent_in_switch(now_ms: u64, row: &HostStatus) -> bool {
+    matches!(row.phase, HostPhase::Switching | HostPhase::Checking) && is_away(now_ms, row)
+}
+
+/// Whether the host of this row is away: it stopped, or was not heard of for long.
+pub fn is_away(now_ms: u64, row: &HostStatus) -> bool {
+    let is_silent = now_ms.saturating_sub(row.heard_at_ms()) > ABSENT_AFTER_MS;
+    is_silent || row.phase == HostPhase::Stopped
+}
+
+/// Whether the program of this row does not serve, or did not until a moment ago and may end again.
+pub fn fails_to_serve(row: &HostStatus) -> bool {
+    row.healthy == Some(false) || has_program_trouble(row)
+}
+
+fn has_program_trouble(row: &HostStatus) -> bool {
+    let is_of_program = |kind: &TroubleKind| {
+        matches!(kind, TroubleKind::Crash | TroubleKind::RunsAgain | TroubleKind::Unhealthy)
+    };
+    row.troubles.iter().any(is_of_program)
 }
 
 /// Whether the host may begin to switch to the goal's build by itself. One that was not heard of
@@ -69,10 +118,8 @@ fn may_begin(now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
         row.waiting_for,
         Some(WaitReason::Hold | WaitReason::Pause | WaitReason::Pin | WaitReason::Quarantine)
     );
-    let is_here = now_ms.saturating_sub(row.heard_at_ms()) <= ABSENT_AFTER_MS
-        && row.phase != HostPhase::Stopped;
     let has_it = row.current == Some(goal.build) || row.quarantined == Some(goal.build);
-    row.app == goal.app && is_here && !is_kept && !has_it
+    row.app == goal.app && !is_away(now_ms, row) && !is_kept && !has_it
 }
 
 /// Whether the host answers to the rollout of this goal: it follows a generation from the one that
@@ -85,14 +132,14 @@ fn is_about(goal: &Goal, row: &HostStatus) -> bool {
 }
 
 /// How far the goal has come on the hosts of `rows`; rows of other apps are left out.
-pub fn outcome(goal: &Goal, rows: &[HostStatus]) -> Outcome {
+pub fn outcome(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Outcome {
     let count = |counts: &dyn Fn(&HostStatus) -> bool| {
         let rows = rows.iter().filter(|row| row.app == goal.app && counts(row));
         u32::try_from(rows.count()).unwrap_or(u32::MAX)
     };
     Outcome {
         good: count(&|row| is_good(goal, row)),
-        failed: count(&|row| has_failed(goal, row)),
+        failed: count(&|row| has_failed(now_ms, goal, row)),
         given_up: count(&|row| has_given_up(goal, row)),
         hosts: count(&|_| true),
     }
@@ -100,12 +147,14 @@ pub fn outcome(goal: &Goal, rows: &[HostStatus]) -> Outcome {
 
 /// Why the build failed, the most frequent cause first. Causes are the same if they differ in
 /// numbers only, such as ports and process ids.
-pub fn causes(goal: &Goal, rows: &[HostStatus]) -> Vec<Cause> {
+pub fn causes(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Vec<Cause> {
     let mut causes: BTreeMap<String, Cause> = BTreeMap::new();
-    let mut failed: Vec<&HostStatus> = rows.iter().filter(|row| has_failed(goal, row)).collect();
+    let has_failed = |row: &&HostStatus| has_failed(now_ms, goal, row);
+    let mut failed: Vec<&HostStatus> = rows.iter().filter(has_failed).collect();
     failed.sort_by(|a, b| a.host.cmp(&b.host));
     for row in failed {
-        let reason = row.failure.as_deref().or(row.message.as_deref());
+        let told = row.failure.as_deref().or(row.message.as_deref());
+        let reason = if went_silent(now_ms, goal, row) { Some(WENT_SILENT) } else { told };
         let reason = text::line(reason.unwrap_or("no reason given; see its log"), usize::MAX);
         let cause = causes
             .entry(without_numbers(&reason))
@@ -149,11 +198,11 @@ pub fn halt_due_to(
     if goal.rollout.halted.is_some() {
         return None;
     }
-    let hosts = outcome(goal, rows).hosts;
+    let hosts = outcome(now_ms, goal, rows).hosts;
     let failures_max = goal.rollout.failures_max(usize::try_from(hosts).unwrap_or(usize::MAX))?;
     let is_under_way = rows.iter().any(|row| may_begin(now_ms, goal, row));
     let counts = |row: &&HostStatus| {
-        has_failed(goal, row)
+        has_failed(now_ms, goal, row)
             && (is_under_way || row.quarantined == Some(goal.build))
             && is_settled(row)
     };
@@ -163,7 +212,7 @@ pub fn halt_due_to(
     if usize::try_from(new).unwrap_or(usize::MAX) < failures_max {
         return None;
     }
-    let reason = reason_of_halt(goal, &causes(goal, &rows), failed, hosts);
+    let reason = reason_of_halt(goal, &causes(now_ms, goal, &rows), failed, hosts);
     let by_rule = true;
     Some(Halted { by_rule, failed, hosts, ..Halted::new(now_ms, HALTED_BY_SEEDER, &reason) })
 }
@@ -208,13 +257,15 @@ mod tests {
     }
 
     fn row(number: usize, generation: u64, phase: HostPhase, quarantined: bool) -> HostStatus {
+        let is_failed = phase == HostPhase::Failed;
         HostStatus {
             generation: Some(generation),
             current: Some(build(if quarantined { 'A' } else { 'B' })),
             phase,
             quarantined: quarantined.then_some(build('B')),
             failure: quarantined.then(|| format!("port {} is taken", 8_000 + number)),
-            restarts: u32::from(phase == HostPhase::Failed),
+            restarts: u32::from(is_failed),
+            troubles: if is_failed { vec![TroubleKind::Crash] } else { vec![] },
             ..HostStatus::new(format!("h{number}"), "web".parse().unwrap())
         }
     }
@@ -280,12 +331,13 @@ mod tests {
         let stuck = |number| row(number, 2, HostPhase::Failed, false);
         let elsewhere = HostStatus { current: Some(build('A')), ..stuck(1) };
         let earlier = row(2, 1, HostPhase::RolledBack, true);
-        let disk_full = HostStatus { restarts: 0, healthy: Some(true), ..stuck(6) };
+        let disk = vec![TroubleKind::Disk];
+        let disk_full = HostStatus { restarts: 5, troubles: disk, ..stuck(6) };
         let stopped = row(3, 2, HostPhase::Stopped, true);
         let other = HostStatus { app: "db".parse().unwrap(), ..stuck(4) };
         let good = row(5, 2, HostPhase::Running, false);
         let rows = [stuck(0), elsewhere, earlier, stopped, other, good, disk_full];
-        assert_eq!(outcome(&goal, &rows), Outcome { good: 1, failed: 1, hosts: 6, given_up: 0 });
+        assert_eq!(outcome(9, &goal, &rows), Outcome { good: 1, failed: 1, hosts: 6, given_up: 0 });
     }
 
     /// Goal: what happens to a program days later does not halt a rollout that is over, which would

@@ -8,10 +8,46 @@ use std::time::{Duration, UNIX_EPOCH};
 /// The last second that has a year of four digits.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// `text` on one line without control characters, cut to `bytes_max` at a whole character.
+/// Characters that are not shown as themselves, with all between the two of a pair: those that
+/// Unicode calls `Default_Ignorable_Code_Point` (nothing is drawn; some of them turn the direction
+/// of what stands around them), the separators of lines and paragraphs, which end a line for some
+/// readers, and the marks of annotations.
+const HIDDEN: [(char, char); 18] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{fe00}', '\u{fe0f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fff8}'),
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{1bca0}', '\u{1bca3}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
+/// Whether a terminal would not show the character as itself: it controls, is invisible, or turns
+/// the direction of what stands around it, so that two texts that differ look alike.
+pub fn is_hidden(letter: char) -> bool {
+    letter.is_control() || HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&letter))
+}
+
+/// `text` with a space for each character that [`is_hidden`]: text of others on one line, as a
+/// terminal may show it.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|letter| if is_hidden(letter) { ' ' } else { letter }).collect()
+}
+
+/// `text` [`printable`], cut to `bytes_max` at a whole character.
 pub(crate) fn line(text: &str, bytes_max: usize) -> String {
-    let line: String =
-        text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let line = printable(text);
     let line = line.trim();
     line[..line.floor_char_boundary(bytes_max)].trim_end().to_owned()
 }
@@ -57,6 +93,16 @@ mod tests {
         assert_eq!(line(" a\n\u{1b}[1mb ", 100), "a  [1mb");
         assert_eq!(line("w\u{e4}b", 2), "w");
         assert_eq!(line("\n", 9), "");
+    }
+
+    #[test]
+    fn what_a_terminal_does_not_show_becomes_a_space() {
+        let hidden = "\u{0}\u{7f}\u{9b}\u{ad}\u{61c}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{2028}\u{2029}\
+                      \u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}\
+                      \u{34f}\u{180e}\u{2063}\u{3164}\u{fe0f}\u{fffa}\u{e0041}";
+        assert_eq!(printable(hidden), " ".repeat(hidden.chars().count()));
+        let shown = "a-\u{e4} \u{2010}\u{4e2d}\u{ffec}\u{fffd}\u{5d0}\u{1f600}";
+        assert_eq!(printable(shown), shown);
     }
 
     #[test]

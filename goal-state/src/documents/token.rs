@@ -14,7 +14,9 @@ use p2p_core::{Digest, NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::fields::is_default;
 use crate::documents::limit::HostCount;
+use crate::documents::text::is_hidden;
 
 /// The topic of these documents on the control plane, with their version. A seeder that does not
 /// know it refuses, and the host waits.
@@ -65,6 +67,10 @@ pub struct TokenRequest {
     pub max_unavailable: HostCount,
     /// The time limit that the host would like, in milliseconds.
     pub lease_ms: u64,
+    /// With [`TokenAct::Return`]: the build failed here. The others wait for a moment, until the
+    /// failure is judged.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub has_failed: bool,
 }
 
 /// The seeder's answer.
@@ -134,7 +140,7 @@ impl TokenRequest {
     pub fn from_json(bytes: &[u8]) -> Result<Self, TokenDocumentError> {
         let request: Self = parse(bytes)?;
         for (field, name) in [("group", &request.group), ("host", &request.host)] {
-            if name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+            if name.len() > NAME_BYTES_MAX || name.chars().any(is_hidden) {
                 return Err(TokenDocumentError::BadName { field, bytes: name.len() });
             }
         }
@@ -209,6 +215,7 @@ mod tests {
             generation: 3,
             max_unavailable: "2".parse().unwrap(),
             lease_ms: 60_000,
+            has_failed: false,
         }
     }
 
@@ -217,6 +224,9 @@ mod tests {
         let text = r#"{"act":"ask","app":"web","group":"z1","host":"host-1","wish":7,"generation":3,"max_unavailable":2,"lease_ms":60000}"#;
         assert_eq!(String::from_utf8(request().to_json()).unwrap(), text);
         assert_eq!(TokenRequest::from_json(text.as_bytes()).unwrap(), request());
+        let failed = text.replace("60000}", "60000,\"has_failed\":true}");
+        let with_failure = TokenRequest { has_failed: true, ..request() };
+        assert_eq!(TokenRequest::from_json(failed.as_bytes()).unwrap(), with_failure);
         let newer = text.replace("\"wish\"", "\"mood\":[1],\"wish\"");
         assert_eq!(TokenRequest::from_json(newer.as_bytes()).unwrap(), request());
         let answers = [
@@ -245,6 +255,7 @@ mod tests {
             ("long host", text.replace("host-1", &"h".repeat(254)), "`host` has 254 bytes"),
             ("long group", text.replace("z1", &"g".repeat(254)), "`group` has 254 bytes"),
             ("control character", text.replace("z1", "z\\n1"), "not printable"),
+            ("turned", text.replace("host-1", "host\u{202e}-1"), "`host` has"),
             ("no tokens", text.replace(":2,", ":0,"), "expected a number from 1 on"),
             ("app", text.replace("web", "../web"), "not an app name"),
             ("act", text.replace("ask", "steal"), "unknown variant"),

@@ -5,6 +5,7 @@
 //! again. Pure. Which troubles an app has is not decided here but on its host.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,9 @@ pub const TROUBLES_MAX: usize = 8;
 
 /// Between two troubles of a message, and never within one.
 const BETWEEN: &str = "; ";
+
+/// Before the time of the next try, at the end of a trouble's text.
+const NEXT_TRY: &str = ", next try in ";
 
 /// Before the last line that a failed program printed, at the end of a trouble's text.
 const LAST_LINE: &str = ", its last output: ";
@@ -46,6 +50,8 @@ pub enum TroubleKind {
     Download,
     /// A download makes no progress.
     DownloadStuck,
+    /// No seeder that answers has the build.
+    NoSource,
     /// The host lacks what the build of the goal needs to start, so it does not switch to it.
     HostUnready,
     /// The build of the goal failed here and is not tried again.
@@ -83,7 +89,7 @@ pub enum TroubleKind {
 
 impl TroubleKind {
     /// Every kind, in the order in which they are told.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Agent,
         Self::NoGoal,
         Self::GoalUnread,
@@ -95,6 +101,7 @@ impl TroubleKind {
         Self::DiskShort,
         Self::Download,
         Self::DownloadStuck,
+        Self::NoSource,
         Self::HostUnready,
         Self::Quarantine,
         Self::Crash,
@@ -127,6 +134,7 @@ impl TroubleKind {
             Self::DiskShort => "disk-short",
             Self::Download => "download",
             Self::DownloadStuck => "download-stuck",
+            Self::NoSource => "no-source",
             Self::HostUnready => "host-unready",
             Self::Quarantine => "quarantine",
             Self::Crash => "crash",
@@ -152,6 +160,11 @@ impl TroubleKind {
         matches!(self, Self::GoalUnread | Self::GoalGone | Self::GoalRefused | Self::GoalUnstored)
     }
 
+    /// Whether a download that runs waits for something: what else it does is said with that.
+    pub const fn is_of_running_download(self) -> bool {
+        matches!(self, Self::DownloadStuck | Self::NoSource)
+    }
+
     /// Whether nothing is wrong: somebody decided that the host waits.
     pub const fn is_wait(self) -> bool {
         matches!(
@@ -168,7 +181,7 @@ impl TroubleKind {
 
     /// What a person can do about it, or that there is nothing to do.
     pub fn next_step(self, app: &AppName) -> String {
-        if let Some(step) = self.end_of_wait(app) {
+        if let Some(step) = self.end_of_wait(app).or_else(|| self.step_for_bytes()) {
             return step;
         }
         match self {
@@ -190,21 +203,6 @@ impl TroubleKind {
             ),
             Self::GoalUnstored => "free space in the agent's state directory on the host, or make \
                  it writable; the agent tries again every few seconds"
-                .into(),
-            Self::Damage => "nothing now, the build is fetched again; if it comes back, find out \
-                 who writes below the agent's state directory, and check the disk"
-                .into(),
-            Self::Disk => "make the state directory on the host writable and free space there; \
-                 the agent goes on by itself"
-                .into(),
-            Self::DiskShort => "free space on the host, or keep fewer builds (keep_builds, \
-                 keep_bytes); the agent goes on by itself"
-                .into(),
-            Self::Download => "look at the cause with shoal-agent doctor on the host; the agent \
-                 tries again by itself"
-                .into(),
-            Self::DownloadStuck => "if no seeder has the build, publish it into the store of a \
-                 seeder; else run shoal-agent doctor on the host, which asks each seeder"
                 .into(),
             Self::HostUnready => {
                 "give the host what it lacks, or mend exec and user of the app in \
@@ -240,6 +238,39 @@ impl TroubleKind {
         }
     }
 
+    /// What to do where the bytes of a build or the state are not as they should be; `None` for any
+    /// other trouble.
+    fn step_for_bytes(self) -> Option<String> {
+        let step = match self {
+            Self::Damage => {
+                "nothing now, the build is fetched again; if it comes back, find out \
+                 who writes below the agent's state directory, and check the disk"
+            }
+            Self::Disk => {
+                "make the state directory on the host writable and free space there; \
+                 the agent goes on by itself"
+            }
+            Self::DiskShort => {
+                "free space on the host, or keep fewer builds (keep_builds, \
+                 keep_bytes); the agent goes on by itself"
+            }
+            Self::Download => {
+                "look at the cause with shoal-agent doctor on the host; the agent \
+                 tries again by itself"
+            }
+            Self::DownloadStuck => {
+                "wait, it goes on by itself; if it lasts, run shoal-agent \
+                 doctor on the host, which asks each seeder"
+            }
+            Self::NoSource => {
+                "compare the build's id with the one that was published, or publish \
+                 the build into the store of a seeder"
+            }
+            _ => return None,
+        };
+        Some(step.into())
+    }
+
     /// What ends a wait; `None` for any other trouble.
     fn end_of_wait(self, app: &AppName) -> Option<String> {
         let step = match self {
@@ -259,8 +290,9 @@ impl TroubleKind {
             }
             Self::Wave => format!("wait, or widen the rollout with shoal rollout {app}"),
             Self::Token => format!(
-                "wait, it comes by itself; if it lasts, look for hosts of the group that are \
-                 stuck with shoal status {app}"
+                "wait, it comes by itself; if it lasts, mend the hosts of the group that do not \
+                 serve (shoal status {app}), shoal forget those that are gone, or allow more with \
+                 shoal rollout {app} --max-unavailable"
             ),
             _ => return None,
         };
@@ -297,6 +329,18 @@ impl Trouble {
             Some(line) => Self::new(self.kind, format!("{}{LAST_LINE}{line}", self.text)),
             None => self,
         }
+    }
+
+    /// The same, with how long it is until the next try.
+    #[must_use]
+    pub fn with_next_try(self, wait: Duration) -> Self {
+        let wait = humantime::format_duration(wait);
+        Self { text: format!("{}{NEXT_TRY}{wait}", self.text), ..self }
+    }
+
+    /// The text without the time of the next try: the same trouble each time.
+    pub fn text_without_next_try(&self) -> &str {
+        self.text.rsplit_once(NEXT_TRY).map_or(&self.text, |(text, _)| text)
     }
 
     /// The text without the last line of output, for where the whole output stands.
@@ -357,17 +401,20 @@ mod tests {
     #[test]
     fn troubles_of_a_message_are_found_again() {
         let troubles = [
-            Trouble::new(TroubleKind::Disk, "cannot write a; next try in 5s"),
+            Trouble::new(TroubleKind::Disk, "cannot write; a")
+                .with_next_try(Duration::from_secs(5)),
             Trouble::new(TroubleKind::Quarantine, "it failed").with_last_line("one\ntwo; three"),
         ];
         let message = message_of(&troubles).unwrap();
         assert_eq!(
             message,
-            "cannot write a, next try in 5s; it failed, its last output: two, three"
+            "cannot write, a, next try in 5s; it failed, its last output: two, three"
         );
         let kinds = [TroubleKind::Disk, TroubleKind::Quarantine];
         assert_eq!(troubles_in(&message, &kinds), troubles);
         assert_eq!(troubles[1].text_without_output(), "it failed");
+        assert_eq!(troubles[0].text_without_next_try(), "cannot write, a");
+        assert_eq!(troubles[1].text_without_next_try(), troubles[1].text);
         assert_eq!(message_of(&[]), None);
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
-use crate::documents::inventory::{Forgotten, WrittenRows};
+use crate::documents::inventory::{Forgotten, StatusDocuments, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_json};
 use crate::store::board::GoalUpdate;
 use crate::store::change::{GoalChange, GoalList, parse_goal};
@@ -300,7 +300,7 @@ impl EtcdStore {
     pub(crate) async fn status_documents(
         &self,
         writer: Option<&str>,
-    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+    ) -> Result<StatusDocuments, GoalStoreError> {
         let all = format!("{}status/", self.shared.prefix);
         let prefix = writer.map_or_else(|| all.clone(), |writer| format!("{all}{writer}/"));
         let mut documents = Vec::new();
@@ -319,8 +319,9 @@ impl EtcdStore {
                 }
             }
         }
+        let damaged = damage.len();
         self.shared.damage.note(writer.unwrap_or_default(), damage);
-        Ok(documents)
+        Ok(StatusDocuments { read: documents, damaged })
     }
 
     fn forgotten_key(&self, host: &str) -> String {
@@ -557,7 +558,7 @@ mod tests {
         let frame = status_to_json(std::slice::from_ref(&row)).len();
         row.message = Some("m".repeat(VALUE_BYTES_MAX - frame));
         store.put_status("seeder/0", &[row.clone()]).await.unwrap();
-        assert_eq!(store.status_documents(None).await.unwrap()[0].rows, [row.clone()]);
+        assert_eq!(store.status_documents(None).await.unwrap().read[0].rows, [row.clone()]);
         row.message = Some("m".repeat(VALUE_BYTES_MAX - frame + 1));
         let error = store.put_status("seeder/0", &[row]).await.unwrap_err();
         assert!(matches!(error, GoalStoreError::TooLarge { .. }), "{error:?}");

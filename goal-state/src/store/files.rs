@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::documents::app_name::AppName;
 use crate::documents::goal::Goal;
 use crate::documents::history::ChangeOrder;
-use crate::documents::inventory::{Forgotten, WrittenRows};
+use crate::documents::inventory::{Forgotten, StatusDocuments, WrittenRows};
 use crate::documents::status::{HostStatus, status_from_json, status_to_pretty_json};
 use crate::store::change::{GOAL_BYTES_MAX, GoalChange, GoalList, parse_goal};
 use crate::store::damage_log::DamageLog;
@@ -195,7 +195,7 @@ impl FileStore {
     pub(crate) async fn status_documents(
         &self,
         writer: Option<&str>,
-    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+    ) -> Result<StatusDocuments, GoalStoreError> {
         let (store, writer) = (self.clone(), writer.map(str::to_owned));
         blocking(move || store.read_status_documents(writer.as_deref())).await
     }
@@ -203,7 +203,7 @@ impl FileStore {
     fn read_status_documents(
         &self,
         writer: Option<&str>,
-    ) -> Result<Vec<WrittenRows>, GoalStoreError> {
+    ) -> Result<StatusDocuments, GoalStoreError> {
         self.check_directory()?;
         let directory = self.directory.join("status");
         let files = if let Some(writer) = writer {
@@ -225,8 +225,9 @@ impl FileStore {
                 Err(reason) => drop(damage.insert(path.display().to_string(), reason)),
             }
         }
+        let damaged = damage.len();
         self.damage.note(writer.unwrap_or_default(), damage);
-        Ok(documents)
+        Ok(StatusDocuments { read: documents, damaged })
     }
 
     fn forgotten_path(&self, host: &str) -> PathBuf {

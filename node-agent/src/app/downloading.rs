@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use command_line::causes;
+use goal_state::{Trouble, TroubleKind};
 use p2p_core::BuildId;
-use p2p_net::Progress;
+use p2p_net::{Progress, WaitingFor};
 use tokio::time::Instant;
 use tracing::info;
 
@@ -73,14 +74,16 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     }
 
     /// What the download that runs waits for, or that it does not move, for people.
-    pub(super) fn stuck(&self) -> Option<String> {
+    pub(super) fn stuck(&self) -> Option<Trouble> {
         self.download.as_ref()?;
         let progress = &self.progress.1;
         let is_still = self.progress_since.elapsed() >= STUCK_AFTER
             && progress.bytes_total.is_some_and(|total| progress.bytes_done < total);
         match &progress.waiting_for {
-            Some(waiting_for) => Some(waiting_for.to_string()),
-            None => is_still.then(|| "the download makes no progress".into()),
+            Some(waiting_for) => Some(waiting(waiting_for)),
+            None => is_still.then(|| {
+                Trouble::new(TroubleKind::DownloadStuck, "the download makes no progress")
+            }),
         }
     }
 
@@ -106,6 +109,14 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             }
         }
     }
+}
+
+fn waiting(waiting_for: &WaitingFor) -> Trouble {
+    let kind = match waiting_for {
+        WaitingFor::Source { .. } => TroubleKind::NoSource,
+        _ => TroubleKind::DownloadStuck,
+    };
+    Trouble::new(kind, waiting_for.to_string())
 }
 
 /// Chunk bytes that came over the network.

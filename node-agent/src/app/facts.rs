@@ -20,9 +20,9 @@ pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>
         has_target: app.wanted().is_some(),
         goal: app.goal.borrow().trouble.clone(),
         damage: app.damage.as_ref().map(|(_, message)| message.clone()),
-        disk: app.disk_trouble.message().map(String::from),
-        download: app.download_trouble.message().map(String::from),
-        unready: app.host_trouble.message().map(String::from),
+        disk: app.disk_trouble.retried(),
+        download: app.download_trouble.retried(),
+        unready: app.host_trouble.retried(),
         // A download that runs may find room by now.
         disk_short_bytes: app
             .download_trouble

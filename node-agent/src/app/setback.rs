@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backoff::Backoff;
+use crate::brain::troubles::Retried;
 
 /// Something that failed and is tried again later.
 #[derive(Debug)]
@@ -18,7 +19,9 @@ pub(crate) struct Setback<T> {
 #[derive(Debug)]
 struct Failure<T> {
     what: T,
-    message: String,
+    reason: String,
+    /// How long it waits before the next try.
+    wait: Duration,
     /// Bytes that the disk lacks, if that is why.
     disk_short_bytes: Option<u64>,
     /// When to try again; `None` once that moment has come.
@@ -38,9 +41,9 @@ impl<T> Setback<T> {
     /// The same if the disk lacks `disk_short_bytes`.
     pub(crate) fn note_short(&mut self, what: T, reason: &str, disk_short_bytes: Option<u64>) {
         let wait = self.backoff.after_failure();
-        let message = format!("{reason}; next try in {}", humantime::format_duration(wait));
         let rests_until = Some(Instant::now() + wait);
-        self.last = Some(Failure { what, message, disk_short_bytes, rests_until });
+        let reason = reason.to_owned();
+        self.last = Some(Failure { what, reason, wait, disk_short_bytes, rests_until });
     }
 
     pub(crate) fn clear(&mut self) {
@@ -53,8 +56,10 @@ impl<T> Setback<T> {
         self.last.as_ref().map(|failure| &failure.what)
     }
 
-    pub(crate) fn message(&self) -> Option<&str> {
-        self.last.as_ref().map(|failure| failure.message.as_str())
+    /// Why, and how long it waits, whether it rests or not.
+    pub(crate) fn retried(&self) -> Option<Retried> {
+        let failure = self.last.as_ref()?;
+        Some(Retried { reason: failure.reason.clone(), wait: failure.wait })
     }
 
     /// Bytes that the disk lacked at the last failure.
@@ -91,17 +96,17 @@ mod tests {
     async fn failure_is_remembered_while_it_is_tried_again() {
         let mut setback = Setback::new(Duration::from_secs(1), Duration::from_secs(2));
         setback.note_short('a', "no room", Some(5));
-        assert_eq!(
-            (setback.message(), setback.resting()),
-            (Some("no room; next try in 1s"), Some(&'a'))
-        );
+        let retried = |seconds| {
+            Some(Retried { reason: "no room".into(), wait: Duration::from_secs(seconds) })
+        };
+        assert_eq!((setback.retried(), setback.resting()), (retried(1), Some(&'a')));
         setback.next_try().await;
         setback.on_due();
         assert_eq!((setback.resting(), setback.last()), (None, Some(&'a')));
         assert_eq!(setback.disk_short_bytes(), Some(5));
         setback.note('a', "no room");
-        assert_eq!(setback.message(), Some("no room; next try in 2s"));
+        assert_eq!(setback.retried(), retried(2));
         setback.clear();
-        assert_eq!((setback.message(), setback.last()), (None, None));
+        assert_eq!((setback.retried(), setback.last()), (None, None));
     }
 }

@@ -56,7 +56,7 @@ impl ToldTroubles {
         for trouble in troubles {
             let known = self.seen.iter_mut().find(|seen| is_same(&seen.trouble, trouble));
             let Some(seen) = known else {
-                let is_told = trouble.kind != TroubleKind::DownloadStuck;
+                let is_told = !trouble.kind.is_of_running_download();
                 if is_told && !is_logged_where_it_happens(trouble.kind) {
                     changes.push(Change::Begun(trouble.clone()));
                 }
@@ -76,10 +76,10 @@ impl ToldTroubles {
 /// words may change with every probe; another cause why a goal or the disk is not to be had is
 /// another trouble.
 fn is_same(seen: &Trouble, now: &Trouble) -> bool {
-    let gist = |trouble: &Trouble| trouble.text.split(", next try in ").next().map(String::from);
     let has_causes = [TroubleKind::Disk, TroubleKind::Download, TroubleKind::HostUnready];
     let is_told_by_cause = now.kind.hides_goal() || has_causes.contains(&now.kind);
-    seen.kind == now.kind && (!is_told_by_cause || gist(seen) == gist(now))
+    let has_same_cause = || seen.text_without_next_try() == now.text_without_next_try();
+    seen.kind == now.kind && (!is_told_by_cause || has_same_cause())
 }
 
 /// Whether it is a state that somebody chose, or that is over.
@@ -109,12 +109,13 @@ mod tests {
     #[test]
     fn troubles_are_told_once_per_change() {
         let now = Instant::now();
-        let disk = |next: &str| trouble(TroubleKind::Disk, &format!("full; next try in {next}"));
+        let seconds = Duration::from_secs;
+        let disk = |next| trouble(TroubleKind::Disk, "full").with_next_try(seconds(next));
         let mut told = ToldTroubles::default();
-        assert_eq!(told.changes(now, &[disk("5s")]), [Change::Begun(disk("5s"))]);
-        assert_eq!(told.changes(now, &[disk("10s")]), []);
-        let other = trouble(TroubleKind::Disk, "read-only; next try in 5s");
-        let expected = [Change::Over(disk("5s")), Change::Begun(other.clone())];
+        assert_eq!(told.changes(now, &[disk(5)]), [Change::Begun(disk(5))]);
+        assert_eq!(told.changes(now, &[disk(10)]), []);
+        let other = trouble(TroubleKind::Disk, "read-only").with_next_try(seconds(5));
+        let expected = [Change::Over(disk(5)), Change::Begun(other.clone())];
         assert_eq!(told.changes(now, std::slice::from_ref(&other)), expected);
         assert_eq!(told.changes(now, &[]), [Change::Over(other)]);
         assert_eq!(told.changes(now, &[]), []);
@@ -128,7 +129,7 @@ mod tests {
     #[test]
     fn short_wait_of_a_download_is_no_line() {
         let now = Instant::now();
-        let stuck = [trouble(TroubleKind::DownloadStuck, "connecting")];
+        let stuck = [trouble(TroubleKind::NoSource, "no seeder has it")];
         let mut told = ToldTroubles::default();
         assert_eq!(told.changes(now, &stuck), []);
         assert_eq!(told.changes(now, &[]), []);

@@ -4,6 +4,8 @@
 //! itself. Each trouble is told once, in the order of a switch, and nothing in it changes while
 //! nothing happens: a row that changes is reported.
 
+use std::time::Duration;
+
 use goal_state::{NotYet, Trouble, TroubleKind, WaitReason, bytes_text};
 use p2p_core::BuildId;
 
@@ -17,15 +19,15 @@ pub(crate) struct TroubleFacts {
     /// What was found wrong with a build's files.
     pub damage: Option<String>,
     /// What could not be written.
-    pub disk: Option<String>,
+    pub disk: Option<Retried>,
     /// Why the download failed that is tried again later.
-    pub download: Option<String>,
+    pub download: Option<Retried>,
     /// Bytes that the disk lacks, if that is why.
     pub disk_short_bytes: Option<u64>,
     /// What this host lacks to start the build that it is to switch to.
-    pub unready: Option<String>,
+    pub unready: Option<Retried>,
     /// What the download that runs waits for, or that it does not move.
-    pub stuck: Option<String>,
+    pub stuck: Option<Trouble>,
     /// The goal's build, if it failed here.
     pub quarantine: Option<FailedHere>,
     /// The build of the configuration, if the goal is another.
@@ -40,6 +42,22 @@ pub(crate) struct TroubleFacts {
     pub banned: Option<(usize, String)>,
     /// What keeps a switch or a restart that is due from its beginning.
     pub waits: Waits,
+}
+
+/// Something that failed and is tried again.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Retried {
+    /// Why it failed.
+    pub reason: String,
+    /// How long it waits from the failure on: not a time that runs down, by which the row would
+    /// change all the time.
+    pub wait: Duration,
+}
+
+impl Retried {
+    fn trouble(self, kind: TroubleKind) -> Trouble {
+        Trouble::new(kind, self.reason).with_next_try(self.wait)
+    }
 }
 
 /// A build that failed here.
@@ -101,19 +119,17 @@ pub(crate) fn troubles(facts: TroubleFacts) -> Vec<Trouble> {
     }
     list.extend(facts.goal);
     list.extend(facts.damage.map(said(Kind::Damage)));
-    list.extend(facts.disk.map(said(Kind::Disk)));
-    list.extend(facts.download.map(|text| match facts.disk_short_bytes {
+    list.extend(facts.disk.map(|failed| failed.trouble(Kind::Disk)));
+    list.extend(facts.download.map(|failed| match facts.disk_short_bytes {
         Some(bytes) => {
             let bytes = bytes_text(bytes);
-            Trouble::new(
-                Kind::DiskShort,
-                format!("the disk is full, {bytes} more are needed: {text}"),
-            )
+            let reason = format!("the disk is full, {bytes} more are needed: {}", failed.reason);
+            Retried { reason, ..failed }.trouble(Kind::DiskShort)
         }
-        None => Trouble::new(Kind::Download, text),
+        None => failed.trouble(Kind::Download),
     }));
-    list.extend(facts.stuck.map(said(Kind::DownloadStuck)));
-    list.extend(facts.unready.map(said(Kind::HostUnready)));
+    list.extend(facts.stuck);
+    list.extend(facts.unready.map(|lacks| lacks.trouble(Kind::HostUnready)));
     list.extend(facts.quarantine.map(quarantined));
     list.extend(facts.pin.map(|pin| {
         let text = format!("pinned to build {} by the configuration of this host", pin.short());
@@ -128,7 +144,7 @@ pub(crate) fn troubles(facts: TroubleFacts) -> Vec<Trouble> {
     }));
     let mut once: Vec<Trouble> = Vec::with_capacity(list.len());
     for trouble in list {
-        if once.iter().all(|told| told.text != trouble.text) {
+        if once.iter().all(|told| told.text_without_next_try() != trouble.text_without_next_try()) {
             once.push(trouble);
         }
     }
@@ -184,15 +200,20 @@ mod tests {
         text.into()
     }
 
+    fn retried(reason: &str) -> Retried {
+        Retried { reason: reason.into(), wait: Duration::from_secs(5) }
+    }
+
     fn of_goal_and_disk() -> Vec<(TroubleFacts, TroubleKind, &'static str, &'static str)> {
         use TroubleKind as Kind;
         let goal = |kind| Some(Trouble::new(kind, "the goal is not what it was"));
         let with_goal = |kind| TroubleFacts { goal: goal(kind), ..facts() };
         let no_room = TroubleFacts {
             disk_short_bytes: Some(5 << 30),
-            download: Some(text("cannot download")),
+            download: Some(retried("cannot download")),
             ..facts()
         };
+        let stuck = |kind, text| TroubleFacts { stuck: Some(Trouble::new(kind, text)), ..facts() };
         vec![
             (TroubleFacts::default(), Kind::NoGoal, "names no build", "shoal deploy web BUILD"),
             (with_goal(Kind::GoalUnread), Kind::GoalUnread, "not what it was", "doctor"),
@@ -206,29 +227,32 @@ mod tests {
                 "fetched again",
             ),
             (
-                TroubleFacts {
-                    disk: Some(text("cannot write journal; next try in 5s")),
-                    ..facts()
-                },
+                TroubleFacts { disk: Some(retried("cannot write journal")), ..facts() },
                 Kind::Disk,
                 "cannot write journal, next try in 5s",
                 "writable",
             ),
             (no_room, Kind::DiskShort, "5.0 GiB more are needed: cannot", "keep_builds"),
             (
-                TroubleFacts { download: Some(text("cannot download")), ..facts() },
+                TroubleFacts { download: Some(retried("cannot download")), ..facts() },
                 Kind::Download,
-                "cannot download",
+                "cannot download, next try in 5s",
                 "doctor",
             ),
             (
-                TroubleFacts { stuck: Some(text("no seeder has build x")), ..facts() },
+                stuck(Kind::DownloadStuck, "connecting to other nodes"),
                 Kind::DownloadStuck,
-                "no seeder has build x",
-                "publish it",
+                "connecting to other nodes",
+                "doctor",
             ),
             (
-                TroubleFacts { unready: Some(text("python3 is not in PATH")), ..facts() },
+                stuck(Kind::NoSource, "no seeder has build x"),
+                Kind::NoSource,
+                "no seeder has build x",
+                "publish the build",
+            ),
+            (
+                TroubleFacts { unready: Some(retried("python3 is not in PATH")), ..facts() },
                 Kind::HostUnready,
                 "python3 is not in PATH",
                 "looks again by itself",
@@ -357,8 +381,8 @@ mod tests {
         let nothing_due = Waits { is_held: true, token: Some(text("x")), ..Waits::default() };
         assert_eq!(troubles(TroubleFacts { waits: nothing_due, ..facts() }), []);
         let all = TroubleFacts {
-            disk: Some(text("the disk is full")),
-            download: Some(text("the disk is full")),
+            disk: Some(Retried { wait: Duration::from_secs(9), ..retried("the disk is full") }),
+            download: Some(retried("the disk is full")),
             hook: Some(text("hook drain")),
             waits: Waits {
                 what: Some("restart"),

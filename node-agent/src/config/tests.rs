@@ -424,6 +424,7 @@ fn values_of_new_kinds_that_do_not_fit_are_named() {
     let cases = [
         ("labels = [\"A\"]", "shoal.toml:1: labels: \"A\" is not a label"),
         ("group = \"\"", "shoal.toml:1: group: \"\" is not a group"),
+        ("group = \"g\u{200b}1\"", "shoal.toml:1: group: \"g\\u{200b}1\" is not a group"),
         ("metrics = \"9464\"", "shoal.toml:1: metrics: \"9464\" is not an address"),
         (
             "apps.web.user = \"a b\"",

@@ -295,7 +295,7 @@ fn list(raw: &Raw) -> Result<Vec<String>, String> {
 
 fn group(raw: &Raw) -> Result<String, String> {
     let group = text(raw)?;
-    let is_plain = !group.is_empty() && !group.chars().any(char::is_control);
+    let is_plain = !group.is_empty() && !group.chars().any(goal_state::is_hidden);
     (is_plain && group.chars().count() <= GROUP_CHARS_MAX).then_some(group.clone()).ok_or_else(
         || format!("{group:?} is not a group: expected 1 to {GROUP_CHARS_MAX} characters"),
     )

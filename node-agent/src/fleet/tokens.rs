@@ -10,7 +10,7 @@
 use std::future::Future;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use goal_state::{
@@ -79,6 +79,8 @@ pub trait TokenHold: Send {
     fn state(&self) -> TokenState;
     /// Waits until the state changes. Cancel safe.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
+    /// Says that the build failed here: whoever grants tokens is told when this one is given back.
+    fn note_failure(&self);
 }
 
 /// Tokens that a seeder grants. Cheap to clone; all clones are of one host.
@@ -131,18 +133,20 @@ impl TokenDesk for SeederTokens {
         let first = Standing::Waiting { reason: "the seeder was not asked yet".into() };
         let (standing, shown) = watch::channel(first);
         let stop = CancellationToken::new();
+        let has_failed = Arc::new(AtomicBool::new(false));
         let seeder = granting_seeder(&wish.app, &self.shared.group, self.shared.seeders.clone());
         if let Some(seeder) = seeder {
             let number = self.shared.next_wish.fetch_add(1, Ordering::Relaxed);
             let shared = self.shared.clone();
-            let asking = Asking { shared, seeder, wish, number, standing };
+            let has_failed = Arc::clone(&has_failed);
+            let asking = Asking { shared, seeder, wish, number, standing, has_failed };
             tokio::spawn(asking.run(stop.clone()));
         } else {
             let reason = "no seeder is configured that could grant a token".into();
             standing.send_replace(Standing::Waiting { reason });
         }
         let known = state_of(&shown.borrow());
-        SeederHold { standing: shown, known, _stop: stop.drop_guard() }
+        SeederHold { standing: shown, known, has_failed, _stop: stop.drop_guard() }
     }
 }
 
@@ -164,6 +168,7 @@ pub struct SeederHold {
     standing: watch::Receiver<Standing>,
     /// What [`TokenHold::changed`] compares with.
     known: TokenState,
+    has_failed: Arc<AtomicBool>,
     _stop: DropGuard,
 }
 
@@ -198,6 +203,10 @@ impl TokenHold for SeederHold {
             }
         }
     }
+
+    fn note_failure(&self) {
+        self.has_failed.store(true, Ordering::Relaxed);
+    }
 }
 
 fn state_of(standing: &Standing) -> TokenState {
@@ -218,6 +227,7 @@ struct Asking {
     wish: TokenWish,
     number: u64,
     standing: watch::Sender<Standing>,
+    has_failed: Arc<AtomicBool>,
 }
 
 impl Asking {
@@ -313,6 +323,7 @@ impl Asking {
             generation: self.wish.generation,
             max_unavailable: self.wish.max_unavailable,
             lease_ms: u64::try_from(self.shared.lease.as_millis()).unwrap_or(u64::MAX),
+            has_failed: act == TokenAct::Return && self.has_failed.load(Ordering::Relaxed),
         };
         // A renewal that is lost must leave time for another.
         let limit = match act {

@@ -439,7 +439,8 @@ pub(crate) fn last_lines(output: &str) -> String {
 /// A line of foreign text without control characters, cut to a readable length.
 pub(crate) fn readable_line(line: &str) -> String {
     let line = line.trim();
-    let mut shown: String = line.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+    let mut shown: String =
+        line.chars().filter(|c| !goal_state::is_hidden(*c)).take(LINE_CHARS_MAX).collect();
     if line.chars().count() > LINE_CHARS_MAX {
         shown.push_str("...");
     }

@@ -148,7 +148,8 @@ impl OutputLog {
 }
 
 fn readable(line: &str) -> String {
-    let mut shown: String = line.chars().filter(|c| !c.is_control()).take(LINE_CHARS_MAX).collect();
+    let mut shown: String =
+        line.chars().filter(|c| !goal_state::is_hidden(*c)).take(LINE_CHARS_MAX).collect();
     if line.chars().count() > LINE_CHARS_MAX {
         shown.push_str("...");
     }
@@ -200,7 +201,7 @@ mod tests {
         file.write_all(b"earlier run\n").unwrap();
         let (_, offset) = log.open().unwrap();
         assert_eq!(log.tail(offset), None);
-        file.write_all(b"first\n\x1b[31mport 80 is taken\x07\n\n").unwrap();
+        file.write_all("first\n\x1b[31mport \u{202e}80 is taken\x07\n\n".as_bytes()).unwrap();
         assert_eq!(log.tail(offset).unwrap(), "first\n[31mport 80 is taken");
         assert_eq!(log.tail(1 << 40).unwrap(), "earlier run\nfirst\n[31mport 80 is taken");
         file.write_all("\u{e4}".repeat(300).as_bytes()).unwrap();

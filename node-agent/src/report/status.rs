@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use goal_state::{
-    AppName, GoalStore, HostNotes, HostStatus, NOTES_TOPIC, Trouble, TroubleKind, now_ms,
+    AppName, GoalStore, HostNotes, HostStatus, NOTES_TOPIC, STATUS_ROW_BYTES_MAX, Trouble,
+    TroubleKind, fit_row, now_ms,
 };
 use p2p_net::{AskError, Node, STATUS_TOPIC};
 use tokio::sync::watch;
@@ -55,6 +56,9 @@ const FAILURE_CHARS_MAX: usize = 200;
 
 /// Longest message of a row, in characters: a table has to show it.
 const MESSAGE_CHARS_MAX: usize = 500;
+
+/// Most bytes of a row as JSON: what seeders take, with room for the time that they add.
+const ROW_BYTES_MAX: usize = STATUS_ROW_BYTES_MAX - 64;
 
 type Rows = BTreeMap<AppName, HostStatus>;
 
@@ -329,6 +333,7 @@ impl Reporter {
             row.group = Some(self.name.group.clone());
             row.node = Some(self.name.node.clone());
             add_note(row, note.as_deref());
+            fit_row(row, ROW_BYTES_MAX);
         }
         timeout(limit, self.sink.send(&self.name, &rows)).await?
     }
@@ -465,6 +470,27 @@ mod tests {
         assert_eq!(board.note().as_deref(), Some("clock off"));
         reporter.on_notes(vec![]);
         assert_eq!(board.note(), None);
+    }
+
+    /// Goal: a row of wide characters is not one that seeders leave out.
+    #[tokio::test]
+    async fn rows_are_bounded_in_bytes_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = GoalStore::new(&format!("file://{}", folder.path().display()).parse().unwrap());
+        let board = StatusBoard::default();
+        let wide = Some("\u{1f600}".repeat(9_999));
+        let (message, failure, last_output) = (wide.clone(), wide.clone(), wide);
+        board.show(HostStatus { message, failure, last_output, ..row("web") });
+        board.set_note(Some("\"".repeat(400)));
+        let (host, group, node) = ("h1".into(), "z1".into(), "5".into());
+        let name = ReporterName { host, group, node };
+        let mut reporter = Reporter::new(name, &board, StatusSink::Store(store.clone()));
+        reporter.report(REPORT_TIMEOUT).await.unwrap();
+        let sent = store.statuses().await.unwrap().remove(0);
+        let bytes = serde_json::to_vec(&sent).unwrap().len();
+        assert!(bytes <= STATUS_ROW_BYTES_MAX, "{bytes}");
+        assert_eq!(sent.failure.unwrap().chars().count(), FAILURE_CHARS_MAX + 3);
+        assert!(sent.message.unwrap().starts_with("\"\"\""));
     }
 
     #[test]

@@ -78,6 +78,10 @@ impl TokenHold for TestToken {
             std::future::pending::<()>().await;
         }
     }
+
+    fn note_failure(&self) {
+        self.events.lock().unwrap().push("failed".into());
+    }
 }
 
 impl Drop for TestToken {

@@ -156,4 +156,6 @@ impl TokenHold for FreeToken {
         sleep(Duration::from_millis(300)).await;
         self.is_held = true;
     }
+
+    fn note_failure(&self) {}
 }

@@ -1,6 +1,6 @@
 //! Tests of the judge: what halts, what goes back, what tokens have to know.
 
-use goal_state::{ChangeOrder, GoalChange, GoalStore, GoalUrl, RolloutChange};
+use goal_state::{ChangeOrder, GoalChange, GoalStore, GoalUrl, RolloutChange, TroubleKind};
 use p2p_core::BuildId;
 
 use super::*;
@@ -180,27 +180,119 @@ async fn program_that_fails_for_a_moment_halts_nothing() {
     assert!(is_halted_at(2 * STUCK_MIN_MS + 1, &stuck));
 }
 
+/// Goal: a build whose program runs for a while only each time does not pass for a good one.
+#[tokio::test]
+async fn program_that_ends_again_and_again_halts_though_it_runs_between() {
+    let goals = goals(vec![deploy('B', false)]).await;
+    let goal = goals.last().unwrap();
+    let ended = |restarts| HostStatus {
+        phase: HostPhase::Running,
+        restarts,
+        troubles: vec![TroubleKind::RunsAgain],
+        message: Some("runs again after: exit code 7".into()),
+        ..row(0, goal, 'B')
+    };
+    let halted = |first: HostStatus| {
+        let mut rows = rows(goal, 0);
+        rows[0] = first;
+        Judge::default().look(NOW, &app(), Ok(goal.clone()), &rows)
+    };
+    assert_eq!(halted(ended(2)), None, "it may be of the host");
+    let Some(Order::Halt { halted: halt, .. }) = halted(ended(3)) else { panic!() };
+    let expected = "the build failed on 1 of 8 hosts: runs again after: exit code 7 (h0)";
+    assert_eq!(halt.reason, expected);
+    // It runs for long by now; and a full disk is no fault of a program that ended before.
+    let calm = HostStatus { troubles: vec![], message: None, ..ended(5) };
+    let disk_full =
+        HostStatus { phase: HostPhase::Failed, troubles: vec![TroubleKind::Disk], ..calm.clone() };
+    assert_eq!((halted(calm), halted(disk_full)), (None, None));
+}
+
+/// Goal: a build that takes its machine down halts its rollout.
+#[tokio::test]
+async fn host_that_goes_silent_in_its_switch_halts() {
+    let goals = goals(vec![deploy('B', false)]).await;
+    let goal = goals.last().unwrap();
+    let mut judge = Judge::default();
+    let mut halt_at = |now_ms: u64, phase| {
+        let silent = HostStatus { phase, ..row(0, goal, 'A') };
+        let others =
+            (1..8).map(|host| HostStatus { received_at_ms: now_ms, ..row(host, goal, 'A') });
+        let rows: Vec<_> = std::iter::once(silent).chain(others).collect();
+        judge.look(now_ms, &app(), Ok(goal.clone()), &rows)
+    };
+    let silent_at = 1_000_000 + 60_001;
+    assert_eq!(halt_at(silent_at - 1, HostPhase::Checking), None);
+    assert_eq!(halt_at(silent_at, HostPhase::Checking), None, "this seeder looks only now");
+    assert_eq!(halt_at(silent_at + SILENT_MIN_MS - 1, HostPhase::Checking), None);
+    let order = halt_at(silent_at + SILENT_MIN_MS, HostPhase::Switching);
+    let Some(Order::Halt { halted, .. }) = order else { panic!("{order:?}") };
+    assert_eq!(
+        halted.reason,
+        "the build failed on 1 of 8 hosts: it switched to the build and was not heard of since \
+         (h0)"
+    );
+    // One that had not begun is away, and no failure.
+    let mut judge = Judge::default();
+    let rows = rows(goal, 0);
+    for at_ms in [NOW, NOW + 100_000, NOW + 200_000] {
+        assert_eq!(judge.look(at_ms, &app(), Ok(goal.clone()), &rows), None);
+    }
+}
+
 #[test]
-fn groups_have_the_hosts_that_were_heard_of() {
+fn groups_have_all_hosts_and_say_which_do_not_serve() {
     let host = |name: &str, group: Option<&str>| HostStatus {
         group: group.map(String::from),
+        node: Some(format!("key of {name}")),
+        current: Some(build('A')),
         updated_at_ms: NOW,
         ..HostStatus::new(name, app())
     };
-    let silent = |row| HostStatus { updated_at_ms: NOW - HEARD_WITHIN_MS - 1, ..row };
-    let wrong_clock =
-        HostStatus { updated_at_ms: 5, received_at_ms: NOW, ..host("h2", Some("z1")) };
-    let stopped = HostStatus { phase: HostPhase::Stopped, ..host("h3", Some("z1")) };
+    let in_z1 = |name| host(name, Some("z1"));
+    let silent = |row| HostStatus { updated_at_ms: NOW - 60_001, ..row };
+    let troubled = |kind, row| HostStatus { troubles: vec![kind], ..row };
     let rows = [
-        host("h1", Some("z1")),
-        wrong_clock,
-        stopped,
-        silent(host("h4", Some("z1"))),
-        host("h5", Some("")),
-        host("h6", None),
+        in_z1("h1"),
+        HostStatus { updated_at_ms: 5, received_at_ms: NOW, ..in_z1("wrong clock") },
+        HostStatus { phase: HostPhase::Stopped, ..in_z1("stopped") },
+        silent(in_z1("silent")),
+        HostStatus { healthy: Some(false), ..in_z1("ill") },
+        troubled(TroubleKind::RunsAgain, in_z1("ends")),
+        troubled(TroubleKind::Disk, in_z1("full disk")),
+        HostStatus { current: None, healthy: Some(false), ..in_z1("new") },
+        HostStatus { node: None, ..silent(host("nameless", Some(""))) },
+        host("early", None),
     ];
-    let key = |group: &str| PoolKey { app: app(), group: group.into() };
-    assert_eq!(group_sizes(NOW, &rows), BTreeMap::from([(key("z1"), 2), (key(""), 1)]));
+    let groups = groups(NOW, &rows);
+    let found = |group: &str| {
+        let group = &groups[&PoolKey { app: app(), group: group.into() }];
+        let mut down: Vec<String> = group.down.values().map(ToString::to_string).collect();
+        down.sort();
+        (group.size, down.join(", "))
+    };
+    let down = "ends has a program that fails, ill has a program that fails, silent is away, \
+                stopped is away";
+    assert_eq!(found("z1"), (8, down.into()));
+    assert_eq!(found(""), (1, "nameless is away".into()));
+    assert_eq!(groups.len(), 2);
+}
+
+#[test]
+fn rows_that_may_speak_of_a_failure_are_looked_at() {
+    let plain = HostStatus { received_at_ms: NOW, ..HostStatus::new("h", app()) };
+    let cases = [
+        (plain.clone(), false),
+        (HostStatus { quarantined: Some(build('B')), ..plain.clone() }, true),
+        (HostStatus { phase: HostPhase::Failed, ..plain.clone() }, true),
+        (HostStatus { troubles: vec![TroubleKind::RunsAgain], ..plain.clone() }, true),
+        (HostStatus { phase: HostPhase::Switching, ..plain.clone() }, false),
+        (HostStatus { phase: HostPhase::Switching, received_at_ms: 1, ..plain.clone() }, true),
+        (HostStatus { phase: HostPhase::Running, received_at_ms: 1, ..plain }, false),
+    ];
+    for (row, expected) in cases {
+        assert_eq!(speaks_of_failure(NOW, &row), expected, "{row:?}");
+    }
 }
 
 #[test]

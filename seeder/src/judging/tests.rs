@@ -12,7 +12,7 @@ use super::*;
 struct SetRows(Mutex<Vec<HostStatus>>);
 
 impl OwnRows for SetRows {
-    fn apps_with(&self, is_wanted: fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
+    fn apps_with(&self, is_wanted: &dyn Fn(&HostStatus) -> bool) -> BTreeSet<AppName> {
         self.0.lock().iter().filter(|row| is_wanted(row)).map(|row| row.app.clone()).collect()
     }
 
@@ -81,7 +81,7 @@ async fn several_seeders_halt_once() {
     for seeder in &mut seeders {
         let found = seeder.look(&asked).await;
         assert_eq!(found.rules.stops[&app()].last, bad.generation, "before it is written");
-        assert_eq!(found.rules.sizes.values().collect::<Vec<_>>(), [&8]);
+        assert_eq!(found.rules.groups.values().map(|group| group.size).collect::<Vec<_>>(), [8]);
         orders.push(found);
     }
     for (seeder, found) in seeders.iter_mut().zip(orders) {
@@ -138,7 +138,7 @@ async fn halt_holds_while_the_goal_store_is_down() {
     let asked = AskedApps::from([(app(), 2)]);
     let [rules, _] = judging.round(&asked).await;
     assert_eq!((rules.known, rules.stops.len()), (Some(BTreeMap::from([(app(), Ok(2))])), 0));
-    assert_eq!(rules.sizes.values().collect::<Vec<_>>(), [&8]);
+    assert_eq!(rules.groups.values().map(|group| group.size).collect::<Vec<_>>(), [8]);
 
     etcd.stop();
     *own.0.lock() = rows(&bad, 1);

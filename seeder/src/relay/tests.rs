@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use goal_state::{GoalUrl, HostStatus};
+use goal_state::{FORGOTTEN_KEPT_MS, GoalUrl, HostStatus};
 use p2p_core::NodeId;
 use tempfile::TempDir;
 
@@ -129,9 +129,58 @@ async fn old_state_is_united_with_the_goal_store() {
 
     let after = place.relay().await;
     assert_eq!(after.flush(now_ms() + LATER_MS, 64).await, None);
-    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap(), heard);
+    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap().rows, heard);
     let saved = fs::read_to_string(&file).unwrap();
     assert!(saved.contains("h3") && !saved.contains("h2"), "{saved}");
+}
+
+/// Goal: hosts that were forgotten while a seeder was away for longer than that is remembered stay
+/// away, and no other row of its disk is lost: neither one that was heard lately, nor any if the
+/// goal store does not know what the seeder wrote.
+#[tokio::test]
+async fn state_that_is_older_than_what_is_remembered_brings_nobody_back() {
+    const LONG_AGO_MS: u64 = FORGOTTEN_KEPT_MS + 60_000;
+    let cases = [
+        ("nothing", vec!["h1", "h3"]),
+        ("goal", vec!["h1", "h2", "h3"]),
+        ("document", vec!["h1", "h2", "h3"]),
+    ];
+    for (lost, expected) in cases {
+        let place = Place::new();
+        let now_ms = now_ms();
+        let before = place.relay().await;
+        before.with_table(|table| {
+            for (number, ago_ms) in [(1, LONG_AGO_MS), (2, LONG_AGO_MS), (3, 60_000)] {
+                let row = HostStatus::new(format!("h{number}"), "web".parse().unwrap());
+                let report = serde_json::to_vec(&[row]).unwrap();
+                let node = NodeId::from_bytes([number; 32]);
+                assert_eq!(table.on_report(now_ms - ago_ms, node, &report).rows, 1);
+            }
+        });
+        assert_eq!(before.flush(now_ms, 64).await, None);
+        let file = place.path("state/inventory/0.json");
+        let old = fs::read(&file).unwrap();
+        for host in ["h2", "h3"] {
+            place.goal.forget(host, now_ms).await.unwrap();
+        }
+        before.forget(false).await.unwrap();
+        assert_eq!(before.flush(now_ms + LATER_MS, 64).await, None);
+        assert_eq!(place.goal.sweep_forgotten(now_ms + LONG_AGO_MS).await.unwrap(), 2);
+        assert_eq!(place.hosts().await, ["h1"]);
+        drop(before);
+        fs::write(&file, old).unwrap();
+        match lost {
+            "goal" => remove(&place.path("goal")),
+            "document" => fs::write(place.path("goal/status/12D3KooW/0.json"), "{").unwrap(),
+            _ => {}
+        }
+
+        let after = place.relay().await;
+        assert_eq!(after.flush(now_ms + LATER_MS, 64).await, None);
+        assert_eq!(place.hosts().await, expected, "lost: {lost}");
+        let saved = fs::read_to_string(&file).unwrap();
+        assert_eq!(saved.contains("h2"), expected.contains(&"h2"), "{saved}");
+    }
 }
 
 /// Goal: a seeder that knows nothing, or only what was long ago, writes nothing over what it wrote
@@ -199,7 +248,7 @@ async fn forgotten_host_is_gone_from_goal_store_and_disk() {
     place.goal.forget("h2", now_ms()).await.unwrap();
     relay.forget(true).await.unwrap();
     assert_eq!(relay.flush(now_ms(), 64).await, None);
-    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap().len(), 1);
+    assert_eq!(place.goal.statuses_of("12D3KooW").await.unwrap().rows.len(), 1);
     let saved = fs::read_to_string(place.path("state/inventory/0.json")).unwrap();
     assert!(saved.contains("h1") && !saved.contains("h2"), "{saved}");
     let notes = relay.with_table(|table| table.notes(now_ms(), NODE));

@@ -35,6 +35,11 @@ impl NodeTag {
         Self(u64::from_str_radix(text, 16).ok())
     }
 
+    /// The node of a row.
+    pub(super) fn in_row(row: &HostStatus) -> Self {
+        row.node.as_deref().map_or(Self::UNKNOWN, Self::parse)
+    }
+
     /// As rows have it.
     pub(super) fn text(self) -> Option<String> {
         self.0.map(|tag| format!("{tag:016x}"))

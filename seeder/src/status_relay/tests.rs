@@ -96,18 +96,16 @@ fn change_is_due_at_once_and_heartbeat_later() {
 #[test]
 fn bad_rows_are_left_out_and_named() {
     let long = "x".repeat(HOST_BYTES_MAX + 1);
-    let quotes = "\"".repeat(HOST_BYTES_MAX);
-    // A quote takes two bytes in JSON, such a symbol four: together more than a row may have.
-    let wide =
-        HostStatus { message: Some("\u{1f600}".repeat(MESSAGE_CHARS_MAX)), ..row(&quotes, "a") };
+    let wide = HostStatus { group: Some("g".repeat(ROW_BYTES_MAX)), ..row("h", "a") };
     let cases = [
         (row("", "web"), ReportFault::BadHost { bytes: 0 }),
         (row("a\nb", "web"), ReportFault::BadHost { bytes: 3 }),
+        (row("a\u{202e}b", "web"), ReportFault::BadHost { bytes: 5 }),
         (row(&long, "web"), ReportFault::BadHost { bytes: long.len() }),
         (
             wide.clone(),
             ReportFault::RowTooLarge {
-                host: quotes.clone(),
+                host: "h".into(),
                 bytes: serde_json::to_vec(&kept(&wide, node(1), NOW_MS)).unwrap().len(),
             },
         ),
@@ -136,6 +134,8 @@ fn message_is_cut() {
     let mut table = StatusTable::new(10);
     let status = HostStatus {
         message: Some(format!("line\n{}", "y".repeat(MESSAGE_CHARS_MAX))),
+        failure: Some("a\u{202e}b\u{200b}".into()),
+        group: Some("z\u{2066}1".into()),
         last_output: Some("z\u{1b}\n".repeat(goal_state::LAST_OUTPUT_BYTES_MAX)),
         ..row("a", "web")
     };
@@ -147,6 +147,26 @@ fn message_is_cut() {
     let message = kept.message.unwrap();
     assert_eq!(message.chars().count(), MESSAGE_CHARS_MAX);
     assert!(message.starts_with("line y"), "{message}");
+    let printable = (kept.failure.as_deref(), kept.group.as_deref());
+    assert_eq!(printable, (Some("a b "), Some("z 1")));
+}
+
+/// Goal: a host in trouble is in the inventory, whatever its programs print.
+#[test]
+fn texts_of_a_large_row_are_cut_and_the_row_stays() {
+    let mut table = StatusTable::new(10);
+    let wide = |count| Some("\u{1f600}".repeat(count));
+    let status = HostStatus {
+        message: wide(MESSAGE_CHARS_MAX),
+        failure: wide(200),
+        last_output: wide(99),
+        ..row(&"\"".repeat(HOST_BYTES_MAX), "web")
+    };
+    assert_eq!(table.on_report(NOW_MS, node(1), &report(&[status])), taken(1));
+    let kept = table.document(0).remove(0);
+    assert!(serde_json::to_vec(&kept).unwrap().len() <= ROW_BYTES_MAX);
+    assert_eq!((kept.last_output, kept.failure), (None, wide(200)));
+    assert!(kept.message.unwrap().starts_with(&"\u{1f600}".repeat(100)));
 }
 
 #[test]
@@ -175,8 +195,12 @@ fn full_table_keeps_its_hosts_for_ever_and_says_so_to_others() {
     assert_eq!(outcome.refused, Some(ReportFault::TableFull { rows: 3 }));
     let notes = table.notes(in_a_year_ms, node(9));
     assert!(notes[0].contains("the table is full with 3 rows; forget hosts that are gone"));
-    let forgotten =
-        Forgotten { host: "host-1".into(), heard_until_ms: NOW_MS, set_at_ms: in_a_year_ms };
+    let forgotten = Forgotten {
+        host: "host-1".into(),
+        heard_until_ms: NOW_MS,
+        ahead_ms: vec![],
+        set_at_ms: in_a_year_ms,
+    };
     table.forget(in_a_year_ms, &forgotten);
     assert_eq!(table.on_report(in_a_year_ms, node(9), &newcomer), taken(1));
 }

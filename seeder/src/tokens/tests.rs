@@ -32,6 +32,7 @@ fn request(act: TokenAct, host: u8, max: u32) -> TokenRequest {
         generation: 3,
         max_unavailable: HostCount::Hosts(NonZero::new(max).unwrap()),
         lease_ms: 60_000,
+        has_failed: false,
     }
 }
 
@@ -51,7 +52,8 @@ fn app() -> AppName {
 /// That so many hosts of group z1 report the app.
 fn group_of(hosts: usize) -> TokenRules {
     let key = PoolKey { app: app(), group: "z1".into() };
-    TokenRules { sizes: BTreeMap::from([(key, hosts)]), ..TokenRules::default() }
+    let group = Group { size: hosts, down: BTreeMap::new() };
+    TokenRules { groups: BTreeMap::from([(key, group)]), ..TokenRules::default() }
 }
 
 /// That the rollout of the generations has halted.
@@ -93,7 +95,8 @@ impl TokenTable {
 
     fn check_counts(&self) {
         let nodes = self.pools.values().flat_map(|pool| {
-            pool.holders.keys().copied().chain(pool.waiting.iter().map(|waiter| waiter.node))
+            let holders = pool.holders.keys().chain(pool.leaving.keys()).copied();
+            holders.chain(pool.waiting.iter().map(|waiter| waiter.node))
         });
         let mut counts = BTreeMap::new();
         for node in nodes {
@@ -129,20 +132,144 @@ fn apps_and_groups_have_their_own_tokens() {
     assert!(!table.asks(at(0), 2, 1));
 }
 
+/// Goal: the place of a host that let its time run out stays taken until its silence is noticed.
 #[test]
-fn token_that_is_not_renewed_runs_out() {
+fn token_that_is_not_renewed_runs_out_and_its_place_is_kept_for_a_while() {
     let mut table = table();
     assert!(table.asks(at(0), 1, 1));
     let renew = request(TokenAct::Renew, 1, 1);
     assert!(table.is_granted(at(50), 1, &renew));
     assert!(!table.asks(at(109), 2, 1));
-    assert!(table.asks(at(110), 2, 1));
-    assert!(!table.is_granted(at(110), 1, &renew), "too late, somebody else has it");
+    assert_eq!(
+        table.reason(at(110), 2, 1),
+        "0 of 1 tokens of group z1 are out; a place is kept for host-1, whose token ran out: it \
+         may be gone"
+    );
+    assert!(!table.asks(at(169), 2, 1));
+    assert!(table.asks(at(170), 2, 1));
+    assert!(!table.is_granted(at(170), 1, &renew), "too late, somebody else has it");
     let shorter = TokenRequest { lease_ms: 10_000, ..request(TokenAct::Renew, 2, 1) };
-    assert!(table.is_granted(at(111), 2, &shorter));
-    assert!(!table.is_granted(at(169), 1, &renew), "a shorter time takes nothing back");
-    assert!(table.is_granted(at(170), 1, &renew));
+    assert!(table.is_granted(at(171), 2, &shorter));
+    assert!(!table.is_granted(at(229), 1, &renew), "a shorter time takes nothing back");
+    assert!(!table.asks(at(230), 3, 1) && table.is_granted(at(290), 1, &renew), "it came first");
     table.check_counts();
+}
+
+/// Goal: a host that comes back in time finds its place, and nobody else gets it.
+#[test]
+fn host_that_let_its_time_run_out_may_go_on_in_its_own_place() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1) && !table.asks(at(58), 2, 1));
+    table.check_counts();
+    assert!(!table.asks(at(60), 3, 1));
+    table.check_counts();
+    assert!(!table.is_granted(at(61), 1, &request(TokenAct::Renew, 1, 1)), "others wait longer");
+    for second in [63, 66, 69, 72] {
+        assert!(!table.asks(at(second), 2, 1) && !table.asks(at(second), 3, 1));
+    }
+    let mut alone = self::table();
+    assert!(alone.asks(at(0), 1, 1));
+    assert!(alone.is_granted(at(70), 1, &request(TokenAct::Renew, 1, 1)));
+    assert!(!alone.asks(at(70), 2, 1));
+    alone.check_counts();
+}
+
+/// Goal: the next host does not begin before the failure of the last was judged.
+#[test]
+fn place_of_a_host_whose_build_failed_is_kept_for_a_while() {
+    let mut table = table();
+    assert!(table.asks(at(0), 1, 1) && !table.asks(at(0), 2, 1));
+    let failed = TokenRequest { has_failed: true, ..request(TokenAct::Return, 1, 1) };
+    assert_eq!(table.handle(at(1), node(1), &failed).answer, TokenAnswer::Returned);
+    assert_eq!(
+        table.reason(at(1), 2, 1),
+        "0 of 1 tokens of group z1 are out; until it is judged, a place is kept for host-1, where \
+         the build failed"
+    );
+    // Said twice, or of a token that it does not hold, it counts once.
+    table.handle(at(2), node(1), &failed);
+    table.handle(at(2), node(3), &TokenRequest { host: "host-3".into(), ..failed.clone() });
+    table.check_counts();
+    assert!(!table.asks(at(6), 2, 1) && !table.asks(at(10), 2, 1));
+    assert!(table.asks(at(11), 2, 1));
+    table.returns(at(12), 2);
+    assert!(table.asks(at(12), 4, 1), "one that is well gives its place back at once");
+    table.check_counts();
+}
+
+/// The group of 8 hosts in which these are down.
+fn group_with_down(down: &[(u8, bool)]) -> TokenRules {
+    let mut rules = group_of(0);
+    let group = rules.groups.values_mut().next().unwrap();
+    for host in 1..=8 {
+        let state = down.iter().find(|(down, _)| *down == host);
+        let row =
+            state.map(|(_, is_away)| DownHost { host: format!("host-{host}"), is_away: *is_away });
+        // Of every other one it is not known which node it is.
+        let known = node(host).to_string();
+        group.add((host % 2 == 0).then_some(known.as_str()), row);
+    }
+    rules
+}
+
+/// Goal: with a quarter of the hosts down, no host that serves is taken away.
+#[test]
+fn hosts_that_do_not_serve_take_the_places_of_tokens() {
+    let mut table = table();
+    let asks = |table: &mut TokenTable, host: u8| table.is_granted(at(0), host, &ask_share(host));
+    table.set_rules(group_with_down(&[(7, true)]));
+    assert!(asks(&mut table, 1) && !asks(&mut table, 2));
+    assert_eq!(
+        table.reason_for(at(0), 3, &ask_share(3)),
+        "1 of 2 tokens of group z1 are out (host-1; 25% of 8 hosts), 1 host is ahead; 1 host does \
+         not serve and takes a place (host-7 is away)"
+    );
+    table.set_rules(group_with_down(&[(7, true), (8, false)]));
+    table.returns(at(0), 1);
+    assert!(!asks(&mut table, 2));
+    let reason = table.reason_for(at(0), 2, &ask_share(2));
+    let expected = "0 of 2 tokens of group z1 are out (25% of 8 hosts); 2 hosts do not serve and \
+                    take places (host-7 is away, host-8 has a program that fails)";
+    assert_eq!(reason, expected);
+    // One that is down needs no place but its own, and those that wait in vain are not before it.
+    assert!(asks(&mut table, 8) && asks(&mut table, 7));
+    table.set_rules(group_with_down(&[(1, false), (7, true), (8, false)]));
+    assert!(!asks(&mut table, 1), "not more than two at once all the same");
+    table.set_rules(group_with_down(&[]));
+    assert!(!asks(&mut table, 2), "two have tokens");
+    table.returns(at(0), 7);
+    assert!(asks(&mut table, 2));
+    table.check_counts();
+}
+
+/// Goal: a host that holds a token and is down takes one place, not two.
+#[test]
+fn host_that_is_down_with_its_token_counts_once() {
+    let mut table = table();
+    table.set_rules(group_of(8));
+    let asks = |table: &mut TokenTable, host: u8| table.is_granted(at(0), host, &ask_share(host));
+    assert!(asks(&mut table, 1));
+    table.set_rules(group_with_down(&[(1, false)]));
+    assert!(asks(&mut table, 2));
+    table.set_rules(group_with_down(&[(1, false), (2, false)]));
+    let reason = table.reason_for(at(0), 3, &ask_share(3));
+    assert_eq!(reason, "2 of 2 tokens of group z1 are out (host-1, host-2; 25% of 8 hosts)");
+    table.check_counts();
+}
+
+#[test]
+fn goal_that_was_not_read_says_nothing_about_the_limit() {
+    let mut table = table();
+    let known = |read| TokenRules {
+        known: Some(BTreeMap::from([(app(), Ok(read))])),
+        ..TokenRules::default()
+    };
+    table.set_rules(known(3));
+    let invented = TokenRequest { generation: 9, ..ask(1, 4) };
+    assert!(!table.is_granted(at(0), 1, &invented));
+    assert!(table.asks(at(0), 2, 1), "what the first said is not believed");
+    assert!(!table.is_granted(at(0), 1, &invented) && !table.asks(at(0), 3, 4));
+    assert_eq!(table.pools.values().map(|pool| pool.max(None)).collect::<Vec<_>>(), [1]);
 }
 
 #[test]
@@ -370,9 +497,10 @@ fn stored_tokens_count_for_their_whole_time_after_a_restart() {
     table.check_counts();
     assert!(!table.asks(at(1_000), 3, 9), "the stored generation still says two");
     assert!(table.is_granted(at(1_030), 1, &request(TokenAct::Renew, 1, 2)));
-    assert!(!table.asks(at(1_059), 3, 2));
-    assert!(table.asks(at(1_060), 3, 2), "host-2 never came back");
-    assert!(!table.asks(at(1_060), 4, 2));
+    assert!(table.is_granted(at(1_080), 1, &request(TokenAct::Renew, 1, 2)));
+    assert!(!table.asks(at(1_119), 3, 2), "its place is kept for a while");
+    assert!(table.asks(at(1_120), 3, 2), "host-2 never came back");
+    assert!(!table.asks(at(1_120), 4, 2));
 }
 
 #[test]
@@ -390,7 +518,8 @@ fn lost_table_grants_nothing_until_all_that_may_be_out_has_run_out() {
     assert!(table.is_granted(at(1), 3, &renew(3)) && !table.is_granted(at(1), 4, &renew(4)));
     assert_eq!(table.document(at(1)), None, "a part must not pass for the whole");
     assert!(!table.asks(end.saturating_sub(at(1)), 1, 2));
-    assert!(table.asks(end, 1, 2));
+    let end = end + at(2);
+    assert!(table.asks(end, 1, 2), "the places of those that were believed are free, too");
     assert!(table.document(end).is_some());
     table.check_counts();
 }
@@ -429,7 +558,7 @@ fn table_is_bounded() {
     assert!(refused(table.handle(at(0), node(3), &of("a", 3)).answer), "a fourth entry");
     assert!(table.is_granted(at(1), 1, &of("a", 1)), "those who are in are served on");
     // What has run out makes room.
-    assert!(table.is_granted(at(70), 3, &of("c", 3)));
+    assert!(table.is_granted(at(130), 3, &of("c", 3)));
     table.check_counts();
 
     let mut table = TokenTable::new(TokenLimits { pools_max: 9, ..limits });
@@ -458,6 +587,14 @@ enum Happening {
     Returns {
         host: u8,
     },
+    /// The same because the build failed there.
+    Fails {
+        host: u8,
+    },
+    /// The host does not serve any more, or serves again.
+    Turns {
+        host: u8,
+    },
     /// The seeder is killed after what it stored.
     Restarts,
     /// ... and its file is gone.
@@ -473,6 +610,8 @@ fn happening() -> impl Strategy<Value = Happening> {
         8 => host().prop_map(|host| Happening::Asks { host }),
         2 => host().prop_map(|host| Happening::AsksInVain { host }),
         2 => host().prop_map(|host| Happening::Returns { host }),
+        1 => host().prop_map(|host| Happening::Fails { host }),
+        2 => host().prop_map(|host| Happening::Turns { host }),
         1 => Just(Happening::Restarts),
         1 => Just(Happening::LosesTable),
         4 => (0..40_u64).prop_map(|seconds| Happening::Passes { seconds }),
@@ -482,7 +621,8 @@ fn happening() -> impl Strategy<Value = Happening> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
-    /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows.
+    /// Goal: whatever happens, no more hosts believe that they hold a token than the goal allows,
+    /// and no host that serves begins while it makes one too many with those that do not.
     /// Method: hosts believe it until their lease, counted from when they asked, is over; the
     /// seeder stores what it must before it answers, and is killed or loses its file at any time.
     #[test]
@@ -495,11 +635,24 @@ proptest! {
         let mut stored = table.document(now).unwrap();
         table.on_stored();
         let mut believes: BTreeMap<u8, Duration> = BTreeMap::new();
+        let mut down = BTreeSet::new();
+        let rules_of = |down: &BTreeSet<u8>| {
+            let mut rules = group_of(0);
+            for host in 0..6 {
+                let state = DownHost { host: format!("host-{host}"), is_away: true };
+                let state = down.contains(&host).then_some(state);
+                rules.groups.values_mut().next().unwrap().add(None, state);
+            }
+            rules
+        };
         for happening in happenings {
             match happening {
                 Happening::Asks { host } | Happening::AsksInVain { host } => {
                     let act =
                         if believes.contains_key(&host) { TokenAct::Renew } else { TokenAct::Ask };
+                    let mut holders = table.pools.values().flat_map(|pool| &pool.holders);
+                    let has_it = holders.any(|(of, held)| *of == node(host) && held.until > now);
+                    let begins = act == TokenAct::Ask && !has_it;
                     let handled = table.handle(now, node(host), &request(act, host, max));
                     if handled.needs_disk {
                         stored = table.document(now).expect("it says that it is to be stored");
@@ -509,11 +662,26 @@ proptest! {
                         && matches!(happening, Happening::Asks { .. })
                     {
                         believes.insert(host, now + Duration::from_millis(lease_ms));
+                        let away = believes.keys().chain(&down).collect::<BTreeSet<_>>().len();
+                        let is_free = !begins || down.contains(&host);
+                        let is_right = is_free || away <= usize::try_from(max).unwrap();
+                        prop_assert!(is_right, "{host} of {max}: {believes:?} {down:?}");
                     }
                 }
                 Happening::Returns { host } => {
                     believes.remove(&host);
                     table.returns(now, host);
+                }
+                Happening::Fails { host } => {
+                    believes.remove(&host);
+                    let failed = request(TokenAct::Return, host, 1);
+                    table.handle(now, node(host), &TokenRequest { has_failed: true, ..failed });
+                }
+                Happening::Turns { host } => {
+                    if !down.remove(&host) {
+                        down.insert(host);
+                    }
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::Restarts => {
                     // A lost file stays lost until something is stored again.
@@ -521,10 +689,12 @@ proptest! {
                         Ok(table) => table,
                         Err(_) => TokenTable::lost(now, TokenLimits::REGION),
                     };
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::LosesTable => {
                     stored.clear();
                     table = TokenTable::lost(now, TokenLimits::REGION);
+                    table.set_rules(rules_of(&down));
                 }
                 Happening::Passes { seconds } => now += at(seconds),
             }

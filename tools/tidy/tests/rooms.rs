@@ -68,10 +68,11 @@ const FLOORS: &[(&str, &[&str])] = &[
             "explain tally",
             "goal",
             "history",
-            "inventory",
+            "fit inventory",
             "rollout status token",
             "trouble",
-            "fields limit notes text app_name",
+            "notes",
+            "fields limit text app_name",
         ],
     ),
     (

@@ -216,8 +216,12 @@ fn forgotten_host_comes_back_when_it_reports() {
     let mut table = StatusTable::new(10);
     hear(&mut table, NOW_MS, 1, &[row("a", "web"), row("a", "db")]);
     hear(&mut table, NOW_MS, 2, &[row("b", "web")]);
-    let forgotten =
-        |heard_until_ms| Forgotten { host: "a".into(), heard_until_ms, set_at_ms: NOW_MS };
+    let forgotten = |heard_until_ms| Forgotten {
+        host: "a".into(),
+        heard_until_ms,
+        ahead_ms: vec![],
+        set_at_ms: NOW_MS,
+    };
     table.forget(NOW_MS, &forgotten(NOW_MS - 1));
     assert_eq!(table.row_count, 3, "it reported since");
     table.take_due(NOW_MS, 10);
@@ -229,6 +233,32 @@ fn forgotten_host_comes_back_when_it_reports() {
     hear(&mut table, NOW_MS + 1, 1, &[row("a", "web")]);
     table.forget(NOW_MS + 2, &forgotten(NOW_MS));
     assert_eq!(holders(&table), held(&[("a", 1), ("b", 2)]));
+}
+
+/// Goal: a seeder whose clock was an hour ahead neither hides a host that was forgotten and reports
+/// again, nor brings back one that does not.
+#[test]
+fn clock_that_was_ahead_neither_hides_nor_brings_back() {
+    const AHEAD_MS: u64 = NOW_MS + 60 * MINUTE_MS;
+    let forgotten = Forgotten {
+        host: "a".into(),
+        heard_until_ms: NOW_MS + MINUTE_MS,
+        ahead_ms: vec![AHEAD_MS],
+        set_at_ms: NOW_MS + MINUTE_MS,
+    };
+    let later_ms = NOW_MS + 2 * MINUTE_MS;
+    let mut same = StatusTable::new(10);
+    hear(&mut same, AHEAD_MS, 1, &[row("a", "web")]);
+    let mut restarted = StatusTable::new(10);
+    restarted.restore(later_ms, vec![kept(&row("a", "web"), node(1), AHEAD_MS)]);
+    assert!(restarted.document(0)[0].received_at_ms <= later_ms, "it was not heard in the future");
+    for table in [&mut same, &mut restarted] {
+        table.forget(later_ms, &forgotten);
+        assert_eq!(holders(table), held(&[]));
+        hear(table, later_ms, 1, &[row("a", "web")]);
+        table.forget(later_ms, &forgotten);
+        assert_eq!(holders(table), held(&[("a", 1)]));
+    }
 }
 
 #[test]
