@@ -133,6 +133,14 @@ pub enum PublishError {
         /// The store.
         store: String,
     },
+    /// The store has the build's object, but not all that it names.
+    #[error("{store} has build {build} without some of its packs: shoal repair --fix, then again")]
+    Incomplete {
+        /// The store.
+        store: String,
+        /// The build.
+        build: BuildId,
+    },
     /// Packs vanish as fast as they are sent.
     #[error("packs vanish from {store} while a build is published: look for what removes them")]
     PacksVanish {
@@ -230,10 +238,14 @@ impl Publisher {
     /// Whether the build is in the store, and stays there: it is noted as published once more.
     async fn is_there(&self) -> Result<bool, PublishError> {
         let build = self.files.build();
-        match builds::read(self.store(), build).await {
-            Ok(_) => {}
+        let object = match builds::read(self.store(), build).await {
+            Ok(object) => object,
             Err(StoreError::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
+        };
+        // Nothing that publishes or sweeps makes such a build, but hands and lost disks do.
+        if !self.lost_of(object.index.parts()).await?.is_empty() {
+            return Err(PublishError::Incomplete { store: self.store().to_string(), build });
         }
         self.note().await?;
         if !gc::condemned(self.store()).await?.contains(build.digest()) {

@@ -235,6 +235,24 @@ async fn a_damaged_state_is_begun_anew() {
     }
 }
 
+/// Goal: what a publish left that nobody went on with does not stay for ever.
+#[tokio::test]
+async fn a_publish_given_up_long_ago_is_cleared_away() {
+    let (rig, s3) = (Rig::new(), S3::start().await);
+    let abandoned = rig.build("abandoned", &noise(35, 20 * MIB));
+    assert!(publish_until_part(&rig, &s3, &abandoned).await);
+    let folder = std::fs::read_dir(rig.path("state")).unwrap().next().unwrap().unwrap().path();
+    let other = rig.build("other", &noise(36, 100_000));
+    let store = s3.store().await;
+    rig.publish(&store, &other).await.unwrap();
+    assert!(folder.exists(), "it may be gone on with");
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_hours(8 * 24);
+    std::fs::File::open(&folder).unwrap().set_modified(long_ago).unwrap();
+    let third = rig.build("third", &noise(37, 100_000));
+    rig.publish(&store, &third).await.unwrap();
+    assert!(!folder.exists());
+}
+
 async fn publish_until_part(rig: &Rig, s3: &S3, files: &blob_store::Files) -> bool {
     let proxy =
         Proxy::start(s3.address, |seen| if seen.is_part() { Fault::Swallow } else { Fault::None })

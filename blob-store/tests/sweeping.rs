@@ -376,6 +376,21 @@ async fn restore_second(versions: &Versions, own: &str) {
     assert!(list_packs(&versions.store).await.contains(own));
 }
 
+/// Goal: a build whose packs are gone is not called published.
+#[tokio::test]
+async fn a_build_without_its_packs_is_not_published_already() {
+    let versions = Versions::new(1).await;
+    let pack = names(&versions.rig, "packs").remove(0);
+    std::fs::remove_file(versions.rig.path("store/packs").join(pack)).unwrap();
+    let files = &versions.published[0];
+    let error = versions.rig.publish(&versions.store, files).await.unwrap_err();
+    assert!(error.to_string().contains("shoal repair --fix"), "{error}");
+    let fix = RepairOptions { fix: true, ..RepairOptions::default() };
+    repair(&versions.store, &fix).await.unwrap();
+    versions.rig.publish(&versions.store, files).await.unwrap();
+    assert_eq!(versions.standings().await, [Complete]);
+}
+
 /// Goal: damage inside a pack is found by reading. What other packs have is mended by that; what
 /// none has is removed from sight, and publishing again does not rely on the damaged pack.
 #[tokio::test]

@@ -16,6 +16,7 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blake3::Hasher;
 use disk::{Durability, replace_file, scratch_beside};
@@ -56,6 +57,26 @@ pub enum WorkError {
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WorkError {
     move |source| WorkError::Io { operation, path: path.to_owned(), source }
+}
+
+/// A publish that nobody went on with for so long is not gone on with. A week outlasts a weekend.
+const ABANDONED_AFTER: Duration = Duration::from_hours(7 * 24);
+
+/// Removes what other publishes left that were killed long ago. What cannot be looked at or removed
+/// stays for the next time.
+fn sweep_abandoned(state: &Path, own: &Path) {
+    let Ok(listed) = std::fs::read_dir(state) else { return };
+    for folder in listed.flatten().map(|entry| entry.path()).filter(|path| path != own) {
+        let is_old = |path: &Path| {
+            let age = path.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+            Some(age > ABANDONED_AFTER)
+        };
+        let Ok(lock) = File::open(folder.join("lock")) else { continue };
+        if is_old(&folder) == Some(true) && lock.try_lock().is_ok() {
+            let removed = disk::remove_dir_all(&folder);
+            tracing::info!("removal of {folder:?}, a publish given up long ago: {removed:?}");
+        }
+    }
 }
 
 /// An upload that another process can go on with.
@@ -111,7 +132,10 @@ impl Work {
         let lock = File::options().create(true).truncate(false).write(true).open(&path);
         let lock = lock.map_err(failed("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { folder, build, _lock: lock }),
+            Ok(()) => {
+                sweep_abandoned(state, &folder);
+                Ok(Self { folder, build, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(WorkError::Busy { path: folder }),
             Err(TryLockError::Error(source)) => Err(failed("lock", &path)(source)),
         }
