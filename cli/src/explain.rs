@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use goal_state::{
-    Answer, AppName, Goal, GoalList, GoalStore, GoalStoreError, HostStatus, Reason, TroubleKind,
-    moment, now_ms, span,
+    Answer, AppName, CLOCK_STEP, Goal, GoalList, GoalStore, GoalStoreError, HostStatus,
+    NAMESAKE_STEP, Reason, TroubleKind, is_stuck, moment, now_ms, span,
 };
 use serde::Serialize;
 
@@ -138,7 +138,8 @@ fn text(answer: &Answer) -> String {
 /// What the host's row says, and before it what only the desk knows.
 fn answer(now_ms: u64, goals: &GoalList, row: &HostStatus, nodes: usize) -> Answer {
     let mut answer = Answer::of_row(row, &row.troubles(), None);
-    if nodes > 1 {
+    // The host may have heard of it itself.
+    if nodes > 1 && !answer.has_step(NAMESAKE_STEP) {
         answer.add_first(namesake(row, nodes));
     }
     let is_gone = is_silent(now_ms, row);
@@ -146,7 +147,7 @@ fn answer(now_ms: u64, goals: &GoalList, row: &HostStatus, nodes: usize) -> Answ
         // Of a host that is gone this would only say that it has not heard of the newest goal.
         compare(goals, row, &mut answer);
     }
-    if let Some(off) = clock_off(row) {
+    if let Some(off) = clock_off(row).filter(|off| !answer.has_step(&off.next_step)) {
         answer.add_first(off);
     }
     let silent = Duration::from_millis(now_ms.saturating_sub(row.heard_at_ms()));
@@ -170,7 +171,7 @@ fn namesake(row: &HostStatus, nodes: usize) -> Reason {
     let this = row.node.as_deref().unwrap_or("not known");
     Reason::new(
         format!("{nodes} nodes report as {}, this is of the node {this}", row.host),
-        "give each host a name of its own (host in its configuration) and restart its agent",
+        NAMESAKE_STEP,
     )
 }
 
@@ -178,10 +179,7 @@ fn clock_off(row: &HostStatus) -> Option<Reason> {
     let off = row.clock_trouble_ms()?;
     let size = Duration::from_millis(off.unsigned_abs());
     let side = if off < 0 { "behind" } else { "ahead" };
-    Some(Reason::new(
-        format!("the clock of the host is {} {side}", span(size)),
-        "set the clock of the host, and let a service keep it (chrony, systemd-timesyncd)",
-    ))
+    Some(Reason::new(format!("the clock of the host is {} {side}", span(size)), CLOCK_STEP))
 }
 
 /// Compares the goal that the host follows with that of the store.
@@ -218,8 +216,18 @@ fn compare(goals: &GoalList, row: &HostStatus, answer: &mut Answer) {
         && !answer.is_at_goal
         && !row.troubles.contains(&TroubleKind::Halt)
     {
-        let text = format!("the rollout is halted: {}", halted.reason);
-        answer.add_first(trouble(app, TroubleKind::Halt, text));
+        let text = |why: &str| format!("the rollout is halted: {why}");
+        let is_own = row.quarantined == Some(goal.build) || is_stuck(goal, row);
+        if is_own {
+            // Its own cause comes first, and is the halt's.
+            let why = match halted.failed {
+                0 => halted.reason.clone(),
+                failed => format!("the build failed on {failed} of {} hosts", halted.hosts),
+            };
+            answer.add_last(trouble(app, TroubleKind::Halt, text(&why)));
+        } else {
+            answer.add_first(trouble(app, TroubleKind::Halt, text(&halted.reason)));
+        }
     }
 }
 
@@ -331,8 +339,39 @@ mod tests {
         let heard = HostStatus { received_at_ms: NOW_MS - 1_000, ..silent };
         let answer = check(&list, &heard, 1, &["clock of the host is 4m 59s behind"]);
         assert!(answer.is_at_goal, "{answer}");
+        // The host was told so by its seeder.
+        let mut told = heard.clone();
+        let note = "this host's clock is 5 min behind the seeder's; set it, or run NTP";
+        told.add_trouble(Trouble::new(TroubleKind::Agent, note));
+        let text = check(&list, &told, 1, &["5 min behind", "set the clock"]).to_string();
+        assert_eq!(
+            text.matches("clock is").count() + text.matches("clock of the host is").count(),
+            1,
+            "{text}"
+        );
         let twin = HostStatus { node: Some("12D3KooW".into()), ..fresh() };
         check(&list, &twin, 2, &["2 nodes report as h1", "12D3KooW", "name of its own"]);
+    }
+
+    /// Goal: whoever asks why a host failed reads its own cause first, and once.
+    #[test]
+    fn host_on_which_the_build_failed_tells_its_own_cause_and_then_the_halt() {
+        let mut halted = goal("web", 5, 2);
+        let cause = "the build failed on 2 of 9 hosts: exit code 3 (h1, h2)";
+        let halt = Halted { failed: 2, hosts: 9, ..Halted::new(NOW_MS, "shoal-seeder", cause) };
+        halted.rollout.halted = Some(halt);
+        let list = goals(vec![halted]);
+        let quarantine = Trouble::new(TroubleKind::Quarantine, "it failed here: exit code 3");
+        let failed = HostStatus {
+            current: Some(build(1)),
+            quarantined: Some(build(2)),
+            ..row("h1", 5, 2, HostPhase::RolledBack)
+        };
+        let failed = failed.with_troubles(&[quarantine]);
+        let answer = check(&list, &failed, 1, &["halted: the build failed on 2 of 9 hosts"]);
+        let kinds: Vec<_> = answer.reasons.iter().map(|reason| reason.kind).collect();
+        assert_eq!(kinds, [Some(TroubleKind::Quarantine), Some(TroubleKind::Halt)], "{answer}");
+        assert_eq!(answer.to_string().matches("exit code 3").count(), 1, "{answer}");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub use documents::inventory::{
     FORGOTTEN_KEPT_MS, Forgotten, NAME_KEPT_MS, Presence, SILENT_AFTER_MS, WriterRows,
 };
 pub use documents::limit::{HostCount, HostCountError, HostLimit};
-pub use documents::notes::{HostNotes, NOTES_TOPIC};
+pub use documents::notes::{CLOCK_STEP, HostNotes, NAMESAKE_STEP, NOTES_TOPIC};
 pub use documents::rollout::{
     Applicant, Halted, Label, LabelError, NotYet, Rollout, RolloutChange, SwitchTime,
 };
@@ -32,8 +32,9 @@ pub use documents::status::{
     WriterNameError, last_output,
 };
 pub use documents::tally::{
-    Cause, HALTED_BY_SEEDER, causes, ends_again_and_again, fails_to_serve, halt_due, halt_due_to,
-    has_failed, is_away, is_good, is_silent_in_switch, is_stuck, outcome, went_silent,
+    ABSENT_AFTER_MS, Cause, HALTED_BY_SEEDER, causes, ends_again_and_again, fails_to_serve,
+    halt_due, halt_due_to, has_failed, is_away, is_good, is_silent_in_switch, is_stuck, outcome,
+    went_silent,
 };
 pub use documents::text::{bytes_text, is_hidden, moment, printable, span};
 pub use documents::token::{

@@ -32,7 +32,7 @@ use crate::host::Host;
 use crate::host::hook::HookOrder;
 use crate::host::watch_files::{FileWatch, OnChange};
 use crate::programs::hook_runner::{HookError, HookRunner};
-use crate::programs::supervisor::{RestartCounts, Supervisor, SupervisorWake};
+use crate::programs::supervisor::{RestartCounts, Supervisor, SupervisorWake, Told};
 use crate::report::counts::AppCounts;
 use crate::report::service::Pulse;
 use crate::report::status::StatusBoard;
@@ -297,6 +297,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
     fn take_steps(&mut self) {
         loop {
             self.supervisor.set_restart(self.restart_order());
+            self.supervisor.set_told(self.told_programs());
             let (wanted, policy) = (self.wanted(), self.policy());
             self.look_at_due_build(wanted.as_ref());
             let step = reconcile::next_step(wanted.as_ref(), &self.actual(), &policy);
@@ -447,6 +448,15 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         goal.followed.as_ref().is_some_and(|followed| followed.rollout.halted.is_some())
     }
 
+    /// Of whose programs the row tells. Whoever grants tokens counts this host as away by its row,
+    /// but not while a switch or a token says that it is.
+    fn told_programs(&self) -> Told {
+        let is_over = |journal: &Journal| journal.phase == JournalPhase::Good;
+        let is_switching = !self.journal.as_ref().is_none_or(is_over);
+        let has_token = matches!(self.token.as_ref().map(T::Hold::state), Some(TokenState::Held));
+        Told { build: self.current, is_awaited: is_switching || has_token }
+    }
+
     fn restart_order(&self) -> u64 {
         self.goal.borrow().followed.as_ref().map_or(0, |followed| followed.rollout.restart)
     }
@@ -591,8 +601,8 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         if before != now {
             self.restarts_counted = now;
             self.count(|counts| {
-                counts.restarts_ended += u64::from(now.ended - before.ended);
-                counts.restarts_unhealthy += u64::from(now.unhealthy - before.unhealthy);
+                counts.restarts_ended += now.ended - before.ended;
+                counts.restarts_unhealthy += now.unhealthy - before.unhealthy;
             });
         }
     }

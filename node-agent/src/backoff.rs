@@ -1,5 +1,6 @@
 //! How long to wait before trying again.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 /// Waits that double from a first one up to a longest one.
@@ -27,6 +28,12 @@ impl Backoff {
     pub(crate) const fn reset(&mut self) {
         self.next = self.first;
     }
+}
+
+/// Up to a quarter less, so that hosts that wait for the same do not all come at once.
+pub(crate) fn jittered(wait: Duration) -> Duration {
+    let draw = u32::try_from(RandomState::new().hash_one(0) % 256).unwrap_or_default();
+    wait * (1_024 - draw) / 1_024
 }
 
 #[cfg(test)]

@@ -23,4 +23,5 @@ pub use health_watch::Check;
 pub use output::OUTPUT_BYTES_MAX;
 pub use supervisor::{
     OutputCounts, ProgramSettings, RestartCounts, Supervisor, SupervisorTimings, SupervisorWake,
+    Told,
 };

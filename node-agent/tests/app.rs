@@ -15,6 +15,7 @@ use crate::app::rig::{Host, process};
 use crate::rig::within;
 
 mod failures;
+mod restarts;
 pub(crate) mod rig;
 mod swaps;
 mod units;
@@ -37,6 +38,8 @@ async fn crashing_build_is_rolled_back_and_reported() {
     assert_ne!(row.phase, HostPhase::Failed, "{row:?}");
     let row = running.row(|row| row.phase == HostPhase::RolledBack).await;
     assert_eq!((row.current, row.quarantined), (Some(first), Some(bad)));
+    // What the build did that failed is not told of the one that runs.
+    assert_eq!((row.restarts, row.troubles.as_slice()), (0, &[TroubleKind::Quarantine][..]));
     let message = row.message.unwrap();
     assert!(message.contains("exit code 3") && message.contains("another deploy"), "{message}");
     assert_eq!(row.last_output.as_deref(), Some("cannot open the database"));

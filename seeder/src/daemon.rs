@@ -343,6 +343,10 @@ impl OwnRows for Relay {
     fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
         self.with_table(|table| table.rows_of(apps))
     }
+
+    fn node_heard_at_ms(&self, node: &str) -> Option<u64> {
+        self.with_table(|table| table.node_heard_at_ms(node))
+    }
 }
 
 /// The directory's time stamp; `None` if it cannot be read, which the rescan will report.

@@ -21,8 +21,8 @@ use crate::tokens::{DownHost, Group, PoolKey, Stop, TokenRules};
 const STUCK_MIN_MS: u64 = 20_000;
 
 /// The same for hosts that are silent: longer than hosts take to report again after a seeder was
-/// started or its clock was set.
-const SILENT_MIN_MS: u64 = 30_000;
+/// away or its clock was set.
+const SILENT_MIN_MS: u64 = 120_000;
 
 /// What has to be written into the goal store.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -50,8 +50,13 @@ pub(crate) enum Order {
 pub(crate) struct Judge {
     cases: BTreeMap<AppName, Case>,
     /// Since when each host's program does not do its work, or the host is silent in a switch.
-    stuck_since: BTreeMap<(AppName, String), u64>,
+    stuck_since: BTreeMap<RowKey, u64>,
+    /// Whether rows of hosts that report to others cannot be read: their silence says nothing.
+    is_blind: bool,
 }
+
+/// App, host and node of a row.
+pub(crate) type RowKey = (AppName, String, Option<String>);
 
 /// What is known of one app.
 #[derive(Clone, Debug, Default)]
@@ -102,6 +107,11 @@ impl Judge {
         order
     }
 
+    /// Says whether rows of hosts that report to other seeders are as old as their last reading.
+    pub(crate) const fn set_blind(&mut self, is_blind: bool) {
+        self.is_blind = is_blind;
+    }
+
     /// What came of reading the goal of an app last; `None` if nobody did.
     pub(crate) fn last_read(&self, app: &AppName) -> Option<Result<Goal, String>> {
         let case = self.cases.get(app)?;
@@ -123,7 +133,7 @@ impl Judge {
     /// Forgets every app but these.
     pub(crate) fn keep(&mut self, apps: &BTreeSet<AppName>) {
         self.cases.retain(|app, _| apps.contains(app));
-        self.stuck_since.retain(|(app, _), _| apps.contains(app));
+        self.stuck_since.retain(|(app, ..), _| apps.contains(app));
     }
 
     /// What the table of tokens has to know, with the sizes of the groups in `rows`.
@@ -145,13 +155,14 @@ impl Judge {
     /// Keeps since when each program of the app does not do its work, or its host says nothing.
     fn note_stuck(&mut self, now_ms: u64, goal: &Goal, rows: &[HostStatus]) {
         let mut stuck = BTreeMap::new();
-        let may_pass = |row: &&HostStatus| is_stuck(goal, row) || went_silent(now_ms, goal, row);
+        let is_silent = |row: &HostStatus| !self.is_blind && went_silent(now_ms, goal, row);
+        let may_pass = |row: &&HostStatus| is_stuck(goal, row) || is_silent(row);
         for row in rows.iter().filter(may_pass) {
-            let key = (row.app.clone(), row.host.clone());
+            let key = key_of(row);
             let since = self.stuck_since.get(&key).copied().unwrap_or(now_ms);
             stuck.insert(key, since);
         }
-        self.stuck_since.retain(|(app, _), _| *app != goal.app);
+        self.stuck_since.retain(|(app, ..), _| *app != goal.app);
         self.stuck_since.append(&mut stuck);
     }
 
@@ -166,7 +177,7 @@ impl Judge {
         } else {
             return true;
         };
-        let since = self.stuck_since.get(&(row.app.clone(), row.host.clone()));
+        let since = self.stuck_since.get(&key_of(row));
         since.is_some_and(|since| now_ms.saturating_sub(*since) >= least_ms)
     }
 
@@ -238,11 +249,16 @@ fn groups<'a>(
     groups
 }
 
+/// What tells a row from all others.
+pub(crate) fn key_of(row: &HostStatus) -> RowKey {
+    (row.app.clone(), row.host.clone(), row.node.clone())
+}
+
 /// The rows of two sources, each host's newer one. Two nodes under one name are two hosts.
 pub(crate) fn united(rows: impl IntoIterator<Item = HostStatus>) -> Vec<HostStatus> {
-    let mut newest: BTreeMap<(AppName, String, Option<String>), HostStatus> = BTreeMap::new();
+    let mut newest: BTreeMap<RowKey, HostStatus> = BTreeMap::new();
     for row in rows {
-        let key = (row.app.clone(), row.host.clone(), row.node.clone());
+        let key = key_of(&row);
         match newest.get(&key) {
             Some(known) if known.heard_at_ms() > row.heard_at_ms() => {}
             _ => drop(newest.insert(key, row)),

@@ -15,13 +15,14 @@ use std::time::Duration;
 
 use command_line::describe;
 use goal_state::{
-    AppName, ChangeOrder, Goal, GoalChange, GoalStore, GoalStoreError, HALTED_BY_SEEDER,
-    HostStatus, Origin, RollbackTarget, RolloutChange, now_ms,
+    ABSENT_AFTER_MS, AppName, ChangeOrder, Goal, GoalChange, GoalStore, GoalStoreError,
+    HALTED_BY_SEEDER, HostPhase, HostStatus, Origin, RollbackTarget, RolloutChange, is_away,
+    now_ms,
 };
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::judge::{Judge, Order, speaks_of_failure, united};
+use crate::judge::{Judge, Order, RowKey, key_of, speaks_of_failure, united};
 use crate::tokens::{AskedApps, TokenRules};
 
 /// Between two looks at the rows in memory: a walk over them takes some milliseconds for a large
@@ -57,6 +58,9 @@ pub(crate) trait OwnRows {
 
     /// The rows of these apps, with the time of their receipt.
     fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus>;
+
+    /// When this node last reported anything, under whatever name.
+    fn node_heard_at_ms(&self, node: &str) -> Option<u64>;
 }
 
 /// See the head of this file.
@@ -75,7 +79,12 @@ pub(crate) struct Judging<'a, Own> {
 /// The rows of the goal store.
 #[derive(Debug, Default)]
 struct SharedRows {
+    /// With the time of receipt by this seeder's clock.
     rows: Vec<HostStatus>,
+    /// When each row was received by the clock of whoever did, and by this seeder's.
+    heard: BTreeMap<RowKey, (u64, u64)>,
+    /// When each node was last heard of, under whatever name.
+    nodes: BTreeMap<String, u64>,
     read_at: Option<Instant>,
     next_at: Option<Instant>,
     /// Why the last reading failed, if it did.
@@ -152,6 +161,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         self.looked_at.retain(|app, _| apps.contains(app));
         self.unwritten.retain(|app, _| apps.contains(app));
         let mut orders = vec![];
+        self.judge.set_blind(self.is_shared() && self.shared.is_old());
         // A part of the rows is no ground for a halt.
         if self.shared.read_at.is_some() {
             for app in self.due(&apps, asked) {
@@ -191,8 +201,7 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
         self.shared.next_at = Some(Instant::now() + pause_after(least, took));
         self.shared.trouble = match read {
             Ok(rows) => {
-                self.shared.rows = rows;
-                self.shared.read_at = Some(started);
+                self.shared.take(now_ms(), started, rows);
                 None
             }
             Err(error) => Some(describe(&error.into())),
@@ -210,6 +219,8 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             let shared = self.shared.rows.iter().filter(|row| apps.contains(&row.app)).cloned();
             rows = united(shared.chain(rows));
         }
+        let now_ms = now_ms();
+        rows.retain(|row| !self.is_left_over(now_ms, row));
         let mut by_app: RowsByApp = apps.iter().map(|app| (app.clone(), vec![])).collect();
         for row in rows {
             if let Some(of_app) = by_app.get_mut(&row.app) {
@@ -217,6 +228,15 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             }
         }
         by_app
+    }
+
+    /// Whether the node of this row lives, and no longer reports this app or this name: neither is
+    /// the host away, nor does it belong to the group.
+    fn is_left_over(&self, now_ms: u64, row: &HostStatus) -> bool {
+        let Some(node) = row.node.as_deref().filter(|_| is_away(now_ms, row)) else { return false };
+        let shared = self.shared.nodes.get(node).copied();
+        let heard_at_ms = self.own.node_heard_at_ms(node).max(shared);
+        heard_at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) <= ABSENT_AFTER_MS)
     }
 
     /// The apps whose goals are to be read now: those that nobody looked at for longest. Hosts
@@ -295,6 +315,39 @@ impl<'a, Own: OwnRows> Judging<'a, Own> {
             );
             self.unwritten.insert(app.clone(), order);
         }
+    }
+}
+
+impl SharedRows {
+    /// Takes over what was read. Seeders' clocks differ: what counts is when a row was seen to be
+    /// newer than before, by this clock; theirs only where nothing was read before.
+    fn take(&mut self, now_ms: u64, started: Instant, mut rows: Vec<HostStatus>) {
+        if self.is_old() {
+            self.heard.clear();
+        }
+        let mut heard = BTreeMap::new();
+        self.nodes.clear();
+        for row in &mut rows {
+            let (key, theirs) = (key_of(row), row.heard_at_ms());
+            let ours = match self.heard.get(&key) {
+                Some((known, _)) if *known < theirs => now_ms,
+                Some((_, ours)) => *ours,
+                None => theirs.min(now_ms),
+            };
+            row.received_at_ms = ours;
+            heard.insert(key, (theirs, ours));
+            if let Some(node) = row.node.clone().filter(|_| row.phase != HostPhase::Stopped) {
+                let latest = self.nodes.entry(node).or_default();
+                *latest = ours.max(*latest);
+            }
+        }
+        (self.rows, self.heard, self.read_at) = (rows, heard, Some(started));
+    }
+
+    /// Whether the rows were not read for so long that they say nothing of who is silent.
+    fn is_old(&self) -> bool {
+        let is_old = |at: Instant| at.elapsed() > Duration::from_millis(ABSENT_AFTER_MS);
+        self.read_at.is_none_or(is_old)
     }
 }
 

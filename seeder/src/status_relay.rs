@@ -310,6 +310,12 @@ impl StatusTable {
         all.filter(|(key, _)| apps.contains(&key.app)).map(whole).collect()
     }
 
+    /// When a node last reported anything, under whatever name; `None` if it is not known or said
+    /// that it stops.
+    pub(crate) fn node_heard_at_ms(&self, node: &str) -> Option<u64> {
+        self.names.heard_at_ms(NodeTag::parse(node))
+    }
+
     /// Marks a document as to be written, because the last attempt failed.
     pub(crate) fn on_write_failed(&mut self, now_ms: u64, shard: usize) {
         self.unwritten.mark(shard, now_ms);

@@ -154,8 +154,10 @@ struct Leaving {
 struct Waiter {
     node: NodeId,
     wish: u64,
-    /// Whether it was down when it asked: it needs no place beyond its own.
+    /// Whether its program failed when it asked: it needs no place beyond its own.
     is_down: bool,
+    /// Whether the rules count it among those that are down.
+    is_counted: bool,
     forgotten_at: Duration,
 }
 
@@ -247,8 +249,9 @@ impl TokenTable {
     pub(crate) fn set_rules(&mut self, rules: TokenRules) {
         for (key, pool) in &mut self.pools {
             let group = rules.groups.get(key);
-            let is_down =
-                |node: &NodeId, host: &str| group.is_some_and(|group| group.is_down(*node, host));
+            let is_down = |node: &NodeId, host: &str| {
+                group.is_some_and(|group| group.down(*node, host).is_some())
+            };
             for (node, holder) in &mut pool.holders {
                 holder.is_down = is_down(node, &holder.host);
             }
@@ -306,9 +309,13 @@ impl TokenTable {
     ) -> Handled {
         let is_quiet = self.is_quiet(now);
         let group = self.rules.groups.get(key);
-        let is_down = group.is_some_and(|group| group.is_down(node, &request.host));
+        let down = group.and_then(|group| group.down(node, &request.host));
+        // Who asks is not away, whatever its last row says: that is old, as all rows are when this
+        // seeder was just started.
+        let is_down = down.is_some_and(|down| !down.is_away);
+        let is_counted = down.is_some();
         let pool = self.pools.get_mut(key).expect("the request made it");
-        let waiter = Waiter { node, wish: request.wish, is_down, forgotten_at: now };
+        let waiter = Waiter { node, wish: request.wish, is_down, is_counted, forgotten_at: now };
         let place = match pool.place(now, waiter) {
             Ok((place, is_new)) => {
                 if is_new {
@@ -319,7 +326,7 @@ impl TokenTable {
             }
             Err(stale) => return unstored(stale),
         };
-        let free = pool.free(node, is_down, group);
+        let free = pool.free(place, group);
         // A host that renews a token that this seeder forgot was granted it under the same limit.
         let is_known_to_host = is_quiet && request.act == TokenAct::Renew && free > 0;
         if is_known_to_host || (!is_quiet && pool.ahead_of(place, is_down) < free) {
@@ -392,6 +399,13 @@ impl TokenTable {
         let waiting = pool.waiting.len();
         pool.waiting.retain(|waiter| waiter.node != node || waiter.wish > wish);
         let mut gone = waiting - pool.waiting.len();
+        // It was heard of again.
+        if request.act == TokenAct::Return
+            && pool.leaving.get(&node).is_some_and(|leaving| !leaving.has_failed)
+        {
+            pool.leaving.remove(&node);
+            gone += 1;
+        }
         // A message about an earlier wish that was late on its way takes no token of a later one.
         let holds = pool.holders.get(&node).is_some_and(|holder| holder.wish <= wish);
         if let Some(holder) = holds.then(|| pool.holders.remove(&node)).flatten() {
@@ -500,9 +514,11 @@ impl Pool {
         self.limit(self.max_unavailable, known)
     }
 
-    /// How many places are free for a host like `node`. One that serves must find one that neither
-    /// a token has nor a host that does not serve; one that is down itself takes its own with it.
-    fn free(&self, node: NodeId, is_down: bool, group: Option<&Group>) -> usize {
+    /// How many places are free for a host like the one at this place of the queue. One that serves
+    /// must find one that neither a token has nor a host that does not serve; one whose program
+    /// fails takes its own with it.
+    fn free(&self, place: usize, group: Option<&Group>) -> usize {
+        let Waiter { node, is_down, is_counted, .. } = self.waiting[place];
         let max = self.max(group.map(|group| group.size));
         let kept = self.leaving.iter().filter(|(other, _)| **other != node);
         let kept = kept.filter(|(_, leaving)| is_down || !leaving.is_down).count();
@@ -510,7 +526,8 @@ impl Pool {
             self.holders.len() + kept
         } else {
             let serve = self.holders.values().filter(|holder| !holder.is_down).count();
-            group.map_or(0, |group| group.down.len()) + serve + kept
+            let down = group.map_or(0, |group| group.down.len());
+            down - usize::from(is_counted) + serve + kept
         };
         max.saturating_sub(taken)
     }
@@ -535,7 +552,7 @@ impl Pool {
 
     /// Gives the host at this place a token. Returns whether a place had been kept for it.
     fn grant(&mut self, now: Duration, place: usize, request: &TokenRequest) -> bool {
-        let Waiter { node, wish, is_down, .. } = self.waiting.remove(place);
+        let Waiter { node, wish, is_counted: is_down, .. } = self.waiting.remove(place);
         let (host, lease) = (request.host.clone(), request.lease());
         let (until, is_stored) = (now + lease, false);
         self.holders.insert(node, Holder { host, wish, lease, until, is_stored, is_down });

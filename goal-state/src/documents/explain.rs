@@ -95,6 +95,18 @@ impl Answer {
         }
     }
 
+    /// Puts something after all other reasons, unless it is said already.
+    pub fn add_last(&mut self, reason: Reason) {
+        if self.reasons.iter().all(|said| said.text != reason.text) {
+            self.reasons.push(reason);
+        }
+    }
+
+    /// Whether something is said that `step` helps against: the same, perhaps in other words.
+    pub fn has_step(&self, step: &str) -> bool {
+        self.reasons.iter().any(|said| said.next_step == step)
+    }
+
     /// The trouble of the first reason; `None` if nothing is wrong.
     pub fn first_trouble(&self) -> Option<TroubleKind> {
         self.reasons.iter().find_map(|reason| reason.kind)
@@ -118,7 +130,7 @@ fn step_for(row: &HostStatus, trouble: &Trouble) -> String {
     if trouble.kind == TroubleKind::Unknown && row.troubles.is_empty() {
         return format!("run shoal-agent explain {app} on the host");
     }
-    trouble.kind.next_step(app)
+    trouble.next_step(app)
 }
 
 fn headline(row: &HostStatus, troubles: &[Trouble], is_at_goal: bool) -> String {

@@ -2,7 +2,8 @@
 //! them.
 //!
 //! A report is acknowledged before anybody reads it, so a host asks again, about [`NOTES_TOPIC`],
-//! with an empty question; the seeder knows it by its key. Owns the document and its limits. Pure.
+//! with an empty question; the seeder knows it by its key. Owns the document and its limits, and
+//! what helps against what is said of an agent as a whole. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,39 @@ impl HostNotes {
         let cut = |note: &String| printable(note).chars().take(NOTE_CHARS_MAX).collect();
         Self { notes: self.notes.iter().take(NOTES_MAX).map(cut).collect() }
     }
+}
+
+/// What to do where the clock of a host is off.
+pub const CLOCK_STEP: &str =
+    "set the clock of the host, and let a service keep it (chrony, systemd-timesyncd)";
+
+/// What to do where several nodes report under one name.
+pub const NAMESAKE_STEP: &str =
+    "give each host a name of its own (host in its configuration) and restart its agent";
+
+/// Words of notes of seeders and agents, also of earlier versions, each with what helps.
+const STEPS: [(&str, &str); 5] = [
+    (
+        "restart the agent to take over",
+        "restart the agent on the host (systemctl restart shoal-agent) when its programs may be \
+         restarted with it: these settings do not change while it runs",
+    ),
+    (
+        "configuration not read again",
+        "mend the configuration of the host, then reload the agent (systemctl reload shoal-agent)",
+    ),
+    ("clock is", CLOCK_STEP),
+    (
+        "two machines have one key",
+        "on the machine that is the copy: systemctl stop shoal-agent, remove node.key from its \
+         state directory, systemctl start shoal-agent",
+    ),
+    ("nodes report as host", NAMESAKE_STEP),
+];
+
+/// What helps against what `note` says of an agent; `None` if it is not known.
+pub(crate) fn step_for(note: &str) -> Option<&'static str> {
+    STEPS.into_iter().find_map(|(words, step)| note.contains(words).then_some(step))
 }
 
 #[cfg(test)]

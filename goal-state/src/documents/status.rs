@@ -99,10 +99,13 @@ pub struct HostStatus {
     /// The last lines that the program or hook that failed wrote, cut by [`last_output`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_output: Option<String>,
-    /// How often the program ended by itself and was started again since the switch.
+    /// How often the program of `current` ended by itself, or was not healthy, and was started
+    /// again since the switch to it or the last order to restart it, as far as the agent that runs
+    /// saw.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restarts: u32,
-    /// What the health probe said last; `None` without a probe, or before its first answer.
+    /// What the health probe said last of the program of `current`; `None` without a probe, before
+    /// its first answer, and while a switch or an ordered restart waits for its first good one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthy: Option<bool>,
     /// The host's key, as [`NodeId`](p2p_core::NodeId) prints it: proven to the seeder that took

@@ -25,7 +25,7 @@ const CAUSE_BYTES_MAX: usize = 200;
 /// Age of a row from which on its host counts as away where something is decided: for a halt, and
 /// for how many hosts may be down. Reports come every ten seconds, may wait as long again in a
 /// seeder before they reach the goal store, and another seeder reads that twice a minute at least.
-const ABSENT_AFTER_MS: u64 = 60_000;
+pub const ABSENT_AFTER_MS: u64 = 60_000;
 
 /// So many restarts since the switch say that the program does not do its work, whatever it does
 /// between them. Fewer may be of the host.
@@ -71,12 +71,15 @@ fn has_given_up(goal: &Goal, row: &HostStatus) -> bool {
 pub fn is_stuck(goal: &Goal, row: &HostStatus) -> bool {
     let is_here = row.current == Some(goal.build) && row.quarantined != Some(goal.build);
     let is_bad = row.phase == HostPhase::Failed && fails_to_serve(row);
-    is_about(goal, row) && is_here && (is_bad || ends_again_and_again(row))
+    // While it is on trial its own agent judges it.
+    let ends = row.phase == HostPhase::Running && ends_again_and_again(row);
+    is_about(goal, row) && is_here && (is_bad || ends)
 }
 
 /// Whether the program of the row runs for a while only each time it is started.
 pub fn ends_again_and_again(row: &HostStatus) -> bool {
-    row.restarts >= RESTARTS_MAX && has_program_trouble(row)
+    let ended = |kind: &TroubleKind| matches!(kind, TroubleKind::Crash | TroubleKind::RunsAgain);
+    row.restarts >= RESTARTS_MAX && row.troubles.iter().any(ended)
 }
 
 /// Whether the host of this row went silent while it switched to the goal's build: the build may
@@ -122,6 +125,19 @@ fn may_begin(now_ms: u64, goal: &Goal, row: &HostStatus) -> bool {
     row.app == goal.app && !is_away(now_ms, row) && !is_kept && !has_it
 }
 
+/// Whether the host never had another build that ran well: what becomes of it takes nothing away.
+fn is_newcomer(goal: &Goal, row: &HostStatus) -> bool {
+    let failed_at_first = row.quarantined == Some(goal.build) && row.phase != HostPhase::RolledBack;
+    row.app == goal.app && (row.current.is_none() || failed_at_first)
+}
+
+/// Whether newcomers have a say. Where most hosts run the build well it is not the build that fails
+/// on a host that was set up later, and that must not keep the next new host from starting.
+fn newcomers_count(goal: &Goal, rows: &[HostStatus]) -> bool {
+    let count = |counts: &dyn Fn(&&HostStatus) -> bool| rows.iter().filter(counts).count();
+    count(&|row| is_newcomer(goal, row)) > count(&|row| is_good(goal, row))
+}
+
 /// Whether the host answers to the rollout of this goal: it follows a generation from the one that
 /// made the build the goal on.
 fn is_about(goal: &Goal, row: &HostStatus) -> bool {
@@ -137,10 +153,12 @@ pub fn outcome(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Outcome {
         let rows = rows.iter().filter(|row| row.app == goal.app && counts(row));
         u32::try_from(rows.count()).unwrap_or(u32::MAX)
     };
+    let has_newcomers = newcomers_count(goal, rows);
+    let counts = |row: &HostStatus| has_newcomers || !is_newcomer(goal, row);
     Outcome {
         good: count(&|row| is_good(goal, row)),
         failed: count(&|row| has_failed(now_ms, goal, row)),
-        given_up: count(&|row| has_given_up(goal, row)),
+        given_up: count(&|row| has_given_up(goal, row) && counts(row)),
         hosts: count(&|_| true),
     }
 }
@@ -182,7 +200,8 @@ fn without_numbers(reason: &str) -> String {
 /// halted already, or where nobody wants it to halt.
 ///
 /// Once no host is left that may begin to switch, programs that fail are no matter of the rollout
-/// any more; builds that were given up are, because they say that the build is bad.
+/// any more; builds that were given up are, because they say that the build is bad: but not on a
+/// host that was set up later, while most run it well.
 pub fn halt_due(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Option<Halted> {
     halt_due_to(now_ms, goal, rows, |_| true)
 }
@@ -200,10 +219,12 @@ pub fn halt_due_to(
     }
     let hosts = outcome(now_ms, goal, rows).hosts;
     let failures_max = goal.rollout.failures_max(usize::try_from(hosts).unwrap_or(usize::MAX))?;
-    let is_under_way = rows.iter().any(|row| may_begin(now_ms, goal, row));
+    let has_newcomers = newcomers_count(goal, rows);
+    let has_say = |row: &HostStatus| has_newcomers || !is_newcomer(goal, row);
+    let is_under_way = rows.iter().any(|row| may_begin(now_ms, goal, row) && has_say(row));
     let counts = |row: &&HostStatus| {
         has_failed(now_ms, goal, row)
-            && (is_under_way || row.quarantined == Some(goal.build))
+            && (is_under_way || row.quarantined == Some(goal.build) && has_say(row))
             && is_settled(row)
     };
     let rows: Vec<HostStatus> = rows.iter().filter(counts).cloned().collect();
@@ -363,6 +384,55 @@ mod tests {
         assert!(!is_due(heard(waiting(WaitReason::Hold))) && !is_due(heard(done.clone())));
         assert!(!is_due(waiting(WaitReason::Wave)), "it was not heard of for long");
         assert!(is_due(row(2, 2, HostPhase::RolledBack, true)), "given up");
+    }
+
+    /// Goal: a new host on which the build fails does not halt a rollout that is over, nor take
+    /// its good name from a build that the others run; where the build fails on the first hosts
+    /// ever, it does.
+    #[test]
+    fn newcomers_have_a_say_only_where_few_run_the_build_well() {
+        let goal = goal(&RolloutChange::default());
+        let good = |number| row(number, 2, HostPhase::Running, false);
+        let failed = HostStatus { current: None, ..row(8, 2, HostPhase::Failed, true) };
+        let arriving = HostStatus {
+            current: None,
+            received_at_ms: 9,
+            ..row(9, 2, HostPhase::Downloading, false)
+        };
+        let mut rows: Vec<_> = (0..8).map(good).collect();
+        rows.extend([failed.clone(), arriving.clone()]);
+        assert_eq!(halt_due(9, &goal, &rows), None);
+        let expected = Outcome { good: 8, failed: 1, hosts: 10, given_up: 0 };
+        assert_eq!(outcome(9, &goal, &rows), expected);
+        // While a host that ran something else may still begin, it is the rollout's matter.
+        let old = HostStatus { current: Some(build('A')), ..arriving.clone() };
+        assert!(halt_due(9, &goal, &[&rows[..], &[old]].concat()).is_some());
+        // Nobody runs it well yet.
+        assert!(halt_due(9, &goal, &[failed.clone(), arriving]).is_some());
+        assert!(halt_due(9, &goal, std::slice::from_ref(&failed)).is_some());
+        assert_eq!(outcome(9, &goal, &[failed]).given_up, 1);
+    }
+
+    /// Goal: what a program did before, or does while its own agent judges it, is not the build's
+    /// failure.
+    #[test]
+    fn restarts_count_only_of_a_program_that_was_good_and_ended() {
+        let goal = goal(&RolloutChange::default());
+        let with = |phase, kind| HostStatus {
+            restarts: 4,
+            troubles: vec![kind],
+            ..row(0, 2, phase, false)
+        };
+        let cases = [
+            (HostPhase::Running, TroubleKind::RunsAgain, true),
+            (HostPhase::Running, TroubleKind::Unhealthy, false),
+            (HostPhase::Checking, TroubleKind::RunsAgain, false),
+            (HostPhase::Checking, TroubleKind::Unhealthy, false),
+            (HostPhase::Failed, TroubleKind::Unhealthy, true),
+        ];
+        for (phase, kind, expected) in cases {
+            assert_eq!(is_stuck(&goal, &with(phase, kind)), expected, "{phase} {kind}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::app_name::AppName;
+use crate::documents::notes::step_for;
 
 /// Most troubles that a row names. One host has few at a time; a seeder cuts off the rest.
 pub const TROUBLES_MAX: usize = 8;
@@ -185,7 +186,9 @@ impl TroubleKind {
             return step;
         }
         match self {
-            Self::Agent => "mend what it says, then reload the agent (SIGHUP) or restart it".into(),
+            Self::Agent => "look at the log of the agent on the host for more: journalctl -u \
+                 shoal-agent"
+                .into(),
             Self::NoGoal => format!(
                 "set one with shoal deploy {app} BUILD; if there is one, compare the app's name \
                  and the goal store with shoal-agent doctor on the host"
@@ -205,8 +208,8 @@ impl TroubleKind {
                  it writable; the agent tries again every few seconds"
                 .into(),
             Self::HostUnready => {
-                "give the host what it lacks, or mend exec and user of the app in \
-                 its configuration (then SIGHUP); it looks again by itself"
+                "give the host what it lacks, it looks again by itself; or mend exec and user of \
+                 the app in its configuration and restart the agent"
                     .into()
             }
             Self::Quarantine => format!(
@@ -338,6 +341,12 @@ impl Trouble {
         Self { text: format!("{}{NEXT_TRY}{wait}", self.text), ..self }
     }
 
+    /// What a person can do about it, or that there is nothing to do.
+    pub fn next_step(&self, app: &AppName) -> String {
+        let of_agent = (self.kind == TroubleKind::Agent).then(|| step_for(&self.text)).flatten();
+        of_agent.map_or_else(|| self.kind.next_step(app), String::from)
+    }
+
     /// The text without the time of the next try: the same trouble each time.
     pub fn text_without_next_try(&self) -> &str {
         self.text.rsplit_once(NEXT_TRY).map_or(&self.text, |(text, _)| text)
@@ -396,6 +405,26 @@ mod tests {
         }
         let newer = serde_json::from_str::<TroubleKind>("\"meteor\"").unwrap();
         assert_eq!(newer, TroubleKind::Unknown);
+    }
+
+    /// Goal: each thing that is said of an agent as a whole has the step that helps, and not one
+    /// that changes nothing, such as a reload for a key that waits for a restart.
+    #[test]
+    fn what_is_said_of_an_agent_has_the_step_that_helps() {
+        let app: AppName = "web".parse().unwrap();
+        for (note, step) in [
+            ("restart the agent to take over: apps.web.user", "systemctl restart shoal-agent"),
+            ("configuration not read again, old settings stay: x", "systemctl reload shoal-agent"),
+            ("this host's clock is 60 min behind the seeder's; set it, or run NTP", "chrony"),
+            ("two nodes report as host h1: this one, A, and B; give each host", "name of its own"),
+            ("this node reports as host h1 and as host h2: two machines have one key", "node.key"),
+            ("something new", "journalctl"),
+        ] {
+            let said = Trouble::new(TroubleKind::Agent, note).next_step(&app);
+            assert!(said.contains(step), "{note}: {said}");
+        }
+        let disk = Trouble::new(TroubleKind::Disk, "the clock is wrong");
+        assert_eq!(disk.next_step(&app), TroubleKind::Disk.next_step(&app));
     }
 
     #[test]

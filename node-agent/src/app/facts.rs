@@ -54,9 +54,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
     let output = row::quarantined(app).map(|failed| failed.output.trim());
     let output = output.filter(|output| !output.is_empty()).map(String::from);
     let mut troubles = troubles(app);
-    if let Some(note) = app.board.note() {
-        troubles.insert(0, Trouble::new(goal_state::TroubleKind::Agent, note));
-    }
+    troubles.splice(0..0, app.board.troubles());
     let checking = app
         .journal
         .as_ref()
@@ -79,7 +77,7 @@ pub(super) fn explanation<S: BuildSource, H: Host, T: TokenDesk>(
         program: app.supervisor.pid().map(|pid| ProgramFacts {
             pid,
             up_for_ms: app.supervisor.up_for().map_or(0, milliseconds),
-            restarts: app.supervisor.restart_counts().all(),
+            restarts: app.supervisor.restarts(),
         }),
         row: goal_state::HostStatus { last_output: output, ..row },
     }

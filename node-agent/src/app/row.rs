@@ -62,8 +62,8 @@ pub(super) fn row<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> 
         quarantined: failed.map(|failed| failed.build),
         failure: failed.map(|failed| failed.reason.clone()),
         last_output: failed.and_then(|failed| last_output(&failed.output)),
-        restarts: app.supervisor.restart_counts().all(),
-        healthy: app.supervisor.is_healthy(),
+        restarts: app.supervisor.restarts(),
+        healthy: app.supervisor.is_healthy_as_told(),
         updated_at_ms: app.supervisor.host().now_ms(),
         ..HostStatus::new(app.settings.host.clone(), app.settings.name.clone())
     }
@@ -174,7 +174,9 @@ fn phase<S: BuildSource, H: Host, T: TokenDesk>(
         let is_back = journal.to != target && journal.phase == JournalPhase::Good;
         return match (is_back, journal.phase) {
             (true, _) => HostPhase::RolledBack,
-            (false, JournalPhase::RollingBack) if app.supervisor.last_crash().is_none() => {
+            (false, JournalPhase::RollingBack)
+                if app.supervisor.last_crash(journal.to).is_none() =>
+            {
                 HostPhase::Switching
             }
             (false, _) => HostPhase::Failed,
@@ -218,7 +220,7 @@ fn phase_of_program<S: BuildSource, H: Host, T: TokenDesk>(
         // It is started again or rolled back without anybody's help.
         _ if is_on_trial(journal) => HostPhase::Checking,
         // A program that ends again and again is not on probation, whatever it does just now.
-        _ if app.supervisor.last_crash().is_some() => HostPhase::Failed,
+        _ if app.supervisor.last_crash(journal.to).is_some() => HostPhase::Failed,
         (Some(_), _) | (_, Some(_)) => HostPhase::Checking,
         (None, None) => HostPhase::Switching,
     }

@@ -33,7 +33,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
             // It failed, and is deployed again: its next try is a new start.
             self.supervisor.make_stale();
         }
-        self.supervisor.forget_failure();
+        self.supervisor.begin_switch();
         self.hooks.on_switch_begun();
         self.count(|counts| counts.switches += 1);
         self.point_to(build)
@@ -62,7 +62,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let mut known = known.into_iter().flatten();
         let reason = match known.find(|(failed, _)| *failed == build) {
             Some((_, reason)) => reason.to_owned(),
-            None => self.supervisor.last_crash().map_or_else(
+            None => self.supervisor.last_crash(build).map_or_else(
                 || "the agent or the machine stopped whenever it was started".into(),
                 ToOwned::to_owned,
             ),
@@ -146,7 +146,7 @@ impl<S: BuildSource, H: Host, T: TokenDesk> App<S, H, T> {
         let journal = journal.rolling_back(build, failed);
         self.write_journal(journal).map_err(|source| StepError::Switch { build, source })?;
         self.hooks.on_switch_over();
-        self.supervisor.forget_failure();
+        self.supervisor.begin_switch();
         self.count(|counts| counts.rollbacks += 1);
         self.point_to(build)
     }

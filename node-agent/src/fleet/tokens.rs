@@ -8,7 +8,6 @@
 //! counted from before it asked, by a clock that goes on while the machine sleeps, and ends early.
 
 use std::future::Future;
-use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,7 +23,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, jittered};
 
 /// The time limit that hosts wish for. Long enough that a seeder can be restarted, or the network
 /// be away for some seconds, while hosts go on; short enough that a host that died does not hold up
@@ -360,10 +359,4 @@ fn uptime() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-/// Up to a quarter less, so that hosts with the same order do not all come at once.
-fn jittered(wait: Duration) -> Duration {
-    let draw = u32::try_from(RandomState::new().hash_one(0) % 256).unwrap_or_default();
-    wait * (1_024 - draw) / 1_024
 }

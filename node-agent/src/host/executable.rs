@@ -28,6 +28,9 @@ const INTERPRETERS_MAX: usize = 4;
 /// Where programs are looked up without a `PATH`.
 const PATH_DEFAULT: &str = "/bin:/usr/bin";
 
+/// Most bytes of a search path in a sentence, but for its first folder.
+const SEARCH_BYTES_SHOWN: usize = 40;
+
 /// A file that the kernel would try to execute.
 #[derive(Debug)]
 pub struct Executable {
@@ -253,8 +256,25 @@ pub(crate) fn find(name: &Path, around: Surroundings<'_>) -> Result<PathBuf, Obs
     });
     found.ok_or_else(|| Obstacle::Interpreter {
         name: name.into(),
-        why: format!("is not in PATH ({})", search.display()),
+        why: format!("is not in PATH ({})", shortened(search)),
     })
+}
+
+/// The first folders of `search`, and how many more there are: the sentence has to fit in a row.
+fn shortened(search: &OsStr) -> String {
+    let folders: Vec<_> =
+        std::env::split_paths(search).map(|folder| folder.display().to_string()).collect();
+    let mut length = 0;
+    let shown = folders.iter().enumerate().take_while(|(index, folder)| {
+        length += folder.len() + 1;
+        *index == 0 || length <= SEARCH_BYTES_SHOWN
+    });
+    let shown = shown.count();
+    let text = folders[..shown].join(":");
+    match folders.len() - shown {
+        0 => text,
+        more => format!("{text} and {more} more"),
+    }
 }
 
 /// Why there is nothing at `path`; `None` if that cannot be seen from here.

@@ -132,6 +132,11 @@ impl HealthWatch {
         if self.last_failure.is_some() { Some(false) } else { self.healthy_since.map(|_| true) }
     }
 
+    /// Whether it has never answered its probe well, and still has time for that.
+    pub(crate) fn is_young(&self, now: Instant) -> bool {
+        self.gate == Gate::Starting && !self.is_overdue(now)
+    }
+
     /// Whether it is one that served, also under an earlier agent, and now fails its probe.
     pub(crate) fn is_unhealthy(&self) -> bool {
         self.last_failure.is_some() && (self.gate == Gate::Good || self.was_found)
@@ -400,8 +405,11 @@ mod tests {
         assert!(watch.due_probe(start).is_some());
         watch.on_answer(start, Err(refused()));
         assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Starting, Some(false)));
+        assert!(watch.is_young(start) && watch.is_young(start + seconds(59)));
+        assert!(!watch.is_young(start + seconds(60)), "its time is over");
         watch.on_answer(start + seconds(1), Ok(()));
         assert_eq!((watch.gate(), watch.is_healthy()), (Gate::Ready, Some(true)));
+        assert!(!watch.is_young(start + seconds(1)), "it has answered well");
         watch.on_answer(start + seconds(5), Err(answered(500)));
         watch.on_answer(start + seconds(6), Ok(()));
         watch.on_answer(start + seconds(11), Ok(()));

@@ -19,7 +19,6 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
 use crate::brain::model::Gate;
 use crate::host::launch::{GRACE_PERIOD_DEFAULT, Launch};
 use crate::host::probe::{Health, Probe};
@@ -31,8 +30,13 @@ use crate::programs::output::{OUTPUT_BYTES_MAX, OutputLog};
 use crate::programs::output_watch::OutputWatch;
 use crate::state::app_dir::{AppDir, Place, RunningRecord};
 
+mod crashes;
 mod strays;
 mod view;
+
+use crashes::{Cause, Crash, Crashes, Life};
+
+pub use crashes::{RestartCounts, Told};
 
 /// When the supervisor acts by itself.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -105,29 +109,6 @@ pub struct OutputCounts {
     pub floods: u64,
 }
 
-/// Starts again since the agent started, by cause.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct RestartCounts {
-    /// The program ended, or could not be started.
-    pub ended: u32,
-    /// It was not healthy.
-    pub unhealthy: u32,
-}
-
-impl RestartCounts {
-    /// Whatever the cause.
-    pub const fn all(self) -> u32 {
-        self.ended + self.unhealthy
-    }
-}
-
-/// Why a program has to be started again.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Cause {
-    Ended,
-    Unhealthy,
-}
-
 /// `Idle` -> `Alive` by a start -> `Idle`, or `Resting` if the end was not asked for -> `Idle` when
 /// the wait is over.
 #[derive(Debug)]
@@ -142,28 +123,6 @@ enum Slot<P> {
         build: BuildId,
         until: Instant,
     },
-}
-
-/// Ends of programs that nobody asked for, by themselves or because they were not healthy.
-#[derive(Debug)]
-struct Crashes {
-    in_a_row: u32,
-    /// Those in a row that were not healthy.
-    unhealthy_in_a_row: u32,
-    total: RestartCounts,
-    backoff: Backoff,
-    build: Option<BuildId>,
-    last: Option<Crash>,
-}
-
-/// One of them, in words for people.
-#[derive(Debug)]
-struct Crash {
-    how: String,
-    wait: Duration,
-    output: String,
-    /// The last lines.
-    tail: String,
 }
 
 /// What woke the supervisor.
@@ -193,14 +152,7 @@ impl<H: Host> Supervisor<H> {
             serving: Slot::Idle,
             candidate: Slot::Idle,
             leaving: Slot::Idle,
-            crashes: Crashes {
-                in_a_row: 0,
-                unhealthy_in_a_row: 0,
-                total: RestartCounts::default(),
-                backoff: Backoff::new(timings.restart_first, timings.restart_max),
-                build: None,
-                last: None,
-            },
+            crashes: Crashes::new(&timings),
             restart: 0,
             stale_before: None,
             failed: None,
@@ -233,7 +185,19 @@ impl<H: Host> Supervisor<H> {
     /// A build was given up: what is known of its failure is in the journal.
     pub fn forget_failure(&mut self) {
         self.forget_verdict();
-        self.forget_crashes();
+        self.crashes.forget();
+    }
+
+    /// A build is switched to, or back to, perhaps the one that runs: what happened before says
+    /// nothing about it.
+    pub fn begin_switch(&mut self) {
+        self.forget_verdict();
+        self.crashes.begin();
+    }
+
+    /// Of whose programs [`Self::trouble`], [`Self::restarts`] and the like tell.
+    pub fn set_told(&mut self, told: Told) {
+        self.crashes.set_told(told);
     }
 
     /// The same for one that is tried on: how often its program failed is remembered.
@@ -283,17 +247,15 @@ impl<H: Host> Supervisor<H> {
             matches!(self.slot(place), Slot::Idle | Slot::Resting { .. }),
             "a program of the app is there already"
         );
-        if self.crashes.build != Some(build) {
-            self.forget_crashes();
-            self.crashes.build = Some(build);
-        }
+        let life = self.new_life(build);
+        self.crashes.on_start(life);
         let slot = match self.spawn(place, build, root) {
             Ok(instance) => {
                 info!(build = build.short(), pid = instance.pid(), "program started");
                 Slot::Alive { instance: Box::new(instance), restart_after: None }
             }
             Err(error) => {
-                let wait = self.note_crash(Cause::Ended, &causes(error), None);
+                let wait = self.note_crash(life, Cause::Ended, &causes(error), None);
                 Slot::Resting { build, until: Instant::now() + wait }
             }
         };
@@ -322,9 +284,10 @@ impl<H: Host> Supervisor<H> {
     /// Does nothing unless [`Self::ailment`] names a reason.
     pub fn revive(&mut self) {
         let Some(why) = self.ailment() else { return };
-        let tail = self.serving.running().and_then(|instance| instance.output.tail());
-        let wait =
-            self.note_crash(Cause::Unhealthy, &format!("the program was stopped: {why}"), tail);
+        let Some(instance) = self.serving.running() else { return };
+        let (life, tail) = (self.life_of(instance), instance.output.tail());
+        let how = format!("the program was stopped: {why}");
+        let wait = self.note_crash(life, Cause::Unhealthy, &how, tail);
         let grace = grace_of(self.settings.launch.as_ref());
         if let Slot::Alive { instance, restart_after } = &mut self.serving {
             *restart_after = Some(wait);
@@ -396,7 +359,7 @@ impl<H: Host> Supervisor<H> {
         self.note_mood(instance, before);
         match turn {
             Turn::Stays => self.look_after(place, instance, restart_after, grace),
-            Turn::Crashed => *restart_after = Some(self.on_crashed(instance)),
+            Turn::Crashed => *restart_after = Some(self.on_crashed(place, instance)),
             Turn::Gone => {
                 self.unrecorded.remove(&place);
                 self.remove_record(place);
@@ -421,17 +384,17 @@ impl<H: Host> Supervisor<H> {
         if instance.is_ending() {
             return;
         }
-        // The program that serves beside a candidate says nothing about that one.
-        let is_newest = place != Place::Serving || matches!(self.candidate, Slot::Idle);
-        if self.crashes.in_a_row > 0 && is_newest && self.is_lasting(instance) {
-            self.forget_crashes();
+        let is_of_it = self.is_newest(place) && self.crashes.are_of(instance.record.build);
+        if is_of_it && self.is_lasting(instance) {
+            self.crashes.forget();
         }
         let Some(why) = instance.health.failure(Instant::now()) else { return };
         let build = instance.record.build;
         if place == Place::Candidate {
             // The program that serves is not disturbed, and another try is made later.
             let tail = instance.output.tail();
-            *restart_after = Some(self.note_crash(Cause::Unhealthy, &why, tail));
+            let life = self.life_of(instance);
+            *restart_after = Some(self.note_crash(life, Cause::Unhealthy, &why, tail));
             instance.stop(grace);
         }
         if self.failed.is_none() {
@@ -485,12 +448,34 @@ impl<H: Host> Supervisor<H> {
         }
     }
 
-    fn on_crashed(&mut self, instance: &Instance<H::Process>) -> Duration {
-        if self.is_lasting(instance) {
-            self.forget_crashes();
-        }
+    /// Whether what is in `place` was started last: the program that serves beside a candidate says
+    /// nothing about that one.
+    const fn is_newest(&self, place: Place) -> bool {
+        !matches!(place, Place::Serving) || matches!(self.candidate, Slot::Idle)
+    }
+
+    fn on_crashed(&mut self, place: Place, instance: &Instance<H::Process>) -> Duration {
         let how = format!("the program {}", instance.process.describe_end());
-        self.note_crash(Cause::Ended, &how, instance.output.tail())
+        if !self.is_newest(place) {
+            self.crashes.count(Cause::Ended);
+            warn!(build = instance.record.build.short(), "{how}; another takes its place");
+            return self.settings.timings.restart_first;
+        }
+        if self.is_lasting(instance) {
+            self.crashes.forget();
+        }
+        self.note_crash(self.life_of(instance), Cause::Ended, &how, instance.output.tail())
+    }
+
+    /// The life that a start of now belongs to.
+    fn new_life(&self, build: BuildId) -> Life {
+        let command = self.settings.launch.as_ref().map(Launch::digest);
+        Life { build, command, restart: self.restart, stale_before: self.stale_before }
+    }
+
+    fn life_of(&self, instance: &Instance<H::Process>) -> Life {
+        let RunningRecord { build, command, restart, .. } = instance.record;
+        Life { build, command: Some(command), restart, stale_before: self.stale_before }
     }
 
     fn adopt(&mut self, place: Place, record: RunningRecord) {
@@ -657,16 +642,14 @@ impl<H: Host> Supervisor<H> {
     }
 
     /// Counts one more end of the program, composes the message, and returns how long to wait.
-    fn note_crash(&mut self, cause: Cause, how: &str, tail: Option<String>) -> Duration {
-        self.crashes.in_a_row += 1;
-        match cause {
-            Cause::Ended => self.crashes.total.ended += 1,
-            Cause::Unhealthy => {
-                self.crashes.unhealthy_in_a_row += 1;
-                self.crashes.total.unhealthy += 1;
-            }
-        }
-        let wait = self.crashes.backoff.after_failure();
+    fn note_crash(
+        &mut self,
+        life: Life,
+        cause: Cause,
+        how: &str,
+        tail: Option<String>,
+    ) -> Duration {
+        let wait = self.crashes.note(cause, life);
         let times = match self.crashes.in_a_row {
             1 => String::new(),
             times => format!(", {times} times in a row"),
@@ -681,16 +664,10 @@ impl<H: Host> Supervisor<H> {
             }
         };
         let (how, tail) = (format!("{how}{times}"), tail.unwrap_or_default());
-        self.crashes.last = Some(Crash { how, wait, output, tail });
-        warn!("{}", self.message().unwrap_or_default());
+        let crash = Crash { build: life.build, how, wait, output, tail };
+        warn!("{}", self.crash_trouble(&crash).text);
+        self.crashes.set_last(crash);
         wait
-    }
-
-    fn forget_crashes(&mut self) {
-        self.crashes.in_a_row = 0;
-        self.crashes.unhealthy_in_a_row = 0;
-        self.crashes.last = None;
-        self.crashes.backoff.reset();
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::backoff::Backoff;
+use crate::backoff::{Backoff, jittered};
 use crate::report::counts::CountBoard;
 
 /// Least time between two reports. Fast enough for a progress bar; a busy download changes its row
@@ -35,8 +35,9 @@ const REPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for the last report: whoever stops an agent waits for it.
 const LAST_REPORT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest wait after reports that failed.
-const REPORT_RETRY_MAX: Duration = Duration::from_mins(1);
+/// Longest wait after reports that failed. As between those of a host at rest: once seeders are
+/// back, a host that is not heard of counts as away, and holds up the hosts that wait for a token.
+const REPORT_RETRY_MAX: Duration = REPORT_INTERVAL_MAX;
 
 /// Least time between two questions what a seeder has to say about the reports. A region asks a
 /// third as often as it reports.
@@ -81,9 +82,18 @@ struct Notes {
 }
 
 impl Notes {
+    fn texts(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.own.iter().chain(&self.heard).map(String::as_str)
+    }
+
     fn text(&self) -> Option<String> {
-        let parts: Vec<_> = self.own.iter().chain(&self.heard).map(String::as_str).collect();
+        let parts: Vec<_> = self.texts().collect();
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// Each is a trouble of its own, with a step of its own.
+    fn troubles(&self) -> Vec<Trouble> {
+        self.texts().map(|note| Trouble::new(TroubleKind::Agent, note)).collect()
     }
 }
 
@@ -153,12 +163,17 @@ impl StatusBoard {
 
     /// The rows as they are reported: with what was said of the agent as a whole.
     pub(crate) fn rows_with_note(&self) -> Vec<HostStatus> {
-        let note = self.note();
+        let notes = self.troubles();
         let mut rows = self.rows();
         for row in &mut rows {
-            add_note(row, note.as_deref());
+            add_notes(row, &notes);
         }
         rows
+    }
+
+    /// What was said of the agent as a whole, as troubles.
+    pub(crate) fn troubles(&self) -> Vec<Trouble> {
+        self.notes.borrow().troubles()
     }
 
     /// What was said of the agent as a whole.
@@ -180,9 +195,10 @@ fn shorten(text: String, chars_max: usize) -> String {
 }
 
 /// Puts what is true of the whole agent before what is true of the app: it is short.
-fn add_note(row: &mut HostStatus, note: Option<&str>) {
-    let Some(note) = note else { return };
-    row.add_trouble(Trouble::new(TroubleKind::Agent, note));
+fn add_notes(row: &mut HostStatus, notes: &[Trouble]) {
+    for note in notes.iter().rev() {
+        row.add_trouble(note.clone());
+    }
     row.message = row.message.take().map(|text| shorten(text, MESSAGE_CHARS_MAX));
 }
 
@@ -310,6 +326,10 @@ impl Reporter {
 
     async fn next_reason(&mut self, wait: Duration) {
         sleep(wait).await;
+        if self.is_failing {
+            // Nobody has the last rows: it needs no change to try again.
+            return;
+        }
         let rest = REPORT_INTERVAL_MAX.saturating_sub(wait);
         // An error means that the board is gone; the agent is about to stop then.
         let changed = async {
@@ -327,12 +347,12 @@ impl Reporter {
             return Ok(());
         }
         let now_ms = now_ms();
-        let note = self.notes.borrow_and_update().text();
+        let notes = self.notes.borrow_and_update().troubles();
         for row in &mut rows {
             row.updated_at_ms = now_ms;
             row.group = Some(self.name.group.clone());
             row.node = Some(self.name.node.clone());
-            add_note(row, note.as_deref());
+            add_notes(row, &notes);
             fit_row(row, ROW_BYTES_MAX);
         }
         timeout(limit, self.sink.send(&self.name, &rows)).await?
@@ -396,7 +416,7 @@ impl Reporter {
                 if !std::mem::replace(&mut self.is_failing, true) {
                     warn!("cannot report the status, trying again: {error:#}");
                 }
-                self.backoff.after_failure()
+                jittered(self.backoff.after_failure())
             }
         }
     }
@@ -441,9 +461,10 @@ mod tests {
 
     #[test]
     fn note_comes_before_the_message_and_goes_again() {
-        let said = |message: Option<&str>, note| {
+        let said = |message: Option<&str>, note: Option<&str>| {
             let mut row = HostStatus { message: message.map(String::from), ..row("web") };
-            add_note(&mut row, note);
+            let notes = Notes { own: note.map(String::from), heard: vec![] };
+            add_notes(&mut row, &notes.troubles());
             row.message
         };
         assert_eq!(said(None, None), None);
@@ -464,12 +485,40 @@ mod tests {
         reporter.on_notes(vec!["name taken".into(), "clock off".into()]);
         board.set_note(Some("restart".into()));
         assert_eq!(board.note().as_deref(), Some("restart; name taken; clock off"));
+        // Each is told as a trouble of its own.
+        board.show(row("web").with_troubles(&[Trouble::new(TroubleKind::Disk, "full")]));
+        let troubles = board.rows_with_note().remove(0).troubles();
+        let texts: Vec<_> = troubles.iter().map(|trouble| trouble.text.as_str()).collect();
+        assert_eq!(texts, ["restart", "name taken", "clock off", "full"]);
         reporter.on_notes(vec!["clock off".into()]);
         assert_eq!(board.note().as_deref(), Some("restart; clock off"));
         board.set_note(None);
         assert_eq!(board.note().as_deref(), Some("clock off"));
         reporter.on_notes(vec![]);
         assert_eq!(board.note(), None);
+    }
+
+    /// Goal: a host is heard of soon after an outage of its seeders, however long that took and
+    /// whether its rows change or not.
+    #[tokio::test(start_paused = true)]
+    async fn reports_that_failed_are_tried_again_soon() {
+        let (host, group, node) = ("h1".into(), "z1".into(), "5".into());
+        let sink = StatusSink::Store(GoalStore::new(&"file:///nowhere".parse().unwrap()));
+        let board = StatusBoard::default();
+        let mut reporter = Reporter::new(ReporterName { host, group, node }, &board, sink);
+        let mut waits = vec![];
+        for _ in 0..60 {
+            let wait = reporter.on_reported(Err(anyhow::anyhow!("nobody answers")));
+            let begun = Instant::now();
+            reporter.next_reason(wait).await;
+            waits.push(begun.elapsed());
+        }
+        assert!(waits[0] <= Duration::from_secs(1), "{waits:?}");
+        assert!(*waits.iter().max().unwrap() <= Duration::from_secs(15), "{waits:?}");
+        // Hosts that lost one seeder do not all come back at one moment.
+        assert_ne!(waits.iter().skip(10).min(), waits.iter().skip(10).max());
+        let least = Duration::from_secs(7);
+        assert!(waits.iter().skip(10).all(|wait| *wait >= least), "{waits:?}");
     }
 
     /// Goal: a row of wide characters is not one that seeders leave out.

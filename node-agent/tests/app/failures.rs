@@ -176,7 +176,7 @@ async fn program_that_hangs_is_not_called_good_by_the_next_agent() {
     let build = host.build_of("1", &[("run", "exec sleep 60"), ("check", CHECK)]);
     fs::write(flag(&host, "sick"), "").unwrap();
     let running = start(&mut host, build);
-    running.row(|row| row.healthy == Some(false)).await;
+    running.row(|row| row.pid.is_some()).await;
     running.kill().await;
     let running = host.start(3);
     running.row(|row| row.healthy == Some(false)).await;

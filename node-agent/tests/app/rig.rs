@@ -299,6 +299,34 @@ impl Running {
         row.unwrap_or_else(|_| panic!("it stays like this: {:?}", self.board.subscribe().borrow()))
     }
 
+    /// Every row from now on that is seen before the next one, up to the one that is as wanted.
+    pub(crate) fn rows_until(
+        &self,
+        is_wanted: impl Fn(&HostStatus) -> bool,
+    ) -> impl Future<Output = Vec<HostStatus>> {
+        let mut rows = self.board.subscribe();
+        rows.mark_unchanged();
+        let seen = async move {
+            let mut seen: Vec<HostStatus> = vec![];
+            while !seen.last().is_some_and(&is_wanted) {
+                rows.changed().await.unwrap();
+                seen.extend(rows.borrow_and_update().values().next().cloned());
+            }
+            seen
+        };
+        within(seen)
+    }
+
+    /// Waits for what a script does to a file.
+    pub(crate) async fn until(&self, is_done: impl Fn() -> bool) {
+        let done = async {
+            while !is_done() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(done).await;
+    }
+
     pub(crate) async fn running(&self, build: BuildId) -> HostStatus {
         self.row(|row| row.phase == HostPhase::Running && row.current == Some(build)).await
     }

@@ -130,7 +130,7 @@ async fn job_that_fails_is_reported_and_rolled_back() {
     let expected = "the program was not started: cannot restart web.service: systemd says failed: \
                     exit-code, see journalctl -u web.service";
     assert!(message.contains(expected), "{message}");
-    assert!(row.restarts >= 3, "{}", row.restarts);
+    assert!(row.restarts >= 1, "the starts that failed of the build that it went back to");
     // Nothing runs as long as systemd fails, and it is tried again until it does not.
     host.systemd.unit().job_result = "done";
     let row = running.row(|row| row.pid.is_some()).await;

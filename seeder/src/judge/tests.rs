@@ -232,6 +232,14 @@ async fn host_that_goes_silent_in_its_switch_halts() {
         "the build failed on 1 of 8 hosts: it switched to the build and was not heard of since \
          (h0)"
     );
+    // While rows of others cannot be read, their silence says nothing.
+    let mut judge = Judge::default();
+    judge.set_blind(true);
+    let silent = HostStatus { phase: HostPhase::Checking, ..row(0, goal, 'A') };
+    for at_ms in [NOW, NOW + 200_000, NOW + 400_000] {
+        let order = judge.look(at_ms, &app(), Ok(goal.clone()), std::slice::from_ref(&silent));
+        assert_eq!(order, None);
+    }
     // One that had not begun is away, and no failure.
     let mut judge = Judge::default();
     let rows = rows(goal, 0);

@@ -19,6 +19,12 @@ impl OwnRows for SetRows {
     fn rows_of(&self, apps: &BTreeSet<AppName>) -> Vec<HostStatus> {
         self.0.lock().iter().filter(|row| apps.contains(&row.app)).cloned().collect()
     }
+
+    fn node_heard_at_ms(&self, node: &str) -> Option<u64> {
+        let rows = self.0.lock();
+        let of_node = rows.iter().filter(|row| row.node.as_deref() == Some(node));
+        of_node.map(HostStatus::heard_at_ms).max()
+    }
 }
 
 impl<Own: OwnRows> Judging<'_, Own> {
@@ -125,6 +131,54 @@ async fn halted_rollout_goes_back_to_the_last_good_build() {
     assert_eq!((left.build, left.rolled_back), (bad.build, true));
     assert_eq!(left.halted.as_ref().map(|halted| halted.reason.as_str()), Some(reason));
     assert_eq!(left.outcome.map(|outcome| (outcome.failed, outcome.hosts)), Some((1, 8)));
+}
+
+/// Goal: which hosts are away is told by this seeder's clock, whatever the other's says.
+#[test]
+fn rows_of_others_age_by_the_own_clock() {
+    let row = |host: &str, at_ms| HostStatus {
+        node: Some(format!("key of {host}")),
+        received_at_ms: at_ms,
+        ..HostStatus::new(host, app())
+    };
+    let mut shared = SharedRows::default();
+    let mut heard = |now_ms, rows: Vec<HostStatus>| {
+        shared.take(now_ms, Instant::now(), rows);
+        shared.rows.iter().map(HostStatus::heard_at_ms).collect::<Vec<_>>()
+    };
+    // The clock of the first is 95 s behind, that of the second as much ahead.
+    assert_eq!(heard(500_000, vec![row("a", 405_000), row("b", 595_000)]), [405_000, 500_000]);
+    assert_eq!(heard(510_000, vec![row("a", 415_000), row("b", 605_000)]), [510_000, 510_000]);
+    assert_eq!(heard(520_000, vec![row("a", 415_000), row("b", 615_000)]), [510_000, 520_000]);
+    assert_eq!(shared.nodes["key of a"], 510_000);
+    // What was read long ago says nothing of when something changed.
+    shared.read_at = Instant::now().checked_sub(Duration::from_secs(61));
+    let long_after = shared.is_old();
+    shared.take(900_000, Instant::now(), vec![row("a", 416_000)]);
+    assert_eq!((long_after, shared.rows[0].heard_at_ms()), (true, 416_000));
+}
+
+/// Goal: a host that lives and no longer has the app, or has another name, is not away.
+#[tokio::test]
+async fn hosts_that_report_something_else_take_no_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = GoalStore::new(&GoalUrl::File { directory: folder.path().join("goal") });
+    let goal = deployed(&store, RolloutChange::default()).await;
+    let old = now_ms() - 2 * ABSENT_AFTER_MS;
+    let mut all = rows(&goal, 0);
+    for (row, number) in all.iter_mut().zip(0..) {
+        row.node = Some(format!("node {number}"));
+        row.received_at_ms = if number < 3 { old } else { now_ms() };
+    }
+    let other_app = HostStatus { app: "db".parse().unwrap(), ..all[3].clone() };
+    let other_app = HostStatus { node: all[0].node.clone(), host: "h0".into(), ..other_app };
+    let renamed = HostStatus { host: "h1b".into(), node: all[1].node.clone(), ..all[3].clone() };
+    let own = SetRows(Mutex::new([all, vec![other_app, renamed]].concat()));
+    let mut judging = Judging::new(store, &own, false);
+    let [rules, _] = judging.round(&AskedApps::from([(app(), 2)])).await;
+    let [group] = rules.groups.values().collect::<Vec<_>>()[..] else { panic!("{rules:?}") };
+    let down: Vec<_> = group.down.values().map(|down| down.host.as_str()).collect();
+    assert_eq!((group.size, down), (7, vec!["h2"]));
 }
 
 /// Goal: a halt holds for tokens while etcd is down, and is written once it is back.

@@ -249,6 +249,12 @@ impl Names {
         }
     }
 
+    /// When a node was last heard of under a name under which it does not stop.
+    pub(super) fn heard_at_ms(&self, node: NodeTag) -> Option<u64> {
+        let members = self.names_of(node).iter().filter_map(|host| self.member(host, node));
+        members.filter(|member| !member.is_stopped).map(|member| member.heard_at_ms).max()
+    }
+
     /// Since when a node reports under a name without a break.
     pub(super) fn reports_since_ms(&self, host: &str, node: NodeTag) -> Option<u64> {
         self.member(host, node).map(|member| member.since_ms)

@@ -88,11 +88,13 @@ impl Group {
         }
     }
 
-    /// Whether this host is one of those that are down.
-    pub(crate) fn is_down(&self, node: NodeId, host: &str) -> bool {
-        !self.down.is_empty()
-            && (self.down.contains_key(&DownKey::Node(node.to_string()))
-                || self.down.contains_key(&DownKey::Name(host.to_owned())))
+    /// What is known of this host if it is one of those that are down.
+    pub(crate) fn down(&self, node: NodeId, host: &str) -> Option<&DownHost> {
+        if self.down.is_empty() {
+            return None;
+        }
+        let of_node = self.down.get(&DownKey::Node(node.to_string()));
+        of_node.or_else(|| self.down.get(&DownKey::Name(host.to_owned())))
     }
 }
 

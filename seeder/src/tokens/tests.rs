@@ -171,6 +171,12 @@ fn host_that_let_its_time_run_out_may_go_on_in_its_own_place() {
     assert!(alone.asks(at(0), 1, 1));
     assert!(alone.is_granted(at(70), 1, &request(TokenAct::Renew, 1, 1)));
     assert!(!alone.asks(at(70), 2, 1));
+    alone.returns(at(71), 1);
+    assert!(alone.asks(at(75), 2, 1));
+    // So does one that only gives back what has run out.
+    assert!(!alone.asks(at(136), 3, 1));
+    alone.returns(at(137), 2);
+    assert!(alone.asks(at(137), 3, 1));
     alone.check_counts();
 }
 
@@ -231,14 +237,33 @@ fn hosts_that_do_not_serve_take_the_places_of_tokens() {
     let expected = "0 of 2 tokens of group z1 are out (25% of 8 hosts); 2 hosts do not serve and \
                     take places (host-7 is away, host-8 has a program that fails)";
     assert_eq!(reason, expected);
-    // One that is down needs no place but its own, and those that wait in vain are not before it.
-    assert!(asks(&mut table, 8) && asks(&mut table, 7));
+    // One whose program fails needs no place but its own, and those that wait in vain are not
+    // before it. One that asks is not away: it is as any other that serves.
+    assert!(!asks(&mut table, 7) && asks(&mut table, 8));
+    table.set_rules(group_with_down(&[(7, false), (8, false)]));
+    assert!(asks(&mut table, 7));
     table.set_rules(group_with_down(&[(1, false), (7, true), (8, false)]));
     assert!(!asks(&mut table, 1), "not more than two at once all the same");
     table.set_rules(group_with_down(&[]));
     assert!(!asks(&mut table, 2), "two have tokens");
     table.returns(at(0), 7);
     assert!(asks(&mut table, 2));
+    table.check_counts();
+}
+
+/// Goal: a seeder that was just started, whose rows are all old, lets nobody begin.
+#[test]
+fn hosts_that_ask_while_all_rows_are_old_get_nothing() {
+    let mut table = table();
+    let all: Vec<(u8, bool)> = (1..=8).map(|host| (host, true)).collect();
+    table.set_rules(group_with_down(&all));
+    let asks = |table: &mut TokenTable, host: u8| table.is_granted(at(0), host, &ask_share(host));
+    for host in 1..=8 {
+        assert!(!asks(&mut table, host), "host {host}");
+    }
+    // As reports come in; its own old row is not in its way.
+    table.set_rules(group_with_down(&[(1, true), (8, true)]));
+    assert!(asks(&mut table, 1) && !asks(&mut table, 2));
     table.check_counts();
 }
 
@@ -628,6 +653,7 @@ proptest! {
     #[test]
     fn never_more_believe_to_hold_one_than_allowed(
         max in 1..4_u32,
+        fails in any::<bool>(),
         happenings in prop::collection::vec(happening(), 1..120),
     ) {
         let mut table = table();
@@ -639,7 +665,7 @@ proptest! {
         let rules_of = |down: &BTreeSet<u8>| {
             let mut rules = group_of(0);
             for host in 0..6 {
-                let state = DownHost { host: format!("host-{host}"), is_away: true };
+                let state = DownHost { host: format!("host-{host}"), is_away: !fails };
                 let state = down.contains(&host).then_some(state);
                 rules.groups.values_mut().next().unwrap().add(None, state);
             }
@@ -663,7 +689,7 @@ proptest! {
                     {
                         believes.insert(host, now + Duration::from_millis(lease_ms));
                         let away = believes.keys().chain(&down).collect::<BTreeSet<_>>().len();
-                        let is_free = !begins || down.contains(&host);
+                        let is_free = !begins || (fails && down.contains(&host));
                         let is_right = is_free || away <= usize::try_from(max).unwrap();
                         prop_assert!(is_right, "{host} of {max}: {believes:?} {down:?}");
                     }

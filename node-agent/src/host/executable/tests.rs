@@ -174,6 +174,14 @@ fn names_are_looked_up_where_the_program_would() {
     let around = Surroundings { search: None, ..around };
     let said = find(Path::new("tool"), around).unwrap_err().to_string();
     assert!(said.ends_with("which is not in PATH (/bin:/usr/bin)"), "{said}");
+    let long = OsStr::new("/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin");
+    let around = Surroundings { search: Some(long), ..around };
+    let said = find(Path::new("tool"), around).unwrap_err().to_string();
+    assert!(said.ends_with("PATH (/root/.cargo/bin:/usr/local/sbin and 3 more)"), "{said}");
+    let far = format!("/{}:/bin", "far".repeat(40));
+    let around = Surroundings { search: Some(OsStr::new(&far)), ..around };
+    let said = find(Path::new("tool"), around).unwrap_err().to_string();
+    assert!(said.ends_with("farfar and 1 more)"), "{said}");
 }
 
 #[test]

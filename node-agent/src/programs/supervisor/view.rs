@@ -53,12 +53,12 @@ impl<H: Host> Supervisor<H> {
         self.failed.as_ref().map(|(build, why)| (*build, why.as_str()))
     }
 
-    /// How the program ended last, for the record of a failed build.
-    pub fn last_crash(&self) -> Option<&str> {
-        self.crashes.last.as_ref().map(|crash| crash.how.as_str())
+    /// How a program of `build` ended last, for the record of a failed build.
+    pub fn last_crash(&self, build: BuildId) -> Option<&str> {
+        self.crashes.last_of(build).map(|crash| crash.how.as_str())
     }
 
-    /// The last lines of a program of `build`, or of the one that ended last.
+    /// The last lines of the program of `build`, which may have ended.
     pub fn output_tail(&self, build: BuildId) -> String {
         [&self.candidate, &self.serving]
             .into_iter()
@@ -68,7 +68,7 @@ impl<H: Host> Supervisor<H> {
                 }
                 _ => None,
             })
-            .or_else(|| self.crashes.last.as_ref().map(|crash| crash.tail.clone()))
+            .or_else(|| self.crashes.last_of(build).map(|crash| crash.tail.clone()))
             .unwrap_or_default()
     }
 
@@ -89,7 +89,13 @@ impl<H: Host> Supervisor<H> {
         self.serving.running().map(|instance| instance.up_since.elapsed())
     }
 
-    /// Starts again since the agent started.
+    /// How often the program that is told of was started again since the switch to it, or since the
+    /// last order to start it anew, as far as this agent knows.
+    pub const fn restarts(&self) -> u32 {
+        self.crashes.restarts()
+    }
+
+    /// Starts again since the agent started, of whichever program.
     pub const fn restart_counts(&self) -> RestartCounts {
         self.crashes.total
     }
@@ -125,6 +131,21 @@ impl<H: Host> Supervisor<H> {
         self.serving.running().and_then(|instance| instance.health.is_healthy())
     }
 
+    /// The same, if it is the program that is told of. That a new one does not answer yet is not
+    /// known for bad while that is awaited.
+    pub fn is_healthy_as_told(&self) -> Option<bool> {
+        let instance = self.serving.running().filter(|instance| self.is_told(instance))?;
+        instance.health.is_healthy().filter(|_| !self.is_still_awaited(instance))
+    }
+
+    fn is_told(&self, instance: &Instance<H::Process>) -> bool {
+        self.crashes.told.is_of(instance.record.build)
+    }
+
+    fn is_still_awaited(&self, instance: &Instance<H::Process>) -> bool {
+        self.crashes.told.is_awaited && instance.health.is_young(Instant::now())
+    }
+
     /// Time until a program that ended is started again; `None` if none waits for that.
     pub fn next_start_in(&self) -> Option<Duration> {
         let rests = [&self.serving, &self.candidate].into_iter().filter_map(|slot| match slot {
@@ -145,32 +166,39 @@ impl<H: Host> Supervisor<H> {
         self.trouble().map(|trouble| trouble.text)
     }
 
-    /// How the program ended last and what follows, or why it is not healthy; `None` while all is
-    /// well.
+    /// How the program that is told of ended last and what follows, or why it is not healthy;
+    /// `None` while all is well.
     pub fn trouble(&self) -> Option<Trouble> {
-        if let Some(Crash { how, wait, output, .. }) = &self.crashes.last {
-            let settle_after = self.settings.timings.settle_after;
-            let wait = humantime::format_duration(*wait);
-            let (kind, text) = match self.serving.running() {
-                Some(old) if Some(old.record.build) != self.crashes.build => (
-                    TroubleKind::Crash,
-                    format!(
-                        "the new build does not come up, the one before it serves: {how}; next \
-                         start in {wait}; {output}"
-                    ),
-                ),
-                Some(up) if up.up_since.elapsed() >= settle_after => {
-                    (TroubleKind::RunsAgain, format!("runs again after: {how}; {output}"))
-                }
-                _ => (TroubleKind::Crash, format!("{how}; next start in {wait}; {output}")),
-            };
-            return Some(Trouble::new(kind, text));
+        if let Some(crash) = self.crashes.last_told() {
+            return Some(self.crash_trouble(crash));
         }
         let instances = [&self.serving, &self.candidate].into_iter().filter_map(Slot::running);
-        let mut failures = instances.filter_map(|instance| {
+        let mut told =
+            instances.filter(|instance| self.is_told(instance) && !self.is_still_awaited(instance));
+        told.find_map(|instance| {
             let text = format!("the program is not healthy: {}", instance.health.last_failure()?);
             Some(Trouble::new(TroubleKind::Unhealthy, text))
-        });
-        failures.next()
+        })
+    }
+
+    /// How a program ended and what follows.
+    pub(super) fn crash_trouble(&self, crash: &Crash) -> Trouble {
+        let Crash { build, how, wait, output, .. } = crash;
+        let settle_after = self.settings.timings.settle_after;
+        let wait = humantime::format_duration(*wait);
+        let (kind, text) = match self.serving.running() {
+            Some(old) if old.record.build != *build => (
+                TroubleKind::Crash,
+                format!(
+                    "the new build does not come up, the one before it serves: {how}; next start \
+                     in {wait}; {output}"
+                ),
+            ),
+            Some(up) if up.up_since.elapsed() >= settle_after => {
+                (TroubleKind::RunsAgain, format!("runs again after: {how}; {output}"))
+            }
+            _ => (TroubleKind::Crash, format!("{how}; next start in {wait}; {output}")),
+        };
+        Trouble::new(kind, text)
     }
 }
