@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::output::{self, Outcome, PROGRAM};
 use crate::publish::{self, plan, verify};
 use crate::rollout::{commands, deploy, history};
-use crate::{bench, demo, explain, fetch, forget, status};
+use crate::{bench, demo, explain, fetch, forget, main_store, status};
 
 /// The name under which the executable is an agent, as builds of agents have it.
 const AGENT: &str = "shoal-agent";
@@ -69,6 +69,12 @@ enum Command {
     Fetch(fetch::Args),
     /// Show what hosts that have one build would fetch to get another
     Plan(plan::Args),
+    /// List the builds of the main store
+    Builds(main_store::BuildsArgs),
+    /// Remove builds that nobody keeps, and what no build needs, from the main store
+    Gc(main_store::GcArgs),
+    /// Find builds of the main store whose bytes are not there, and mend them
+    Repair(main_store::RepairArgs),
     /// Check that files are a build, byte for byte
     Verify(verify::Args),
     /// Measure what this host can do, to explain a slow download
@@ -155,6 +161,9 @@ impl Command {
             Self::Forget(args) => forget::run(&args),
             Self::Fetch(args) => fetch::run(&args),
             Self::Plan(args) => plan::run(&args),
+            Self::Builds(args) => main_store::builds(&args),
+            Self::Gc(args) => main_store::gc(&args),
+            Self::Repair(args) => main_store::repair(&args),
             Self::Verify(args) => verify::run(&args),
             Self::Bench(args) => bench::run(&args),
             // Only reached with a flag in front of the name.
@@ -178,6 +187,9 @@ impl Command {
             Self::Forget(args) => args.json,
             Self::Fetch(args) => args.json,
             Self::Plan(args) => args.json,
+            Self::Builds(args) => args.store.json,
+            Self::Gc(args) => args.store.json,
+            Self::Repair(args) => args.store.json,
             Self::Verify(args) => args.json,
             Self::Bench(args) => args.json,
             Self::Demo(_) | Self::Seeder | Self::Agent => false,

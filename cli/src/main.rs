@@ -11,6 +11,7 @@ mod demo;
 mod explain;
 mod fetch;
 mod forget;
+mod main_store;
 mod output;
 mod publish;
 mod rollout;

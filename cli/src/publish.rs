@@ -18,6 +18,7 @@ use crate::output::{self, Outcome, bars, human};
 
 pub(crate) mod history;
 pub(crate) mod plan;
+pub(crate) mod remote;
 pub(crate) mod verify;
 
 /// Arguments of `shoal publish`.
@@ -28,9 +29,14 @@ pub(crate) struct Args {
     /// The app that it is a build of
     #[arg(long, value_name = "NAME")]
     app: AppName,
-    /// The store to put it into; created if missing
-    #[arg(long, value_name = "DIR", env = "SHOAL_STORE")]
+    /// The store to put it into: a seeder's folder, created if missing, or the main store as a URL,
+    /// `s3://BUCKET/PREFIX`, gs://, az:// or `file:///DIRECTORY`, with the credentials that such stores
+    /// usually take from the environment
+    #[arg(long, value_name = "DIR|URL", env = "SHOAL_STORE")]
     store: PathBuf,
+    /// With a URL: where to keep what a publish that was killed needs to go on
+    #[arg(long, value_name = "DIR", env = "SHOAL_PUBLISH_STATE")]
+    state: Option<PathBuf>,
     /// Refuse to publish unless this file of the build can be executed: it is there, it has its
     /// execute bit, and it is a program (ELF) or a script whose first line is whole. May be given
     /// several times. Whether a host has the interpreter and the right processor, each host finds
@@ -71,6 +77,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     for program in &args.check_exec {
         check_exec(&args.path, program)?;
+    }
+    if let Some(url) = remote::url_of(&args.store) {
+        return remote::run(args, url);
     }
     let store = BuildStore::open(&args.store)
         .with_context(|| format!("cannot open the store {}", args.store.display()))?;

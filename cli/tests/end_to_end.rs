@@ -13,6 +13,7 @@ mod goal_news;
 mod halts;
 mod inventory;
 mod kills;
+mod main_store;
 mod metrics;
 mod places;
 mod programs;

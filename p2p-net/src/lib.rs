@@ -104,6 +104,6 @@ pub use node::{Download, FetchOptions, Node, NodeConfig};
 pub use progress::{BannedPeer, LinkCounts, NodeStats, Phase, Progress, WaitingFor};
 pub use publish::{
     Difference, EntryDifference, PublishError, PublishProgress, Published, SourceError,
-    Verification, VerifyError, publish, verify,
+    Verification, VerifyError, manifest_of, publish, verify,
 };
 pub use store::{BuildDamage, BuildStore, StagedBuild, StoreError, StoredBuild};

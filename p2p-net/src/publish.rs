@@ -132,6 +132,27 @@ pub fn publish(
     Ok(Published { build, is_known: false })
 }
 
+/// Computes the manifest that `path`, a file or a directory tree, has as a build. Copies nothing:
+/// for a publisher into a store of another kind.
+///
+/// # Arguments
+///
+/// - `progress`: like that of [`publish`].
+///
+/// # Errors
+///
+/// [`SourceError`] for what is wrong with the source.
+pub fn manifest_of(
+    path: &Path,
+    progress: Option<&mut dyn FnMut(PublishProgress)>,
+) -> Result<Manifest, PublishError> {
+    let source = Source::walk(path, StateDirectory::Refuse)?;
+    let chunks = pipeline::run(&source, None, progress)?;
+    source.check_unchanged()?;
+    let (manifest, _) = describe(&source, chunks)?;
+    Ok(manifest)
+}
+
 /// The source's manifest and its encoding.
 fn describe(source: &Source, chunks: Vec<ChunkInfo>) -> Result<(Manifest, Vec<u8>), SourceError> {
     let describe = || {

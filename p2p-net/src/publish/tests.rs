@@ -61,6 +61,13 @@ fn published_tree_equals_its_source() {
     assert_eq!(mode & 0o7777, 0o755);
 }
 
+/// Goal: a publisher into a store of another kind makes the same build of the same files.
+#[test]
+fn a_manifest_alone_is_that_of_the_published_build() {
+    let rig = Rig::new();
+    assert_eq!(manifest_of(&rig.source, None).unwrap(), **rig.published.manifest());
+}
+
 #[test]
 fn publishing_again_finds_the_build_and_copies_nothing() {
     let rig = Rig::new();

@@ -120,7 +120,13 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     (
         "cli/src",
-        &["app", "demo", "explain forget status", "bench fetch publish rollout", "output runtime"],
+        &[
+            "app",
+            "demo",
+            "explain forget main_store status",
+            "bench fetch publish rollout",
+            "output runtime",
+        ],
     ),
     ("cli/src/rollout", &["deploy", "history view wait", "report", "commands end", "args order"]),
     ("command-line/src", &["usage", "complaint log signals state_lock"]),
@@ -150,6 +156,9 @@ const FLOORS: &[(&str, &[&str])] = &[
             "digest phases ranges ranks workers",
         ],
     ),
+    ("blob-store/src", &["publish repair", "gc read", "builds", "plan store", "files format"]),
+    ("blob-store/src/publish", &["sending", "tally work"]),
+    ("blob-store/src/format", &["build", "index", "codec pack", "segment", "bytes error keys"]),
     ("benches/src", &["quic tcp", "files"]),
 ];
 
