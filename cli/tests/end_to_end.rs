@@ -15,7 +15,6 @@ mod inventory;
 mod kills;
 mod main_store;
 mod metrics;
-mod places;
 mod programs;
 mod refusals;
 mod reloads;

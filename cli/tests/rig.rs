@@ -5,7 +5,7 @@
 //! means asking until a deadline; no time is ever assumed to be enough for something.
 
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -507,14 +507,16 @@ pub(crate) fn flip_byte(path: &Path, offset: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A TCP port that nobody uses. From below those that the system gives to others, and spread by
+/// A port that nobody uses, neither with TCP nor with UDP. From below those that the system gives to others, and spread by
 /// process, so that tests which run at the same time do not meet.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 1_400).unwrap() * 8;
     wait_for("a port is free", || {
         let port = 20_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
-        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+        let is_free = TcpListener::bind(("127.0.0.1", port)).is_ok()
+            && UdpSocket::bind(("127.0.0.1", port)).is_ok();
+        is_free.then_some(port)
     })
 }
 
