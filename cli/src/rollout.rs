@@ -7,7 +7,9 @@
 
 use std::collections::BTreeSet;
 
-use goal_state::{Goal, HostPhase, HostStatus, Presence, WaitReason, has_failed, is_stuck};
+use goal_state::{
+    Goal, HostPhase, HostStatus, Presence, TroubleKind, WaitReason, has_failed, is_stuck,
+};
 
 pub(crate) mod args;
 pub(crate) mod commands;
@@ -68,6 +70,8 @@ pub(crate) struct Survey {
     pub(crate) on_goal: Vec<String>,
     /// Hosts on their way.
     pub(crate) underway: Vec<String>,
+    /// Those of them that wait for their turn, with why it has not come.
+    pub(crate) queued: Vec<(String, String)>,
     /// Hosts that may not switch yet, with what they wait for.
     pub(crate) waiting: Vec<(String, WaitReason)>,
     /// Hosts that failed, with what they say.
@@ -91,7 +95,16 @@ pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
     }
     match row.generation {
         Some(generation) if generation > goal.generation => Standing::Ahead,
-        Some(generation) if generation == goal.generation => match row.phase {
+        // Others wait, or failed, under what the goal said before: it may let them go on now.
+        Some(generation) if generation < goal.generation => {
+            let has_it = row.phase == HostPhase::Running && row.current == Some(goal.build);
+            if has_it && is_of_rollout(goal, generation) && !is_stuck(goal, row) {
+                Standing::OnGoal
+            } else {
+                Standing::Underway
+            }
+        }
+        Some(_) => match row.phase {
             HostPhase::Running if is_stuck(goal, row) => Standing::Failed,
             HostPhase::Running if row.current == Some(goal.build) => Standing::OnGoal,
             HostPhase::Failed => Standing::Failed,
@@ -100,8 +113,15 @@ pub(crate) fn standing(now_ms: u64, goal: &Goal, row: &HostStatus) -> Standing {
             HostPhase::Waiting if row.waiting_for != Some(WaitReason::Token) => Standing::Waiting,
             _ => Standing::Underway,
         },
-        _ => Standing::Underway,
+        None => Standing::Underway,
     }
+}
+
+/// Whether a host that follows this generation does what the goal asks for: halts, resumes and
+/// wider rollouts make new generations, and change nothing for hosts that have the build.
+fn is_of_rollout(goal: &Goal, generation: u64) -> bool {
+    let least = goal.rollout.since_of(goal.generation).max(goal.rollout.restart);
+    (least..=goal.generation).contains(&generation)
 }
 
 /// Whether the report is too old at `now_ms` to say what the host does. A stopped host says nothing
@@ -130,7 +150,12 @@ pub(crate) fn survey(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Survey {
         };
         match standing(now_ms, goal, row) {
             Standing::OnGoal => survey.on_goal.push(host),
-            Standing::Underway => survey.underway.push(host),
+            Standing::Underway => {
+                if row.waiting_for == Some(WaitReason::Token) {
+                    survey.queued.push((host.clone(), turn_of(row)));
+                }
+                survey.underway.push(host);
+            }
             Standing::Absent => survey.absent.push(AbsentHost {
                 host,
                 since_ms: row.heard_at_ms(),
@@ -145,6 +170,12 @@ pub(crate) fn survey(now_ms: u64, goal: &Goal, rows: &[HostStatus]) -> Survey {
         }
     }
     survey
+}
+
+/// Why a host's turn has not come.
+fn turn_of(row: &HostStatus) -> String {
+    let told = row.troubles().into_iter().find(|trouble| trouble.kind == TroubleKind::Token);
+    told.map_or_else(|| reason_of(row), |trouble| trouble.text)
 }
 
 fn reason_of(row: &HostStatus) -> String {
@@ -172,6 +203,14 @@ impl Survey {
             && self.failed.is_empty()
             && self.rolled_back.is_empty()
             && self.ahead.is_empty()
+    }
+
+    /// Why nothing goes on just now: every host on its way waits for its turn. The shortest reason
+    /// is that of the first in line.
+    pub(crate) fn blocked(&self) -> Option<&str> {
+        let reasons = self.queued.iter().map(|(_, reason)| reason.as_str());
+        let is_blocked = self.queued.len() == self.underway.len();
+        reasons.min_by_key(|reason| reason.len()).filter(|_| is_blocked)
     }
 
     /// Whether the build failed on a host for good.
@@ -373,5 +412,55 @@ pub(crate) mod tests {
         let survey = survey_now(&goal, &rows);
         assert_eq!((survey.all(), survey.is_complete()), (2, false));
         assert_eq!(survey.twins, ["h6".to_owned()].into());
+    }
+
+    /// Goal: hosts that wait for a turn that does not come are told apart from those that work.
+    #[test]
+    fn hosts_without_a_turn_are_told_apart() {
+        let goal = goal("web", 3, 2);
+        let waits = |host: &str, reason: &str| {
+            let trouble = goal_state::Trouble::new(TroubleKind::Token, reason);
+            let row = row(host, 3, 1, HostPhase::Waiting);
+            HostStatus { waiting_for: Some(WaitReason::Token), target: Some(build(2)), ..row }
+                .with_troubles(&[trouble])
+        };
+        let mut rows = vec![waits("a", "h7 is away, 1 host is ahead"), waits("b", "h7 is away")];
+        let found = survey(NOW_MS, &goal, &rows);
+        assert_eq!((found.underway.len(), found.blocked()), (2, Some("h7 is away")));
+        rows.push(row("c", 3, 1, HostPhase::Switching));
+        assert_eq!(survey(NOW_MS, &goal, &rows).blocked(), None, "one has its turn");
+        assert_eq!(survey(NOW_MS, &goal, &[]).blocked(), None);
+    }
+
+    /// Goal: a halt or a wider rollout, which is a new generation, makes no host unready.
+    #[test]
+    fn hosts_stay_where_they_are_when_only_the_generation_changes() {
+        let mut goal = goal("web", 7, 2);
+        goal.rollout.since = 5;
+        let stands = |goal: &Goal, generation| {
+            standing(NOW_MS, goal, &row("a", generation, 2, HostPhase::Running))
+        };
+        let found = [4, 5, 7, 8].map(|generation| stands(&goal, generation));
+        let expected = [Standing::Underway, Standing::OnGoal, Standing::OnGoal, Standing::Ahead];
+        assert_eq!(found, expected);
+        goal.rollout.restart = 7;
+        assert_eq!(stands(&goal, 6), Standing::Underway, "it has to restart yet");
+    }
+
+    /// Goal: `--wait` after --percent, --resume or switch does not end on rows from before it.
+    #[test]
+    fn hosts_that_waited_before_a_wider_rollout_are_on_their_way() {
+        let mut goal = goal("web", 7, 2);
+        goal.rollout.since = 5;
+        for reason in [WaitReason::Wave, WaitReason::Halt, WaitReason::Stage] {
+            let waited = HostStatus {
+                waiting_for: Some(reason),
+                current: Some(build(1)),
+                ..row("b", 6, 2, HostPhase::Waiting)
+            };
+            assert_eq!(standing(NOW_MS, &goal, &waited), Standing::Underway, "{reason:?}");
+            let survey = survey_now(&goal, &[row("a", 6, 2, HostPhase::Running), waited]);
+            assert!(!survey.is_complete(), "{reason:?}");
+        }
     }
 }

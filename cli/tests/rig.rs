@@ -507,8 +507,8 @@ pub(crate) fn flip_byte(path: &Path, offset: usize) {
     fs::write(path, bytes).unwrap();
 }
 
-/// A port that nobody uses, neither with TCP nor with UDP. From below those that the system gives to others, and spread by
-/// process, so that tests which run at the same time do not meet.
+/// A port that nobody uses, neither with TCP nor with UDP. From below those that the system gives
+/// to others, and spread by process, so that tests which run at the same time do not meet.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 1_400).unwrap() * 8;

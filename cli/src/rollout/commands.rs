@@ -163,7 +163,10 @@ impl RolloutCommandArgs {
             return Some(GoalChange::Halt { halted: Halted::new(now_ms(), by, reason) });
         }
         if resume {
-            return Some(GoalChange::Resume { failed: failed.max(goal.rollout.tolerated) });
+            // One that halted it may seem well just now, and end again in a moment.
+            let known = goal.rollout.halted.as_ref().map_or(0, |halted| halted.failed);
+            let failed = failed.max(known).max(goal.rollout.tolerated);
+            return Some(GoalChange::Resume { failed });
         }
         if abort {
             let rollout = RolloutChange::default();

@@ -32,6 +32,8 @@ pub(crate) enum End {
     NoSource,
     /// The rollout names labels that no host has.
     NobodyIn,
+    /// No host has its turn, and none gets it until somebody does something.
+    Blocked,
     /// The time is up.
     TimedOut,
     /// A signal ended the command.

@@ -153,7 +153,8 @@ pub(crate) fn counts(hosts: &Survey) -> String {
             parts.push(format!("{count} {what}"));
         }
     };
-    part(hosts.underway.len(), "on the way");
+    part(hosts.underway.len() - hosts.queued.len(), "on the way");
+    part(hosts.queued.len(), "waiting for their turn");
     let mut waiting: BTreeMap<WaitReason, usize> = BTreeMap::new();
     for (_, reason) in &hosts.waiting {
         *waiting.entry(*reason).or_default() += 1;
@@ -224,8 +225,10 @@ pub(crate) fn conclusion(now_ms: u64, ended: &Ended, is_restart: bool) -> String
         End::Complete | End::Absent => success(ended, is_restart),
         _ => no_success(ended),
     }];
-    let has_all_counts =
-        matches!(end, End::TimedOut | End::Interrupted | End::Failed | End::Halted | End::NobodyIn);
+    let has_all_counts = matches!(
+        end,
+        End::TimedOut | End::Interrupted | End::Failed | End::Halted | End::Blocked | End::NobodyIn
+    );
     let waiting = hosts.waiting.len();
     if waiting > 0 && !has_all_counts && !hosts.on_goal.is_empty() {
         let who =
@@ -297,6 +300,13 @@ fn no_success(ended: &Ended) -> String {
             format!("{app}: {counts} after {took}\n{}", halt(goal).unwrap_or_default())
         }
         End::StoreBehind => behind(app.as_str(), goal, hosts),
+        End::Blocked => format!(
+            "{app}: {counts} after {took}, and nobody has a turn: {}; start the seeder or mend the \
+             hosts that do not serve (shoal status {app}), forget those that are gone (shoal \
+             forget HOST), or allow more with shoal rollout {app} --max-unavailable; the others go \
+             on by themselves then",
+            human::printable(hosts.blocked().unwrap_or("see shoal status"))
+        ),
         End::NoSource => format!(
             "{app}: no host can get build {}: no seeder that they reach has it; check the id, or \
              publish it into a store that a seeder serves: the deploy goes on then by itself",

@@ -107,6 +107,9 @@ pub(crate) fn text(now_ms: u64, goal: &Goal, hosts: &Survey, causes: &[Cause]) -
         let more = others.len() - NAMED_MAX;
         lines.push(format!("and {more} more; see: shoal status {app}"));
     }
+    if let Some(reason) = hosts.blocked() {
+        lines.push(format!("nobody has a turn: {}", human::printable(reason)));
+    }
     if !hosts.absent.is_empty() {
         lines.push(format!("absent: {}", report::absences(now_ms, &hosts.absent)));
     }

@@ -16,7 +16,7 @@ use goal_state::{
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::output;
+use crate::output::{self, human};
 use crate::rollout::end::{End, Ended};
 use crate::rollout::report::{counts, reverted_for};
 use crate::rollout::{Survey, survey};
@@ -40,6 +40,10 @@ const TROUBLE_PATIENCE: Duration = Duration::from_secs(30);
 /// that was just published.
 const NO_SOURCE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long every host must wait for its turn. Longer than a place is kept for a host that may be
+/// gone, and than hosts take to report again after a seeder was away.
+const BLOCKED_PATIENCE: Duration = Duration::from_secs(90);
+
 /// How long the goal store must be behind the hosts: reports may be of a moment ago.
 const BEHIND_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -60,6 +64,7 @@ struct Since {
     halted: Option<Instant>,
     trouble: Option<Instant>,
     no_source: Option<Instant>,
+    blocked: Option<Instant>,
     behind: Option<Instant>,
 }
 
@@ -84,6 +89,7 @@ struct Facts {
     is_halted_for_long: bool,
     is_in_trouble_for_long: bool,
     has_no_source: bool,
+    is_blocked_for_long: bool,
     is_absent_ok: bool,
     names_labels: bool,
 }
@@ -180,7 +186,7 @@ impl<'a> Waiter<'a> {
         let is_behind = (!is_ours && is_older) || (is_ours && !hosts.ahead.is_empty());
         let is_settled = hosts.underway.is_empty();
         let has_trouble = is_settled && !hosts.failed.is_empty() && !hosts.has_final_failure();
-        let Since { halted, trouble, no_source, behind, .. } = &mut self.since;
+        let Since { halted, trouble, no_source, blocked, behind, .. } = &mut self.since;
         let is_halted = self.goal.rollout.halted.is_some();
         let rollout = &self.goal.rollout;
         Facts {
@@ -195,6 +201,7 @@ impl<'a> Waiter<'a> {
                 lacks_source(&self.goal, seen),
                 NO_SOURCE_PATIENCE,
             ),
+            is_blocked_for_long: lasts(blocked, now, hosts.blocked().is_some(), BLOCKED_PATIENCE),
             is_absent_ok: self.is_absent_ok,
             names_labels: !(rollout.canary.is_empty() && rollout.stages.is_empty()),
         }
@@ -265,6 +272,9 @@ fn end_of(hosts: &Survey, facts: Facts) -> Option<End> {
     if is_settled && (hosts.has_final_failure() || facts.is_in_trouble_for_long) {
         return Some(End::Failed);
     }
+    if facts.is_blocked_for_long {
+        return Some(End::Blocked);
+    }
     facts.has_no_source.then_some(End::NoSource)
 }
 
@@ -289,7 +299,11 @@ impl Lines {
         let halted = goal.rollout.halted.as_ref();
         // Why is said once, at the end.
         let halted = halted.map_or("", |_| "; halted");
-        let line = format!("{}: {}{halted}", goal.app, counts(hosts));
+        let blocked = hosts.blocked().filter(|_| hosts.on_goal.len() < hosts.all());
+        let blocked = blocked.filter(|_| halted.is_empty());
+        let blocked =
+            blocked.map_or_else(String::new, |reason| format!("; {}", human::printable(reason)));
+        let line = format!("{}: {}{halted}{blocked}", goal.app, counts(hosts));
         if hosts.all() == 0 || line == self.said {
             return;
         }
@@ -437,5 +451,14 @@ mod tests {
         assert!(!is_same_rollout(&ours, &goal("web", 3, 2)), "the same build deployed again");
         assert!(!is_same_rollout(&ours, &Goal { build: build(1), ..wider }));
         assert_eq!(NOW_MS, ours.set_at_ms);
+    }
+
+    #[test]
+    fn rollout_in_which_nobody_gets_a_turn_ends_the_wait() {
+        let queued = vec![("a".to_owned(), "h7 is away".to_owned())];
+        let survey = Survey { underway: vec!["a".into()], queued, ..Survey::default() };
+        assert_eq!(end_of(&survey, Facts::default()), None);
+        let facts = Facts { is_blocked_for_long: true, is_absent_ok: true, ..Facts::default() };
+        assert_eq!(end_of(&survey, facts), Some(End::Blocked));
     }
 }

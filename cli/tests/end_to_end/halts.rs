@@ -1,6 +1,7 @@
 //! What a rollout to eight hosts leaves standing. A bad build with nothing but default flags: most
-//! hosts serve on, the rollout halts by itself, and stays so until somebody decides. And where hosts
-//! are down already, programs die after they were good, or builds fail faster than anybody judges.
+//! hosts serve on, the rollout halts by itself, and stays so until somebody decides. And where
+//! hosts are down already, programs die after they were good, or builds fail faster than anybody
+//! judges.
 
 use std::collections::BTreeSet;
 
