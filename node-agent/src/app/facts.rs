@@ -16,9 +16,12 @@ use crate::state::app_dir::JournalPhase;
 /// The troubles of the app now.
 pub(super) fn troubles<S: BuildSource, H: Host, T: TokenDesk>(app: &App<S, H, T>) -> Vec<Trouble> {
     let progress = &app.progress.1;
+    // On its own: a borrow within the expression below would last to its end, and one more in it
+    // waits for ever once a new goal waits for the first to end.
+    let goal = app.goal.borrow().trouble.clone();
     troubles::troubles(TroubleFacts {
         has_target: app.wanted().is_some(),
-        goal: app.goal.borrow().trouble.clone(),
+        goal,
         damage: app.damage.as_ref().map(|(_, message)| message.clone()),
         disk: app.disk_trouble.retried(),
         download: app.download_trouble.retried(),
