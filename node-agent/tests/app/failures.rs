@@ -2,6 +2,8 @@
 //! and what brings a failed build back: a new deploy, and nothing else.
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use goal_state::{HostLimit, HostPhase, HostStatus, SwitchTime, TroubleKind, WaitReason, now_ms};
@@ -379,5 +381,27 @@ async fn pin_tries_a_build_that_failed_once_more() {
     let switches = host.journal();
     running.explain().await;
     assert_eq!(host.journal(), switches);
+    running.stop().await;
+}
+
+/// Goal: a goal that arrives in any moment in which the loop looks at it stops neither of them.
+/// Method: goals without end while the loop explains itself; where it looked twice at once, one of
+/// the two waited for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goals_that_arrive_while_the_loop_looks_at_them_stop_nobody() {
+    let host = Host::with_program();
+    let running = host.start(2);
+    let (goal, stop) = (host.goal.clone(), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&stop);
+    let writer = std::thread::spawn(move || {
+        while !told.load(Ordering::Relaxed) {
+            goal.send_modify(|view| view.has_answered = !view.has_answered);
+        }
+    });
+    for _ in 0..500 {
+        running.explain().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
     running.stop().await;
 }
